@@ -1,0 +1,87 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""LLaMA-Factory's ShareGPT layout, with the keys of the paper's Table A1.
+
+A row of the file is ``{"messages": [{"role", "content"}, ...], "images": [path]}``, roles ``user`` and ``assistant``, the
+first user message starting with ``<image>``. The side columns ``id``, ``task`` and ``modality`` are ignored by stock
+LLaMA-Factory and read by this project's evaluation and report.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..boxes import convert_tags
+from ..run_state import write_json, write_text
+
+
+IMAGE_PLACEHOLDER = "<image>"
+SIDE_COLUMNS = ("id", "task", "modality")
+
+
+def sharegpt_row(row: Mapping[str, Any], *, tags: str = "qwen2_vl") -> dict[str, Any]:
+    """Turns one row into LLaMA-Factory's ShareGPT form.
+
+    Args:
+        row: ``image`` (path relative to the data folder, or None for text only), ``turns`` (a list of
+            ``[question, answer]``, in either tag style) and any of the side columns ``id``, ``task``, ``modality``.
+        tags: Style of the ref and box tags in the output, ``qwen2_vl`` or ``qwen_vl``.
+
+    Raises:
+        ValueError: If the row has no turn, or a question or an answer is empty.
+    """
+    name = row.get("id", row.get("image"))
+    if not row["turns"]:
+        raise ValueError(f"Row {name!r} has no turns; expected at least one [question, answer].")
+
+    messages = []
+    for question, answer in row["turns"]:
+        if not question.strip() or not answer.strip():
+            raise ValueError(
+                f"Row {name!r} has an empty question or answer ({question!r}, {answer!r}); fill it or leave the row out."
+            )
+        messages.append({"role": "user", "content": convert_tags(question.replace(IMAGE_PLACEHOLDER, "").strip(), tags)})
+        messages.append({"role": "assistant", "content": convert_tags(answer.strip(), tags)})
+
+    images = [row["image"]] if row.get("image") else []
+    if images:
+        messages[0]["content"] = IMAGE_PLACEHOLDER + messages[0]["content"]
+    return {"messages": messages, "images": images} | {key: row[key] for key in SIDE_COLUMNS if key in row}
+
+
+def write_sharegpt(path: str | Path, rows: Iterable[Mapping[str, Any]], *, tags: str = "qwen2_vl") -> int:
+    """Writes rows (see :func:`sharegpt_row`) as one JSON array, a row a line, atomically; returns how many."""
+    lines = [json.dumps(sharegpt_row(row, tags=tags), ensure_ascii=False) for row in rows]
+    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+    return len(lines)
+
+
+def dataset_info_entry(file_name: str) -> dict[str, Any]:
+    """The entry of ``dataset_info.json`` for a file of :func:`write_sharegpt` (Table A1's columns and tags)."""
+    return {
+        "file_name": file_name,
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages", "images": "images"},
+        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+    }
+
+
+def write_dataset_info(directory: str | Path, entries: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Adds ``entries`` (data set name -> entry) to ``directory/dataset_info.json``, keeping what others put there."""
+    path = Path(directory) / "dataset_info.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, known | {name: dict(entry) for name, entry in entries.items()})
+    return path
