@@ -1,0 +1,254 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Boxes in text: parsing, writing and comparing them, for every tag style of the project.
+
+A box is two corners in the text, ``(x1,y1),(x2,y2)``, in thousandths of the image's width and height.
+
+=========  ==============================================================================================
+tags       how a reference and its box are written
+=========  ==============================================================================================
+qwen2_vl   ``<|object_ref_start|>liver<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>``
+qwen_vl    ``<ref>liver</ref><box>(1,2),(3,4)</box>`` (Qwen-VL, Med-GRIT-270k, BiRD)
+=========  ==============================================================================================
+
+What counts as a box, from the rule of BiRD's and ClinKD's released evaluation code (tagged boxes; only when there are
+none, bare ``(x1,y1),(x2,y2)``), with an outcome for what that code leaves to chance:
+
+=================================================  ==========================================================
+text                                               outcome
+=================================================  ==========================================================
+floats, blanks, ``(1,2)(3,4)``                     read as they stand; nothing is rescaled
+``(1,2,3,4)`` or several boxes within one tag      read; without tags only the two-corner form is
+corners in reverse order                           the same rectangle, corners put in order
+coordinates below 0 or over 1000                   kept, not clipped: an overshooting box has a lower IoU
+no width or no height (degenerate)                 a box, whose IoU with anything, itself included, is 0
+doubled tags ``<box><box>(1,2),(3,4)</box></box>``  one box
+one of the two tags missing                        not tagged: read by the bare rule, if nothing is tagged
+an opening and a closing tag of different styles   a tagged box (``tags_balanced`` says False)
+tagged text without coordinates                    no box; bare ones elsewhere in the text are then read
+full-width ``（１，２），（３，４）`` and ``＜box＞``      read like their ASCII forms
+numbers of more than nine digits                   not a number of a box
+=================================================  ==========================================================
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+
+TagStyle = Literal["qwen2_vl", "qwen_vl"]
+Task = Literal["VG", "ROC", "RC", "MIA"]
+
+TASKS: tuple[Task, ...] = ("VG", "ROC", "RC", "MIA")
+MODALITIES = ("ct", "mr", "x", "pet", "endoscopy", "dermoscopy", "fundus", "ultrasound")
+TAGS: dict[str, dict[str, str]] = {
+    "qwen2_vl": {
+        "ref": "<|object_ref_start|>",
+        "/ref": "<|object_ref_end|>",
+        "box": "<|box_start|>",
+        "/box": "<|box_end|>",
+    },
+    "qwen_vl": {"ref": "<ref>", "/ref": "</ref>", "box": "<box>", "/box": "</box>"},
+}
+
+# One character to one character, so that places found in the plain text hold in the original.
+_PLAIN = str.maketrans("（），、．＜＞／｜－０１２３４５６７８９", "(),,.<>/|-0123456789")
+_KINDS = {tag: (style, kind) for style, kinds in TAGS.items() for kind, tag in kinds.items()}
+_TAG = re.compile("|".join(re.escape(tag) for tag in _KINDS), re.IGNORECASE)
+_NUMBER = r"\s*([-+]?(?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9}))\s*"
+_PAIR = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,?\s*\({_NUMBER},{_NUMBER}\)")
+_PAIR_OR_FOUR = re.compile(rf"\({_NUMBER},{_NUMBER}(?:\)\s*,?\s*\(|,){_NUMBER},{_NUMBER}\)")
+
+_VERB = re.compile(
+    r"\b(is|are|was|were|be|has|have|had|shows?|showing|shown|appears?|seems?|suggests?|indicates?|indicating|"
+    r"represents?|depicts?|displays?|contains?|reveals?|demonstrates?|lies|located|seen)\b",
+    re.IGNORECASE,
+)
+_ASKS_FOR_TEXT = re.compile(r"\b(descri\w*|caption\w*|explain\w*|elaborate|detail\w*|tell me about)\b", re.IGNORECASE)
+
+
+class Box(NamedTuple):
+    """Two corners in thousandths of the image; ``x1 <= x2`` and ``y1 <= y2`` when :func:`parse_boxes` read it."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+def _tags(plain: str) -> Iterator[tuple[str, str, int, int]]:
+    """Yields (style, kind, start, end) of each tag; a kind is ``ref``, ``/ref``, ``box`` or ``/box``."""
+    for match in _TAG.finditer(plain):
+        yield *_KINDS[match[0].lower()], match.start(), match.end()
+
+
+def _box_matches(plain: str) -> list[re.Match]:
+    """The matches of all boxes in order: those between box tags or, when there are none, the bare ones."""
+    tagged, opened = [], None
+    for _, kind, start, end in _tags(plain):
+        if kind == "box" and opened is None:
+            opened = end
+        elif kind == "/box" and opened is not None:
+            tagged += _PAIR_OR_FOUR.finditer(plain, opened, start)
+            opened = None
+    return tagged or list(_PAIR.finditer(plain))
+
+
+def parse_boxes(text: str) -> list[Box]:
+    """Reads every box of ``text`` in order, in any tag style; the table at the top of this file gives each outcome."""
+    boxes = []
+    for match in _box_matches(text.translate(_PLAIN)):
+        x1, y1, x2, y2 = map(float, match.groups())
+        boxes.append(Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
+    return boxes
+
+
+def box_strings(text: str) -> list[str]:
+    """The coordinates of every box of ``text`` without tags, character for character, in order."""
+    return [text[match.start() : match.end()] for match in _box_matches(text.translate(_PLAIN))]
+
+
+def has_box(text: str) -> bool:
+    """Whether :func:`parse_boxes` finds a box in ``text``."""
+    return bool(_box_matches(text.translate(_PLAIN)))
+
+
+def format_box(box: Sequence[float], tags: TagStyle = "qwen2_vl") -> str:
+    """Writes a box with tags, as integers in [0, 1000): rounded, the far edge 1000 written as 999.
+
+    Args:
+        box: ``x1, y1, x2, y2`` in thousandths of the image, corners in any order.
+        tags: The tag style.
+
+    Raises:
+        ValueError: If a coordinate, once rounded, is outside [0, 1000] or not finite, or the style is unknown.
+    """
+    style = _style(tags)
+    x1, y1, x2, y2 = box
+    if not all(math.isfinite(value) and -0.5 <= value <= 1000.5 for value in (x1, y1, x2, y2)):
+        raise ValueError(f"The box {tuple(box)} is not within [0, 1000]: give thousandths of the image's size.")
+    x1, y1, x2, y2 = (min(round(value), 999) for value in (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
+    return f"{style['box']}({x1},{y1}),({x2},{y2}){style['/box']}"
+
+
+def convert_tags(text: str, tags: TagStyle) -> str:
+    """Rewrites the reference and box tags of ``text`` to one style; coordinates and words stay as they are.
+
+    Raises:
+        ValueError: If the style is unknown.
+    """
+    style, parts, position = _style(tags), [], 0
+    for _, kind, start, end in _tags(text.translate(_PLAIN)):
+        parts += (text[position:start], style[kind])
+        position = end
+    return "".join(parts) + text[position:]
+
+
+def strip_boxes(text: str) -> str:
+    """Takes tags and boxes, tagged or bare, out of ``text``; words are kept, white space becomes single blanks."""
+    plain = text.translate(_PLAIN)
+    spans = [(match.start(), match.end()) for match in _box_matches(plain)]
+    spans += [(match.start(), match.end()) for match in _PAIR.finditer(plain)]
+    spans += [(start, end) for _, _, start, end in _tags(plain)]
+    parts, position = [], 0
+    for start, end in sorted(spans):
+        parts.append(text[position:start])
+        position = max(position, end)
+    words = " ".join((" ".join(parts) + " " + text[position:]).split())
+    words = re.sub(r"\s+(?=[,.;:?!])", "", words)
+    return re.sub(r",(?:,)+", ",", words).strip(", ")
+
+
+def tags_balanced(text: str) -> bool:
+    """Whether every tag of ``text`` is closed by its partner of the same style before the next one opens."""
+    opened = None
+    for style, kind, _, _ in _tags(text.translate(_PLAIN)):
+        if not kind.startswith("/"):
+            if opened is not None:
+                return False
+            opened = (style, "/" + kind)
+        elif opened != (style, kind):
+            return False
+        else:
+            opened = None
+    return opened is None
+
+
+def iou_matrix(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> np.ndarray:
+    """Intersection over union of every pair of boxes.
+
+    Areas are those of the plane, without the "+1" of pixel counting; touching boxes have 0, and so has any pair whose
+    union has no area.
+
+    Args:
+        a: Boxes ``[A, 4]``, corners in any order.
+        b: Boxes ``[B, 4]``, in the same unit.
+
+    Returns:
+        float64 ``[A, B]``, in [0, 1]; empty along an empty argument.
+    """
+    first = np.asarray(a, dtype=np.float64).reshape(-1, 2, 2)
+    second = np.asarray(b, dtype=np.float64).reshape(-1, 2, 2)
+    low_a, high_a = first.min(axis=1), first.max(axis=1)  # [A, 2]
+    low_b, high_b = second.min(axis=1), second.max(axis=1)  # [B, 2]
+    overlap = np.minimum(high_a[:, None], high_b[None]) - np.maximum(low_a[:, None], low_b[None])  # [A, B, 2]
+    intersection = overlap.clip(min=0).prod(axis=-1)
+    union = (high_a - low_a).prod(axis=-1)[:, None] + (high_b - low_b).prod(axis=-1)[None] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes: see :func:`iou_matrix`."""
+    return float(iou_matrix([a], [b])[0, 0])
+
+
+def task_of(question: str, answer: str) -> Task:
+    """Tells a row's task from its question and ground-truth answer; a ``task`` column in the data overrides it.
+
+    - no box in either: ``MIA``; a box in the answer only: ``VG``;
+    - a box in the question: ``ROC`` when the answer, boxes aside, is a label, ``RC`` when it is a description. Up to
+      three words are a label; more than eight words, or a verb, make a description; between, the question decides
+      (``RC`` when it asks to describe, to explain or for a caption).
+
+    Med-GRIT-270k's strings (design of its four tasks: BiRD, section 3) follow this; other data may need the column.
+    """
+    if not has_box(question):
+        return "VG" if has_box(answer) else "MIA"
+    words = strip_boxes(answer)
+    count = len(words.split())
+    if count <= 3:
+        return "ROC"
+    if count > 8 or _VERB.search(words):
+        return "RC"
+    return "RC" if _ASKS_FOR_TEXT.search(strip_boxes(question)) else "ROC"
+
+
+def modality_of(image: str) -> str:
+    """The modality that an image's name tells: lower-case, up to the first ``_``; without one, the name's stem.
+
+    Folders, with either slash, do not matter: ``images/CT_12.png`` is ``ct``.
+    """
+    name = re.split(r"[/\\]", image)[-1]
+    return name.partition("_")[0].partition(".")[0].lower()
+
+
+def _style(tags: str) -> dict[str, str]:
+    """The tags of a style, or an error that lists the styles."""
+    if tags not in TAGS:
+        raise ValueError(f"Unknown tag style {tags!r}: expected one of {', '.join(TAGS)}.")
+    return TAGS[tags]
