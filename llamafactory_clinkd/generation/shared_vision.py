@@ -1,0 +1,84 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The vision tower once per image, not once per candidate."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .undisturbed import base_model
+
+
+# One tuple of per-image features from `get_image_features`, no per-layer extras (Qwen3-VL's deepstack has them).
+SHARED_VISION_MODELS = ("qwen2_vl", "qwen2_5_vl")
+
+
+@contextmanager
+def shared_vision_tower(model: nn.Module, repeats: int) -> Iterator[bool]:
+    """Runs the vision tower once per image inside ``generate``, however many candidates are asked for.
+
+    ``generate`` copies each sample's pixels ``repeats`` times (beams or sampled sequences) and Qwen2-VL would encode
+    every copy. Here the pixels stay single, and the features of each image are handed out ``repeats`` times instead.
+
+    Args:
+        model: Any model; only those in ``SHARED_VISION_MODELS`` are changed, others run as they are.
+        repeats: The expansion that ``generate`` will make: ``max(num_beams, num_return_sequences)``.
+
+    Yields:
+        Whether the sharing is active.
+    """
+    hf_model = base_model(model)
+    if repeats < 2 or getattr(hf_model.config, "model_type", None) not in SHARED_VISION_MODELS:
+        yield False
+        return
+
+    expand, encode = hf_model._expand_inputs_for_generation, hf_model.model.get_image_features
+    copies: list[int] = []  # the image that each expanded image is a copy of
+
+    def expand_all_but_pixels(expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **kwargs):
+        pixels = kwargs.pop("pixel_values", None)
+        if pixels is not None:
+            counts, _ = hf_model._get_image_nums_and_video_nums(input_ids, kwargs.get("inputs_embeds"))
+            images = torch.arange(int(counts.sum())).split(counts.tolist())
+            copies[:] = torch.cat([image.repeat(expand_size) for image in images]).tolist()
+        input_ids, kwargs = expand(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        if pixels is not None:
+            kwargs["pixel_values"] = pixels
+        return input_ids, kwargs
+
+    def encode_once(pixel_values: Tensor, image_grid_thw: Tensor, **kwargs):
+        first = [copies.index(image) for image in range(max(copies) + 1)]
+        output = encode(pixel_values, image_grid_thw[first], **kwargs)
+        output.pooler_output = tuple(output.pooler_output[image] for image in copies)
+        return output
+
+    with _override(hf_model, "_expand_inputs_for_generation", expand_all_but_pixels):
+        with _override(hf_model.model, "get_image_features", encode_once):
+            yield True
+
+
+@contextmanager
+def _override(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Sets an instance attribute and afterwards restores what the instance (not its class) held."""
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        if before is not None:
+            setattr(owner, name, before)
