@@ -1,0 +1,94 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""``clinkd_config.json``: the positions a model was trained with, beside every saved model.
+
+A model served with other positions than those it was trained with is silently wrong; the file makes that impossible to
+forget. It holds a format number, the arguments of :func:`.qwen2_vl.apply_rope`, and ``image_square`` of the data path.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ..run_state import read_json, write_json
+
+
+FILE = "clinkd_config.json"
+FORMAT = 1
+KEYS = ("variant", "alpha_h", "alpha_w", "gap", "sections", "image_square")
+
+
+def write_rope_config(directory: str | Path, settings: dict[str, Any]) -> Path:
+    """Writes ``settings`` to ``clinkd_config.json`` in ``directory``, atomically.
+
+    Args:
+        directory: Folder of the saved model or adapter; made if missing.
+        settings: ``rope_settings(model)``, and ``image_square`` where it applies.
+
+    Raises:
+        ValueError: If a key is unknown or ``variant`` is missing.
+    """
+    path = Path(directory) / FILE
+    _check_keys(settings, "The settings to save")
+    write_json(path, {"format": FORMAT, **settings})
+    return path
+
+
+def read_rope_config(directory: str | Path) -> dict[str, Any] | None:
+    """Reads what :func:`write_rope_config` wrote, without the format number; None where there is no such file.
+
+    Raises:
+        ValueError: If the file is damaged, or of a format that this version does not know.
+    """
+    path = Path(directory) / FILE
+    if not path.exists():
+        return None
+    saved = read_json(path)
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        found = saved.get("format") if isinstance(saved, dict) else saved
+        raise ValueError(
+            f"{path} has the format {found!r}, this version of llamafactory-clinkd reads {FORMAT}. Install the "
+            "version that wrote the file."
+        )
+    settings = {key: value for key, value in saved.items() if key != "format"}
+    _check_keys(settings, str(path))
+    return settings
+
+
+def reconcile(saved: dict[str, Any] | None, requested: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The settings to use, where what was saved and what a recipe asks for agree.
+
+    A key that the recipe leaves out, or leaves at None, is not asked for; what neither side has stays absent.
+
+    Raises:
+        ValueError: If a requested key differs from the saved one; the message shows both.
+    """
+    if saved is None or requested is None:
+        return requested if saved is None else saved
+    asked = {key: value for key, value in requested.items() if value is not None}
+    different = [key for key, value in asked.items() if key in saved and saved[key] != value]
+    if different:
+        rows = "; ".join(f"{key}: saved {saved[key]!r}, requested {asked[key]!r}" for key in different)
+        raise ValueError(
+            f"The model was saved with other positions than the recipe asks for ({rows}). Saved: {saved}. Requested: "
+            f"{requested}. Give the recipe the saved values, or start from a model without {FILE}."
+        )
+    return {**asked, **saved}
+
+
+def _check_keys(settings: dict[str, Any], where: str) -> None:
+    """Refuses settings without a variant or with a key that nothing would read."""
+    unknown = [key for key in settings if key not in KEYS]
+    if unknown or "variant" not in settings:
+        raise ValueError(f"{where}: keys must be {', '.join(KEYS)}, `variant` among them; found {list(settings)}.")

@@ -1,0 +1,179 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""RoPE-Mixed (Heo et al., "Rotary Position Embedding for Vision Transformer", ECCV 2024) in Qwen2-VL's vision tower.
+
+A patch at row p_h and column p_w turns frequency i of a head by ``theta_h[i] * p_h + theta_w[i] * p_w``, with both
+thetas learnable, for every layer and head; so a head can look along diagonals. Stock is the special case where half of
+the thetas are 0. What is learned here is the difference from stock, zero at first: step 0 is stock exactly, a model
+cast to bf16 rounds the difference and not the frequency, and weight decay pulls towards stock.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Qwen2VLModel
+
+
+NAME = "rope_mixed_delta"
+FILE = "clinkd_rope.safetensors"
+
+
+def add_mixed(inner: nn.Module) -> None:
+    """Registers the learnable differences, float32 ``[2, heads, head_dim / 2]``, on each vision block's attention.
+
+    Raises:
+        ValueError: If the vision tower is not Qwen2-VL's: Qwen2.5-VL's reorders its patches into windows.
+    """
+    if not isinstance(inner, Qwen2VLModel):
+        raise ValueError(
+            f"rope_mixed needs the vision tower of Qwen2VLModel, found {type(inner).__name__}, whose windowed "
+            "attention reorders the patches. Choose mrope, mcg, mcg_released or rope_2d."
+        )
+    tower = inner.visual
+    tower.clinkd_handle = tower.register_forward_pre_hook(_send_patches, with_kwargs=True)
+    for block in tower.blocks:
+        attention, weight = block.attn, block.attn.proj.weight
+        delta = torch.zeros(2, attention.num_heads, attention.head_dim // 2, dtype=torch.float32, device=weight.device)
+        attention.register_parameter(NAME, nn.Parameter(delta))
+        attention.clinkd_handle = attention.register_forward_pre_hook(_turn_per_head, with_kwargs=True)
+
+
+def remove_mixed(inner: nn.Module) -> None:
+    """Takes the differences off; a model without :func:`add_mixed` stays as it is."""
+    for module in (inner.visual, *(block.attn for block in inner.visual.blocks)):
+        if "clinkd_handle" in vars(module):
+            module.clinkd_handle.remove()
+            del module.clinkd_handle
+        if NAME in module._parameters:
+            delattr(module, NAME)
+
+
+def mixed_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """(layer's number, parameter) of each learnable difference, in the order of the layers.
+
+    A vision tower is frozen by name or wholesale; call ``requires_grad_(True)`` on these when that happened after
+    :func:`.qwen2_vl.apply_rope`, which leaves them trainable.
+    """
+    found = (p for name, p in model.named_parameters() if name.rpartition(".")[2] == NAME)
+    return ((f"{layer}", parameter) for layer, parameter in enumerate(found))
+
+
+def write_mixed(directory: str | Path, model: nn.Module) -> Path | None:
+    """Writes the learned differences to ``clinkd_rope.safetensors`` in ``directory``; None where the model has none.
+
+    A full checkpoint holds them too, but ``from_pretrained`` knows stock's names only, and an adapter holds none.
+
+    Raises:
+        RuntimeError: If DeepSpeed ZeRO-3 holds the parameters in parts: gather them first.
+    """
+    tensors = {name: parameter.detach() for name, parameter in mixed_parameters(model)}
+    if not tensors:
+        return None
+    if any(tensor.numel() == 0 for tensor in tensors.values()):
+        raise RuntimeError(
+            "The learned frequencies are partitioned by DeepSpeed ZeRO-3. Write them inside "
+            "`deepspeed.zero.GatheredParameters([p for _, p in mixed_parameters(model)])`."
+        )
+    path = Path(directory) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{FILE}.tmp")
+    save_file({name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    temporary.replace(path)
+    return path
+
+
+def read_mixed(directory: str | Path, model: nn.Module) -> bool:
+    """Loads what :func:`write_mixed` wrote into a model that has ``rope_mixed``.
+
+    Returns:
+        False where ``directory`` holds no such file.
+
+    Raises:
+        ValueError: If the file and the model do not have the same layers and shapes.
+    """
+    path = Path(directory) / FILE
+    if not path.exists():
+        return False
+    saved, own = load_file(path), dict(mixed_parameters(model))
+    shapes = [{name: tuple(tensor.shape) for name, tensor in side.items()} for side in (saved, own)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"{path} holds frequencies of the shapes {shapes[0]}, the model's are {shapes[1]}. Apply `rope_mixed` to "
+            "the model that the file was trained with first."
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(saved[name])
+    return True
+
+
+def patch_positions(grid_thw: Tensor, merge_size: int) -> Tensor:
+    """Row and column of every patch in Qwen2-VL's order: frames, then merged cells, then the patches of a cell.
+
+    Args:
+        grid_thw: Int64 ``[items, 3]``, patches before merging.
+        merge_size: Patches that one token merges along each axis.
+
+    Returns:
+        Int64 ``[patches, 2]``.
+    """
+    sizes = grid_thw.prod(1)
+    item = torch.repeat_interleave(sizes)
+    offset = torch.arange(len(item), device=grid_thw.device) - (sizes.cumsum(0) - sizes)[item]
+    height, width = grid_thw[item, 1], grid_thw[item, 2]
+    offset = offset % (height * width)
+    area = merge_size * merge_size
+    cell, inside = offset // area, offset % area
+    cells = width // merge_size
+    rows = cell // cells * merge_size + inside // merge_size
+    return torch.stack((rows, cell % cells * merge_size + inside % merge_size), 1)
+
+
+def _send_patches(tower: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Hands every block the patches' positions as an argument: gradient checkpointing then replays the right ones."""
+    grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
+    return args, {**kwargs, "patch_positions": patch_positions(grid, tower.spatial_merge_size)}
+
+
+def _turn_per_head(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Adds the learned angles to stock's (the addition theorems), per head."""
+    patches = kwargs.pop("patch_positions")
+    delta = getattr(attention, NAME).float()
+    angles = patches[:, 0, None, None] * delta[0] + patches[:, 1, None, None] * delta[1]
+    angles = angles.repeat(1, 1, 2)
+    cos, sin = (part.float().unsqueeze(1) for part in kwargs["position_embeddings"])
+    turned = (cos * angles.cos() - sin * angles.sin(), sin * angles.cos() + cos * angles.sin())
+    return args, {**kwargs, "position_embeddings": tuple(_PerHead(part) for part in turned)}
+
+
+class _PerHead:
+    """Cosines or sines ``[patches, heads, head_dim]`` where stock expects ``[patches, head_dim]``.
+
+    Stock's only use of them is ``cos.unsqueeze(-2).float()``, to make an axis of size 1 for the heads (transformers
+    5.0 to 5.6, ``apply_rotary_pos_emb_vision``). These have that axis.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def unsqueeze(self, dim: int) -> Tensor:
+        if dim != -2:
+            raise RuntimeError(
+                f"This transformers release adds the head axis at {dim}, expected -2; rope_mixed needs 5.0-5.6."
+            )
+        return self.tensor

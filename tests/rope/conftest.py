@@ -1,0 +1,91 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import pytest
+import torch
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
+
+from .layouts import batch_of
+
+
+IMAGE, VIDEO, START, END = 60, 61, 62, 63
+TOKENS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
+TEXT = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def qwen2_vl():
+    """A random Qwen2-VL of 0.1 M parameters, its weights large enough for positions to show in the logits."""
+    torch.manual_seed(0)
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
+    return _sharpened(Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=TEXT, vision_config=vision, **TOKENS)))
+
+
+@pytest.fixture
+def qwen2_5_vl():
+    torch.manual_seed(0)
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "out_hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "fullatt_block_indexes": [1],
+        "window_size": 56,
+    }
+    config = Qwen2_5_VLConfig(text_config=TEXT, vision_config=vision, **TOKENS)
+    return _sharpened(Qwen2_5_VLForConditionalGeneration(config))
+
+
+def _sharpened(model):
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8.0 if "q_proj" in name or "k_proj" in name or "qkv" in name else 2.0)
+    return model.eval()
+
+
+def inputs_of(rows, seed: int = 0) -> dict:
+    """Model inputs for a list of rows: random text, random pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = batch_of(rows)
+    types, mask = batch["mm_token_type_ids"], batch["attention_mask"]
+    ids = torch.randint(1, 60, types.shape, generator=generator).masked_fill(mask == 0, 0)
+    ids[types == 1], ids[types == 2] = IMAGE, VIDEO
+    inputs = {"input_ids": ids, **{k: v for k, v in batch.items() if v is not None}}
+    for key, pixels in (("image_grid_thw", "pixel_values"), ("video_grid_thw", "pixel_values_videos")):
+        if key in inputs:
+            inputs[pixels] = torch.randn(int(inputs[key].prod(1).sum()), 3 * 2 * 14 * 14, generator=generator)
+    return inputs
