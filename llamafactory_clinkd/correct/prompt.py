@@ -1,0 +1,94 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The prompt of a correction and the reading of its answer."""
+
+import json
+import re
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from .correctors import CorrectionItem
+
+
+DEFAULT_PROMPT = Path(__file__).parent / "prompts" / "correction.txt"
+REQUIRED = frozenset({"annotation", "count"})
+ALLOWED = REQUIRED | {"question", "response"}
+
+
+class PromptTemplate:
+    """A prompt with ``$question``, ``$annotation``, ``$response`` and ``$count``; ``$$`` stands for a dollar sign.
+
+    Args:
+        path: A UTF-8 text file; default the package's ``prompts/correction.txt``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a placeholder is unknown, malformed, or a required one is missing.
+    """
+
+    def __init__(self, path: str | Path | None = None):
+        source = Path(path) if path is not None else DEFAULT_PROMPT
+        if not source.is_file():
+            raise FileNotFoundError(f"correction_prompt: there is no file {source}.")
+        self._template = Template(source.read_text(encoding="utf-8"))
+        found = set(self._template.get_identifiers()) if self._template.is_valid() else None
+        if found is None or not REQUIRED <= found <= ALLOWED:
+            what = "a malformed placeholder" if found is None else f"the placeholders {sorted(found)}"
+            raise ValueError(
+                f"correction_prompt: {source} has {what}; expected $annotation and $count, and at most $question and "
+                "$response beside them. Write $$ for a dollar sign."
+            )
+
+    @property
+    def fixed_text(self) -> str:
+        """The template without its placeholders' contents: what no answer may repeat."""
+        return self._template.safe_substitute(dict.fromkeys(ALLOWED, "\n"))
+
+    def render(self, item: CorrectionItem, count: int) -> str:
+        """The prompt for one item, asking for ``count`` candidates."""
+        return self._template.substitute(
+            question=item.question, annotation=item.annotation, response=item.response, count=count
+        )
+
+
+def response_format(count: int) -> dict[str, Any]:
+    """The JSON schema of an answer, as OpenAI's ``response_format`` wants it."""
+    schema = {
+        "type": "object",
+        "properties": {"candidates": {"type": "array", "items": {"type": "string"}}},
+        "required": ["candidates"],
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": f"{count}_candidates", "strict": True, "schema": schema}}
+
+
+def parse_answer(content: str, count: int) -> tuple[str, ...]:
+    """Reads the candidates of an answer, at most ``count``, distinct, in order.
+
+    Taken is the first JSON value in the text, within a code fence or prose or not, that is a list of strings or an
+    object with such a list under ``candidates``. Anything else has no candidates: free text is never an answer.
+    """
+    decoder, position = json.JSONDecoder(), 0
+    while found := re.compile(r"[\[{]").search(content, position):
+        try:
+            value, position = decoder.raw_decode(content, found.start())
+        except (ValueError, RecursionError):
+            position = found.end()
+            continue
+        listed = value.get("candidates") if isinstance(value, dict) else value
+        if isinstance(listed, list) and (texts := [text.strip() for text in listed if isinstance(text, str)]):
+            return tuple(dict.fromkeys(texts))[:count]
+    return ()

@@ -1,0 +1,62 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""An asyncio producer read by ordinary code: it runs on a thread of its own, and results come as they are made."""
+
+import asyncio
+import queue
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+
+T = TypeVar("T")
+_END = object()
+MAX_GROUP = 32
+
+
+def stream(produce: Callable[[Callable[[T], None]], Awaitable[None]]) -> Iterator[list[T]]:
+    """Runs ``produce(emit)`` on its own event loop and yields what it emits, in groups.
+
+    A group is all that has come in since last time, at least one result and at most :data:`MAX_GROUP`.
+    Closing the iterator early (``contextlib.closing``, an exception, Ctrl-C) cancels the producer and waits for it. An
+    exception of the producer is raised here, after everything it emitted was yielded.
+    """
+    outbox: queue.SimpleQueue = queue.SimpleQueue()
+    started: queue.SimpleQueue = queue.SimpleQueue()
+
+    async def main() -> None:
+        started.put((asyncio.get_running_loop(), asyncio.current_task()))
+        try:
+            await produce(outbox.put)
+        finally:
+            outbox.put(_END)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="clinkd-corrector") as executor:
+        future = executor.submit(lambda: asyncio.run(main()))
+        loop, task = started.get()
+        ended = False
+        try:
+            while not ended:
+                group = [outbox.get()]
+                while len(group) < MAX_GROUP and not outbox.empty():
+                    group.append(outbox.get())
+                if ended := group[-1] is _END:  # nothing is put after it
+                    group.pop()
+                if group:
+                    yield group
+        finally:
+            if not ended:
+                loop.call_soon_threadsafe(task.cancel)
+        future.result()
