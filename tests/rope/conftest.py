@@ -12,6 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import copy
+
 import pytest
 import torch
 from transformers import (
@@ -50,7 +52,9 @@ def qwen2_vl():
     """A random Qwen2-VL of 0.1 M parameters, its weights large enough for positions to show in the logits."""
     torch.manual_seed(0)
     vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
-    return _sharpened(Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=TEXT, vision_config=vision, **TOKENS)))
+    return _sharpened(
+        Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=copy.deepcopy(TEXT), vision_config=vision, **TOKENS))
+    )
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def qwen2_5_vl():
         "fullatt_block_indexes": [1],
         "window_size": 56,
     }
-    config = Qwen2_5_VLConfig(text_config=TEXT, vision_config=vision, **TOKENS)
+    config = Qwen2_5_VLConfig(text_config=copy.deepcopy(TEXT), vision_config=vision, **TOKENS)
     return _sharpened(Qwen2_5_VLForConditionalGeneration(config))
 
 
@@ -84,6 +88,8 @@ def inputs_of(rows, seed: int = 0) -> dict:
     types, mask = batch["mm_token_type_ids"], batch["attention_mask"]
     ids = torch.randint(1, 60, types.shape, generator=generator).masked_fill(mask == 0, 0)
     ids[types == 1], ids[types == 2] = IMAGE, VIDEO
+    opens = (types[:, 1:] > 0) & (types[:, :-1] == 0) & (mask[:, :-1] == 1)
+    ids[:, :-1][opens] = START  # beam search counts a row's images by it
     inputs = {"input_ids": ids, **{k: v for k, v in batch.items() if v is not None}}
     for key, pixels in (("image_grid_thw", "pixel_values"), ("video_grid_thw", "pixel_values_videos")):
         if key in inputs:

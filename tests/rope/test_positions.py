@@ -255,7 +255,7 @@ def test_a_4d_mask_is_refused():
 
 
 def test_packed_sequences_are_computed_one_by_one():
-    # LLaMA-Factory's collator asks for each sub-sequence apart and concatenates: a restart at 0 is all that packing is.
+    # LLaMA-Factory's collator asks for each sub-sequence apart and concatenates: packing is a restart at 0.
     parts = [(text(2), image(2, 3), text(1)), (image(1, 4), text(3))]
     packed = torch.cat([positions.mcg(**batch_of([Row(part)]))[0] for part in parts], 2)
     expected = [token for part in parts for token in mcg_reference(part)[0]]

@@ -1,0 +1,287 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import copy
+import inspect
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from llamafactory_clinkd.rope import apply_rope, positions, remove_rope, rope_settings
+
+from .conftest import END, IMAGE, START, VIDEO, inputs_of
+from .layouts import Row, batch_of, image, text, video
+
+
+VARIANTS = {
+    "mrope": {},
+    "mcg": {},
+    "mcg alpha 2, 3": {"variant": "mcg", "alpha_h": 2, "alpha_w": 3},
+    "mcg_released": {},
+    "rope_2d": {"sections": [0, 4, 4]},
+    "rope_mixed": {},
+}
+PROMPTS = {
+    "one image": [Row((text(3), image(2, 3), text(4)))],
+    "left padding, unequal images": [
+        Row((text(2), image(2, 2), text(1), image(3, 2), text(2))),
+        Row((text(2), image(1, 4), text(3)), left_pad=6),
+        Row((text(6),), left_pad=9),
+    ],
+    "image first and video": [Row((image(2, 2), text(2), video(2, 1, 2), text(2)))],
+}
+IMAGE_LAST = [Row((text(4), image(2, 3))), Row((text(2), image(4, 1)), left_pad=4)]
+
+
+def bind(model, name):
+    arguments = {"variant": name, **VARIANTS[name]}
+    return apply_rope(model, arguments.pop("variant"), **arguments)
+
+
+def logits_of_a_full_pass(model, inputs, new):
+    """Logits before each of the ``new`` tokens ``[B, T]``, from one uncached pass that computes its own positions."""
+    extra = {
+        "input_ids": torch.cat((inputs["input_ids"], new), 1),
+        "attention_mask": torch.cat((inputs["attention_mask"], torch.ones_like(new)), 1),
+        "mm_token_type_ids": torch.cat((inputs["mm_token_type_ids"], torch.zeros_like(new)), 1),
+    }
+    with torch.no_grad():
+        return model(**{**inputs, **extra}, use_cache=False).logits[:, inputs["input_ids"].shape[1] - 1 : -1]
+
+
+def generate(model, inputs, **kwargs):
+    return model.generate(
+        **inputs,
+        max_new_tokens=6,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+        pad_token_id=0,
+        suppress_tokens=[IMAGE, VIDEO, START, END],
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize("prompt", sorted(PROMPTS))
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_cached_generation_equals_a_full_pass(qwen2_vl, name, prompt):
+    model, inputs = bind(qwen2_vl, name), inputs_of(PROMPTS[prompt])
+    for use_cache in (True, False):
+        result = generate(model, inputs, use_cache=use_cache)
+        new = result.sequences[:, inputs["input_ids"].shape[1] :]
+        assert new.shape[1] == 6
+        expected = logits_of_a_full_pass(model, inputs, new)
+        assert torch.allclose(torch.stack(result.logits, 1), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"mrope", "rope_mixed"}))
+def test_generation_after_an_image_at_the_end(qwen2_vl, name):
+    model, inputs = bind(qwen2_vl, name), inputs_of(IMAGE_LAST)
+    for beams in (1, 3):
+        result = generate(model, inputs, num_beams=beams)
+        new = result.sequences[:, inputs["input_ids"].shape[1] :]
+        if beams == 1:
+            expected = logits_of_a_full_pass(model, inputs, new)
+            assert torch.allclose(torch.stack(result.logits, 1), expected, atol=1e-4)
+        assert torch.equal(
+            new, generate(model, inputs, num_beams=beams, use_cache=False).sequences[:, -new.shape[1] :]
+        )
+
+
+@pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"mrope", "rope_mixed"}))
+@pytest.mark.parametrize("prompt", [IMAGE_LAST, PROMPTS["left padding, unequal images"]])
+def test_a_hand_written_decoding_loop_equals_a_full_pass(qwen2_vl, name, prompt):
+    model, inputs = bind(qwen2_vl, name), inputs_of(prompt)
+    new = torch.randint(1, 60, (len(prompt), 4), generator=torch.Generator().manual_seed(1))
+    mask, logits = inputs["attention_mask"], []
+    with torch.no_grad():
+        step = model(**inputs, use_cache=True)
+        for token in new.split(1, 1):
+            logits.append(step.logits[:, -1])
+            mask = torch.cat((mask, torch.ones_like(token)), 1)
+            at = (mask.cumsum(1)[:, -1:] - 1 + model.model.rope_deltas).expand(3, -1, -1)
+            step = model(input_ids=token, attention_mask=mask, position_ids=at, past_key_values=step.past_key_values)
+    assert torch.allclose(torch.stack(logits, 1), logits_of_a_full_pass(model, inputs, new), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_beam_search_scores_equal_a_full_pass(qwen2_vl, name):
+    model, inputs = bind(qwen2_vl, name), inputs_of(PROMPTS["left padding, unequal images"])
+    result = generate(model, inputs, num_beams=3, output_scores=True, length_penalty=0.0)
+    new = result.sequences[:, inputs["input_ids"].shape[1] :]
+    log_probs = logits_of_a_full_pass(model, inputs, new).log_softmax(-1)
+    expected = log_probs.gather(2, new[..., None])[..., 0].sum(1)
+    assert torch.allclose(result.sequences_scores, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"mrope", "rope_mixed"}))
+def test_the_model_uses_the_positions(qwen2_vl, name):
+    inputs = inputs_of(PROMPTS["one image"])
+    with torch.no_grad():
+        stock = qwen2_vl(**inputs).logits
+        changed = bind(qwen2_vl, name)(**inputs).logits
+        explicit = qwen2_vl(**inputs, position_ids=qwen2_vl.model.get_rope_index(**inputs)[0]).logits
+    assert torch.equal(changed, explicit)
+    assert not torch.allclose(stock, changed, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_remove_restores_stock(qwen2_vl, name):
+    inputs = inputs_of(PROMPTS["left padding, unequal images"])
+    attributes, keys = set(vars(qwen2_vl.model)), set(qwen2_vl.state_dict())
+    stock = generate(qwen2_vl, inputs)
+    bind(qwen2_vl, name)
+    assert rope_settings(qwen2_vl) is not None
+    assert remove_rope(qwen2_vl) is qwen2_vl
+    assert rope_settings(qwen2_vl) is None
+    assert set(vars(qwen2_vl.model)) == attributes and set(qwen2_vl.state_dict()) == keys
+    assert torch.equal(torch.stack(generate(qwen2_vl, inputs).logits), torch.stack(stock.logits))
+    remove_rope(qwen2_vl)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_a_deep_copy_is_bound_to_itself(qwen2_vl, name):
+    inputs = inputs_of(PROMPTS["one image"])
+    bind(qwen2_vl, name)
+    copied = copy.deepcopy(qwen2_vl)
+    assert rope_settings(copied) == rope_settings(qwen2_vl)
+    with torch.no_grad():
+        expected = qwen2_vl(**inputs).logits
+        remove_rope(qwen2_vl)
+        assert torch.equal(copied(**inputs).logits, expected)
+        if "get_rope_index" in vars(copied.model):
+            assert copied.model.get_rope_index.__self__ is copied.model
+        stock = qwen2_vl(**inputs).logits
+        assert torch.equal(remove_rope(copied)(**inputs).logits, stock)
+
+
+def test_applying_again_changes_nothing_and_another_variant_replaces(qwen2_vl):
+    apply_rope(qwen2_vl, "mcg", sections=[0, 4, 4])
+    bound, hooks = qwen2_vl.model.get_rope_index, dict(qwen2_vl.model.language_model.rotary_emb._forward_hooks)
+    apply_rope(qwen2_vl, "mcg", sections=(0, 4, 4))
+    assert qwen2_vl.model.get_rope_index is bound
+    assert dict(qwen2_vl.model.language_model.rotary_emb._forward_hooks) == hooks
+
+    apply_rope(qwen2_vl, "mcg_released", gap=3)
+    assert not qwen2_vl.model.language_model.rotary_emb._forward_hooks
+    expected = {"variant": "mcg_released", "alpha_h": 1, "alpha_w": 1, "gap": 3, "sections": None}
+    assert rope_settings(qwen2_vl) == expected
+    batch = batch_of(PROMPTS["one image"])
+    assert torch.equal(qwen2_vl.model.get_rope_index(**batch)[0], positions.mcg_released(**batch, gap=3)[0])
+
+    apply_rope(qwen2_vl, "mrope")
+    assert "get_rope_index" not in vars(qwen2_vl.model)
+
+
+def test_a_second_model_of_the_same_config_is_untouched(qwen2_vl):
+    other = type(qwen2_vl)(qwen2_vl.config).eval()
+    other.load_state_dict(qwen2_vl.state_dict())
+    inputs = inputs_of(PROMPTS["one image"])
+    with torch.no_grad():
+        before = other(**inputs).logits
+        apply_rope(qwen2_vl, "mcg", sections=[0, 4, 4])
+        assert torch.equal(other(**inputs).logits, before)
+    assert rope_settings(other) is None
+
+
+def test_sections_equal_a_model_configured_with_them(qwen2_vl):
+    inputs = inputs_of(PROMPTS["one image"])
+    with torch.no_grad():
+        found = apply_rope(qwen2_vl, "mrope", sections=[1, 5, 2])(**inputs).logits
+        remove_rope(qwen2_vl)
+        qwen2_vl.config.text_config.rope_parameters["mrope_section"] = [1, 5, 2]
+        assert torch.equal(qwen2_vl(**inputs).logits, found)
+
+
+@pytest.mark.parametrize("sections", [[0, 4, 5], [8, 0], [9, -1, 0], [2, 3, 3.0]])
+def test_sections_that_do_not_fit_are_refused_and_nothing_is_bound(qwen2_vl, sections):
+    with pytest.raises(ValueError, match=r"head_dim / 2 = 8.*model's own are \[2, 3, 3\]"):
+        apply_rope(qwen2_vl, "mcg", sections=sections)
+    assert rope_settings(qwen2_vl) is None and "get_rope_index" not in vars(qwen2_vl.model)
+
+
+@pytest.mark.parametrize(
+    ("variant", "arguments", "message"),
+    [
+        ("mcg_rope", {}, "must be one of mrope, mcg"),
+        ("mcg", {"alpha_h": 0}, "alpha_h must be an integer >= 1.*found 0"),
+        ("mcg", {"alpha_w": 1.5}, "alpha_w must be an integer >= 1.*found 1.5"),
+        ("mcg_released", {"gap": True}, "gap must be an integer"),
+        ("mcg", {"gap": 3}, "gap=3 belongs to mcg_released"),
+        ("rope_2d", {"alpha_h": 2}, "alpha_h=2 belongs to mcg"),
+    ],
+)
+def test_bad_arguments_are_refused(qwen2_vl, variant, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        apply_rope(qwen2_vl, variant, **arguments)
+
+
+def test_another_architecture_is_refused_by_name():
+    for call in (lambda m: apply_rope(m, "mcg"), remove_rope, rope_settings):
+        with pytest.raises(TypeError, match=r"Qwen2VLModel and Qwen2_5_VLModel.*found Linear"):
+            call(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_behind_peft(qwen2_vl, name):
+    inputs = inputs_of(PROMPTS["one image"])
+    expected = generate(bind(copy.deepcopy(qwen2_vl), name), inputs)
+    wrapped = get_peft_model(qwen2_vl, LoraConfig(r=2, target_modules=["q_proj", "qkv"]))
+    bind(wrapped, name)
+    assert torch.equal(torch.stack(generate(wrapped, inputs).logits), torch.stack(expected.logits))
+    merged = wrapped.merge_and_unload()
+    assert rope_settings(merged)["variant"] == rope_settings(wrapped)["variant"]
+    assert torch.allclose(torch.stack(generate(merged, inputs).logits), torch.stack(expected.logits), atol=1e-5)
+
+
+def test_the_signature_is_what_callers_look_for(qwen2_vl):
+    stock = inspect.signature(qwen2_vl.model.get_rope_index).parameters
+    bound = inspect.signature(apply_rope(qwen2_vl, "mcg").model.get_rope_index).parameters
+    assert set(stock) <= set(bound)
+    with pytest.raises(ValueError, match="mm_token_type_ids"):
+        qwen2_vl.model.get_rope_index(torch.zeros(1, 3, dtype=torch.long))
+
+
+def test_a_float_mask_keeps_integers(qwen2_vl):
+    batch = batch_of(PROMPTS["left padding, unequal images"])
+    ids, deltas = apply_rope(qwen2_vl, "mcg").model.get_rope_index(
+        **{**batch, "attention_mask": batch["attention_mask"].float()}
+    )
+    assert ids.dtype == torch.int64 and deltas.dtype == torch.int64
+    assert torch.equal(ids, positions.mcg(**batch)[0])
+
+
+@pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"rope_mixed"}))
+def test_qwen2_5_vl(qwen2_5_vl, name):
+    inputs = inputs_of([Row((text(3), image(2, 3), text(2), video(2, 2, 2), text(2)))])
+    model = bind(qwen2_5_vl, name)
+    result = generate(model, inputs)
+    new = result.sequences[:, inputs["input_ids"].shape[1] :]
+    assert torch.allclose(torch.stack(result.logits, 1), logits_of_a_full_pass(model, inputs, new), atol=1e-4)
+
+
+def test_qwen2_5_vl_keeps_absolute_time(qwen2_5_vl):
+    batch = batch_of([Row((text(2), video(3, 4, 4), text(1), video(2, 4, 4), text(1)))])
+    batch.update(input_ids=torch.zeros_like(batch["mm_token_type_ids"]), second_per_grid_ts=torch.tensor([1.0, 2.5]))
+    stock = qwen2_5_vl.model.get_rope_index(**batch)
+    ours = apply_rope(qwen2_5_vl, "mcg_released", gap=1).model.get_rope_index(**batch)
+    assert torch.equal(ours[0], stock[0])
+
+
+def test_qwen2_5_vl_has_no_rope_mixed(qwen2_5_vl):
+    with pytest.raises(ValueError, match="rope_mixed needs the vision tower of Qwen2VLModel, found Qwen2_5_VLModel"):
+        apply_rope(qwen2_5_vl, "rope_mixed")
+    assert rope_settings(qwen2_5_vl) is None
