@@ -28,19 +28,13 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
+from ..boxes import TAGS
 from .shared_vision import shared_vision_tower
 from .undisturbed import base_model, seed_model
 
 
 # LLaMA-Factory makes every additional special token an end token; these occur inside an answer and must not end it.
-ANSWER_TOKENS = (
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-)
+ANSWER_TOKENS = tuple(tag for tags in TAGS.values() for tag in tags.values())
 # What the collator adds for training; `generate` computes the positions itself, with the model's own `get_rope_index`.
 _TRAINING_KEYS = ("labels", "position_ids", "rope_deltas")
 

@@ -1,0 +1,220 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Ranks candidates: generation rows become predictions, stored predictions are ranked anew.
+
+A candidate's boxes and tags are taken out before it is scored. Candidates with equal scores keep the order in which
+they were generated. One that has no words apart from boxes cannot be compared with an image: its score is null and it
+ranks after the others.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.progress import track
+
+from ..run_state import append_jsonl, content_hash, read_jsonl, write_jsonl
+from .scorers import Scorer
+from .views import Region, Views
+
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+def rank_scores(scores: Sequence[float | None]) -> list[int]:
+    """Ranks from 1 for the highest score; ties keep their order, None comes last.
+
+    >>> rank_scores([1.0, None, 3.0, 1.0])
+    [2, 4, 1, 3]
+    """
+    order = sorted(range(len(scores)), key=lambda i: (scores[i] is None, -(scores[i] or 0.0), i))
+    ranks = [0] * len(scores)
+    for rank, i in enumerate(order, start=1):
+        ranks[i] = rank
+    return ranks
+
+
+def select_rows(
+    rows: Sequence[Row],
+    scorer: Scorer,
+    load_image: Callable[[Row], Image.Image],
+    *,
+    out_path: str | Path,
+    region: Region = "image",
+    batch_size: int = 32,
+    resume: bool = True,
+    progress: bool = False,
+) -> list[Row]:
+    """Scores and ranks every row's candidates and writes the predictions (JSONL) to ``out_path``.
+
+    Args:
+        rows: ``{"id", "image", "question", "annotation", "task", "modality", "candidates": [{"text", "logprob"}]}``,
+            candidates in the order of generation. Other keys are kept.
+        scorer: From :func:`.scorers.load_scorer`.
+        load_image: Opens a row's image.
+        out_path: Where the predictions go, atomically at the end; ``<out_path>.<settings>.part`` grows until then.
+        region: ``image`` scores the whole image, ``crop`` each candidate's own first box (the image without one).
+        batch_size: Rows per pass of the scorer.
+        resume: Take rows that an interrupted run of the same scorer and region left.
+        progress: Show a progress bar.
+
+    Returns:
+        The rows with ``response`` (the text of rank 1), ``scorer`` (its short name) and, in each candidate, ``score``
+        and ``rank``. Where an image cannot be read, nothing was generated or the row is malformed, ``error`` says so,
+        the scores are null and the order of generation stands.
+
+    Raises:
+        ValueError: If ``region`` is unknown.
+        RuntimeError: If not one row can be ranked.
+    """
+    if region not in ("image", "crop"):
+        raise ValueError(f"Unknown region {region!r}: expected 'image' or 'crop'.")
+    out_path = Path(out_path)
+    part = out_path.with_name(f"{out_path.name}.{content_hash([scorer.identity, region])[:12]}.part")
+    if not resume:
+        part.unlink(missing_ok=True)
+    done = {_key(row): row for row in read_jsonl(part) if "error" not in row}
+
+    todo = [row for row in rows if _key(row) not in done]
+    batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
+    for batch in track(batches, description=f"Score with {scorer.short_name}", disable=not progress):
+        selected = _select_batch(batch, scorer, load_image, region)
+        append_jsonl(part, selected)
+        done |= {_key(row): after for row, after in zip(batch, selected, strict=True)}
+
+    result = [done[_key(row)] for row in rows]
+    errors = [row["error"] for row in result if "error" in row]
+    if errors and len(errors) == len(result):
+        raise RuntimeError(f"None of the {len(result)} rows could be ranked; the first says: {errors[0]}")
+    if errors:
+        logger.warning(
+            "%d of %d rows have an error and could not be ranked: see their `error`.", len(errors), len(rows)
+        )
+    write_jsonl(out_path, result)
+    for old in out_path.parent.glob(f"{out_path.name}.*.part"):
+        old.unlink()
+    return result
+
+
+def rerank(
+    predictions_path: str | Path,
+    scorer: Scorer,
+    out_path: str | Path,
+    image_dir: str | Path,
+    *,
+    region: Region = "image",
+    batch_size: int = 32,
+    progress: bool = False,
+) -> list[Row]:
+    """Ranks stored candidates with another scorer, without generating again; arguments as :func:`select_rows`.
+
+    Raises:
+        FileNotFoundError: If there are no predictions at ``predictions_path``.
+        ValueError: If no row has stored candidates.
+    """
+    if not Path(predictions_path).is_file():
+        raise FileNotFoundError(f"There is no predictions file at {predictions_path}.")
+    rows = read_jsonl(predictions_path)
+    if not any(row.get("candidates") for row in rows):
+        raise ValueError(
+            f"{predictions_path} stores no candidates to rank. Predict with `sasg_candidates` of 2 or more first."
+        )
+    rows = [{key: value for key, value in row.items() if key != "error"} for row in rows]
+
+    def load_image(row: Row) -> Image.Image:
+        return Image.open(Path(image_dir) / row["image"])
+
+    return select_rows(
+        rows, scorer, load_image, out_path=out_path, region=region, batch_size=batch_size, progress=progress
+    )
+
+
+def _key(row: Row) -> str:
+    """Tells two rows apart by all that was there before selection."""
+    row = {key: value for key, value in row.items() if key not in ("response", "scorer", "error")}
+    if _problem(row) is None:
+        row["candidates"] = [{k: v for k, v in c.items() if k not in ("score", "rank")} for c in row["candidates"]]
+    return content_hash(row)
+
+
+def _problem(row: Row) -> str | None:
+    """Why a row has nothing to rank."""
+    candidates = row.get("candidates", [])
+    if not isinstance(candidates, list) or not all(isinstance(c, dict) and _is_text(c) for c in candidates):
+        return "`candidates` is not a list of objects with a `text`."
+    return None if candidates else "There are no candidates."
+
+
+def _is_text(candidate: dict[str, Any]) -> bool:
+    return isinstance(candidate.get("text"), str)
+
+
+def _select_batch(
+    batch: Sequence[Row], scorer: Scorer, load_image: Callable[[Row], Image.Image], region: Region
+) -> list[Row]:
+    """Scores one batch in one pass and chooses."""
+    score = _score_with_images if scorer.reads_images else _score_by_logprob
+    errors = [row.get("error") or _problem(row) for row in batch]
+    good = [row for row, error in zip(batch, errors, strict=True) if error is None]
+    results = iter(score(good, scorer, load_image, region))
+    return [
+        _choose(row, None, error, scorer) if error is not None else _choose(row, *next(results), scorer)
+        for row, error in zip(batch, errors, strict=True)
+    ]
+
+
+def _score_by_logprob(rows, scorer, load_image, region) -> list[tuple[list[float] | None, str | None]]:
+    """For each row its candidates' stored log-probabilities, or the error."""
+    table = [[candidate.get("logprob") for candidate in row["candidates"]] for row in rows]
+    missing = "A candidate has no stored `logprob` to be ranked by: choose another scorer, or generate again."
+    return [(None, missing) if None in scores else (scores, None) for scores in table]
+
+
+def _score_with_images(rows, scorer, load_image, region) -> list[tuple[list[float | None] | None, str | None]]:
+    """For each row its candidates' scores, or the error; one pass of the scorer, each image encoded once."""
+    views, images, results = Views(), {}, []
+    for row in rows:
+        try:
+            if row["image"] not in images:
+                images[row["image"]] = load_image(row).convert("RGB")
+        except Exception as problem:  # a missing, broken or forbidden image must not lose the other rows
+            results.append((None, f"The image cannot be read ({type(problem).__name__}: {problem})."))
+        else:
+            image = images[row["image"]]
+            places = [views.add(row["image"], image, candidate["text"], region) for candidate in row["candidates"]]
+            results.append((places, None))
+
+    scores = views.score(scorer)
+    return [(places and [scores.get(place) for place in places], error) for places, error in results]
+
+
+def _choose(row: Row, scores: Sequence[float | None] | None, error: str | None, scorer: Scorer) -> Row:
+    """The row with scores, ranks and the chosen response; without scores the order of generation stands."""
+    selected = {**row, "response": "", "scorer": scorer.short_name}
+    if error is not None:
+        selected["error"] = error
+    if _problem(row) is None:
+        scores = scores if scores is not None else [None] * len(row["candidates"])
+        ranks = rank_scores(scores)
+        selected["candidates"] = [
+            {**candidate, "score": score, "rank": rank}
+            for candidate, score, rank in zip(row["candidates"], scores, ranks, strict=True)
+        ]
+        selected["response"] = row["candidates"][ranks.index(1)]["text"]
+    return selected

@@ -1,0 +1,210 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What scores a candidate against its image: an open_clip model, or, said so everywhere, the model's own probability.
+
+A scorer that cannot be loaded is an error that tells how to get it; nothing stands in for it silently.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+DEFAULT_SCORER = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
+_CONFIG = "open_clip_config.json"
+_TEXT_TOWER = "If its text tower is a transformers model, its config.json and tokenizer files belong there too."
+_HOW_HUB = (
+    "The weights are downloaded on first use, from the network or a filled cache. On a machine without network, "
+    f"copy the model's folder ({_CONFIG} and the weights) there and give its path as the scorer. {_TEXT_TOWER}"
+)
+
+
+class ScorerError(RuntimeError):
+    """A scorer cannot be loaded; the message says how to get it."""
+
+
+class Scorer(Protocol):
+    """Anything that :func:`.rank.select_rows` can rank by.
+
+    Attributes:
+        identity: Name, source, library and a SHA-256 of the weights, for the records.
+        short_name: The same in one line, for tables and rows.
+        reads_images: Whether ``score`` is to be called; without, the candidates' stored ``logprob`` is the score.
+    """
+
+    identity: dict[str, Any]
+    short_name: str
+    reads_images: bool
+
+    def score(self, images: Sequence[Image.Image], texts_per_image: Sequence[Sequence[str]]) -> list[list[float]]:
+        """One score per text of each image, higher is better."""
+        ...
+
+
+class LogprobScorer:
+    """The generating model's own mean log-probability per token. Not the paper's CLIP score, and named accordingly."""
+
+    identity = {"name": "logprob", "kind": "the model's own mean log-probability per token (no image-text model)"}
+    short_name = "logprob (not CLIP)"
+    reads_images = False
+
+    def score(self, images: Sequence[Image.Image], texts_per_image: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Not available: a text alone does not tell how probable its model found it."""
+        raise TypeError("The scorer `logprob` ranks by the candidates' stored `logprob`; it cannot score texts.")
+
+
+class ClipScorer:
+    """100 * cosine(image, text) of an open_clip model (Radford et al. 2021; CLIPScore without its clipping at 0).
+
+    Texts longer than the model's context are cut by its own tokenizer.
+
+    Args:
+        model: An open_clip model.
+        preprocess: Its inference transform: PIL image -> ``[3, height, width]``.
+        tokenizer: Its tokenizer: texts -> ``[n, context]``.
+        identity: See :class:`Scorer`.
+        short_name: See :class:`Scorer`.
+        device: Where to run.
+    """
+
+    reads_images = True
+
+    def __init__(self, model, preprocess, tokenizer, identity: dict[str, Any], short_name: str, device: str) -> None:
+        self.model = model.eval().to(device)
+        self.preprocess, self.tokenizer, self.device = preprocess, tokenizer, device
+        self.identity, self.short_name = identity, short_name
+
+    @torch.no_grad()
+    def score(self, images: Sequence[Image.Image], texts_per_image: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Scores all texts of all images: one pass of each tower, each image and each distinct text encoded once.
+
+        Args:
+            images: b images.
+            texts_per_image: For each image its texts; their numbers may differ. Equal texts get equal scores exactly.
+
+        Returns:
+            For each image one score per text, in [-100, 100].
+        """
+        if len(images) != len(texts_per_image):
+            raise ValueError(f"Found {len(images)} images and {len(texts_per_image)} lists of texts: give one each.")
+        column = {text: i for i, text in enumerate(dict.fromkeys(t for texts in texts_per_image for t in texts))}
+        if not column:
+            return [[] for _ in images]
+
+        pixels = torch.stack([self.preprocess(image.convert("RGB")) for image in images]).to(self.device)
+        image_features = self.model.encode_image(pixels, normalize=True)  # [b, d]
+        text_features = self.model.encode_text(self.tokenizer(list(column)).to(self.device), normalize=True)  # [n, d]
+        scores: Tensor = (100 * image_features.float() @ text_features.float().T).cpu()  # [b, n]
+        return [[scores[row, column[text]].item() for text in texts] for row, texts in enumerate(texts_per_image)]
+
+
+def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
+    """Loads a scorer by name.
+
+    Args:
+        name: One of
+
+            - ``hf-hub:ORGANISATION/MODEL``: an open_clip model of the Hugging Face hub (BiomedCLIP is the default);
+            - a folder with ``open_clip_config.json`` and weights, as open_clip saves it; if its text tower is a
+              transformers model, put that model's ``config.json`` and tokenizer files there too;
+            - ``ARCHITECTURE@PRETRAINED``, e.g. ``ViT-B-32@laion2b_s34b_b79k``: one of open_clip's own names with one
+              of its tags, or with a path to weights;
+            - ``logprob``: the generating model's own log-probability, which is not the paper's CLIP score.
+        device: Where the model runs.
+
+    Raises:
+        ScorerError: If it cannot be loaded; the message says how to get it.
+    """
+    if name == "logprob":
+        return LogprobScorer()
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ScorerError(
+            f"The scorer {name!r} needs open_clip: pip install 'llamafactory-clinkd[clip]'. Without it, "
+            "`sasg_scorer: logprob` ranks by the model's own log-probability."
+        ) from error
+
+    library = {"library": f"open_clip_torch {open_clip.__version__}"}
+    if name.startswith("hf-hub:"):
+        identity = {"name": name, "kind": "open_clip, Hugging Face hub", **library}
+        return _build(name, None, identity, name.removeprefix("hf-hub:"), device, _HOW_HUB)
+
+    path = Path(name.removeprefix("local-dir:")).expanduser()
+    if path.is_dir():
+        identity = {"name": path.name, "kind": "open_clip, local folder", **library}
+        how = f"{path} must hold {_CONFIG} and matching weights (*.safetensors or *.bin). {_TEXT_TOWER}"
+        if not (path / _CONFIG).is_file():
+            raise ScorerError(f"{path} is no open_clip folder: {_CONFIG} is missing. {how}")
+        return _build(f"local-dir:{path}", None, identity, path.name, device, how, **_local_text_tower(path))
+
+    architecture, _, pretrained = name.partition("@")
+    if architecture not in open_clip.list_models():
+        raise ScorerError(
+            f"Unknown scorer {name!r}: it is neither an existing folder, nor a name of the hub (`hf-hub:...`), nor "
+            "`logprob`, nor one of open_clip's architectures (`python -c 'import open_clip; "
+            "print(open_clip.list_pretrained())'` lists them with their weights)."
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not pretrained:
+        raise ScorerError(f"The scorer {name!r} names no weights. Write `{architecture}@TAG` with one of: {tags}.")
+    if not Path(pretrained).is_file() and pretrained not in tags:
+        raise ScorerError(f"{pretrained!r} is neither a file nor one of the weights of {architecture}: {tags}.")
+    weights = Path(pretrained).name
+    identity = {"name": architecture, "kind": "open_clip, named weights", "weights": weights, **library}
+    return _build(architecture, pretrained, identity, f"{architecture}@{weights}", device, _HOW_HUB)
+
+
+def _build(
+    model_name: str, pretrained: str | None, identity: dict, short_name: str, device: str, how: str, **overrides: Any
+) -> ClipScorer:
+    """Loads model, transform and tokenizer; weights are required, so that no random model ever scores."""
+    import open_clip
+
+    try:
+        model, preprocess = open_clip.create_model_from_pretrained(model_name, pretrained, device=device, **overrides)
+        tokenizer = open_clip.get_tokenizer(model_name)
+    except Exception as error:  # open_clip, huggingface_hub, timm and torch each raise their own kinds here
+        raise ScorerError(
+            f"The scorer {model_name!r} cannot be loaded ({type(error).__name__}: {error}). {how} Or set "
+            "`sasg_scorer: logprob`, which ranks by the model's own log-probability; it is not the paper's CLIP score."
+        ) from error
+    sha256 = _weights_sha256(model)
+    identity = {**identity, "weights_sha256": sha256}
+    return ClipScorer(model, preprocess, tokenizer, identity, f"{short_name} ({sha256[:8]})", device)
+
+
+def _local_text_tower(path: Path) -> dict[str, Any]:
+    """Takes a transformers text tower's configuration from the folder, where open_clip would ask the hub."""
+    model = json.loads((path / _CONFIG).read_text(encoding="utf-8")).get("model_cfg", {})
+    text = model.get("text_cfg", {})
+    if "hf_model_name" not in text or not (path / "config.json").is_file():
+        return {}
+    return {"text_cfg": {**text, "hf_model_name": str(path), "hf_model_pretrained": False}}
+
+
+def _weights_sha256(model: torch.nn.Module) -> str:
+    """SHA-256 of the loaded parameters and buffers in the order of their names, wherever they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

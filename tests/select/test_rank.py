@@ -1,0 +1,228 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llamafactory_clinkd.boxes import Box, format_box
+from llamafactory_clinkd.run_state import read_jsonl, write_jsonl
+from llamafactory_clinkd.select import load_scorer, rank_scores, rerank, select_rows
+from llamafactory_clinkd.select.views import crop_box
+
+
+class WordScorer:
+    """Scores a text by its words, plus the mean red of its picture; notes every call."""
+
+    reads_images = True
+    identity = {"name": "words"}
+    short_name = "words"
+    values = {"liver": 3.0, "spleen": 2.0, "kidney": 2.0}
+
+    def __init__(self):
+        self.calls = []
+
+    def score(self, images, texts_per_image):
+        self.calls.append([(image.size, list(texts)) for image, texts in zip(images, texts_per_image, strict=True)])
+        return [
+            [self.values.get(text, 0.0) + np.asarray(image)[..., 0].mean() for text in texts]
+            for image, texts in zip(images, texts_per_image, strict=True)
+        ]
+
+
+@pytest.fixture
+def image_dir(tmp_path):
+    """Each image is 100 x 50, black on the left and with red 200 on the right half."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    values = np.zeros((50, 100, 3), dtype=np.uint8)
+    values[:, 50:, 0] = 200
+    for name in ("ct_1.png", "mr_2.png"):
+        Image.fromarray(values).save(folder / name)
+    (folder / "x_3.png").write_bytes(b"no image")
+    return folder
+
+
+def row(id_, image, *texts, **more):
+    candidates = [{"text": text, "logprob": -0.1 * i} for i, text in enumerate(texts, start=1)]
+    fixed = {"question": "What is it?", "annotation": "liver", "task": "ROC", "modality": "ct"}
+    return {"id": id_, "image": image, **fixed, "candidates": candidates, **more}
+
+
+def select(rows, scorer, image_dir, **kwargs):
+    kwargs.setdefault("out_path", image_dir / "predictions.jsonl")
+    return select_rows(rows, scorer, lambda r: Image.open(image_dir / r["image"]), **kwargs)
+
+
+def test_ranks_follow_scores_and_ties_keep_their_order():
+    for scores in itertools.product([None, -1.0, 0.0, 2.0], repeat=4):
+        ranks = rank_scores(scores)
+        assert sorted(ranks) == [1, 2, 3, 4]
+        for i, j in itertools.combinations(range(4), 2):
+            a, b = scores[i], scores[j]
+            earlier_first = a is not None and (b is None or a >= b) or (a is None and b is None)
+            assert (ranks[i] < ranks[j]) == earlier_first
+
+
+def test_the_best_candidate_answers_and_all_are_kept(image_dir):
+    got = select([row("a", "ct_1.png", "spleen", "liver", "kidney")], WordScorer(), image_dir)
+    assert got == read_jsonl(image_dir / "predictions.jsonl")
+    (r,) = got
+    assert r["response"] == "liver" and r["scorer"] == "words" and r["annotation"] == "liver"
+    assert [(c["text"], c["score"], c["rank"], c["logprob"]) for c in r["candidates"]] == [
+        ("spleen", 102.0, 2, -0.1),
+        ("liver", 103.0, 1, -0.2),
+        ("kidney", 102.0, 3, pytest.approx(-0.3)),
+    ]
+
+
+def test_boxes_and_tags_are_not_scored(image_dir):
+    box = format_box((0, 0, 500, 1000))
+    texts = (f"<|object_ref_start|>liver<|object_ref_end|>{box}", f"liver {box}", f"{box}", "spleen")
+    scorer = WordScorer()
+    (r,) = select([row("a", "ct_1.png", *texts)], scorer, image_dir)
+    assert scorer.calls == [[((100, 50), ["liver", "spleen"])]]
+    assert [c["rank"] for c in r["candidates"]] == [1, 2, 4, 3]
+    assert r["candidates"][2]["score"] is None and r["response"] == texts[0]
+    (r,) = select([row("a", "ct_1.png", box, box)], scorer, image_dir)
+    assert r["response"] == box and [c["rank"] for c in r["candidates"]] == [1, 2] and "error" not in r
+
+
+def test_crop_scores_each_candidates_own_box(image_dir):
+    left, right = format_box((0, 0, 500, 999)), format_box((500, 0, 999, 999))
+    scorer = WordScorer()
+    rows = [row("a", "ct_1.png", f"liver {left}", f"spleen {right}", f"kidney {right}", "liver")]
+    (r,) = select(rows, scorer, image_dir, region="crop")
+    assert scorer.calls == [
+        [((50, 50), ["liver"]), ((50, 50), ["spleen", "kidney"]), ((100, 50), ["liver"])],
+    ]
+    assert [c["score"] for c in r["candidates"]] == [3.0, 202.0, 202.0, 103.0]
+    assert r["response"] == f"spleen {right}"
+    with pytest.raises(ValueError, match="'image' or 'crop'"):
+        select(rows, scorer, image_dir, region="box")
+
+
+def test_crops():
+    image = Image.new("RGB", (200, 100))
+    assert crop_box(image, Box(0, 0, 1000, 1000)).size == (200, 100)
+    assert crop_box(image, Box(500, 250, 750, 750)).size == (50, 50)
+    assert crop_box(image, Box(500, 500, 501, 501)).size == (1, 1)
+    assert crop_box(image, Box(-300, -300, 500, 500)).size == (100, 50)
+    assert crop_box(image, Box(500, 500, 500, 700)) is None
+    assert crop_box(image, Box(1100, 0, 1300, 500)) is None
+
+
+def test_rows_of_one_image_share_its_encoding(image_dir):
+    scorer = WordScorer()
+    rows = [row("a", "ct_1.png", "liver", "spleen"), row("b", "mr_2.png", "liver"), row("c", "ct_1.png", "kidney")]
+    got = select(rows, scorer, image_dir)
+    assert scorer.calls == [[((100, 50), ["liver", "spleen", "kidney"]), ((100, 50), ["liver"])]]
+    assert [r["response"] for r in got] == ["liver", "liver", "kidney"]
+
+
+def test_a_bad_row_loses_no_other(image_dir, caplog):
+    rows = [
+        row("broken", "x_3.png", "spleen", "liver"),
+        row("missing", "ct_9.png", "spleen"),
+        row("ungenerated", "ct_1.png", error="OSError: broken"),
+        row("odd", "ct_1.png", candidates="liver"),
+        row("textless", "ct_1.png", candidates=[{"score": 3}]),
+        {"id": "bare", "image": "ct_1.png"},
+        {"id": "imageless", "candidates": [{"text": "liver"}]},
+        row("good", "ct_1.png", "spleen", "liver"),
+    ]
+    got = {r["id"]: r for r in select(rows, WordScorer(), image_dir)}
+    assert list(got) == [r["id"] for r in rows]
+    assert got["good"]["response"] == "liver" and "error" not in got["good"]
+    assert got["broken"]["response"] == "spleen" and "cannot be read (UnidentifiedImageError" in got["broken"]["error"]
+    assert [c["score"] for c in got["broken"]["candidates"]] == [None, None]
+    assert "FileNotFoundError" in got["missing"]["error"]
+    assert got["ungenerated"]["error"] == "OSError: broken" and got["ungenerated"]["response"] == ""
+    assert "not a list of objects" in got["odd"]["error"] and got["odd"]["candidates"] == "liver"
+    assert "not a list of objects" in got["textless"]["error"]
+    assert got["bare"]["error"] == "There are no candidates."
+    assert "KeyError" in got["imageless"]["error"]
+    assert "7 of 8 rows have an error" in caplog.text
+
+    with pytest.raises(RuntimeError, match="None of the 2 rows could be ranked"):
+        select(rows[:2], WordScorer(), image_dir)
+
+
+class DyingScorer(WordScorer):
+    def score(self, images, texts_per_image):
+        if len(self.calls) == 2:
+            raise KeyboardInterrupt
+        return super().score(images, texts_per_image)
+
+
+def test_resumes_row_by_row(image_dir, tmp_path):
+    rows = [row(f"r{i}", "ct_1.png", "spleen", f"text {i}", "liver") for i in range(7)]
+    whole = select(rows, WordScorer(), image_dir, out_path=tmp_path / "whole.jsonl", batch_size=2)
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        select(rows, DyingScorer(), image_dir, out_path=out, batch_size=2)
+    (part,) = tmp_path.glob("out.jsonl.*.part")
+    assert len(read_jsonl(part)) == 4 and not out.exists()
+    part.write_text(part.read_text()[:-9])  # torn
+    rows[0] = row("r0", "ct_1.png", "kidney", "liver")  # generated anew since
+    scorer = WordScorer()
+    got = select(rows, scorer, image_dir, out_path=out, batch_size=2)
+    assert got[1:] == whole[1:] and got[0]["response"] == "liver"
+    assert [texts for call in scorer.calls for _, texts in call][0] == ["kidney", "liver", "spleen", "text 3"]
+    assert len(scorer.calls) == 3 and not list(tmp_path.glob("*.part"))
+
+
+def test_another_scorer_or_region_does_not_take_over_a_part(image_dir, tmp_path):
+    rows = [row(f"r{i}", "ct_1.png", "spleen", "liver") for i in range(7)]
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        select(rows, DyingScorer(), image_dir, out_path=out, batch_size=2)
+    scorer = WordScorer()
+    select(rows, scorer, image_dir, out_path=out, batch_size=2, region="crop")
+    assert len(scorer.calls) == 4 and not list(tmp_path.glob("*.part"))
+
+
+def test_logprob_needs_no_images(tmp_path, image_dir):
+    rows = [row("a", "x_3.png", "liver", "spleen"), row("b", "ct_9.png", "spleen", "liver")]
+    rows[1]["candidates"][1]["logprob"] = -0.01
+    rows.append(row("c", "ct_1.png", candidates=[{"text": "liver", "logprob": None}]))
+    got = select(rows, load_scorer("logprob"), image_dir)
+    assert [r["response"] for r in got] == ["liver", "liver", "liver"]
+    assert {r["scorer"] for r in got} == {"logprob (not CLIP)"}
+    assert "no stored `logprob`" in got[2]["error"] and "error" not in got[0]
+
+
+def test_rerank_ranks_stored_candidates_again(image_dir, tmp_path, clip_folder):
+    rows = [row("a", "ct_1.png", "spleen", "liver"), row("b", "x_3.png", "liver")]
+    first = tmp_path / "predictions.jsonl"
+    before = select(rows, WordScorer(), image_dir, out_path=first)
+    Image.new("RGB", (10, 10)).save(image_dir / "x_3.png")  # mended since
+
+    clip = load_scorer(str(clip_folder))
+    got = rerank(first, clip, tmp_path / "again.jsonl", image_dir)
+    image = Image.open(image_dir / "ct_1.png")
+    scores = clip.score([image], [["spleen", "liver"]])[0]
+    assert [c["score"] for c in got[0]["candidates"]] == pytest.approx(scores, abs=1e-4)
+    assert got[0]["response"] == ("spleen", "liver")[int(np.argmax(scores))]
+    assert {r["scorer"] for r in got} == {clip.short_name} and not any("error" in r for r in got)
+    assert rerank(tmp_path / "again.jsonl", WordScorer(), tmp_path / "back.jsonl", image_dir)[0] == before[0]
+    assert rerank(first, WordScorer(), first, image_dir)[0] == before[0]  # in place
+
+    write_jsonl(tmp_path / "plain.jsonl", [{"id": "a", "response": "liver"}])
+    with pytest.raises(ValueError, match="stores no candidates"):
+        rerank(tmp_path / "plain.jsonl", clip, tmp_path / "x.jsonl", image_dir)
+    with pytest.raises(FileNotFoundError, match="no predictions file"):
+        rerank(tmp_path / "nothing.jsonl", clip, tmp_path / "x.jsonl", image_dir)
