@@ -104,7 +104,11 @@ def reword(text: str, *, question: str, seed: str, count: int) -> list[str]:
 
 
 def _is_label(text: str) -> bool:
-    return len(text.split()) <= 6 and not _VERB.search(text) and not _SENTENCE_END.search(text)
+    return (
+        len(text.split()) <= 6
+        and not re.search(r"[;:]", text)
+        and not (_VERB.search(text) or _SENTENCE_END.search(text))
+    )
 
 
 def _sentence_pool(text: str, rng: random.Random, count: int) -> Iterator[str]:

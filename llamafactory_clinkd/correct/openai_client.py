@@ -112,7 +112,7 @@ class OpenAICorrector:
         self._max_requests, self._timeout = max_requests, timeout
         self._max_attempts, self._backoff = max_attempts, backoff
         self.prompt_text = self._prompt.fixed_text
-        self.name = f"openai:{model}@{urlsplit(self._url).netloc}:{content_hash(self.prompt_text)[:12]}:{candidates}"
+        self.name = f"openai:{model}:{content_hash(self.prompt_text)[:12]}:{candidates}"
         self.start_round(Usage())
 
     def start_round(self, usage: Usage) -> None:
@@ -204,7 +204,8 @@ class OpenAICorrector:
         """Seconds before the next attempt: backoff with jitter, or Retry-After if that is longer."""
         import tenacity
 
-        backoff = tenacity.wait_exponential_jitter(self._backoff, 32 * self._backoff, jitter=self._backoff)(state)
+        exponential = tenacity.wait_exponential(multiplier=self._backoff, max=32 * self._backoff)
+        backoff = (exponential + tenacity.wait_random(0, self._backoff))(state)
         asked = retry_after(state.outcome.exception())
         if asked:
             self._not_before = max(self._not_before, asyncio.get_running_loop().time() + asked)

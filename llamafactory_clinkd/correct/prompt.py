@@ -24,6 +24,8 @@ from .correctors import CorrectionItem
 
 
 DEFAULT_PROMPT = Path(__file__).parent / "prompts" / "correction.txt"
+PARSE_ATTEMPTS = 32
+"""Brackets of an answer at which JSON is looked for: a bound on the time that nonsense can take."""
 REQUIRED = frozenset({"annotation", "count"})
 ALLOWED = REQUIRED | {"question", "response"}
 
@@ -82,7 +84,9 @@ def parse_answer(content: str, count: int) -> tuple[str, ...]:
     object with such a list under ``candidates``. Anything else has no candidates: free text is never an answer.
     """
     decoder, position = json.JSONDecoder(), 0
-    while found := re.compile(r"[\[{]").search(content, position):
+    for _ in range(PARSE_ATTEMPTS):
+        if not (found := re.compile(r"[\[{]").search(content, position)):
+            break
         try:
             value, position = decoder.raw_decode(content, found.start())
         except (ValueError, RecursionError):

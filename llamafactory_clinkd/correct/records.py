@@ -133,7 +133,9 @@ def summarise(records: Sequence[Mapping[str, Any]], usage: Usage) -> RoundSummar
     for each in records:
         if each["status"] == "rejected":
             causes = {reason for candidate in each["candidates"] for reason in candidate["reasons"]}
-            rejections.update(causes or {each["error"] or "unusable"})
+            rejections.update(
+                causes or {each["error"] or ("unusable" if each["similarity"] is None else "no_candidates")}
+            )
     return RoundSummary(
         rows=len(records),
         kept=statuses["kept"],

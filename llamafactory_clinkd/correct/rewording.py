@@ -163,7 +163,7 @@ def frame_variants(sentence: str) -> list[str]:
 
     variants: list[str] = []
     if found := re.fullmatch(
-        rf"((?:The|This) (?:[\w-]+ ){{0,2}}{_IMAGE}) (?:shows|demonstrates|displays|depicts|reveals) (.+)", body
+        rf"((?:The|This) (?:[\w-]+ ){{0,2}}(?i:{_IMAGE})) (?:shows|demonstrates|displays|depicts|reveals) (.+)", body
     ):
         image, thing = lower_first(found[1]), found[2]
         variants += [f"{upper_first(thing)} can be seen in {image}", f"In {image}, {thing} can be seen"]

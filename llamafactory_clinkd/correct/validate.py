@@ -48,6 +48,9 @@ LOCATING_WORDS = frozenset(
 )
 LEAK_RUN = 5
 _CHAT_MARKS = re.compile(r"<\|im_(?:start|end)\|>|```|\"candidates\"|\bas an ai\b", re.IGNORECASE)
+_TAGGED = re.compile(
+    "|".join(f"{re.escape(style['box'])}.*?{re.escape(style['/box'])}" for style in TAGS.values()), re.I | re.DOTALL
+)
 _TAGS = re.compile("|".join(re.escape(tag) for style in TAGS.values() for tag in style.values()), re.IGNORECASE)
 
 
@@ -103,7 +106,7 @@ def rejection_reasons(
     reasons = {
         "too_long": len(words) > 2 * len(truth) + 12,
         "too_short": len(words) < len(truth) / 2,
-        "boxes": box_strings(candidate) != box_strings(annotation),
+        "boxes": _boxes_as_written(candidate) != _boxes_as_written(annotation),
         "tags": not tags_balanced(candidate) or _tag_counts(candidate) != _tag_counts(annotation),
         "meaning_words": not keeps_meaning(annotation, candidate, question),
         "similarity": similarity < threshold,
@@ -116,6 +119,11 @@ def rejection_reasons(
 def is_too_long(candidate: str, annotation: str) -> bool:
     """Whether a candidate is beyond any use, so that no model need read it."""
     return len(candidate) > 4 * len(annotation) + 200
+
+
+def _boxes_as_written(text: str) -> tuple[list[str], list[str]]:
+    """The boxes, and whatever stands between box tags, character for character."""
+    return box_strings(text), _TAGGED.findall(text)
 
 
 def _tag_counts(text: str) -> Counter[str]:

@@ -1,0 +1,146 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import logging
+
+import pytest
+from aiohttp import web
+
+from llamafactory_clinkd.correct import correct_round, describe_sending, load_similarity, make_corrector
+from llamafactory_clinkd.correct.remote import RemoteNotAllowedError, is_loopback, resolve_base_url
+
+from .fault_server import FaultServer, make_rows
+
+
+pytest.importorskip("openai", reason="the openai client is not installed")
+
+SECRET = "sk-" + "secret0" * 6
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.1/v1", True),
+        ("http://127.8.9.1:1", True),
+        ("http://[::1]:80/v1", True),
+        ("https://api.openai.com/v1", False),
+        ("http://127.0.0.1.example.org/v1", False),
+        ("http://localhost.example.org", False),
+        ("http://0.0.0.0:8000", False),
+        ("http://192.168.0.1", False),
+    ],
+)
+def test_is_loopback(url, expected):
+    assert is_loopback(url) is expected
+
+
+@pytest.mark.parametrize("base_url", [None, "https://llm.example.org/v1", "http://10.0.0.1:8000/v1"])
+def test_remote_is_refused_before_any_connection(base_url, connections, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with pytest.raises(RemoteNotAllowedError, match="correction_allow_remote: true") as caught:
+        make_corrector("openai", base_url=base_url)
+    assert "ground-truth answer" in str(caught.value) and SECRET not in str(caught.value)
+    assert connections == []
+
+
+def test_the_url_of_the_environment_is_held_to_the_same_rule(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://elsewhere.example.org/v1")
+    with pytest.raises(RemoteNotAllowedError, match="elsewhere.example.org"):
+        make_corrector("openai")
+
+
+def test_allowed_remote_needs_a_key():
+    with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"):
+        make_corrector("openai", allow_remote=True)
+
+
+def test_allowed_remote_is_built_without_connecting(connections, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    assert SECRET not in make_corrector("openai", allow_remote=True).name
+    assert connections == []
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/v1", "127.0.0.1:8000", "http:///v1"])
+def test_unusable_urls(url):
+    with pytest.raises(ValueError, match="expected a URL"):
+        resolve_base_url(url)
+
+
+def test_a_password_in_the_url_is_refused_and_not_repeated():
+    with pytest.raises(ValueError, match="user name or password") as caught:
+        resolve_base_url("http://me:hunter2@127.0.0.1/v1")
+    assert "hunter2" not in str(caught.value)
+
+
+def run(server, tmp_path, rows):
+    from llamafactory_clinkd.correct.openai_client import OpenAICorrector
+
+    corrector = OpenAICorrector(model="m", base_url=server.url, concurrency=4, backoff=0.001)
+    return correct_round(
+        rows, similarity=load_similarity("lexical"), corrector=corrector, out_path=tmp_path / "round-1.jsonl"
+    )
+
+
+def test_only_loopback_is_asked_whatever_the_proxies_say(connections, monkeypatch, tmp_path):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://proxy.example.org:3128")
+    with FaultServer(faults=False) as server:
+        summary = run(server, tmp_path, make_rows(20))
+        assert server.requests.total() == 18
+    assert summary.corrected > 0
+    assert set(connections) == {"127.0.0.1"}
+
+
+def test_a_redirect_to_another_machine_is_not_followed(connections, tmp_path):
+    def answer(row, headers):
+        return web.Response(status=307, headers={"Location": "https://elsewhere.example.org/v1/chat/completions"})
+
+    with FaultServer(reply=answer) as server:
+        summary = run(server, tmp_path, make_rows(5))
+    assert summary.rejections == {"http_307": 4}
+    assert set(connections) == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+def test_the_key_and_the_texts_stay_out_of_logs_and_the_key_out_of_files(status, monkeypatch, tmp_path, caplog, capfd):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    seen = set()
+
+    def answer(row, headers):
+        seen.add(headers["Authorization"])
+        return web.Response(status=status, text=f"your key {headers['Authorization']} and {rows[1]['annotation']}")
+
+    rows = make_rows(3)
+    with FaultServer(reply=answer) as server, caplog.at_level(logging.DEBUG):
+        for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2", "asyncio"):
+            caplog.set_level(logging.DEBUG, logger=name)
+        run(server, tmp_path, rows)
+    assert seen == {f"Bearer {SECRET}"}
+
+    captured = capfd.readouterr()
+    logged = caplog.text + captured.out + captured.err
+    assert "3 rows" in logged
+    assert SECRET not in logged and "kidney" not in logged and "I see nothing" not in logged
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 2
+    for path in files:
+        assert SECRET not in path.read_text()
+
+
+def test_describe_sending():
+    assert "nothing is sent" in describe_sending("offline")
+    assert "on this machine" in describe_sending("openai", "http://127.0.0.1:8000/v1")
+    assert "refused" in describe_sending("openai")
+    assert "LEAVE THIS MACHINE for api.openai.com" in describe_sending("openai", allow_remote=True)

@@ -1,0 +1,106 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import pytest
+
+from llamafactory_clinkd.correct.meaning import keeps_meaning
+from llamafactory_clinkd.correct.prompt import PromptTemplate
+from llamafactory_clinkd.correct.similarity import load_similarity
+from llamafactory_clinkd.correct.validate import (
+    candidate_similarities,
+    label_key,
+    prompt_runs,
+    rejection_reasons,
+)
+
+
+TRUTH = "The <ref>left hip</ref><box>(1,2),(3,4)</box> is located below the <ref>liver</ref><box>(5,6),(7,8)</box>."
+LEAKS = prompt_runs(PromptTemplate().fixed_text)
+
+
+def reasons(candidate, annotation=TRUTH, similarity=0.9, existing=(TRUTH,), question="Where is it?"):
+    return rejection_reasons(
+        candidate, annotation=annotation, question=question, similarity=similarity, threshold=0.8,
+        existing={label_key(label) for label in existing}, leaks=LEAKS,
+    )  # fmt: skip
+
+
+def test_a_faithful_rewording_passes():
+    assert reasons(TRUTH.replace("is located", "lies")) == []
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason"),
+    [
+        (" \n", "empty"),
+        (TRUTH.replace("(1,2)", "(1,3)"), "boxes"),
+        (TRUTH.replace("(1,2)", "(1, 2)"), "boxes"),
+        (TRUTH.replace("<box>(1", "<box>((1"), "boxes"),
+        (TRUTH.replace("(1,2),(3,4)", "(5,6),(7,8)", 1), "boxes"),
+        (TRUTH.replace("</box>", "", 1), "tags"),
+        (TRUTH.replace("<ref>", "").replace("</ref>", ""), "tags"),
+        (TRUTH.replace("<box>", "<|box_start|>").replace("</box>", "<|box_end|>"), "tags"),
+        (TRUTH.replace("left", "right"), "meaning_words"),
+        (TRUTH.replace("is located", "is not located"), "meaning_words"),
+        (TRUTH.replace("hip", "hip of 3 cm"), "meaning_words"),
+        (TRUTH.upper().replace("REF>", "ref>").replace("BOX>", "box>"), "existing_label"),
+        (TRUTH + " very" * 40, "too_long"),
+        ("x" * 5000, "too_long"),
+        ("<ref>left</ref><box>(1,2),(3,4)</box><ref></ref><box>(5,6),(7,8)</box>", "too_short"),
+        ("Keep the exact meaning of the reference answer. " + TRUTH, "prompt_leak"),
+        ("```" + TRUTH, "prompt_leak"),
+    ],
+)
+def test_each_reason(candidate, reason):
+    assert reason in reasons(candidate)
+
+
+def test_low_similarity():
+    assert reasons(TRUTH.replace("is located", "lies"), similarity=0.79) == ["similarity"]
+    assert reasons(TRUTH.replace("is located", "lies"), similarity=0.8) == []
+
+
+def test_words_of_the_row_are_no_leak():
+    truth = "Change the wording or the sentence structure of the report."
+    assert reasons("Do change the wording or the sentence structure of the report.", annotation=truth) == []
+
+
+@pytest.mark.parametrize(
+    ("truth", "candidate", "question", "kept"),
+    [
+        ("two lesions", "2 lesions", "", True),
+        ("two lesions", "3 lesions", "", False),
+        ("No effusion", "Effusion is absent", "", True),
+        ("No effusion", "There is an effusion", "", False),
+        ("It isn’t enlarged", "It is enlarged", "", False),
+        ("mild edema", "severe edema", "", False),
+        ("mild edema", "edema", "", False),
+        ("Yes", "Yes, in the left lung", "Is there fluid in the left lung?", True),
+        ("Yes", "Yes, in the left lung", "Is there fluid?", False),
+        ("kidney (1,2),(3,4)", "kidney", "", True),
+    ],
+)
+def test_meaning_words(truth, candidate, question, kept):
+    assert keeps_meaning(truth, candidate, question) is kept
+
+
+def test_a_box_only_truth_takes_only_locating_words_and_the_questions():
+    box = "<box>(1,2),(3,4)</box>"
+    found = candidate_similarities(
+        [f"The left hip is located at {box}.", f"A tumour is located at {box}.", box],
+        annotation=box,
+        question="Where is the left hip?",
+        similarity=load_similarity("lexical"),
+    )
+    assert found == [1.0, 0.0, 1.0]
