@@ -1,0 +1,34 @@
+# `make demo` and `make test` set up a fresh machine by themselves (Python 3.11 or newer, its venv module; Java for METEOR).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+QUICK ?=
+
+.PHONY: setup demo test lint bench clean
+
+# The stamp makes the second call a matter of seconds: it is older than setup.cfg only after a change of requirements.
+$(VENV)/.ready: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=69"
+	$(BIN)/python -m pip install --quiet torch torchvision
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+setup: $(VENV)/.ready
+
+demo: setup
+	$(BIN)/clinkd demo --directory runs/demo$(if $(QUICK),-quick) $(if $(QUICK),--quick)
+
+test: setup
+	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: setup
+	for script in benchmarks/*.py; do case $$script in */memory.py) ;; *) $(BIN)/python $$script ;; esac || exit 1; done
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,266 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The YAML keys of ClinKD: one dataclass with help, ranges and conflicts, in LLaMA-Factory's style.
+
+``ClinkdArguments`` is mixed into LLaMA-Factory's ``FinetuningArguments`` by :mod:`llamafactory_clinkd.attach`, so each
+field is a recipe key and a ``llamafactory-cli train`` option. Every message names the key, the value found, what is
+allowed, and the fix. Neither torch nor LLaMA-Factory is imported here.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from .arguments_checks import bad_value, require_choice, require_range, split_list
+
+
+PHASES = ("pseudo_label", "distill", "correct", "predict", "evaluate")
+TRAINING_PHASES = ("distill", "correct")
+BIOMED_CLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
+
+
+@dataclass
+class ClinkdArguments:
+    r"""Arguments pertaining to ClinKD."""
+
+    use_clinkd: bool = field(
+        default=False,
+        metadata={"help": "Whether or not to run ClinKD's procedure. Every other key of this group needs it."},
+    )
+    clinkd_phases: str = field(
+        default=",".join(PHASES),
+        metadata={"help": f"The phases to run, any subset of {', '.join(PHASES)}, in this order. Use commas."},
+    )
+    rope_variant: Literal["mrope", "mcg", "mcg_released", "rope_2d", "rope_mixed"] = field(
+        default="mcg",
+        metadata={
+            "help": "Rotary positions of the student: mrope (stock), mcg (the paper's Eq. 4), mcg_released (the "
+            "authors' code), rope_2d (Eq. 7-11 without the shift), rope_mixed (learnable frequencies in vision)."
+        },
+    )
+    teacher_rope_variant: Literal["mrope", "mcg", "mcg_released", "rope_2d", "rope_mixed"] = field(
+        default="mrope",
+        metadata={
+            "help": "Rotary positions of the teacher; a teacher saved with its own clinkd_config.json keeps those."
+        },
+    )
+    mcg_alpha_h: int = field(default=1, metadata={"help": "MCG-RoPE's interval between image rows (Eq. 2), >= 1."})
+    mcg_alpha_w: int = field(default=1, metadata={"help": "MCG-RoPE's interval between image columns (Eq. 2), >= 1."})
+    mcg_gap: int = field(
+        default=2,
+        metadata={"help": "Gap at each text/image boundary, only for rope_variant mcg_released; 1 is stock."},
+    )
+    rope_sections: str | None = field(
+        default=None,
+        metadata={"help": "Rotary frequency pairs for time, height, width, e.g. 0,32,32. Default: the model's own."},
+    )
+    image_square: bool = field(
+        default=True,
+        metadata={"help": "Whether or not to resample images to width = height (section 4.3 of the paper)."},
+    )
+    kd_method: Literal["pseudo_kd", "vkd", "none"] = field(
+        default="pseudo_kd",
+        metadata={
+            "help": "Distillation loss: pseudo_kd (Eq. 12-16), vkd (orthogonal feature projection), none (CE only)."
+        },
+    )
+    kd_alpha: float = field(default=0.5, metadata={"help": "Weight of the distillation term in Eq. 16, >= 0."})
+    kd_temperature: float = field(default=0.5, metadata={"help": "Temperature T of Eq. 13-15, > 0."})
+    kd_temperature_squared: bool = field(
+        default=True, metadata={"help": "Whether or not to multiply the KL divergence by T^2 as in Eq. 13."}
+    )
+    kd_noise_std: float = field(
+        default=0.0, metadata={"help": "Standard deviation of the Gaussian noise on the logits in Eq. 14, >= 0."}
+    )
+    kd_epochs: float = field(default=2.0, metadata={"help": "Epochs of the distill phase, > 0."})
+    kd_cache: Literal["off", "hidden"] = field(
+        default="off",
+        metadata={"help": "hidden: keep the teacher's final hidden states on disk and run its trunk once only."},
+    )
+    pseudo_label_samples: int = field(
+        default=30000,
+        metadata={"help": "Rows that the teacher labels and the student is distilled on: a seeded random subset."},
+    )
+    pseudo_label_target: Literal["ground_truth", "pseudo_label"] = field(
+        default="ground_truth",
+        metadata={
+            "help": "What the cross-entropy of the distill phase learns: ground_truth (Eq. 12) or pseudo_label."
+        },
+    )
+    correction_rounds: int = field(
+        default=2, metadata={"help": "Rounds (epochs) of supervised fine-tuning in the correct phase, >= 1."}
+    )
+    correction_threshold: float = field(
+        default=0.8,
+        metadata={"help": "Answers whose similarity to the ground truth is below it are corrected, 0 to 1."},
+    )
+    correction_iou: float = field(
+        default=0.5, metadata={"help": "A grounding whose IoU with the ground truth is below it is wrong, 0 to 1."}
+    )
+    correction_outputs: Literal["generate", "forward"] = field(
+        default="generate",
+        metadata={"help": "What is judged: generate (answers), or forward (argmax of the training logits, free)."},
+    )
+    correction_similarity: Literal["sentence", "clip", "lexical"] = field(
+        default="sentence", metadata={"help": "Text similarity: sentence (sentence-transformers), clip or lexical."}
+    )
+    correction_similarity_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name or path of the similarity model. Default for sentence: all-MiniLM-L6-v2 from its package."
+        },
+    )
+    corrector: Literal["offline", "openai"] = field(
+        default="offline",
+        metadata={"help": "Who rewrites: offline (rules, no network) or openai (any OpenAI-compatible server)."},
+    )
+    correction_model: str = field(
+        default="gpt-4o", metadata={"help": "Model name that the openai corrector asks for."}
+    )
+    correction_base_url: str | None = field(
+        default=None, metadata={"help": "Base URL of the OpenAI-compatible server. The key comes from OPENAI_API_KEY."}
+    )
+    correction_candidates: int = field(default=3, metadata={"help": "Rewordings asked for each answer, >= 1."})
+    correction_concurrency: int = field(default=16, metadata={"help": "Requests in flight at once, >= 1."})
+    correction_max_samples: int | None = field(
+        default=None, metadata={"help": "Judge a seeded subset of this many rows a round. Default: all rows."}
+    )
+    correction_max_requests: int | None = field(
+        default=None,
+        metadata={"help": "Budget of requests a round; further rows keep the ground truth. Default: none."},
+    )
+    correction_prompt: str | None = field(
+        default=None, metadata={"help": "Path of a prompt template that replaces the built-in one."}
+    )
+    correction_allow_remote: bool = field(
+        default=False,
+        metadata={"help": "Whether or not medical text may be sent to a server that is not on this machine."},
+    )
+    sasg_candidates: int = field(default=3, metadata={"help": "Answers generated for each question, >= 1."})
+    sasg_mode: Literal["beam", "sample"] = field(
+        default="beam", metadata={"help": "How candidates are made: beam (section 4.3) or sample (seeded)."}
+    )
+    sasg_scorer: str = field(
+        default=BIOMED_CLIP,
+        metadata={
+            "help": "open_clip model that ranks the candidates: a name, name@pretrained, hf-hub:..., or a local "
+            "folder. logprob ranks by the model's own log-probability instead."
+        },
+    )
+    sasg_region: Literal["image", "crop"] = field(
+        default="image", metadata={"help": "What is scored against the text: the image, or the candidate's own box."}
+    )
+
+    def check_clinkd(self) -> None:
+        """Normalises and validates this group.
+
+        Raises:
+            ValueError: If a key is set without ``use_clinkd``, out of range, or in conflict with another key.
+        """
+        if not self.use_clinkd:
+            self._reject_keys_without_switch()
+            return
+
+        self.clinkd_phases = self._parse_phases()
+        if self.kd_cache is False:  # YAML 1.1 reads a bare `off` as a boolean
+            self.kd_cache = "off"
+        self.rope_sections = self._parse_sections()
+        for item in fields(ClinkdArguments):
+            require_choice(item, getattr(self, item.name))
+
+        for key in ("mcg_alpha_h", "mcg_alpha_w", "mcg_gap", "pseudo_label_samples", "correction_rounds"):
+            require_range(key, getattr(self, key), minimum=1, integer=True)
+        for key in ("correction_candidates", "correction_concurrency", "sasg_candidates"):
+            require_range(key, getattr(self, key), minimum=1, integer=True)
+        for key in ("correction_max_samples", "correction_max_requests"):
+            if getattr(self, key) is not None:
+                require_range(key, getattr(self, key), minimum=1, integer=True)
+        for key in ("kd_alpha", "kd_noise_std"):
+            require_range(key, getattr(self, key), minimum=0.0)
+        for key in ("kd_temperature", "kd_epochs"):
+            require_range(key, getattr(self, key), minimum=0.0, open_minimum=True)
+        for key in ("correction_threshold", "correction_iou"):
+            require_range(key, getattr(self, key), minimum=0.0, maximum=1.0)
+
+        self._check_conflicts()
+
+    def clinkd_dict(self) -> dict[str, Any]:
+        """The keys of this group as a plain dictionary."""
+        return {item.name: getattr(self, item.name) for item in fields(ClinkdArguments)}
+
+    def _reject_keys_without_switch(self) -> None:
+        for item in fields(ClinkdArguments):
+            value = getattr(self, item.name)
+            if item.name != "use_clinkd" and value != item.default:
+                raise ValueError(
+                    f"`{item.name}: {value}` is a ClinKD key, but `use_clinkd` is false. "
+                    f"Set `use_clinkd: true`, or remove `{item.name}`."
+                )
+
+    def _parse_phases(self) -> list[str]:
+        phases = split_list(self.clinkd_phases)
+        unknown = [phase for phase in phases if phase not in PHASES]
+        if unknown or not phases:
+            raise bad_value("clinkd_phases", phases, f"a non-empty subset of {', '.join(PHASES)}", "correct the names")
+        if phases != [phase for phase in PHASES if phase in phases]:
+            in_order = ", ".join(phase for phase in PHASES if phase in phases)
+            raise bad_value("clinkd_phases", phases, f"each phase once, in the order {', '.join(PHASES)}", in_order)
+        return phases
+
+    def _parse_sections(self) -> list[int] | None:
+        if self.rope_sections is None:
+            return None
+        try:
+            sections = [int(part) for part in split_list(self.rope_sections)]
+        except ValueError as error:
+            raise bad_value("rope_sections", self.rope_sections, "three integers", "0,32,32") from error
+        if len(sections) != 3 or min(sections) < 0 or sum(sections) == 0:
+            raise bad_value("rope_sections", sections, "three integers >= 0 (time, height, width)", "0,32,32")
+        return sections
+
+    def _check_conflicts(self) -> None:
+        distils = "distill" in self.clinkd_phases and self.kd_method != "none"
+        teacher = getattr(self, "ref_model", None) or getattr(self, "ref_model_adapters", None)
+        if (distils or "pseudo_label" in self.clinkd_phases) and not teacher:
+            raise ValueError(
+                f"`ref_model` is missing: the phases {self.clinkd_phases} with `kd_method: {self.kd_method}` need a "
+                "teacher. Set `ref_model` (and `ref_model_adapters`, `ref_model_quantization_bit`) to its name or "
+                "path, or take pseudo_label and distill out of `clinkd_phases`."
+            )
+        if self.pseudo_label_target == "pseudo_label" and "pseudo_label" not in self.clinkd_phases:
+            raise ValueError(
+                "`pseudo_label_target: pseudo_label` needs the teacher's answers, but `clinkd_phases` is "
+                f"{self.clinkd_phases}. Add pseudo_label to it, or set `pseudo_label_target: ground_truth`."
+            )
+        if self.kd_method == "pseudo_kd" and distils and self.kd_alpha == 0 and self.kd_noise_std > 0:
+            raise ValueError("`kd_noise_std` has no effect with `kd_alpha: 0`. Raise `kd_alpha` or remove the noise.")
+        if self.rope_variant != "mcg" and (self.mcg_alpha_h, self.mcg_alpha_w) != (1, 1):
+            raise ValueError(
+                f"`mcg_alpha_h: {self.mcg_alpha_h}` and `mcg_alpha_w: {self.mcg_alpha_w}` apply to `rope_variant: "
+                f"mcg` only, found `rope_variant: {self.rope_variant}`. Change one of them."
+            )
+        if self.rope_variant != "mcg_released" and self.mcg_gap != 2:
+            raise ValueError(
+                f"`mcg_gap: {self.mcg_gap}` applies to `rope_variant: mcg_released` only, found "
+                f"`rope_variant: {self.rope_variant}`. Change one of them."
+            )
+        if math.isinf(self.kd_alpha) or math.isinf(self.kd_temperature):
+            raise ValueError("`kd_alpha` and `kd_temperature` must be finite.")
+        for switch in ("use_mca", "use_hyper_parallel", "use_dft_loss", "use_asft_loss", "use_eaft_loss"):
+            if getattr(self, switch, False):
+                raise ValueError(f"`{switch}: true` replaces the loss or engine that ClinKD extends. Set one of them.")
+        stage = getattr(self, "stage", "sft")
+        if stage != "sft":
+            raise bad_value("stage", stage, "sft with `use_clinkd: true`", "set `stage: sft`")

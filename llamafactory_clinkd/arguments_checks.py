@@ -1,0 +1,68 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Checks of one key's value, with messages that name key, value, what is allowed, and the fix."""
+
+import math
+from dataclasses import Field
+from typing import Any, Literal, get_args, get_origin
+
+
+def bad_value(key: str, value: Any, allowed: str, fix: str) -> ValueError:
+    """The error for a value that is not allowed."""
+    return ValueError(f"`{key}: {value}` is not allowed. Expected {allowed}. Fix: {fix}.")
+
+
+def split_list(value: str | list[Any] | tuple[Any, ...]) -> list[Any]:
+    """Splits ``"a, b"`` as LLaMA-Factory does; a YAML list passes through."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.strip("[] ").split(",") if part.strip()]
+    return list(value)
+
+
+def require_choice(item: Field, value: Any) -> None:
+    """Checks a ``Literal`` field.
+
+    Raises:
+        ValueError: If ``value`` is not among the choices.
+    """
+    if get_origin(item.type) is Literal and value not in get_args(item.type):
+        choices = get_args(item.type)
+        raise bad_value(item.name, value, f"one of {', '.join(choices)}", f"choose one, e.g. {choices[0]}")
+
+
+def require_range(
+    key: str,
+    value: Any,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    open_minimum: bool = False,
+    integer: bool = False,
+) -> None:
+    """Checks that a number lies in ``[minimum, maximum]`` (``(minimum, ...`` if ``open_minimum``).
+
+    Raises:
+        ValueError: If it is not a number, not an integer where one is needed, or out of range.
+    """
+    kind = "an integer" if integer else "a number"
+    low = "" if minimum is None else f" {'>' if open_minimum else '>='} {minimum:g}"
+    high = "" if maximum is None else f" and <= {maximum:g}"
+    allowed = f"{kind}{low}{high}"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    if not is_number or (integer and value != int(value)):
+        raise bad_value(key, value, allowed, "write a plain number")
+    too_low = minimum is not None and (value <= minimum if open_minimum else value < minimum)
+    if too_low or (maximum is not None and value > maximum):
+        raise bad_value(key, value, allowed, "choose a value in that range")

@@ -1,0 +1,174 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The table of seams: LLaMA-Factory module -> what is replaced in it.
+
+Each hook patches the *consumer's* name, because LLaMA-Factory imports with ``from x import y``. The heavy parts of
+this plugin are imported when a wrapper is called for a recipe with ``use_clinkd: true``, never while hooking.
+"""
+
+import functools
+import sys
+from types import ModuleType
+
+from .registry import REGISTRY
+from .versions import UnsupportedVersionError, require_supported_versions
+
+
+def hook_parser(parser: ModuleType) -> None:
+    """Adds the ClinKD keys to every parser that has fine-tuning arguments, and makes a ClinKD run resumable."""
+    try:
+        require_supported_versions()
+    except UnsupportedVersionError as error:
+        _refuse_clinkd_keys(parser, error)
+        raise
+
+    from .recipe_arguments import extend_finetuning_arguments
+
+    stock = parser.FinetuningArguments
+    extended = extend_finetuning_arguments(stock)
+    for name in ("_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_TRAIN_MCA_ARGS"):
+        REGISTRY.replace_items(getattr(parser, name, []), stock, extended)
+
+    find_checkpoint = parser.get_last_checkpoint
+
+    @functools.wraps(find_checkpoint)
+    def get_last_checkpoint(folder: str) -> str | None:
+        from .recipe_arguments import resumable_folder
+
+        return find_checkpoint(folder) or resumable_folder(folder)
+
+    REGISTRY.replace(parser, "get_last_checkpoint", get_last_checkpoint)
+
+
+def _refuse_clinkd_keys(parser: ModuleType, error: Exception) -> None:
+    """On an unsupported version, training stays stock and only a recipe that asks for ClinKD fails."""
+    parse = parser._parse_args
+
+    @functools.wraps(parse)
+    def _parse_args(argument_parser, args=None, *rest, **kwargs):
+        args = parser.read_args(args)
+        named = args.get("use_clinkd") if isinstance(args, dict) else any("use_clinkd" in str(arg) for arg in args)
+        if named:
+            raise error
+        return parse(argument_parser, args, *rest, **kwargs)
+
+    REGISTRY.replace(parser, "_parse_args", _parse_args)
+
+
+def hook_sft_workflow(workflow: ModuleType) -> None:
+    """Runs ClinKD's phases instead of a single SFT run when the recipe asks for them."""
+    require_supported_versions()
+    stock = workflow.run_sft
+
+    @functools.wraps(stock)
+    def run_sft(model_args, data_args, training_args, finetuning_args, generating_args, callbacks=None):
+        if not REGISTRY.attached or not getattr(finetuning_args, "use_clinkd", False):
+            return stock(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
+
+        REGISTRY.raise_kept_error()
+        from ..procedure import run_procedure
+        from .workflow import RecipeArguments, StockWorkflow
+
+        arguments = RecipeArguments(model_args, data_args, training_args, finetuning_args, generating_args)
+        return run_procedure(StockWorkflow(workflow, stock), arguments, callbacks or [])
+
+    REGISTRY.replace(workflow, "run_sft", run_sft)
+    for name in ("llamafactory.train.sft", "llamafactory.train.tuner"):
+        consumer = sys.modules.get(name)
+        if consumer is not None and consumer.__dict__.get("run_sft") is stock:  # attached after they were imported
+            REGISTRY.replace(consumer, "run_sft", run_sft)
+
+
+def hook_export(tuner: ModuleType) -> None:
+    """Makes ``llamafactory-cli export`` carry the rotary positions that a model was trained with."""
+    require_supported_versions()
+    stock = tuner.load_model
+
+    @functools.wraps(stock)
+    def load_model(tokenizer, model_args, finetuning_args, is_trainable=False, add_valuehead=False):
+        model = stock(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
+        if not REGISTRY.attached:
+            return model
+        from ..positions_of_run import apply_saved_positions
+
+        return apply_saved_positions(model, model_args, finetuning_args)
+
+    REGISTRY.replace(tuner, "load_model", load_model)
+
+
+def hook_chat_engine(engine: ModuleType) -> None:
+    """Gives a model loaded for chat or API the positions and the square images that it was trained with."""
+    require_supported_versions()
+    stock = engine.HuggingfaceEngine.__init__
+
+    @functools.wraps(stock)
+    def __init__(self, model_args, data_args, finetuning_args, generating_args):
+        stock(self, model_args, data_args, finetuning_args, generating_args)
+        if not REGISTRY.attached:
+            return
+        from ..positions_of_run import apply_saved_positions, settings_of_run
+        from .workflow import squared_template
+
+        settings = settings_of_run(model_args, finetuning_args)
+        apply_saved_positions(self.model, model_args, finetuning_args)
+        if settings is not None and settings.get("image_square"):
+            self.template = squared_template(self.template)
+
+    REGISTRY.replace(engine.HuggingfaceEngine, "__init__", __init__)
+
+
+def hook_chat_model(chat_model: ModuleType) -> None:
+    """Refuses engines that compute their own positions for a model that was trained with others."""
+    require_supported_versions()
+    stock = chat_model.get_infer_args
+
+    @functools.wraps(stock)
+    def get_infer_args(args=None):
+        parsed = stock(args)
+        if REGISTRY.attached:
+            from ..positions_of_run import refuse_foreign_engine
+
+            refuse_foreign_engine(parsed[0], parsed[2])
+        return parsed
+
+    REGISTRY.replace(chat_model, "get_infer_args", get_infer_args)
+
+
+def hook_v1_parser(parser: ModuleType) -> None:
+    """LLaMA-Factory's v1 path (``USE_V1=1``) has other seams: a ClinKD recipe there is refused with the way out."""
+    from .recipe_arguments import refuse_v1
+
+    stock = parser.HfArgumentParser
+
+    class RecipeParser(stock):
+        def parse_dict(self, args, *rest, **kwargs):
+            refuse_v1(args)
+            return super().parse_dict(args, *rest, **kwargs)
+
+        def parse_args_into_dataclasses(self, args=None, *rest, **kwargs):
+            refuse_v1({str(arg).lstrip("-").split("=")[0]: True for arg in args or []})
+            return super().parse_args_into_dataclasses(args, *rest, **kwargs)
+
+    REGISTRY.replace(parser, "HfArgumentParser", RecipeParser)
+
+
+HOOKS = {
+    "llamafactory.hparams.parser": hook_parser,
+    "llamafactory.train.sft.workflow": hook_sft_workflow,
+    "llamafactory.train.tuner": hook_export,
+    "llamafactory.chat.hf_engine": hook_chat_engine,
+    "llamafactory.chat.chat_model": hook_chat_model,
+    "llamafactory.v1.config.arg_parser": hook_v1_parser,
+}

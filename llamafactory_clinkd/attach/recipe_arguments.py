@@ -1,0 +1,63 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""ClinKD's keys inside LLaMA-Factory's own arguments."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..arguments import ClinkdArguments
+
+
+def extend_finetuning_arguments(stock: type) -> type:
+    """LLaMA-Factory's ``FinetuningArguments`` with the keys of :class:`ClinkdArguments` after its own.
+
+    The subclass keeps stock's name, so that logs, model cards and error messages read as they did.
+    """
+
+    @dataclass
+    class FinetuningArguments(ClinkdArguments, stock):
+        def __post_init__(self) -> None:
+            stock.__post_init__(self)
+            self.check_clinkd()
+
+    FinetuningArguments.__qualname__ = stock.__qualname__
+    FinetuningArguments.__doc__ = stock.__doc__
+    return FinetuningArguments
+
+
+def resumable_folder(folder: str) -> str | None:
+    """A ClinKD ``output_dir`` resumes by its ``clinkd/state.json``, with or without a stock checkpoint in it.
+
+    Stock refuses to run in a folder that holds a model and no checkpoint, which a finished procedure is; each phase
+    finds its own checkpoint, so the value only has to be a path.
+    """
+    state = Path(folder) / "clinkd" / "state.json"
+    return str(state.parent) if state.is_file() else None
+
+
+def refuse_v1(recipe: dict[str, Any]) -> None:
+    """Refuses a recipe with ClinKD keys under ``USE_V1=1``.
+
+    Raises:
+        ValueError: If the recipe has any ClinKD key.
+    """
+    keys = {item.name for item in fields(ClinkdArguments)}
+    found = sorted(key for key in recipe if key in keys)
+    if found:
+        raise ValueError(
+            f"Found the ClinKD keys {', '.join(found)} with USE_V1=1: ClinKD extends LLaMA-Factory's default (v0) "
+            "trainer only. Unset USE_V1 and run the same recipe, or remove these keys."
+        )

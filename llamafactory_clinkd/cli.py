@@ -1,0 +1,110 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""``clinkd``: what is not training. Training is ``llamafactory-cli train recipe.yaml``."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+
+app = typer.Typer(help="ClinKD for stock LLaMA-Factory.", no_args_is_help=True, pretty_exceptions_show_locals=False)
+console = Console()
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Option(help="Where data, models, the run and its report go.")] = Path(
+        "runs/demo"
+    ),
+    quick: Annotated[
+        bool, typer.Option(help="Less data and training: minutes instead of a quarter of an hour.")
+    ] = False,
+) -> None:
+    """Builds real scans and small models, and runs the whole procedure on them."""
+    from .demo.run import run_demo
+
+    run_demo(directory, quick=quick)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Predictions: ours, BiRD's, LLaMA-Factory's or LLaVA-Med's.")],
+    output: Annotated[Path | None, typer.Option("--json", help="Write the metrics to this file.")] = None,
+    protocol: Annotated[
+        Literal["present", "released"], typer.Option(help="Mean over the modalities present, or as the released code.")
+    ] = "present",
+    spice_jars: Annotated[Path | None, typer.Option(help="Folder with SPICE's CoreNLP 3.6.0 jars.")] = None,
+) -> None:
+    """Computes the paper's four metrics."""
+    from .evaluate import evaluate_file, metrics_table
+    from .run_state import write_json
+
+    metrics = evaluate_file(predictions, protocol=protocol, spice_jars=spice_jars)
+    console.print(metrics_table(metrics))
+    if output is not None:
+        write_json(output, metrics)
+
+
+@app.command()
+def select(
+    predictions: Annotated[Path, typer.Argument(help="predictions.jsonl with stored candidates.")],
+    scorer: Annotated[str, typer.Option(help="open_clip name, name@pretrained, hf-hub:..., a folder, or logprob.")],
+    output: Annotated[Path, typer.Option(help="Where the newly ranked predictions go.")],
+    image_dir: Annotated[Path, typer.Option(help="Folder that relative image paths start from.")] = Path(),
+    region: Annotated[
+        Literal["image", "crop"], typer.Option(help="Score the image, or each candidate's box.")
+    ] = "image",
+) -> None:
+    """Ranks stored candidates with another scorer, without generating again."""
+    from .select import load_scorer, rerank
+
+    rows = rerank(predictions, load_scorer(scorer), output, image_dir, region=region, progress=True)
+    console.print(f"{len(rows)} rows ranked into {output}.")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="One or more output_dir folders.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The page; by default clinkd/report.html of the first run.")
+    ] = None,
+) -> None:
+    """Writes a self-contained HTML page about a run, or comparing several."""
+    from .report import build_report
+
+    console.print(f"Report: {build_report(runs, output or runs[0] / 'clinkd' / 'report.html')}")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Says what is installed, attached and reachable, and how to mend what is not."""
+    from .doctor import examine, findings_table
+
+    findings = examine()
+    console.print_json(json.dumps(findings)) if as_json else console.print(findings_table(findings))
+    raise typer.Exit(code=any(finding["state"] == "broken" for finding in findings))
+
+
+def main() -> None:
+    """Entry point; ``clinkd data`` comes from the data room."""
+    from .data.cli import app as data_app
+
+    app.add_typer(data_app, name="data")
+    app()

@@ -1,0 +1,50 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Reflective Correction as a trainer callback (section 3.3): between two rounds, bad answers become corrected rows."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+logger = logging.getLogger(__name__)
+
+
+class ReflectiveCorrectionCallback(TrainerCallback):
+    """Runs ``correct`` before every round but the first, on all ranks together.
+
+    It happens at the *beginning* of a round, after the checkpoint that closes the one before: a run that dies in the
+    middle of a correction resumes at that checkpoint and goes on with the correction, with nothing trained twice.
+
+    Args:
+        correct: Called with the number of the round that ended, 1 for the first; records, judges, corrects.
+    """
+
+    def __init__(self, correct: Callable[[int], None]) -> None:
+        self._correct = correct
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Corrects what the round before left wrong."""
+        ended = int(state.epoch or 0)
+        if ended > 0:
+            logger.info("Reflective Correction after round %d.", ended)
+            self._correct(ended)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Closes a round with a checkpoint, unless the recipe keeps none."""
+        if str(args.save_strategy.value) != "no":
+            control.should_save = True

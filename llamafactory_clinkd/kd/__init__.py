@@ -1,0 +1,36 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Knowledge distillation: the loss of Eq. 12-16, its trainer, and what teacher and student must have in common."""
+
+from importlib import import_module
+from typing import Any
+
+
+_HOMES = {
+    "DistillLoss": "loss",
+    "distill_loss": "loss",
+    "logits_distill_loss": "loss",
+    "DistillTrainer": "trainer",
+    "check_teacher": "preflight",
+    "read_pseudo_labels": "pseudo_labels",
+    "write_pseudo_labels": "pseudo_labels",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

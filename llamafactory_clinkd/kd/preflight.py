@@ -1,0 +1,75 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Before distillation: do teacher and student read the same tokens and the same pixels?
+
+A teacher with another token map or another image processor gives distributions over other things at other places; the
+loss would fall all the same. Every difference found is told, before the first model is loaded.
+"""
+
+from typing import Any
+
+
+IMAGE_SETTINGS = (
+    "patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels", "size", "image_mean", "image_std",
+    "do_rescale", "rescale_factor", "do_normalize", "do_resize", "do_convert_rgb", "resample",
+)  # fmt: skip
+
+
+def compare_tokenizers(student: Any, teacher: Any) -> list[str]:
+    """Differences between two token -> id maps, the first few by name."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    different = sorted(
+        (token for token in set(ours) | set(theirs) if ours.get(token) != theirs.get(token)),
+        key=lambda token: (ours.get(token, theirs.get(token)), token),
+    )
+    if not different:
+        return []
+    shown = ", ".join(f"{token!r} is {ours.get(token)} and {theirs.get(token)}" for token in different[:3])
+    return [f"{len(different)} tokens have other ids in student and teacher: {shown}"]
+
+
+def compare_processors(student: Any, teacher: Any) -> list[str]:
+    """Differences between two image processors' settings."""
+    ours, theirs = getattr(student, "image_processor", None), getattr(teacher, "image_processor", None)
+    if (ours is None) != (theirs is None):
+        return [f"student {'has' if ours else 'has no'} image processor, teacher {'has' if theirs else 'has no'} one"]
+    if ours is None:
+        return []
+    found = []
+    for key in IMAGE_SETTINGS:
+        a, b = getattr(ours, key, None), getattr(theirs, key, None)
+        if _plain(a) != _plain(b):
+            found.append(f"image processor's {key} is {a} for the student and {b} for the teacher")
+    return found
+
+
+def check_teacher(student: dict[str, Any], teacher: dict[str, Any]) -> None:
+    """Compares what stock's ``load_tokenizer`` returns for both.
+
+    Raises:
+        ValueError: With every difference.
+    """
+    found = compare_tokenizers(student["tokenizer"], teacher["tokenizer"])
+    found += compare_processors(student.get("processor"), teacher.get("processor"))
+    if found:
+        raise ValueError(
+            "Teacher and student do not read the same input: "
+            + "; ".join(found)
+            + ". Distillation compares them token by "
+            "token: choose a `ref_model` of the same family and save both with the same processor settings."
+        )
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if hasattr(value, "items") else list(value) if isinstance(value, tuple) else value

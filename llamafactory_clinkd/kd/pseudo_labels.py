@@ -1,0 +1,52 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The teacher's answers as rows: written once, read as targets."""
+
+from pathlib import Path
+from typing import Any
+
+from ..run_state import read_jsonl, write_jsonl
+
+
+def write_pseudo_labels(
+    path: Path, described: list[dict[str, Any]], answers: list[dict[str, Any]]
+) -> dict[str, float]:
+    """Writes ``pseudo_labels.jsonl`` beside the ground truth.
+
+    Args:
+        path: The file.
+        described: Rows of :func:`llamafactory_clinkd.rows.describe_rows`.
+        answers: Rows of :func:`llamafactory_clinkd.generation.generate_rows`, in the same order.
+
+    Returns:
+        Counts for the log.
+    """
+    rows = []
+    for row, answer in zip(described, answers, strict=True):
+        best = answer["candidates"][0] if answer["candidates"] else {"text": None, "logprob": None}
+        rows.append({**row, "pseudo_label": best["text"], "logprob": best["logprob"], "error": answer.get("error")})
+    write_jsonl(path, rows)
+    return {"labelled": sum(row["pseudo_label"] is not None for row in rows)}
+
+
+def read_pseudo_labels(path: Path) -> dict[str, str | None]:
+    """``key -> pseudo-label``, ``None`` where the teacher could not answer.
+
+    Raises:
+        FileNotFoundError: If the phase did not run.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: run phase pseudo_label first (add it to `clinkd_phases`).")
+    return {row["key"]: row["pseudo_label"] for row in read_jsonl(path)}

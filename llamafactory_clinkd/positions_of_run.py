@@ -1,0 +1,138 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Which rotary positions a model has in a run, and that nothing serves it with others.
+
+The recipe's keys and the ``clinkd_config.json`` beside a saved model must agree; a model that was saved with its own
+positions gets them without a key, for training, prediction, chat, API and export alike.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from .rope import apply_rope
+from .rope.config import read_rope_config, reconcile, write_rope_config
+
+
+logger = logging.getLogger(__name__)
+
+
+def requested_settings(arguments: Any) -> dict[str, Any] | None:
+    """The positions that a recipe with ``use_clinkd: true`` asks for, ``None`` without it."""
+    if not getattr(arguments, "use_clinkd", False):
+        return None
+    return {
+        "variant": arguments.rope_variant,
+        "alpha_h": arguments.mcg_alpha_h,
+        "alpha_w": arguments.mcg_alpha_w,
+        "gap": arguments.mcg_gap,
+        "sections": arguments.rope_sections,
+        "image_square": arguments.image_square,
+    }
+
+
+def saved_settings(model_args: Any) -> dict[str, Any] | None:
+    """The positions saved beside the last adapter, else beside the model; ``None`` where neither has any."""
+    adapters = model_args.adapter_name_or_path or []
+    adapters = [adapters] if isinstance(adapters, str) else list(adapters)
+    for folder in [*reversed(adapters), model_args.model_name_or_path]:
+        if folder and Path(folder).is_dir():
+            settings = read_rope_config(folder)
+            if settings is not None:
+                return settings
+    return None
+
+
+def is_stock(settings: dict[str, Any] | None) -> bool:
+    """Whether these are the positions that the architecture has by itself."""
+    return settings is None or (settings["variant"] == "mrope" and not settings.get("sections"))
+
+
+def same_positions(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
+    """Whether two models with these settings put every token at the same place."""
+    if is_stock(a) or is_stock(b):
+        return is_stock(a) and is_stock(b)
+    keys = ("variant", "alpha_h", "alpha_w", "gap")
+    return [a.get(key) for key in keys] == [b.get(key) for key in keys]
+
+
+def teacher_settings(arguments: Any, finetuning_args: Any) -> dict[str, Any] | None:
+    """The teacher's positions: those saved beside it, else ``teacher_rope_variant``.
+
+    Args:
+        arguments: ``ModelArguments`` that load the teacher.
+        finetuning_args: The recipe's ClinKD keys.
+    """
+    saved = saved_settings(arguments)
+    if saved is not None or finetuning_args.teacher_rope_variant == "mrope":
+        return saved
+    return {"variant": finetuning_args.teacher_rope_variant}
+
+
+def bind_settings(model: Any, settings: dict[str, Any] | None) -> Any:
+    """Gives ``model`` the positions of ``settings`` (``image_square`` is the data path's).
+
+    ``None`` leaves it stock.
+    """
+    if is_stock(settings):
+        return model
+    keys = ("alpha_h", "alpha_w", "gap", "sections")
+    return apply_rope(model, settings["variant"], **{key: settings[key] for key in keys if key in settings})
+
+
+def settings_of_run(model_args: Any, finetuning_args: Any) -> dict[str, Any] | None:
+    """Saved and requested positions, reconciled.
+
+    Raises:
+        ValueError: If a recipe's keys disagree with those that the model was saved with.
+    """
+    saved, requested = saved_settings(model_args), requested_settings(finetuning_args)
+    return requested if saved is None else reconcile(saved, requested)
+
+
+def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> Any:
+    """Applies the run's positions to a loaded model, and makes every later ``save_pretrained`` carry them."""
+    settings = settings_of_run(model_args, finetuning_args)
+    if settings is None:
+        return model
+
+    bind_settings(model, settings)
+    save_pretrained = model.save_pretrained
+
+    def save_with_positions(save_directory: str, *args: Any, **kwargs: Any) -> Any:
+        result = save_pretrained(save_directory, *args, **kwargs)
+        write_rope_config(save_directory, settings)
+        return result
+
+    model.save_pretrained = save_with_positions
+    logger.info("Rotary positions of this model: %s.", settings["variant"])
+    return model
+
+
+def refuse_foreign_engine(model_args: Any, finetuning_args: Any) -> None:
+    """Refuses vLLM and SGLang for a model with other positions than stock's.
+
+    Raises:
+        ValueError: Both engines compute Qwen2-VL's positions themselves and would serve the model silently wrong.
+    """
+    backend = getattr(model_args.infer_backend, "value", model_args.infer_backend)
+    if backend in ("huggingface", "hf"):
+        return
+    settings = settings_of_run(model_args, finetuning_args)
+    if not is_stock(settings):
+        raise ValueError(
+            f"`infer_backend: {backend}` computes rotary positions itself and would give this model stock M-RoPE, but "
+            f"it was trained with `rope_variant: {settings['variant']}`: its answers would be silently wrong. "
+            "Use `infer_backend: huggingface`."
+        )

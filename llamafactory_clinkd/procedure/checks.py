@@ -1,0 +1,120 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What is checked before the first phase starts, so that a long run does not end in hour three for a typing error."""
+
+from pathlib import Path
+from typing import Any
+
+from ..arguments import TRAINING_PHASES
+
+
+def check_recipe(arguments: Any) -> None:
+    """Checks what one argument group alone cannot see.
+
+    Raises:
+        ValueError: With the key, what was found, and the fix.
+        FileNotFoundError: If a local model folder does not exist.
+    """
+    phases = arguments.finetuning.clinkd_phases
+    data, training, model = arguments.data, arguments.training, arguments.model
+    if any(phase in phases for phase in ("pseudo_label", *TRAINING_PHASES)) and not data.dataset:
+        raise ValueError(f"`dataset` is missing: the phases {phases} train. Name it as in `dataset_info.json`.")
+    if "predict" in phases and not data.eval_dataset and data.val_size < 1e-6:
+        raise ValueError("`eval_dataset` is missing: phase predict answers its questions. Name it, or set `val_size`.")
+    if training.max_steps > 0:
+        raise ValueError(
+            f"`max_steps: {training.max_steps}` cuts phases short. Set `kd_epochs` and `correction_rounds` instead, "
+            "and `max_samples` for a short trial."
+        )
+    for switch in ("use_kt", "use_unsloth"):
+        if getattr(model, switch, False):
+            raise ValueError(f"`{switch}: true` replaces the model that ClinKD extends. Set it to false.")
+    _check_ray()
+    check_model_path("model_name_or_path", model.model_name_or_path)
+    for key in ("ref_model", "ref_model_adapters"):
+        if getattr(arguments.finetuning, key):
+            check_model_path(key, getattr(arguments.finetuning, key))
+
+
+def _check_ray() -> None:
+    from llamafactory.extras.misc import use_ray
+
+    if use_ray():
+        raise ValueError("USE_RAY=1 is not supported with `use_clinkd: true`. Unset it and start with torchrun.")
+
+
+def check_model_path(key: str, name_or_path: str) -> None:
+    """Checks that a value that looks like a path exists and holds a model.
+
+    A value is a path if it starts with ``.``, ``/`` or ``~``, or has more than one ``/`` (hub names have one at most).
+
+    Raises:
+        FileNotFoundError: If it looks like a path and is not a folder with a ``config.json`` or
+        ``adapter_config.json``.
+    """
+    looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir():
+        if looks_like_path:
+            raise FileNotFoundError(f"`{key}: {name_or_path}` does not exist. Correct the path of the model's folder.")
+        return
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise FileNotFoundError(
+            f"`{key}: {name_or_path}` has no config.json or adapter_config.json. Name a saved model's folder."
+        )
+
+
+def check_images(rows: list[dict[str, Any]], *, required: bool) -> None:
+    """Checks that every image of the rows exists and is whole, by its header and the mark at its end.
+
+    Args:
+        rows: From :func:`llamafactory_clinkd.rows.describe_rows`.
+        required: Whether a data set without any image is an error.
+
+    Raises:
+        ValueError: If images are required and no row has one, or an image is truncated.
+        FileNotFoundError: If an image does not exist.
+    """
+    images = sorted({row["image"] for row in rows if row["image"]})
+    if required and not images:
+        raise ValueError(
+            "The data set has no images: no row has a path in its `images` column. Set `columns: {images: images}` in "
+            "`dataset_info.json`. To distil text-only data, set `rope_variant: mrope`."
+        )
+    for image in images:
+        problem = image_problem(Path(image))
+        if problem is not None:
+            row = next(row["id"] for row in rows if row["image"] == image)
+            error = FileNotFoundError if problem == "does not exist" else ValueError
+            raise error(f"Image {image} of row {row} {problem}. Run `clinkd data check` for the whole list.")
+
+
+def image_problem(path: Path) -> str | None:
+    """What is wrong with an image file, ``None`` if its header reads and its end mark (PNG, JPEG) is there."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_file():
+        return "does not exist"
+    try:
+        with Image.open(path) as image:
+            kind = image.format
+    except (UnidentifiedImageError, OSError) as error:
+        return f"cannot be opened ({type(error).__name__})"
+    marks = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+    if kind in marks:
+        with open(path, "rb") as f:
+            f.seek(max(0, path.stat().st_size - 4096))
+            if marks[kind] not in f.read():
+                return "is truncated: its end is missing"
+    return None

@@ -1,0 +1,88 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Phase 3: rounds of supervised fine-tuning with Reflective Correction in between (section 3.3)."""
+
+from typing import Any
+
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..correct import load_similarity, make_corrector
+from ..correct.callback import ReflectiveCorrectionCallback
+from ..correct.rounds import RoundsTrainer
+from ..kd import distill_loss, logits_distill_loss
+from ..rows import TrackedData, describe_rows
+from .checks import check_images
+from .correction_round import CorrectionRounds
+from .recipes import training_arguments
+from .run import Run
+
+
+def run_phase(run: Run) -> list[str]:
+    """Trains into the phase's folder and writes ``clinkd/corrections``; returns both, relative to ``output_dir``."""
+    folder = run.folder_of("correct")
+    settings = run.settings
+    arguments = training_arguments(
+        run.recipe,
+        folder,
+        epochs=settings.correction_rounds,
+        resume=run.resumes,
+        is_last=run.is_last_training("correct"),
+    )
+    data = TrackedData(choose_train=_checked(settings))
+    rounds = CorrectionRounds(
+        run.folder / "corrections",
+        data,
+        settings,
+        arguments,
+        similarity=lambda: load_similarity(settings.correction_similarity, model=settings.correction_similarity_model),
+        corrector=lambda: make_corrector(
+            settings.corrector,
+            model=settings.correction_model,
+            base_url=settings.correction_base_url,
+            candidates=settings.correction_candidates,
+            concurrency=settings.correction_concurrency,
+            max_requests=settings.correction_max_requests,
+            allow_remote=settings.correction_allow_remote,
+            prompt_path=settings.correction_prompt,
+        ),
+    )
+    rounds.begin(fresh=arguments.training.resume_from_checkpoint is None)
+
+    def make_trainer(**kwargs: Any) -> RoundsTrainer:
+        rounds.trainer = RoundsTrainer(
+            corrected_rows=rounds.corrected_rows, hidden_loss=distill_loss, logits_loss=logits_distill_loss, **kwargs
+        )
+        return rounds.trainer
+
+    run.workflow.run(
+        arguments,
+        run.callbacks_with(ReflectiveCorrectionCallback(rounds.correct)),
+        make_trainer=make_trainer,
+        data=data,
+        after_load=run.student_positions(arguments),
+        image_square=settings.image_square,
+    )
+    return [
+        run.relative(folder / TRAINER_STATE_NAME),
+        *([run.relative(rounds.folder)] if rounds.folder.is_dir() else []),
+    ]
+
+
+def _checked(settings: Any) -> Any:
+    def choose(rows: Any) -> Any:
+        check_images(describe_rows(rows), required=settings.rope_variant != "mrope")
+        return rows
+
+    return choose

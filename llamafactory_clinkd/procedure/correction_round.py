@@ -1,0 +1,160 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One correction between two rounds, in a training run: record the model's answers, judge and correct, feed back."""
+
+import copy
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..correct.round import correct_round
+from ..generating import shards_parameters
+from ..generation import generate_rows
+from ..rows import TrackedData, describe_rows, with_answers
+from ..run_state import read_json, read_jsonl, write_json
+from .recipes import beam_settings
+from .run import seeded_subset
+
+
+logger = logging.getLogger(__name__)
+
+
+class CorrectionRounds:
+    """The corrections of a run, in ``clinkd/corrections``.
+
+    ``round-N.outputs.jsonl`` holds the answers after round N, ``round-N.jsonl`` what became of each row, and
+    ``round-N.summary.json`` the counts; the last one is written at the end, so that its presence means a whole round.
+
+    Args:
+        folder: Where they are kept.
+        data: The training rows.
+        settings: The ClinKD keys.
+        arguments: The phase's recipe.
+        similarity: Loads the text similarity, on rank 0 only.
+        corrector: Loads the corrector, on rank 0 only.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        data: TrackedData,
+        settings: Any,
+        arguments: Any,
+        *,
+        similarity: Callable[[], Any],
+        corrector: Callable[[], Any],
+    ) -> None:
+        self.folder = folder
+        self.trainer: Any = None
+        self._data = data
+        self._settings = settings
+        self._arguments = arguments
+        self._similarity = similarity
+        self._corrector = corrector
+        self._rows: dict[int, Any] = {}
+
+    def begin(self, *, fresh: bool) -> None:
+        """Forgets the corrections of another model: a training that starts anew has none."""
+        training = self._arguments.training
+        with training.main_process_first(desc="corrections"):
+            if fresh and training.process_index == 0 and self.folder.is_dir():
+                shutil.rmtree(self.folder)
+
+    def correct(self, ended: int) -> None:
+        """Corrects after round ``ended``, on all ranks together; does nothing if that was done before."""
+        if self._summary_path(ended).is_file():
+            return
+        aligned = self._data.aligned(is_eval=False)
+        described = describe_rows(aligned)
+        chosen = self._choose(len(described), ended)
+        answers = self._record(aligned.select(chosen), [described[index]["key"] for index in chosen], ended)
+        trainer = self.trainer
+        if trainer.is_world_process_zero():
+            rows = [
+                {**described[index], "id": described[index]["key"], "response": _best(answer)}
+                for index, answer in zip(chosen, answers, strict=True)
+            ]
+            summary = correct_round(
+                rows,
+                similarity=self._similarity(),
+                corrector=self._corrector(),
+                threshold=self._settings.correction_threshold,
+                iou_threshold=self._settings.correction_iou,
+                candidates=self._settings.correction_candidates,
+                out_path=self._path(ended),
+            )
+            write_json(self._summary_path(ended), summary.as_dict())
+        trainer.accelerator.wait_for_everyone()
+
+    def corrected_rows(self, number: int) -> Any:
+        """Tokenised corrected rows that join round ``number`` (counted from 0), ``None`` if there are none."""
+        if number not in self._rows and self._summary_path(number).is_file():
+            self._rows[number] = self._tokenize_corrected(number)
+        return self._rows.get(number)
+
+    def _tokenize_corrected(self, number: int) -> Any:
+        if read_json(self._summary_path(number))["corrected"] == 0:
+            return None
+        aligned = self._data.aligned(is_eval=False)
+        indices, answers = [], []
+        for row in read_jsonl(self._path(number)):
+            if row["status"] == "corrected":
+                indices.append(int(row["id"].split(":", 1)[0]))
+                answers.append(row["corrected"])
+        return self._data.tokenize(with_answers(aligned.select(indices), answers), for_generation=False)
+
+    def _record(self, aligned: Any, keys: list[str], ended: int) -> list[dict[str, Any]]:
+        """The model's answers to the training questions."""
+        trainer = self.trainer
+        tokenizer = trainer.processing_class
+        collate = copy.copy(trainer.data_collator)
+        collate.model = collate.get_rope_func = collate.pad_to_multiple_of = None
+        padding_side, tokenizer.padding_side = tokenizer.padding_side, "left"
+        try:
+            return generate_rows(
+                trainer.model_wrapped if shards_parameters(trainer) else trainer.model,
+                tokenizer,
+                self._data.tokenize(aligned, for_generation=True),
+                collate,
+                keys,
+                self.folder / f"round-{ended}.outputs.jsonl",
+                gen_kwargs={**trainer._gen_kwargs, **beam_settings(self._arguments.generating, 1)},
+                batch_size=trainer.args.per_device_eval_batch_size,
+                process_index=trainer.args.process_index,
+                num_processes=trainer.args.world_size,
+                barrier=trainer.accelerator.wait_for_everyone,
+                progress=None if trainer.args.disable_tqdm else f"answers after round {ended}",
+                synced_gpus=shards_parameters(trainer),
+                seed=trainer.args.seed,
+            )
+        finally:
+            tokenizer.padding_side = padding_side
+
+    def _choose(self, size: int, ended: int) -> list[int]:
+        wanted = self._settings.correction_max_samples or size
+        return seeded_subset(size, wanted, self._arguments.training.seed, f"correction {ended}")
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"round-{number}.jsonl"
+
+    def _summary_path(self, number: int) -> Path:
+        return self.folder / f"round-{number}.summary.json"
+
+
+def _best(answer: dict[str, Any]) -> str:
+    """The first answer; a row that could not be generated counts as an empty answer."""
+    return answer["candidates"][0]["text"] if answer["candidates"] else ""

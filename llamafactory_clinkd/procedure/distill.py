@@ -1,0 +1,96 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Phase 2: the student learns the teacher's distribution (section 3.2)."""
+
+import logging
+from typing import Any
+
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..attach.workflow import teacher_model_arguments
+from ..kd import DistillTrainer, check_teacher, distill_loss, logits_distill_loss, read_pseudo_labels
+from ..positions_of_run import bind_settings, same_positions, settings_of_run, teacher_settings
+from ..rows import TrackedData, describe_rows, with_answers
+from ..supervised import SupervisedTrainer
+from .checks import check_images
+from .recipes import training_arguments
+from .run import Run
+from .training_rows import choose_subset
+
+
+logger = logging.getLogger(__name__)
+
+
+def run_phase(run: Run) -> list[str]:
+    """Trains into the phase's folder; returns it, relative to ``output_dir``."""
+    folder = run.folder_of("distill")
+    arguments = training_arguments(
+        run.recipe, folder, epochs=run.settings.kd_epochs, resume=run.resumes, is_last=run.is_last_training("distill")
+    )
+    distils = run.settings.kd_method != "none"
+    if distils:
+        tokenizers = run.workflow.load_tokenizers(arguments.model, teacher_model_arguments(arguments))
+        check_teacher(*tokenizers)
+
+    run.workflow.run(
+        arguments,
+        run.callbacks,
+        make_trainer=(lambda **kwargs: _distill_trainer(run, arguments, kwargs)) if distils else _plain_trainer,
+        data=TrackedData(choose_train=lambda rows: _rows(run, rows)),
+        after_load=run.student_positions(arguments),
+        image_square=run.settings.image_square,
+    )
+    return [run.relative(folder / TRAINER_STATE_NAME)]
+
+
+def _rows(run: Run, rows: Any) -> Any:
+    """The rows to distil on, with the answers that the cross-entropy learns."""
+    if "pseudo_label" in run.phases:
+        rows = choose_subset(run, rows)
+    described = describe_rows(rows)
+    check_images(described, required=run.settings.rope_variant != "mrope")
+    if run.settings.pseudo_label_target == "ground_truth":
+        return rows
+
+    labels = read_pseudo_labels(run.folder / "pseudo_labels.jsonl")
+    usable = [index for index, row in enumerate(described) if labels.get(row["key"])]
+    if len(usable) < len(rows):
+        logger.warning("Left out %d of %d rows without a pseudo-label.", len(rows) - len(usable), len(rows))
+    return with_answers(rows.select(usable), [labels[described[index]["key"]] for index in usable])
+
+
+def _distill_trainer(run: Run, arguments: Any, kwargs: dict[str, Any]) -> DistillTrainer:
+    teacher_arguments = teacher_model_arguments(arguments)
+    settings = teacher_settings(teacher_arguments, run.settings)
+    teacher = bind_settings(run.workflow.load_teacher(arguments), settings)
+    student = settings_of_run(arguments.model, arguments.finetuning)
+    shares = same_positions(student, settings)
+    if not shares and (arguments.data.packing or arguments.data.neat_packing):
+        raise ValueError(
+            "`packing` needs a teacher with the student's rotary positions: set "
+            f"`teacher_rope_variant: {run.settings.rope_variant}`, or `packing: false` and `neat_packing: false`."
+        )
+    return DistillTrainer(
+        teacher=teacher,
+        same_positions=shares,
+        settings=run.settings,
+        hidden_loss=distill_loss,
+        logits_loss=logits_distill_loss,
+        **kwargs,
+    )
+
+
+def _plain_trainer(**kwargs: Any) -> SupervisedTrainer:
+    return SupervisedTrainer(hidden_loss=distill_loss, logits_loss=logits_distill_loss, **kwargs)

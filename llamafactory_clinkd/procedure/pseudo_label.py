@@ -1,0 +1,67 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Phase 1: the teacher answers a seeded random subset of the training questions by beam search (section 4.1, 4.3)."""
+
+from typing import Any
+
+from ..attach.workflow import teacher_model_arguments
+from ..generating import GeneratingTrainer
+from ..kd.pseudo_labels import write_pseudo_labels
+from ..positions_of_run import bind_settings, teacher_settings
+from ..rows import TrackedData, describe_rows
+from .recipes import beam_settings, generating_arguments
+from .run import Run
+from .training_rows import choose_subset, training_part
+
+
+PSEUDO_LABEL_BEAMS = 3
+
+
+def run_phase(run: Run) -> list[str]:
+    """Writes ``clinkd/pseudo_labels.jsonl``; returns the files written, relative to ``output_dir``."""
+    arguments = generating_arguments(run.recipe, run.folder / "pseudo_label", over_training_rows=True)
+    teacher = teacher_model_arguments(arguments)
+    finetuning = type(arguments.finetuning)()  # as stock's `create_ref_model` loads it: adapters allowed, nothing else
+    arguments = arguments._replace(model=teacher, finetuning=finetuning)
+    settings = teacher_settings(teacher, run.settings)
+    data = TrackedData(choose_eval=lambda rows: choose_subset(run, training_part(run, rows)))
+    out_path = run.folder / "pseudo_labels.jsonl"
+    described: list[dict[str, Any]] = []
+
+    def keys() -> list[str]:
+        described.extend(describe_rows(data.aligned(is_eval=True)))
+        return [row["key"] for row in described]
+
+    def make_trainer(**kwargs: Any) -> GeneratingTrainer:
+        return GeneratingTrainer(
+            out_path=run.folder / "pseudo_label" / "answers.jsonl",
+            row_keys=keys,
+            num_candidates=1,
+            generation=beam_settings(run.recipe.generating, PSEUDO_LABEL_BEAMS),
+            title="teacher's pseudo-labels",
+            when_done=lambda rows: write_pseudo_labels(out_path, described, rows),
+            **kwargs,
+        )
+
+    run.forget_unless_resumed("pseudo_label")
+    run.workflow.run(
+        arguments,
+        run.callbacks,
+        make_trainer=make_trainer,
+        data=data,
+        after_load=lambda model: bind_settings(model, settings),
+        image_square=run.settings.image_square,
+    )
+    return [run.relative(out_path)]

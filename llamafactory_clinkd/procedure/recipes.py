@@ -1,0 +1,88 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The recipe of one phase: copies of LLaMA-Factory's argument groups with the few values that the phase changes."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import get_last_checkpoint
+
+
+def training_arguments(arguments: Any, output_dir: Path, *, epochs: float, resume: bool, is_last: bool) -> Any:
+    """Arguments of a training phase that writes its model to ``output_dir``.
+
+    Args:
+        arguments: The recipe.
+        output_dir: Where checkpoints and the model go.
+        epochs: Number of epochs; ``num_train_epochs`` of the recipe is not used.
+        resume: Whether to continue from the last checkpoint in ``output_dir``.
+        is_last: Whether this is the model that the recipe asked for, and may be pushed if the recipe says so.
+    """
+    training = copy.copy(arguments.training)
+    training.output_dir = str(output_dir)
+    training.num_train_epochs = epochs
+    training.do_train = True
+    training.do_predict = False
+    training.predict_with_generate = False
+    training.overwrite_output_dir = False
+    training.push_to_hub = training.push_to_hub and is_last
+    has_checkpoint = resume and output_dir.is_dir()
+    training.resume_from_checkpoint = get_last_checkpoint(str(output_dir)) if has_checkpoint else None
+    data = copy.copy(arguments.data)
+    data.eval_on_each_dataset = False
+    return arguments._replace(training=training, data=data)
+
+
+def generating_arguments(arguments: Any, output_dir: Path, *, over_training_rows: bool) -> Any:
+    """Arguments of a phase that generates answers for the training rows or the evaluation rows."""
+    training = copy.copy(arguments.training)
+    training.output_dir = str(output_dir)
+    training.do_train = training.do_eval = False
+    training.do_predict = training.predict_with_generate = True
+    training.resume_from_checkpoint = None
+    training.overwrite_output_dir = False
+    training.push_to_hub = False
+    data = copy.copy(arguments.data)
+    data.eval_on_each_dataset = False
+    if over_training_rows:
+        data.dataset, data.eval_dataset, data.val_size = None, data.dataset, 0.0
+    return arguments._replace(training=training, data=data)
+
+
+def with_model(arguments: Any, folder: Path | None) -> Any:
+    """Arguments that load the model (or adapter) an earlier phase wrote to ``folder``; ``None`` changes nothing."""
+    if folder is None:
+        return arguments
+    model = copy.copy(arguments.model)
+    if (folder / "adapter_config.json").is_file():
+        model.adapter_name_or_path = [str(folder)]
+        finetuning = copy.copy(arguments.finetuning)
+        finetuning.create_new_adapter = False
+        return arguments._replace(model=model, finetuning=finetuning)
+    model.model_name_or_path = str(folder)
+    return arguments._replace(model=model)
+
+
+def beam_settings(generating: Any, beams: int) -> dict[str, Any]:
+    """Keyword arguments of non-sampling beam search (section 4.3): sampling keys are taken out."""
+    return {"do_sample": False, "num_beams": max(beams, generating.num_beams), **SAMPLING_OFF}
+
+
+def sample_settings() -> dict[str, Any]:
+    """Keyword arguments of sampling with the recipe's temperature, top-p and top-k."""
+    return {"do_sample": True, "num_beams": 1}
+
+
+SAMPLING_OFF = {"temperature": None, "top_p": None, "top_k": None}

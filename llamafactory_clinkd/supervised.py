@@ -1,0 +1,141 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The base of ClinKD's trainers: stock LLaMA-Factory's SFT trainer with the head computed where it is supervised.
+
+Differences from stock, each stated in ``docs/paper.md``: the loss is the mean over the supervised tokens of the whole
+accumulation window and all ranks (stock averages micro-batch means for vision-language models); the language-model
+head never sees an unsupervised position; the parts of the loss are logged beside it.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+
+from .supervised_head import head_forward, keeps_positions, logits_at, plain_head, supervised_positions
+
+
+logger = logging.getLogger(__name__)
+
+
+class SupervisedTrainer(CustomSeq2SeqTrainer):
+    """Supervised fine-tuning with a loss over hidden states.
+
+    Args:
+        hidden_loss: ``distill_loss`` or a function with its signature.
+        logits_loss: The same from logits, for heads that cannot be used directly.
+        **kwargs: What stock's trainer takes.
+    """
+
+    def __init__(self, *, hidden_loss: Callable[..., Any], logits_loss: Callable[..., Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # The window's token count is asked for, and the loss is divided by it here (see `_get_num_items_in_batch`).
+        self.model_accepts_loss_kwargs = True
+        self._hidden_loss = hidden_loss
+        self._logits_loss = logits_loss
+        student = self.accelerator.unwrap_model(self.model)
+        self._head = plain_head(student)
+        self._keeps_positions = keeps_positions(student)
+        if self._head is None:
+            where = "at the supervised positions" if self._keeps_positions else "at every position"
+            logger.warning(
+                "The head of %s cannot be used directly: its logits are computed %s.", type(student).__name__, where
+            )
+        self._parts: dict[str, torch.Tensor] = {}
+        self._parts_since_step = 0
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
+        """Supervised tokens of the accumulation window over all ranks; the first token of a row is never predicted."""
+        shifted = [{**batch, "labels": batch["labels"][..., 1:]} for batch in batch_samples if "labels" in batch]
+        return super()._get_num_items_in_batch(shifted, device)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Loss of one micro-batch, a scalar whose sum over the window and mean over ranks is the loss of the step."""
+        if return_outputs and self.compute_metrics is not None:  # token accuracy needs stock's full logits
+            return super().compute_loss(model, inputs, return_outputs)
+
+        inputs = {key: value for key, value in inputs.items() if key != "num_items_in_batch"}
+        kept, targets = supervised_positions(inputs.pop("labels"))
+        teacher = self.teacher_inputs(inputs, kept)
+        if self._head is not None:
+            result = self._loss_in_head(model, inputs, kept, targets, teacher, num_items_in_batch)
+        else:
+            logits = logits_at(model, inputs, kept, restricts=self._keeps_positions).flatten(0, 1)
+            result = self._logits_loss(
+                logits, teacher.get("logits"), targets.flatten(), num_items=num_items_in_batch, **self.loss_options()
+            )
+
+        loss = result.loss
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        if model.training:
+            for name, value in self.logged_parts(result, num_items_in_batch or result.items).items():
+                self._parts[name] = self._parts.get(name, 0.0) + value.detach().float()
+        return (loss, {}) if return_outputs else loss
+
+    def _loss_in_head(self, model, inputs, kept, targets, teacher, num_items) -> Any:
+        """Computes the loss inside the head module's call, where its weight is whole under every engine."""
+        results = []
+
+        def forward(hidden: torch.Tensor) -> torch.Tensor:
+            results.append(
+                self._hidden_loss(
+                    hidden.flatten(0, 1),
+                    self._head.weight,
+                    teacher.get("hidden"),
+                    teacher.get("head"),
+                    targets.flatten(),
+                    num_items=num_items,
+                    student_bias=self._head.bias,
+                    teacher_bias=teacher.get("bias"),
+                    **self.loss_options(),
+                )
+            )
+            return results[0].loss.view(1, 1, 1)
+
+        with head_forward(self._head, forward):
+            output = model(**inputs, logits_to_keep=kept, use_cache=False)
+        return results[0]._replace(loss=output.logits.view(()))
+
+    def teacher_inputs(self, inputs: dict[str, Any], kept: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the loss learns from besides labels; nothing in plain fine-tuning."""
+        return {}
+
+    def loss_options(self) -> dict[str, Any]:
+        """Further keyword arguments of the loss; plain cross-entropy here."""
+        return {"alpha": 0.0, "temperature": 1.0}
+
+    def logged_parts(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
+        """Parts of the loss to log beside it, each summing over window and ranks to the step's value."""
+        return {}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the parts of the loss, averaged over the steps since the last log and summed over ranks."""
+        if "loss" in logs and self._parts:
+            steps = max(1, self.state.global_step - self._parts_since_step)
+            names = sorted(self._parts)
+            sums = torch.stack([self._parts[name] for name in names]).to(self.args.device)
+            sums = self.accelerator.reduce(sums, reduction="sum")
+            logs.update({name: value / steps for name, value in zip(names, sums.tolist(), strict=True)})
+            self._parts.clear()
+            self._parts_since_step = self.state.global_step
+        super().log(logs, start_time)

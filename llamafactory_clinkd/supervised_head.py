@@ -1,0 +1,93 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Only supervised positions reach the language-model head.
+
+Stock training projects every position to the vocabulary (152k columns for Qwen2-VL) and throws most of it away. Here
+the model is told which positions to keep, and its head is asked for what the caller needs there: hidden states, a
+loss, or logits. The head's ``forward`` is replaced for one call, so the hooks of DDP, DeepSpeed and FSDP around the
+head module fire as always.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+
+IGNORE_INDEX = -100
+
+
+def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Finds the positions whose logits are trained.
+
+    Args:
+        labels: ``[B, L]`` int64, ``-100`` where nothing is learnt.
+
+    Returns:
+        ``kept``: ``[K]`` int64, positions ``0 <= k < L - 1`` whose *next* token is supervised in some row (one
+        position if there is none, so that the head still takes part in the graph); ``targets``: ``[B, K]`` int64
+        labels of those next tokens, ``-100`` where a row has none.
+    """
+    shifted = labels[:, 1:]
+    kept = (shifted != IGNORE_INDEX).any(dim=0).nonzero().flatten()
+    if kept.numel() == 0:
+        kept = kept.new_zeros(1)
+    return kept, shifted[:, kept]
+
+
+def plain_head(model: nn.Module) -> nn.Linear | None:
+    """The model's output projection, if hidden states times its weight are the logits; else ``None``.
+
+    ``None`` for heads that adapters wrap, that are quantised, and for models that scale or cap the logits after it.
+    """
+    head = model.get_output_embeddings()
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    changed_after = any(
+        getattr(config, key, None) for key in ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    )
+    if type(head) is not nn.Linear or changed_after or not keeps_positions(model):
+        return None
+    return head
+
+
+def keeps_positions(model: nn.Module) -> bool:
+    """Whether the model's ``forward`` takes ``logits_to_keep``."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+@contextlib.contextmanager
+def head_forward(head: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Replaces ``head.forward`` for the duration."""
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
+    """Final hidden states ``[B, K, H]`` of ``model`` at the positions ``kept``, without projecting them."""
+    with head_forward(head, lambda hidden: hidden):
+        return model(**inputs, logits_to_keep=kept, use_cache=False).logits
+
+
+def logits_at(model: nn.Module, inputs: dict[str, Any], kept: torch.Tensor, *, restricts: bool) -> torch.Tensor:
+    """Logits ``[B, K, V]`` at the positions ``kept``; computed everywhere if the model cannot restrict its head."""
+    if restricts:
+        return model(**inputs, logits_to_keep=kept, use_cache=False).logits
+    return model(**inputs, use_cache=False).logits[:, kept]
