@@ -33,6 +33,12 @@ from .sections import add_sections, remove_sections
 
 VARIANTS = ("mrope", "mcg", "mcg_released", "rope_2d", "rope_mixed")
 ACCEPTED = (Qwen2VLModel, Qwen2_5_VLModel)
+BOUND = (
+    "clinkd_rope",
+    "get_rope_index",
+    "_prepare_position_ids_for_generation",
+    "_update_model_kwargs_for_generation",
+)
 
 
 def apply_rope(
@@ -48,8 +54,9 @@ def apply_rope(
 
     Args:
         model: A Qwen2-VL or Qwen2.5-VL model, bare or inside a PEFT wrapper.
-        variant: ``mrope`` (stock), ``mcg`` (Eq. 1-6), ``mcg_released`` (the authors' code), ``rope_2d`` (Eq. 7-11) or
-            ``rope_mixed`` (stock positions, learnable frequencies in the vision tower; Qwen2-VL only).
+        variant: ``mrope`` (stock; only recorded, but for token types that a caller of ``generate`` leaves out), ``mcg``
+            (Eq. 1-6), ``mcg_released`` (the authors' code), ``rope_2d`` (Eq. 7-11) or ``rope_mixed`` (stock
+            positions, learnable frequencies in the vision tower; Qwen2-VL only).
         alpha_h: Interval between image rows, ``mcg`` only.
         alpha_w: Interval between image columns, ``mcg`` only.
         gap: Distance at a text/image boundary, ``mcg_released`` only.
@@ -74,7 +81,9 @@ def apply_rope(
         add_mixed(inner)
     elif variant != "mrope":
         inner.get_rope_index = MethodType(get_rope_index, inner)
-        for generator in _generators(model, inner):
+    for generator in _generators(model, inner):
+        generator._prepare_position_ids_for_generation = MethodType(_with_token_types, generator)
+        if "get_rope_index" in vars(inner):
             generator._update_model_kwargs_for_generation = MethodType(_continue_after_image, generator)
     inner.clinkd_rope = settings
     inner.rope_deltas = None  # of an earlier generation, by the old positions
@@ -92,7 +101,7 @@ def remove_rope(model: nn.Module) -> nn.Module:
         return model
 
     for module in (inner, *_generators(model, inner)):
-        for name in ("get_rope_index", "_update_model_kwargs_for_generation", "clinkd_rope"):
+        for name in BOUND:
             if name in vars(module):
                 delattr(module, name)
     inner.rope_deltas = None
@@ -140,10 +149,10 @@ def get_rope_index(
         Positions int64 ``[3, B, L]`` and deltas int64 ``[B, 1]``, see :mod:`.positions`.
 
     Raises:
-        ValueError: If the token types are missing, or disagree with the grids or the mask.
+        ValueError: If the token types disagree with the grids or the mask.
     """
     if mm_token_type_ids is None:
-        raise ValueError("get_rope_index needs `mm_token_type_ids` [B, L]; the processor returns it with `input_ids`.")
+        mm_token_type_ids = token_types(self, input_ids)
     vision = self.config.vision_config
     intervals = None
     if video_grid_thw is not None and hasattr(vision, "tokens_per_second"):  # Qwen2.5-VL: a video's time is absolute
@@ -161,6 +170,25 @@ def get_rope_index(
         video_intervals=intervals,
         **{key: settings[key] for key in keys},
     )
+
+
+def token_types(model: nn.Module, input_ids: Tensor) -> Tensor:
+    """The processor's ``mm_token_type_ids``: int64 of the shape of ``input_ids``, 0 text, 1 image, 2 video."""
+    config = model.config
+    return (input_ids == config.image_token_id).long() + 2 * (input_ids == config.video_token_id).long()
+
+
+def _with_token_types(self: nn.Module, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
+    """Stock's first step of ``generate``, right also for a caller that passes images and no token types.
+
+    Without them stock (transformers 5.6) gives image tokens text positions and says nothing; LLaMA-Factory 0.9.5's
+    chat and API call it so.
+    """
+    ids = model_kwargs.get("input_ids", inputs_tensor)
+    ids = inputs_tensor if ids.shape[-1] == 0 else ids
+    if model_kwargs.get("mm_token_type_ids") is None and ids.dim() == 2 and not ids.is_floating_point():
+        model_kwargs["mm_token_type_ids"] = token_types(self, ids)
+    return type(self)._prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs)
 
 
 def _continue_after_image(self: nn.Module, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any):

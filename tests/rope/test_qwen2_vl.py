@@ -87,6 +87,21 @@ def test_cached_generation_equals_a_full_pass(qwen2_vl, name, prompt):
         assert torch.allclose(torch.stack(result.logits, 1), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_generation_without_token_types_is_the_same(qwen2_vl, name):
+    # LLaMA-Factory 0.9.5's chat and API pass none; stock then gives image tokens text positions.
+    model, inputs = bind(qwen2_vl, name), inputs_of(PROMPTS["left padding, unequal images"])
+    expected = {beams: generate(model, inputs, num_beams=beams) for beams in (1, 2)}
+    del inputs["mm_token_type_ids"]
+    found = {beams: generate(model, inputs, num_beams=beams) for beams in (1, 2)}
+    for beams in (1, 2):
+        assert torch.equal(torch.stack(found[beams].logits), torch.stack(expected[beams].logits))
+        assert torch.equal(found[beams].sequences, expected[beams].sequences)
+    del inputs["attention_mask"], inputs["pixel_values"], inputs["image_grid_thw"]
+    inputs["input_ids"] = torch.tensor([[5, 6, 7]])
+    assert generate(model, inputs).sequences.shape == (1, 9)
+
+
 @pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"mrope", "rope_mixed"}))
 def test_generation_after_an_image_at_the_end(qwen2_vl, name):
     model, inputs = bind(qwen2_vl, name), inputs_of(IMAGE_LAST)
@@ -251,8 +266,31 @@ def test_the_signature_is_what_callers_look_for(qwen2_vl):
     stock = inspect.signature(qwen2_vl.model.get_rope_index).parameters
     bound = inspect.signature(apply_rope(qwen2_vl, "mcg").model.get_rope_index).parameters
     assert set(stock) <= set(bound)
-    with pytest.raises(ValueError, match="mm_token_type_ids"):
-        qwen2_vl.model.get_rope_index(torch.zeros(1, 3, dtype=torch.long))
+
+
+def test_positions_without_token_types(qwen2_vl):
+    inputs = inputs_of(PROMPTS["image first and video"])
+    expected = apply_rope(qwen2_vl, "mcg").model.get_rope_index(**inputs)[0]
+    del inputs["mm_token_type_ids"]
+    assert torch.equal(qwen2_vl.model.get_rope_index(**inputs)[0], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_llamafactory_s_collator_asks_the_instance(qwen2_vl, name):
+    from types import SimpleNamespace
+
+    from llamafactory.data.collator import MultiModalDataCollatorForSeq2Seq as Collator
+
+    inputs = inputs_of(PROMPTS["left padding, unequal images"])
+    expected = bind(qwen2_vl, name).model.get_rope_index(**inputs)
+    wrapped = get_peft_model(qwen2_vl, LoraConfig(r=2, target_modules=["q_proj"]))
+    collator = SimpleNamespace(model=wrapped, template="qwen2_vl")
+    Collator.__post_init__(collator)
+    features = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+    Collator._compute_rope_position_ids(collator, features, {"image_grid_thw": inputs["image_grid_thw"]})
+    assert torch.equal(features["position_ids"], expected[0]) and features["position_ids"].dtype == torch.int64
+    assert torch.equal(features["rope_deltas"], expected[1])
 
 
 def test_a_float_mask_keeps_integers(qwen2_vl):
