@@ -1,0 +1,256 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The formats that `clinkd data convert` reads: how each is known, and how its row becomes a conversation."""
+
+import math
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .names import relative_path
+from .rejects import Reject
+
+
+IMAGE = "<image>"
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_IMG_TAG = re.compile(r"(?:Picture\s+\d+:\s*)?<img>(.*?)</img>", re.DOTALL)
+_PICTURE = (".png", ".jpg", ".jpeg")
+
+
+@dataclass
+class Conversation:
+    """One row on its way: texts as the source has them, paths relative to the data folder.
+
+    ``turns`` holds [question, answer]; ``task`` and ``modality`` what the source itself says, if it does.
+    """
+
+    id: str
+    images: list[str]
+    turns: list[list[str]]
+    system: str | None = None
+    task: str | None = None
+    modality: Any = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format: ``matches`` knows its rows, ``parse`` reads one or raises :class:`Reject`."""
+
+    name: str
+    description: str
+    matches: Callable[[Mapping[str, Any]], bool]
+    parse: Callable[[Mapping[str, Any]], Conversation]
+
+
+def text_of(row: Mapping[str, Any], field: str) -> str:
+    """A field's text; a whole or finite number (VQA-RAD counts gallstones: ``4``) becomes its digits."""
+    if field not in row:
+        raise Reject("missing_field", f"no {field!r} among {', '.join(map(str, list(row)[:12]))}")
+    return _text(row[field], field)
+
+
+def _text(value: Any, what: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return repr(value)
+    raise Reject("wrong_type", f"{what!r} should be text, is {type(value).__name__} ({str(value)[:40]})")
+
+
+def _messages(value: Any, role_key: str, text_key: str) -> tuple[str | None, list[list[str]]]:
+    """System prompt and turns of a list of messages."""
+    if not isinstance(value, list):
+        raise Reject("wrong_type", f"the conversation should be a list, is {type(value).__name__}")
+    system, turns, expected = None, [], "user"
+    for index, message in enumerate(value):
+        if not isinstance(message, dict):
+            raise Reject("wrong_type", f"message {index + 1} should be an object, is {type(message).__name__}")
+        name = text_of(message, role_key)
+        role, text = _ROLES.get(name.strip().lower()), text_of(message, text_key)
+        if role is None:
+            raise Reject("unknown_role", f"message {index + 1} is from {name[:40]!r}")
+        if role == "system" and index == 0:
+            system = text
+        elif role != expected:
+            raise Reject("turn_order", f"message {index + 1} is from {role}, expected {expected}")
+        elif role == "user":
+            turns.append([text])
+            expected = "assistant"
+        else:
+            turns[-1].append(text)
+            expected = "user"
+    if expected == "assistant":
+        raise Reject("turn_order", "the last question has no answer")
+    return system, turns
+
+
+def _pairs(value: Any) -> list[list[str]]:
+    """Turns of a list of [question, answer]."""
+    if not isinstance(value, list):
+        raise Reject("wrong_type", f"the conversation should be a list, is {type(value).__name__}")
+    turns = []
+    for index, pair in enumerate(value):
+        if not isinstance(pair, list):
+            raise Reject("wrong_type", f"turn {index + 1} should be [question, answer], is {type(pair).__name__}")
+        if len(pair) != 2:
+            raise Reject("turn_order", f"turn {index + 1} has {len(pair)} entries, expected [question, answer]")
+        turns.append([_text(pair[0], "question"), _text(pair[1], "answer")])
+    return turns
+
+
+def _tags_to_placeholders(images: list[str], turns: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Turns ``<img>path</img>`` into ``<image>``, once an image; without other images, the tags name them.
+
+    Only the file's name is compared with the row's image: the tags of Med-GRIT hold paths of the authors' machines.
+    """
+    if not any("<img>" in text or "</img>" in text for turn in turns for text in turn):
+        return images, turns
+    named = [tag.strip() for question, _ in turns for tag in _IMG_TAG.findall(question)]
+    images = images or [relative_path(tag) for tag in dict.fromkeys(named)]
+    left = {_stem(image) for image in images}
+    known = frozenset(left)
+
+    def placeholder(match: re.Match) -> str:
+        stem = _stem(match[1])
+        if stem not in known:
+            raise Reject("image_mismatch", f"the tag names {match[1].strip()[:80]!r}, the row {images[0][:80]!r}")
+        if stem not in left:
+            return ""
+        left.remove(stem)
+        return IMAGE
+
+    replaced = [[_IMG_TAG.sub(placeholder, question), answer] for question, answer in turns]
+    if any("<img>" in text or "</img>" in text for turn in replaced for text in turn):
+        in_answer = any("<img>" in answer for _, answer in replaced)
+        raise Reject("image_in_answer" if in_answer else "image_count", "an <img> tag that is alone or not closed")
+    return images, replaced
+
+
+def _stem(path: str) -> str:
+    """A path's last part without its extension, with either slash."""
+    return posixpath.splitext(posixpath.basename(path.strip().replace("\\", "/")))[0]
+
+
+def _conversation(identity: str, images: Iterable[Any], turns: list[list[str]], **rest: Any) -> Conversation:
+    paths, turns = _tags_to_placeholders([relative_path(image) for image in images], turns)
+    return Conversation(identity, paths, turns, **rest)
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _med_grit(row: Mapping[str, Any]) -> Conversation:
+    identity = text_of(row, "id")
+    image = identity if identity.lower().endswith(_PICTURE) else identity + ".png"
+    if not identity.strip():
+        raise Reject("missing_field", "the id, which names the image, is empty")
+    system, turns = None, row.get("conversations")
+    if isinstance(turns, list) and turns and isinstance(turns[0], dict):
+        system, turns = _messages(turns, "from", "value")
+    else:
+        turns = _pairs(turns)
+    return _conversation(identity, [image], turns, system=system, task=row.get("task"))
+
+
+def _vqa_rad(row: Mapping[str, Any]) -> Conversation:
+    turns = [[text_of(row, "question"), text_of(row, "answer")]]
+    return _conversation(text_of(row, "qid"), [text_of(row, "image_name")], turns)
+
+
+def _slake(row: Mapping[str, Any]) -> Conversation:
+    if text_of(row, "q_lang").strip().lower() != "en":
+        raise Reject("not_english", f"q_lang is {row['q_lang']!r}")
+    turns = [[text_of(row, "question"), text_of(row, "answer")]]
+    return _conversation(text_of(row, "qid"), [text_of(row, "img_name")], turns, modality=row.get("modality"))
+
+
+def _llava_med(row: Mapping[str, Any]) -> Conversation:
+    system, turns = _messages(row.get("conversations"), "from", "value")
+    modality = row.get("domain", row.get("modality"))
+    return _conversation(text_of(row, "id"), _listed(row.get("image")), turns, system=system, modality=modality)
+
+
+def _llava_med_qa(row: Mapping[str, Any]) -> Conversation:
+    turns = [[text_of(row, "text"), text_of(row, "gpt4_answer" if "gpt4_answer" in row else "answer")]]
+    return _conversation(text_of(row, "question_id"), [text_of(row, "image")], turns, modality=row.get("domain"))
+
+
+def _sharegpt(row: Mapping[str, Any]) -> Conversation:
+    if "messages" in row:
+        system, turns = _messages(row["messages"], "role", "content")
+    else:
+        system, turns = _messages(row.get("conversations"), "from", "value")
+    if row.get("system"):
+        system = text_of(row, "system")
+    identity = text_of(row, "id") if row.get("id") is not None else ""
+    images = _listed(row.get("images", row.get("image")))
+    return _conversation(identity, images, turns, system=system, task=row.get("task"), modality=row.get("modality"))
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else None
+
+
+FORMATS = {
+    kind.name: kind
+    for kind in (
+        Format("slake", "SLAKE (its English rows)", lambda row: {"img_name", "q_lang"} <= row.keys(), _slake),
+        Format("vqa_rad", "VQA-RAD", lambda row: {"image_name", "question"} <= row.keys(), _vqa_rad),
+        Format(
+            "llava_med_qa",
+            "LLaVA-Med questions, such as its qa50 file",
+            lambda row: {"question_id", "text", "image"} <= row.keys(),
+            _llava_med_qa,
+        ),
+        Format(
+            "llava_med",
+            "LLaVA-Med instructions",
+            lambda row: {"id", "image"} <= row.keys() and isinstance(_first(row.get("conversations")), dict),
+            _llava_med,
+        ),
+        Format(
+            "sharegpt",
+            "plain ShareGPT",
+            lambda row: "messages" in row or ("conversations" in row and ("images" in row or "id" not in row)),
+            _sharegpt,
+        ),
+        Format(
+            "med_grit",
+            "Med-GRIT-270k / BiRD, training or test part",
+            lambda row: "id" in row and isinstance(_first(row.get("conversations")), dict | list),
+            _med_grit,
+        ),
+    )
+}
+
+
+def detect_format(rows: Iterable[Mapping[str, Any]]) -> Format:
+    """The format that most of ``rows`` (the first of a file) have.
+
+    Raises:
+        ValueError: If none fits; the message lists the formats and the keys found.
+    """
+    rows = list(rows)
+    votes = Counter(next((kind.name for kind in FORMATS.values() if kind.matches(row)), None) for row in rows)
+    del votes[None]
+    if votes:
+        return FORMATS[votes.most_common(1)[0][0]]
+    found = ", ".join(sorted({str(key) for row in rows for key in row})[:20]) or "none"
+    known = "; ".join(f"{kind.name}: {kind.description}" for kind in FORMATS.values())
+    raise ValueError(f"No known format fits. Keys found: {found}. Name one with --format: {known}.")

@@ -1,0 +1,139 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Text of a source made fit for training: tokens that would mislead the loader found, boxes brought to one form.
+
+A box leaves as ``<box>(x1,y1),(x2,y2)</box>``, integers in [0, 1000), top left corner first. What comes in:
+
+===============================================  ===============================================================
+in the source                                    outcome
+===============================================  ===============================================================
+``(12,30),(40,50)`` in tags                      as it stands, character for character
+``<box_start>`` (the authors' converter)         read as a tag
+``[12,30,40,50]``, ``(12, 30, 40, 50)``, floats  rewritten; thousandths are rounded
+all within [0, 1], at least one decimal point    fractions of the image's size: times 1000, rounded, 1.0 -> 999
+1000 (the far edge)                              999
+outside, reversed, without area, not numbers     the row is set aside
+a box without tags                               kept; rescaled if it is made of fractions
+===============================================  ===============================================================
+"""
+
+import re
+import unicodedata
+from typing import Literal
+
+from ..boxes import convert_tags, tags_balanced
+from .rejects import Reject
+
+
+Coordinates = Literal["auto", "thousandths", "fractions"]
+
+_AUTHORS_TAGS = re.compile(r"<(/?)(?:(box|ref)_(start|end))>", re.IGNORECASE)
+_TAGGED = re.compile(r"(<box>)(.*?)(</box>)", re.DOTALL)
+_NUMBER = r"\s*([-+]?(?:\d{1,9}(?:\.\d{0,20})?|\.\d{1,20}))\s*"
+_GROUP = re.compile(rf"[(\[]{_NUMBER},{_NUMBER}(?:[)\]]\s*,?\s*[(\[]|,){_NUMBER},{_NUMBER}[)\]]")
+_BARE = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,?\s*\({_NUMBER},{_NUMBER}\)")
+_CANONICAL = re.compile(r"\((\d{1,3}),(\d{1,3})\),\((\d{1,3}),(\d{1,3})\)", re.ASCII)
+_CONTROL = re.compile(r"<\|(?!(?:box|object_ref)_(?:start|end)\|>)\w{1,40}\|>|<(?:video|audio)>", re.IGNORECASE)
+
+
+def clean_text(text: str, coordinates: Coordinates = "auto") -> str:
+    """Returns ``text`` with Qwen-VL's tags and boxes in the one form above.
+
+    Args:
+        text: One question or answer.
+        coordinates: What the numbers of a box are; ``auto`` decides box by box (see the table).
+
+    Raises:
+        Reject: With the reasons ``bad_text``, ``control_token``, ``tags_unbalanced``, ``bad_box``, ``box_outside``,
+            ``box_order`` or ``box_empty``.
+    """
+    check_unicode(text)
+    if control := _CONTROL.search(text):
+        raise Reject("control_token", f"found {control[0]!r}")
+    if "<" in text or "＜" in text:
+        text = _AUTHORS_TAGS.sub(_authors_tag, text)
+        if not tags_balanced(text):
+            raise Reject("tags_unbalanced", f"in {_short(text)!r}")
+        text = convert_tags(text, "qwen_vl")
+    elif "." not in text or "(" not in text:
+        return text  # neither a tag nor a bare box of fractions
+
+    parts = _TAGGED.split(text)  # words, <box>, content, </box>, words, ...
+    for index in range(0, len(parts), 4):
+        parts[index] = _BARE.sub(lambda match: _bare(match, coordinates), parts[index])
+    for index in range(2, len(parts), 4):
+        parts[index] = _content(parts[index], coordinates)
+    return "".join(parts)
+
+
+def check_unicode(text: str) -> None:
+    """Raises :class:`Reject` (``bad_text``) for text that UTF-8 cannot hold."""
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise Reject("bad_text", f"character {error.start} is {text[error.start]!a}") from error
+
+
+def _authors_tag(match: re.Match) -> str:
+    return f"<{'/' if match[1] or match[3].lower() == 'end' else ''}{match[2].lower()}>"
+
+
+def _content(content: str, coordinates: Coordinates) -> str:
+    """The coordinates between two box tags, in the one form."""
+    canonical = _CANONICAL.fullmatch(content)
+    if canonical and coordinates != "fractions":
+        _checked(tuple(map(int, canonical.groups())), content)
+        return content
+
+    plain = unicodedata.normalize("NFKC", content)
+    groups = list(_GROUP.finditer(plain))
+    if not groups or _GROUP.sub("", plain).strip(" \t\r\n,;"):
+        raise Reject("bad_box", f"expected (x1,y1),(x2,y2), found {_short(content)!r}")
+    return ",".join(_rewritten(match.groups(), coordinates) for match in groups)
+
+
+def _bare(match: re.Match, coordinates: Coordinates) -> str:
+    return _rewritten(match.groups(), "fractions") if _are_fractions(match.groups(), coordinates) else match[0]
+
+
+def _are_fractions(numbers: tuple[str, ...], coordinates: Coordinates) -> bool:
+    if coordinates == "thousandths" or not all(0 <= float(number) <= 1 for number in numbers):
+        return False
+    return coordinates == "fractions" or any("." in number for number in numbers)
+
+
+def _rewritten(numbers: tuple[str, ...], coordinates: Coordinates) -> str:
+    found = f"({numbers[0]},{numbers[1]}),({numbers[2]},{numbers[3]})"
+    values = tuple(map(float, numbers))
+    if coordinates == "fractions" or _are_fractions(numbers, coordinates):
+        values = tuple(1000 * value for value in values)
+    if not all(0 <= value <= 1000 for value in values):
+        raise Reject("box_outside", f"{found} is not within [0, 1000]: are these pixels?")
+    x1, y1, x2, y2 = _checked(tuple(min(round(value), 999) for value in values), found)
+    return f"({x1},{y1}),({x2},{y2})"
+
+
+def _checked(box: tuple[int, ...], found: str) -> tuple[int, ...]:
+    x1, y1, x2, y2 = box
+    if x1 > x2 or y1 > y2:
+        raise Reject("box_order", f"{found}: the top left corner has to come first")
+    if x1 == x2 or y1 == y2:
+        raise Reject("box_empty", f"{found} has no area in thousandths of the image")
+    return box
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
