@@ -1,0 +1,162 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Builds the demo's data set: real scans -> LLaMA-Factory's ShareGPT rows and PNG images, the same bytes for one seed."""
+
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
+from ..run_state import content_hash, read_json, write_json, write_jsonl
+from .fetch import ScansUnavailable, fetch_totalsegmentator
+from .pictures import load_pictures
+from .rows import SPLITS, Scans, make_row
+from .volumes import load_brain_mr, load_totalsegmentator
+
+
+FORMAT = 1  # raise it when rows of the same settings change
+CHUNK = 100  # rows a task of the pool
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What the data set depends on.
+
+    Attributes:
+        seed: Seed of every row.
+        train: Training rows of the ClinKD run, one question each.
+        test: Test rows, one question each.
+        pretrain: Pictures that the two models are pretrained on: other views of the training slices.
+        pretrain_turns: Questions about each of those.
+    """
+
+    seed: int = 0
+    train: int = 2000
+    test: int = 400
+    pretrain: int = 8000
+    pretrain_turns: int = 4
+
+
+def find_archive(cache: str | Path, say: Callable[[str], None] = print) -> Path | None:
+    """The folder of ``totalsegmentator``'s scans; None, and a word about it, where they cannot be had."""
+    try:
+        return fetch_totalsegmentator(cache)
+    except ScansUnavailable as reason:
+        say(f"CT and abdominal MR are left out: {reason} The demo goes on with brain MR only.")
+        return None
+
+
+def load_scans(archive: Path | None) -> Scans:
+    """Loads every scan; ``archive`` is what :func:`find_archive` returned."""
+    return Scans([load_brain_mr()] + (load_totalsegmentator(archive) if archive else []), load_pictures())
+
+
+def build_data(
+    directory: str | Path,
+    settings: DataSettings,
+    cache: str | Path,
+    *,
+    processes: int | None = None,
+    say: Callable[[str], None] = print,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Builds the data set in ``directory``, or finds it built with the same settings and scans and leaves it alone.
+
+    It writes ``images/*.png``, ``demo_{train,test,pretrain}.json`` (the layout of the paper's Table A1),
+    ``dataset_info.json``, ``facts_{train,test,pretrain}.jsonl`` (scan, plane, slice, view and box of each row) and
+    ``build.json``, which is written last and so tells that the build is complete.
+
+    Args:
+        directory: Where to write.
+        settings: Sizes and seed.
+        cache: Folder for downloaded scans.
+        processes: Worker processes; the default is the number of cores, at most 8.
+        say: Called with each message.
+        advance: Called with (rows made, rows in all).
+
+    Returns:
+        The content of ``build.json``: ``hash``, ``settings``, ``scans`` and ``counts``.
+    """
+    directory, archive = Path(directory), find_archive(cache, say)
+    scans = load_scans(archive)
+    described = [{"key": s.key, "modality": s.modality, "source": s.source, "licence": s.licence} for s in (*scans.volumes, *scans.pictures)]
+    fingerprint = content_hash([FORMAT, asdict(settings), described])
+    marker = directory / "build.json"
+    if marker.exists() and (built := read_json(marker))["hash"] == fingerprint:
+        return built
+
+    marker.unlink(missing_ok=True)
+    if (directory / "images").exists():
+        shutil.rmtree(directory / "images")
+    (directory / "images").mkdir(parents=True)
+    jobs = [
+        (split, number, min(number + CHUNK, count), settings.pretrain_turns if split == "pretrain" else 1)
+        for split in SPLITS
+        for count in [getattr(settings, split)]
+        for number in range(0, count, CHUNK)
+    ]
+    total, rows = settings.train + settings.test + settings.pretrain, {split: [] for split in SPLITS}
+    for split, made in _make(jobs, directory, archive, settings.seed, processes):
+        rows[split] += made
+        advance(sum(map(len, rows.values())), total)
+
+    counts: Counter[str] = Counter()
+    for split, made in rows.items():
+        write_sharegpt(directory / f"demo_{split}.json", (row for row, _ in made))
+        write_jsonl(directory / f"facts_{split}.jsonl", (facts for _, facts in made))
+        counts.update(f"{split}/{row['task']}/{row['modality']}" for row, _ in made)
+    write_dataset_info(directory, {f"demo_{split}": dataset_info_entry(f"demo_{split}.json") for split in SPLITS})
+    built = {"hash": fingerprint, "settings": asdict(settings), "scans": described, "counts": dict(sorted(counts.items()))}
+    write_json(marker, built)
+    return built
+
+
+def _make(
+    jobs: list[tuple], directory: Path, archive: Path | None, seed: int, processes: int | None
+) -> Iterator[tuple[str, list[tuple[dict, dict]]]]:
+    """Yields (split, rows) of every job in order, made by a pool of processes that load the scans once each."""
+    workers = processes or min(os.cpu_count() or 1, 8)
+    context = multiprocessing.get_context("spawn")  # torch's threads, if any, must not be forked
+    with ProcessPoolExecutor(workers, context, _start_worker, (directory, archive, seed)) as pool:
+        yield from pool.map(_make_chunk, jobs)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(directory: Path, archive: Path | None, seed: int) -> None:
+    """Loads the scans, once in each worker."""
+    _worker.update(scans=load_scans(archive), directory=directory, seed=seed)
+
+
+def _make_chunk(job: tuple[str, int, int, int]) -> tuple[str, list[tuple[dict, dict]]]:
+    """Makes rows ``start`` to ``stop`` of a split, saves their pictures, and returns each row and its facts."""
+    from PIL import Image
+
+    split, start, stop, turns = job
+    made = []
+    for number in range(start, stop):
+        row = make_row(_worker["scans"], _worker["seed"], split, number, turns)
+        name = f"images/{row.id}.png"
+        Image.fromarray(row.picture).save(_worker["directory"] / name)
+        entry = {"id": row.id, "image": name, "task": row.facts["task"], "modality": row.facts["modality"]}
+        made.append((entry | {"turns": row.turns}, {"id": row.id} | row.facts))
+    return split, made
