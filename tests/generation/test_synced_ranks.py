@@ -1,0 +1,61 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Two real processes that must call the model together, as under ZeRO-3 and FSDP."""
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+from llamafactory_clinkd.generation import generate_rows
+from llamafactory_clinkd.run_state import read_jsonl
+
+from .conftest import Collator, build_model, make_rows
+
+
+SETTINGS = {"gen_kwargs": {"max_new_tokens": 5}, "num_candidates": 2, "batch_size": 3}
+
+
+def run_rank(rank, address, tokenizer, rows, ids, out):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=2)
+    model = build_model(tokenizer)
+    calls = []
+    generate = model.generate
+    model.generate = lambda **kwargs: calls.append(1) or generate(**kwargs)
+    got = generate_rows(
+        model, tokenizer, rows, Collator(), ids, out, process_index=rank, num_processes=2, synced_gpus=True, **SETTINGS
+    )
+    assert [row["id"] for row in got] == ids
+    counts = torch.tensor([len(calls), -len(calls)])
+    torch.distributed.all_reduce(counts, op=torch.distributed.ReduceOp.MAX)
+    assert counts[0] == -counts[1], "the ranks called `generate` a different number of times"
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+def test_ranks_stay_in_step_with_uneven_work_and_a_bad_row(tokenizer, tmp_path):
+    rows, ids = make_rows(tokenizer, 14)  # five batches: three for one rank, two for the other
+    rows[6]["images"] = ["broken"]
+    out = tmp_path / "out.jsonl"
+    multiprocessing.spawn(run_rank, (tmp_path / "rendezvous", tokenizer, rows, ids, out), nprocs=2)
+
+    alone = generate_rows(
+        build_model(tokenizer), tokenizer, rows, Collator(), ids, tmp_path / "alone.jsonl", **SETTINGS
+    )
+    for one, other in zip(read_jsonl(out), alone, strict=True):
+        assert one.get("error") == other.get("error")
+        assert [c["text"] for c in one["candidates"]] == [c["text"] for c in other["candidates"]]
+    assert sum("error" in row for row in alone) == 1
