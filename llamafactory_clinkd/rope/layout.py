@@ -118,30 +118,35 @@ def read_layout(
 def _lay_out(mask: Tensor, tokens: Tensor, grid: Tensor, interval: Tensor) -> Layout:
     """Splits the vision tokens (flat indices, in the order of the grids) into items and drops the masked ones."""
     length = mask.shape[1]
+    flat = mask.flatten()
     sizes = grid.prod(0)
     ends = sizes.cumsum(0)
     item = torch.repeat_interleave(sizes)
-    offset = torch.arange(len(tokens), device=mask.device) - (ends - sizes)[item]
-    starts = tokens[ends - sizes]
+    starts, lasts, real = tokens[ends - sizes], tokens[ends - 1], flat[tokens]
+    all_real = bool(real.all())
 
-    real = mask.flatten()[tokens]
-    broken = (tokens - starts[item] != offset) | (tokens // length != (starts // length)[item])
-    broken |= real != mask.flatten()[starts][item]
+    # Tokens ascend, so an item is one run if its ends are n - 1 apart.
+    broken = (lasts - starts != sizes - 1) | (starts // length != lasts // length)
+    if not all_real:
+        count = torch.zeros_like(sizes).index_add_(0, item, real.long())
+        broken |= (count != 0) & (count != sizes)
     if broken.any():
-        raise ValueError(_describe_broken(int(item[broken.nonzero()[0, 0]]), starts, sizes, grid, length))
+        raise ValueError(_describe_broken(int(broken.nonzero()[0, 0]), starts, sizes, grid, length))
 
-    height_width = grid[1:].prod(0)[item]
-    width = grid[2][item]
-    cell = torch.stack((offset // height_width, offset % height_width // width, offset % width))
-    vision = torch.zeros_like(mask).flatten()
-    vision[tokens] = True
-    if not real.all():
-        keep = mask.flatten()[starts]
+    # Integer division is the slowest step of all: two of them give all three coordinates.
+    offset = torch.arange(len(tokens), device=mask.device) - (ends - sizes)[item]
+    line = torch.div(offset, grid[2][item], rounding_mode="trunc")
+    frame = torch.div(line, grid[1][item], rounding_mode="trunc") if bool((grid[0] > 1).any()) else line * 0
+    cell = torch.stack((frame, line - frame * grid[1][item], offset - line * grid[2][item]))
+    if not all_real:
+        keep = flat[starts]
         item = (keep.cumsum(0) - 1)[item[real]]
         starts, grid, interval = starts[keep], grid[:, keep], interval[keep]
         tokens, cell = tokens[real], cell[:, real]
+    vision = torch.zeros_like(flat)
+    vision[tokens] = True
     rank = mask.cumsum(1) - mask.long()
-    return Layout(mask, rank, vision.view_as(mask) & mask, starts, grid, interval, item, tokens, cell)
+    return Layout(mask, rank, vision.view_as(mask), starts, grid, interval, item, tokens, cell)
 
 
 def _tokens_of(kind: int, of_kind: Tensor, mask: Tensor, grid: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ def apply_rope(
 
     Args:
         model: A Qwen2-VL or Qwen2.5-VL model, bare or inside a PEFT wrapper.
-        variant: ``mrope`` (stock; only recorded, but for token types that a caller of ``generate`` leaves out), ``mcg``
-            (Eq. 1-6), ``mcg_released`` (the authors' code), ``rope_2d`` (Eq. 7-11) or ``rope_mixed`` (stock
+        variant: ``mrope`` (stock; recorded only, but for token types that a caller of ``generate`` leaves out),
+            ``mcg`` (Eq. 1-6), ``mcg_released`` (the authors' code), ``rope_2d`` (Eq. 7-11) or ``rope_mixed`` (stock
             positions, learnable frequencies in the vision tower; Qwen2-VL only).
         alpha_h: Interval between image rows, ``mcg`` only.
         alpha_w: Interval between image columns, ``mcg`` only.
