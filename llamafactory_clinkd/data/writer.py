@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,6 +35,26 @@ from .sharegpt import dataset_info_entry, write_dataset_info
 
 CHECKPOINT = 5000  # rows of the source
 MOST_WARNINGS = 100
+
+
+def write_array(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Streams rows that are in ShareGPT form already to a JSON array, a row a line, atomically; returns how many."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as f:
+        try:
+            for row in rows:
+                f.write(("[\n" if not count else ",\n") + json.dumps(row, ensure_ascii=False))
+                count += 1
+            f.write("\n]\n" if count else "[]\n")
+            f.flush()
+            os.fsync(f.fileno())
+        except BaseException:
+            Path(f.name).unlink()
+            raise
+    os.replace(f.name, path)
+    return count
 
 
 class RowWriter:

@@ -1,0 +1,302 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`clinkd data`: convert, check, stats, split and subset."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..run_state import write_json
+from .build import Options
+from .check import check as run_check
+from .convert import convert as run_convert
+from .divide import write_split, write_subset
+from .formats import FORMATS
+from .images import Slice
+from .pictures import ERRORS, WARNINGS
+from .rejects import REASONS
+from .stats import draw_modalities, statistics
+from .tokens import IMAGE_MAX_PIXELS
+
+
+app = typer.Typer(help="Convert, check, count and divide data sets.", no_args_is_help=True)
+console = Console()
+
+FormatName = StrEnum("FormatName", {name: name for name in FORMATS})
+
+
+class Tags(StrEnum):
+    """Tag styles of the output."""
+
+    qwen2_vl = "qwen2_vl"
+    qwen_vl = "qwen_vl"
+
+
+class Coordinates(StrEnum):
+    """What the numbers of a box in the source are."""
+
+    auto = "auto"
+    thousandths = "thousandths"
+    fractions = "fractions"
+
+
+class By(StrEnum):
+    """What a split keeps on one side."""
+
+    volume = "volume"
+    image = "image"
+
+
+DataSet = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A data set that `convert` wrote.")]
+ImageFolder = Annotated[
+    Path | None, typer.Option(help="LLaMA-Factory's media_dir; by default the file's folder.", file_okay=False)
+]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same rows on every machine.")]
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON array or JSONL.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the data set (LLaMA-Factory's dataset_dir).")],
+    name: Annotated[str | None, typer.Option(help="Of the data set; by default the source's name.")] = None,
+    format: Annotated[FormatName | None, typer.Option(help="By default worked out from the first rows.")] = None,
+    tags: Annotated[Tags, typer.Option(help="Style of ref and box tags.")] = Tags.qwen2_vl,
+    coordinates: Annotated[Coordinates, typer.Option(help="What the numbers of a box are.")] = Coordinates.auto,
+    split_turns: Annotated[
+        bool, typer.Option(help="One row a turn; else a conversation of several turns stays one row.")
+    ] = False,
+    image_folder: ImageFolder = None,
+    image_prefix: Annotated[str, typer.Option(help="Put before every image path, e.g. images.")] = "",
+    slice: Annotated[str, typer.Option(help="Slice of a volume: first, middle, 40, z:40, x:middle.")] = "first",
+    window: Annotated[str | None, typer.Option(help="CT window in HU as CENTRE,WIDTH, e.g. 40,400.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the summary there as JSON.")] = None,
+) -> None:
+    """Turn Med-GRIT / BiRD, VQA-RAD, SLAKE, LLaVA-Med or ShareGPT files into a data set for LLaMA-Factory.
+
+    Bad rows go to rejects.jsonl with their reason. Interrupted, run it again: it goes on where it was.
+    """
+    with _told():
+        options = Options(
+            tags=tags.value,
+            coordinates=coordinates.value,
+            split_turns=split_turns,
+            image_folder=image_folder or source.parent,
+            image_prefix=image_prefix,
+            default_slice=Slice.parse(slice),
+            window=_window(window),
+        )
+        with _progress() as progress:
+            bar = progress.add_task("bytes", total=source.stat().st_size)
+            done = run_convert(
+                source,
+                output,
+                name=name,
+                format=format.value if format else None,
+                options=options,
+                strict=strict,
+                on_format=lambda kind, detected: progress.console.print(
+                    f"Format: {kind.name} ({kind.description}), {'detected' if detected else 'as named'}."
+                ),
+                on_bytes=lambda read: progress.update(bar, completed=read),
+            )
+    if done.resumed_at:
+        console.print(f"Went on after row {done.resumed_at:,} of an interrupted run.")
+    table = Table("", "rows", title=str(done.path))
+    for label, count in (("in", done.rows_in), ("converted", done.converted), ("rejected", done.rejected)):
+        table.add_row(label, f"{count:,}")
+    table.add_row("out", f"{done.rows_out:,}")
+    _sections(table, {"task": done.tasks, "modality": done.modalities})
+    for reason, count in done.reasons.items():
+        table.add_row(f"[red]{reason}[/]: {escape(REASONS[reason])}", f"{count:,}")
+    console.print(table)
+    for warning in done.warnings:
+        console.print(f"[yellow]Warning[/]: {escape(warning)}")
+    if done.rejected:
+        console.print(f"The rejected rows are in {done.rejects_path}.")
+    media = options.image_folder
+    console.print(
+        f"In the recipe: dataset: {done.path.stem}, dataset_dir: {output}, media_dir: {media}", soft_wrap=True
+    )
+    if json:
+        write_json(json, done.as_json())
+
+
+@app.command()
+def check(
+    dataset: DataSet,
+    image_folder: ImageFolder = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(exists=True, help="A data set that must share no image and no volume.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Qwen2-VL whose tokenizer counts; else no count.")] = None,
+    cutoff_len: Annotated[int, typer.Option(help="The recipe's.")] = 2048,
+    image_max_pixels: Annotated[int, typer.Option(help="The recipe's.")] = IMAGE_MAX_PIXELS,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Where the report goes, without extension; by default beside the data set.")
+    ] = None,
+) -> None:
+    """Find what would spoil a training; ends with status 1 if there is an error."""
+    with _told(), _progress() as progress:
+        bars: dict[str, Any] = {}
+
+        def on_progress(stage: str, completed: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=total)
+            progress.update(bars[stage], completed=completed, total=total)
+
+        found = run_check(
+            dataset,
+            image_folder=image_folder,
+            against=against or (),
+            model=model,
+            cutoff_len=cutoff_len,
+            image_max_pixels=image_max_pixels,
+            workers=workers,
+            report=report,
+            on_progress=on_progress,
+        )
+    table = Table("", "finding", "count", "first", title=f"{dataset}: {found.rows:,} rows, {found.images:,} images")
+    for code, count in found.counts.most_common():
+        level = "[red]error[/]" if code in ERRORS else "[yellow]warning[/]"
+        first = found.examples[code][0]
+        meaning = (ERRORS | WARNINGS)[code]
+        example = escape(f"row {first['row']}: {first['detail'][:100]}")
+        table.add_row(level, f"{code}: {escape(meaning)}", f"{count:,}", example)
+    console.print(table if found.counts else f"{dataset}: {found.rows:,} rows, {found.images:,} images, no finding.")
+    if found.tokens_checked:
+        console.print(f"The longest row has {found.longest:,} tokens; cutoff_len is {cutoff_len:,}.")
+    else:
+        console.print("Tokens were not counted: name the model with --model.")
+    console.print(f"All findings: {found.findings_path}", soft_wrap=True)
+    if found.errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def stats(
+    dataset: DataSet,
+    image_folder: ImageFolder = None,
+    figure: Annotated[Path | None, typer.Option(help="PNG of the proportions; by default beside the file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers there as JSON.")] = None,
+) -> None:
+    """Count turns by modality and task (the paper's Figure A1), lengths, boxes per answer and image sizes."""
+    with _told(), _progress() as progress:
+        bar = progress.add_task("rows", total=None)
+        counted = statistics(
+            dataset,
+            image_folder=image_folder or dataset.parent,
+            on_rows=lambda rows: progress.update(bar, completed=rows),
+        )
+        figure = figure or dataset.with_suffix(".modalities.png")
+        draw_modalities(counted["modalities"], figure)
+    tasks = list(counted["tasks"])
+    table = Table("modality", *tasks, "turns", "share", title=f"{dataset}: {counted['rows']:,} rows")
+    for modality, count in counted["modalities"].items():
+        cells = [f"{counted['modality_tasks'][modality].get(task, 0):,}" for task in tasks]
+        table.add_row(modality, *cells, f"{count:,}", f"{count / counted['turns']:.1%}")
+    totals = [f"{counted['tasks'][task]:,}" for task in tasks]
+    table.add_row("all", *totals, f"{counted['turns']:,}", "100.0%", end_section=True)
+    console.print(table)
+    details = Table("", "", title="Per turn and per image")
+    for label in ("question_words", "answer_words"):
+        quantiles = counted[f"{label}_quantiles"]
+        details.add_row(label.replace("_", " "), ", ".join(f"{q}%: {value}" for q, value in quantiles.items()))
+    boxes = counted["boxes_per_answer"]
+    details.add_row("boxes per answer", ", ".join(f"{number}: {count:,}" for number, count in boxes.items()))
+    sizes = list(counted["image_sizes"].items())
+    more = f" and {len(sizes) - 8} more" if len(sizes) > 8 else ""
+    details.add_row("image sizes", ", ".join(f"{size}: {count:,}" for size, count in sizes[:8]) + more)
+    details.add_row("images", f"{counted['images']:,}, of which {counted['images_unread']:,} do not open")
+    console.print(details)
+    console.print(f"Figure: {figure}", soft_wrap=True)
+    if json:
+        write_json(json, counted)
+
+
+@app.command()
+def split(
+    dataset: DataSet,
+    test: Annotated[float, typer.Option(help="Share of the rows on the test side.")] = 0.1,
+    by: Annotated[By, typer.Option(help="What no two sides share.")] = By.volume,
+    seed: Seed = 0,
+    names: Annotated[str | None, typer.Option(help="TRAIN,TEST; by default <data set>_train,<data set>_test.")] = None,
+) -> None:
+    """Divide a data set into a training and a test part that share no volume (or image)."""
+    with _told():
+        train_name, comma, test_name = (names or f"{dataset.stem}_train,{dataset.stem}_test").partition(",")
+        if not comma or not train_name or not test_name or train_name == test_name:
+            raise ValueError(f"--names should be two different names, TRAIN,TEST, not {names!r}.")
+        rows = write_split(dataset, train_name, test_name, share=test, by=by.value, seed=seed)
+    console.print(f"{train_name}: {rows[0]:,} rows; {test_name}: {rows[1]:,} rows; by {by.value}, seed {seed}.")
+
+
+@app.command()
+def subset(
+    dataset: DataSet,
+    size: Annotated[int, typer.Option(min=0, help="Rows; the paper draws pseudo-labels for 30,000.")] = 30000,
+    stratify: Annotated[bool, typer.Option("--stratify", help="Keep the shares of modality and task.")] = False,
+    seed: Seed = 0,
+    name: Annotated[str | None, typer.Option(help="By default <data set>_<size>.")] = None,
+) -> None:
+    """Draw a seeded subset, such as the one for pseudo-labels."""
+    with _told():
+        name = name or f"{dataset.stem}_{size}"
+        rows = write_subset(dataset, name, size, seed=seed, stratify=stratify)
+    console.print(f"{name}: {rows:,} rows{', stratified by modality and task' if stratify else ''}, seed {seed}.")
+
+
+class _told:
+    """Ends with the message instead of a traceback, where the message is meant for the user."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, ValueError | OSError | ImportError):
+            console.print(f"[red]Error[/]: {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(2) from error
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _sections(table: Table, sections: dict[str, dict[str, int]]) -> None:
+    for title, counts in sections.items():
+        table.add_section()
+        for label, count in counts.items():
+            table.add_row(f"{title} {escape(label)}", f"{count:,}")
+    table.add_section()
+
+
+def _window(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        centre, width = map(float, text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--window should be CENTRE,WIDTH in HU, such as 40,400, not {text!r}.") from error
+    if width <= 0:
+        raise ValueError(f"The width of --window has to be positive, not {width:g}.")
+    return centre, width

@@ -1,0 +1,154 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`clinkd data stats`: what a data set is made of, counted in one pass."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..boxes import box_strings, task_of
+from .names import known_modality, path_within
+from .reader import read_rows
+from .rejects import Reject
+from .row_check import listed_images
+
+
+_WORD = re.compile(r"\w+")
+QUANTILES = (0, 5, 25, 50, 75, 95, 100)
+
+
+def statistics(
+    path: str | Path,
+    *,
+    image_folder: str | Path | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Counts a ShareGPT file; an image is counted once, a question with its answer as one turn.
+
+    Returns:
+        A JSON-able dictionary: ``rows``, ``turns``, ``images``, ``unreadable_rows``; ``modalities`` and ``tasks``
+        (turns of each), ``modality_tasks`` (modality -> task -> turns); ``question_words``, ``answer_words`` and
+        ``boxes_per_answer`` (value -> turns), the lengths also as ``..._quantiles``; ``image_sizes`` (``"w x h"`` ->
+        images; header only) and ``images_unread``. Sizes are empty without ``image_folder``.
+    """
+    rows = turns = unreadable = 0
+    pairs: Counter[tuple[str, str]] = Counter()
+    lengths: dict[str, Counter[int]] = {"question_words": Counter(), "answer_words": Counter()}
+    boxes: Counter[int] = Counter()
+    images: dict[str, None] = {}
+    for number, row in read_rows(path):
+        if on_rows and number % 1000 == 0:
+            on_rows(number)
+        if isinstance(row, Reject) or not (found := list(_turns(row))):
+            unreadable += 1
+            continue
+        rows += 1
+        shown = [image for image in listed_images(row) if isinstance(image, str)]
+        images |= dict.fromkeys(shown)
+        modality = known_modality(row.get("modality"), shown[0] if shown else None)
+        for question, answer in found:
+            turns += 1
+            task = row.get("task") if len(found) == 1 else None
+            pairs[modality, task if isinstance(task, str) else task_of(question, answer)] += 1
+            lengths["question_words"][len(_WORD.findall(question.replace("<image>", "")))] += 1
+            lengths["answer_words"][len(_WORD.findall(answer))] += 1
+            boxes[len(box_strings(answer))] += 1
+
+    sizes, unread = image_sizes(image_folder, images) if image_folder is not None else (Counter(), 0)
+    modalities, tasks = Counter(), Counter()
+    for (modality, task), count in pairs.items():
+        modalities[modality] += count
+        tasks[task] += count
+    result: dict[str, Any] = {"rows": rows, "turns": turns, "images": len(images), "unreadable_rows": unreadable}
+    result |= {"modalities": dict(modalities.most_common()), "tasks": dict(tasks.most_common())}
+    result["modality_tasks"] = {
+        modality: {task: pairs[modality, task] for task in tasks if pairs[modality, task]} for modality in modalities
+    }
+    for name, counter in lengths.items():
+        result[name] = dict(sorted(counter.items()))
+        result[f"{name}_quantiles"] = {q: quantile(counter, q) for q in QUANTILES} if turns else {}
+    result["boxes_per_answer"] = dict(sorted(boxes.items()))
+    return result | {"image_sizes": dict(sizes.most_common()), "images_unread": unread}
+
+
+def quantile(counter: Counter[int], percent: int) -> int:
+    """The smallest value that at least ``percent`` of the counted things do not exceed (the least one for 0)."""
+    need, running = counter.total() * percent / 100, 0
+    for value in sorted(counter):
+        running += counter[value]
+        if running >= need and running:
+            return value
+    raise ValueError("No quantile of nothing.")
+
+
+def image_sizes(folder: str | Path, images: Iterable[str]) -> tuple[Counter[str], int]:
+    """Sizes in pixels, from the headers; the number of images that do not open or lie outside the folder."""
+    sizes: Counter[str] = Counter()
+    unread = 0
+    for image in images:
+        try:
+            with Image.open(path_within(folder, image)) as opened:
+                sizes[f"{opened.width} x {opened.height}"] += 1
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            unread += 1  # what is wrong with it is for `clinkd data check` to say
+    return sizes, unread
+
+
+def draw_modalities(modalities: dict[str, int], path: str | Path, title: str = "Proportions of modalities") -> None:
+    """Draws the pie of the paper's Figure A1 as PNG.
+
+    Args:
+        modalities: Modality -> number of turns.
+        path: Where the PNG goes.
+        title: Over the pie.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+        ImportError: If matplotlib is not installed.
+    """
+    if not sum(modalities.values()):
+        raise ValueError("No turn was counted, so there are no proportions to draw.")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("matplotlib draws the figure: pip install 'llamafactory-clinkd[eval]'.") from error
+
+    total = sum(modalities.values())
+    ordered = sorted(modalities.items(), key=lambda item: (-item[1], item[0]))
+    figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    shares = [count for _, count in ordered]
+    wedges, _ = axes.pie(shares, startangle=90, counterclock=False, wedgeprops={"edgecolor": "white"})
+    labels = [f"{name}: {count / total:.1%} ({count:,})" for name, count in ordered]
+    axes.legend(wedges, labels, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axes.set_title(title)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _turns(row: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """Questions with their answers, as far as the row is a conversation."""
+    messages = row.get("messages")
+    messages = messages if isinstance(messages, list) else []
+    spoken = [m for m in messages if isinstance(m, dict) and m.get("role") in ("user", "assistant")]
+    for asked, told in zip(spoken[::2], spoken[1::2], strict=False):
+        if isinstance(asked.get("content"), str) and isinstance(told.get("content"), str):
+            yield asked["content"], told["content"]
