@@ -1,0 +1,59 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Visual grounding and referring object classification: per-row counts, from which any recall is a ratio of sums."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..boxes import iou_matrix, parse_boxes, strip_boxes
+
+
+IOU_THRESHOLD = 0.5
+
+
+def grounding_counts(annotation: str, response: str) -> tuple[int, int]:
+    """Targets found and targets asked for, of one VG row (paper section 4.2; BiRD's released code).
+
+    A target is found when the IoU of any predicted box with it is strictly above 0.5. Each target counts once, however
+    many boxes match it, and one box may find several targets.
+    """
+    targets, predicted = parse_boxes(annotation), parse_boxes(response)
+    found = (iou_matrix(targets, predicted) > IOU_THRESHOLD).any(axis=1) if predicted else np.zeros(len(targets), bool)
+    return int(found.sum()), len(targets)
+
+
+def label_found(annotation: str, response: str) -> bool:
+    """Whether a ROC row is right (BiRD's released code): every blank-separated token of the lower-case ground truth
+    occurs, as a substring, in the lower-case response. Tags and boxes of both are taken out first.
+    """  # noqa: D205
+    said = strip_boxes(response).lower()
+    return bool(said) and all(token in said for token in strip_boxes(annotation).lower().split(" "))
+
+
+def grounding_statistics(rows: Sequence[dict]) -> np.ndarray:
+    """float64 ``[rows, 2]``: targets found, targets."""
+    return np.array([grounding_counts(row["annotation"], row["response"]) for row in rows], dtype=float).reshape(-1, 2)
+
+
+def label_statistics(rows: Sequence[dict]) -> np.ndarray:
+    """float64 ``[rows, 2]``: 1 where the label was found, and 1."""
+    return np.array([(label_found(row["annotation"], row["response"]), 1) for row in rows], dtype=float).reshape(-1, 2)
+
+
+def recall(sums: np.ndarray) -> np.ndarray:
+    """First over second column, ``[..., 2]`` to ``[...]``; 0 where the second is 0, which no evaluated row has."""
+    return np.divide(sums[..., 0], sums[..., 1], out=np.zeros(sums.shape[:-1]), where=sums[..., 1] > 0)

@@ -1,0 +1,177 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The two Java programs behind the caption metrics, each run once for all captions of an evaluation.
+
+``pycocoevalcap`` brings both jars: Stanford's PTB tokenizer (CoreNLP 3.4.1) and METEOR 1.5. It starts them anew for
+every set of captions; here one process takes every caption of every modality, and METEOR gives its sufficient
+statistics, from which :func:`meteor_score` makes the score of any set of rows (Denkowski and Lavie, WMT 2014).
+"""
+
+import importlib.util
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+METEOR_COLUMNS = 23
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75  # METEOR 1.5's parameters for English
+_MODULE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+
+
+def java_command() -> str | None:
+    """The ``java`` on the path, or None."""
+    return shutil.which("java")
+
+
+def coco_folder() -> Path:
+    """The folder of ``pycocoevalcap``, whose jars are used.
+
+    Raises:
+        ImportError: If it is not installed; the message names the extra.
+    """
+    spec = importlib.util.find_spec("pycocoevalcap")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(
+            "The caption metrics need pycocoevalcap, which is not installed: pip install 'llamafactory-clinkd[eval]'."
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def ptb_tokenize(texts: Sequence[str]) -> list[str]:
+    """Tokenizes texts with the PTB tokenizer and drops punctuation, as ``pycocoevalcap`` does, in one process.
+
+    Args:
+        texts: Captions; line breaks within one count as blanks.
+
+    Returns:
+        As many strings: lower-case tokens, a blank between.
+
+    Raises:
+        RuntimeError: If the process fails or its answer has another number of lines.
+    """
+    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
+
+    command = [java_command(), "-cp", STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer"]
+    command += ["-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
+    lines = "".join(one_line(text) + "\n" for text in texts)
+    done = subprocess.run(command, input=lines.encode(), capture_output=True, cwd=coco_folder() / "tokenizer")
+    tokenized = done.stdout.decode().split("\n")[:-1]
+    if done.returncode or len(tokenized) != len(texts):
+        raise RuntimeError(
+            f"The PTB tokenizer gave {len(tokenized)} lines for {len(texts)} captions (exit code {done.returncode}): "
+            f"{done.stderr.decode(errors='replace')[-500:]}"
+        )
+    dropped = set(PUNCTUATIONS)
+    return [" ".join(word for word in line.rstrip().split(" ") if word not in dropped) for line in tokenized]
+
+
+def meteor_statistics(
+    hypotheses: Sequence[str], references: Sequence[str], progress: Callable[[int], None] | None = None
+) -> np.ndarray:
+    """METEOR's sufficient statistics of tokenized pairs, in one process.
+
+    Args:
+        hypotheses: Tokenized outputs.
+        references: As many tokenized references.
+        progress: Called with the number of pairs done.
+
+    Returns:
+        float64 ``[pairs, 23]``: hypothesis and reference words, their function words, four counts for each of the four
+        matchers (content words of each side, function words of each side), chunks, matched words of each side.
+        A pair matched whole in one chunk has 0 chunks here, for that is how METEOR adds pairs up.
+
+    Raises:
+        RuntimeError: If the process ends before it has answered for every pair.
+    """
+    command = [java_command(), "-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
+    statistics = np.zeros((len(hypotheses), METEOR_COLUMNS))
+    with subprocess.Popen(
+        command,
+        cwd=coco_folder() / "meteor",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        feeder = threading.Thread(target=_feed, args=(process, hypotheses, references), daemon=True)
+        feeder.start()
+        try:
+            for row in range(len(hypotheses)):
+                values = process.stdout.readline().split()
+                if len(values) != METEOR_COLUMNS:
+                    raise RuntimeError(
+                        f"METEOR ended after {row} of {len(hypotheses)} captions. It needs 2 GB for its Java heap."
+                    )
+                statistics[row] = [float(value) for value in values]
+                if progress is not None and (row + 1) % 100 == 0:
+                    progress(row + 1)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            feeder.join()
+    whole = (statistics[:, [21, 22]] == statistics[:, [0, 1]]).all(axis=1) & (statistics[:, 20] == 1)
+    statistics[whole, 20] = 0
+    return statistics
+
+
+def meteor_score(sums: np.ndarray) -> np.ndarray:
+    """METEOR 1.5 of summed statistics (Denkowski and Lavie 2014, equations 1 to 5, English parameters).
+
+    Args:
+        sums: float64 ``[..., 23]``, sums over rows of what :func:`meteor_statistics` gives.
+
+    Returns:
+        float64 ``[...]``, in [0, 1]; 0 where nothing matches.
+    """
+    words_h, words_r, function_h, function_r = (sums[..., i] for i in range(4))
+    matches = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)  # [..., matcher, (content, function) of both sides]
+    chunks, matched_h, matched_r = (sums[..., i] for i in (20, 21, 22))
+
+    weighted = np.einsum("...mk,m->...k", matches, _MODULE_WEIGHTS)
+    precision = _ratio(
+        _DELTA * weighted[..., 0] + (1 - _DELTA) * weighted[..., 2],
+        _DELTA * (words_h - function_h) + (1 - _DELTA) * function_h,
+    )
+    recall = _ratio(
+        _DELTA * weighted[..., 1] + (1 - _DELTA) * weighted[..., 3],
+        _DELTA * (words_r - function_r) + (1 - _DELTA) * function_r,
+    )
+    f_mean = _ratio(precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall)
+    return f_mean * (1 - _GAMMA * _ratio(chunks, (matched_h + matched_r) / 2) ** _BETA)
+
+
+def one_line(text: str) -> str:
+    """The text with its line breaks, of every kind, as blanks: the Java programs take one caption a line."""
+    return " ".join(text.splitlines())
+
+
+def _feed(process: subprocess.Popen, hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    """Writes every pair to METEOR's standard input and closes it; a process that is gone is the reader's to report."""
+    try:
+        for hypothesis, reference in zip(hypotheses, references, strict=True):
+            sides = (one_line(side).replace("|||", " ") for side in (reference, hypothesis.replace("  ", " ")))
+            process.stdin.write(("SCORE ||| " + " ||| ".join(sides) + "\n").encode())
+        process.stdin.close()
+    except BrokenPipeError:
+        return
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """``part / whole``, and 0 where the whole is 0."""
+    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0)

