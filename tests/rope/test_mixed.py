@@ -52,8 +52,8 @@ def test_step_0_is_stock(qwen2_vl, attention):
 
 
 def test_rotation_is_that_of_the_paper_for_each_layer_and_head(qwen2_vl):
-    # Heo et al. (ECCV 2024): frequency i of a head turns by theta_h p_h + theta_w p_w; written out per patch, with complex
-    # numbers, from the absolute frequencies (stock's plus what was learned).
+    # Heo et al. (ECCV 2024): frequency i of a head turns by theta_h p_h + theta_w p_w; written out per patch, with
+    # complex numbers, from the absolute frequencies (stock's plus what was learned).
     apply_rope(qwen2_vl, "rope_mixed")
     scramble(qwen2_vl)
     tower = qwen2_vl.model.visual

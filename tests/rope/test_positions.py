@@ -32,6 +32,7 @@ from .layouts import (
 )
 
 
+examples = settings(max_examples=50, deadline=None)  # tests assert no time
 alphas = st.integers(1, 4)
 gaps = st.integers(1, 5)
 VARIANTS = {
@@ -56,23 +57,27 @@ def assert_follows(drawn, found, references):
         assert row.tokens + int(deltas[index]) == following - 1
 
 
+@examples
 @given(rows(), alphas, alphas)
 def test_mcg_equals_the_equations_token_by_token(drawn, alpha_h, alpha_w):
     found = positions.mcg(**batch_of(drawn), alpha_h=alpha_h, alpha_w=alpha_w)
     assert_follows(drawn, found, [mcg_reference(row.segments, alpha_h, alpha_w) for row in drawn])
 
 
+@examples
 @given(rows(), gaps)
 def test_mcg_released_equals_its_reference(drawn, gap):
     found = positions.mcg_released(**batch_of(drawn), gap=gap)
     assert_follows(drawn, found, [released_reference(row.segments, gap) for row in drawn])
 
 
+@examples
 @given(rows())
 def test_rope_2d_equals_its_reference(drawn):
     assert_follows(drawn, positions.rope_2d(**batch_of(drawn)), [rope_2d_reference(row.segments) for row in drawn])
 
 
+@examples
 @given(rows(), alphas, alphas)
 def test_eq_3_both_gaps_are_equal_or_a_half_was_floored(drawn, alpha_h, alpha_w):
     ids, deltas = positions.mcg(**batch_of(drawn), alpha_h=alpha_h, alpha_w=alpha_w)
@@ -101,6 +106,7 @@ def test_eq_4_of_a_square_image(side, before, lam):
     assert paper[:, before + side * side].tolist() == [before + side * side + 1] * 3
 
 
+@examples
 @given(rows(), st.sampled_from(sorted(VARIANTS)))
 def test_text_increases_by_one_inside_a_segment(drawn, variant):
     ids, _ = VARIANTS[variant](**batch_of(drawn))
@@ -114,6 +120,7 @@ def test_text_increases_by_one_inside_a_segment(drawn, variant):
             at += segment.tokens
 
 
+@examples
 @given(rows(), st.sampled_from(sorted(VARIANTS)))
 def test_a_row_does_not_depend_on_its_neighbours_or_padding(drawn, variant):
     ids, deltas = VARIANTS[variant](**batch_of(drawn))
@@ -125,6 +132,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_padding(drawn, variant):
         assert torch.equal(own_delta, deltas[index : index + 1])
 
 
+@examples
 @given(rows(videos=False), st.sampled_from(sorted(VARIANTS)), st.integers(1, 3))
 def test_decoding_with_the_delta_continues_a_full_pass(drawn, variant, more):
     _, deltas = VARIANTS[variant](**batch_of(drawn))
@@ -137,7 +145,7 @@ def test_decoding_with_the_delta_continues_a_full_pass(drawn, variant, more):
         assert (full[:, index, end : end + more] == decoded[index, end : end + more]).all()
 
 
-@settings(max_examples=40)
+@examples
 @given(rows(videos=False, adjacent=False))
 def test_released_with_gap_one_is_stock_for_images(drawn):
     batch = batch_of(drawn)
@@ -146,7 +154,7 @@ def test_released_with_gap_one_is_stock_for_images(drawn):
         assert torch.equal(own, expected)
 
 
-@settings(max_examples=40)
+@examples
 @given(rows(adjacent=False))
 def test_mrope_is_stock(drawn):
     batch = batch_of(drawn)

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
@@ -24,9 +24,11 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from llamafactory_clinkd.rope.square import square_size, to_square
 
 
+examples = settings(deadline=None)  # tests assert no time
 sides = st.integers(1, 3000)
 
 
+@examples
 @given(sides, sides, st.integers(0, 200_000), st.integers(28 * 28, 2_000_000))
 def test_the_side_is_on_the_grid_and_inside_the_limits(width, height, min_pixels, max_pixels):
     fitting = [n * 28 for n in range(1, math.isqrt(max_pixels) // 28 + 1) if (n * 28) ** 2 >= min_pixels]
@@ -37,6 +39,7 @@ def test_the_side_is_on_the_grid_and_inside_the_limits(width, height, min_pixels
     assert abs(side - math.sqrt(width * height)) == min(abs(s - math.sqrt(width * height)) for s in fitting)
 
 
+@examples
 @given(sides, sides)
 def test_qwen2_vl_s_own_processor_resizes_no_more(width, height):
     limits = {"min_pixels": 56 * 56, "max_pixels": 768 * 768}
