@@ -1,0 +1,241 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The teacher's final hidden states at supervised positions, on disk, keyed by what they were computed from.
+
+``2 H`` bytes a token in bf16 (7 KB at 7B) give the exact distillation loss over the whole vocabulary later, with only
+the teacher's head in memory. What is unusual: entries are found by a hash of their content, never by step or row
+number, so shuffling, accumulation, another number of ranks, a kill and a resume cannot mix samples up.
+
+A shard is a safetensors file that one rank writes whole and renames into place; the index is rebuilt from the shards'
+headers and exists in memory only. Nothing is pickled.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..run_state import content_hash
+
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "clinkd-teacher-hidden"
+VERSION = "1"
+SHARD_BYTES = 64 * 2**20
+HEADER_BYTES_PER_SAMPLE = 160
+
+
+class CacheMismatchError(ValueError):
+    """A shard belongs to another teacher, format or program."""
+
+
+def sample_key(
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    pixel_values: torch.Tensor | None,
+    grid: torch.Tensor | None,
+    settings: dict[str, Any],
+) -> str:
+    """SHA-256, 64 hexadecimal digits, of everything that the hidden states of one sample depend on.
+
+    Args:
+        input_ids: ``[L]`` integers without padding: padding depends on the batch, and so would the key.
+        labels: ``[L]`` integers, -100 where nothing is supervised.
+        pixel_values: The sample's own pixels or patches, any shape and dtype, or None for text.
+        grid: ``[images, 3]`` integers (``image_grid_thw``) or None.
+        settings: JSON-able: processor settings, teacher identity and revision, rope variant, ...
+
+    Raises:
+        ValueError: If ids and labels are not two vectors of one length.
+    """
+    if input_ids.dim() != 1 or input_ids.shape != labels.shape:
+        raise ValueError(
+            f"input_ids are {list(input_ids.shape)} and labels {list(labels.shape)}; expected [L] and [L], one sample "
+            "without padding."
+        )
+    digest = hashlib.sha256(content_hash(settings).encode())
+    integers = (input_ids.long(), labels.long(), None if grid is None else grid.long())
+    for tensor in (*integers, pixel_values):
+        if tensor is None:
+            digest.update(b"none;")
+            continue
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{tensor.dtype}{list(tensor.shape)};".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def estimate_bytes(tokens: int, hidden_size: int, dtype: torch.dtype, samples: int = 0) -> int:
+    """Bytes on disk for ``tokens`` supervised tokens of ``samples`` samples, with headers, without block rounding."""
+    return tokens * hidden_size * dtype.itemsize + samples * HEADER_BYTES_PER_SAMPLE
+
+
+def require_space(directory: str | Path, needed: int) -> None:
+    """Checks that ``needed`` bytes fit before a long run starts.
+
+    Raises:
+        OSError: If they do not; the message says how much is missing.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise OSError(
+            f"The teacher cache needs {needed / 2**30:.1f} GiB but {directory} has {free / 2**30:.1f} GiB free. "
+            "Free space, point output_dir elsewhere, or set kd_cache: off."
+        )
+
+
+class HiddenCache:
+    """Hidden states ``[n, H]`` by key, in shards of one folder that all ranks share.
+
+    Every rank reads all shards and writes its own. Other ranks' new shards are seen after :meth:`refresh`.
+
+    Args:
+        directory: Folder of the shards, created if missing.
+        teacher: What the states come from (model, revision, adapters, quantisation, rope variant), as one string.
+        hidden_size: ``H`` of the teacher.
+        dtype: Dtype of the states, kept bit for bit.
+        rank: This process's global rank; part of its shards' names.
+        shard_bytes: A shard is written once this much is waiting.
+
+    Raises:
+        CacheMismatchError: If the folder holds a shard of another teacher, width, dtype, version or program.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        teacher: str,
+        hidden_size: int,
+        dtype: torch.dtype,
+        rank: int = 0,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.hidden_size, self.dtype, self.rank, self.shard_bytes = hidden_size, dtype, rank, shard_bytes
+        self.broken: set[Path] = set()
+        """Shards that could not be read; their samples are computed again."""
+        self._metadata = {
+            "format": FORMAT,
+            "version": VERSION,
+            "teacher": teacher,
+            "hidden_size": str(hidden_size),
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+        self._pending: dict[str, torch.Tensor] = {}
+        self._index: dict[str, Path] = {}
+        self._seen: set[Path] = set()
+        self._open = functools.lru_cache(maxsize=32)(_open_shard)
+        for leftover in self.directory.glob(f".{self._prefix}*.tmp"):  # this rank died while writing
+            leftover.unlink()
+        self.refresh()
+
+    @property
+    def _prefix(self) -> str:
+        return f"hidden-rank{self.rank:05d}-"
+
+    def __len__(self) -> int:
+        return len(self._index) + len(self._pending)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._pending or key in self._index
+
+    def put(self, key: str, hidden: torch.Tensor) -> None:
+        """Keeps ``hidden`` ``[n, H]``; writes a shard when enough is waiting. A key that is there is left alone.
+
+        Raises:
+            ValueError: If shape or dtype is not the cache's: casting would not be bit-exact.
+        """
+        if hidden.dim() != 2 or hidden.shape[1] != self.hidden_size or hidden.dtype != self.dtype:
+            raise ValueError(
+                f"hidden is {list(hidden.shape)} {hidden.dtype}; expected [n, {self.hidden_size}] {self.dtype}."
+            )
+        if key in self:
+            return
+        # A copy: a view would keep the whole batch alive, and safetensors refuses shared storage.
+        self._pending[key] = hidden.detach().to("cpu", copy=True).contiguous()
+        if sum(x.nbytes for x in self._pending.values()) >= self.shard_bytes:
+            self.flush()
+
+    def get(self, key: str) -> torch.Tensor | None:
+        """``[n, H]`` on the CPU with the bits that were put, or None if the key is unknown."""
+        if key in self._pending:
+            return self._pending[key]
+        path = self._index.get(key)
+        return None if path is None else self._open(path).get_tensor(key)
+
+    def flush(self) -> Path | None:
+        """Writes what is waiting as one shard, atomically; returns its path, or None if nothing waited."""
+        if not self._pending:
+            return None
+        taken = [int(path.stem.rsplit("-", 1)[1]) for path in self.directory.glob(f"{self._prefix}*.safetensors")]
+        path = self.directory / f"{self._prefix}{max(taken, default=-1) + 1:06d}.safetensors"
+        temporary = path.with_name(f".{path.name}.tmp")
+        save_file(self._pending, temporary, metadata=self._metadata)
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+        self._index.update(dict.fromkeys(self._pending, path))
+        self._seen.add(path)
+        self._pending = {}
+        return path
+
+    def refresh(self) -> None:
+        """Adds shards that appeared since, of whatever rank.
+
+        A file that safetensors cannot read (cut short by a full disk or a broken copy) is named in a warning and in
+        :attr:`broken`, and skipped.
+
+        Raises:
+            CacheMismatchError: If a readable shard is not of this cache.
+        """
+        for path in sorted(self.directory.glob("*.safetensors")):
+            if path in self._seen:
+                continue
+            self._seen.add(path)
+            try:
+                shard = self._open(path)
+            except SafetensorError as error:
+                logger.warning("%s is damaged (%s): its samples will be computed again. Delete it.", path, error)
+                self.broken.add(path)
+                continue
+            self._check(path, shard.metadata() or {})
+            self._index.update(dict.fromkeys(shard.keys(), path))
+
+    def _check(self, path: Path, found: dict[str, str]) -> None:
+        """Refuses a shard whose metadata differ."""
+        different = {key: found.get(key) for key, wanted in self._metadata.items() if found.get(key) != wanted}
+        if different:
+            expected = {key: self._metadata[key] for key in different}
+            raise CacheMismatchError(
+                f"{path} holds {json.dumps(different)} where this run needs {json.dumps(expected)}. Use another cache "
+                "folder for another teacher or setting, or delete this one."
+            )
+
+
+def _open_shard(path: Path) -> Any:
+    """A memory-mapped reader; shards never change once they have their name."""
+    return safe_open(path, framework="pt")
