@@ -22,7 +22,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from ..run_state import write_json
 from .build import Options
@@ -31,9 +30,8 @@ from .convert import convert as run_convert
 from .divide import write_split, write_subset
 from .formats import FORMATS
 from .images import Slice
-from .pictures import ERRORS, WARNINGS
-from .rejects import REASONS
 from .stats import draw_modalities, statistics
+from .tables import check_table, conversion_table, detail_table, modality_table
 from .tokens import IMAGE_MAX_PIXELS
 
 
@@ -120,14 +118,7 @@ def convert(
             )
     if done.resumed_at:
         console.print(f"Went on after row {done.resumed_at:,} of an interrupted run.")
-    table = Table("", "rows", title=str(done.path))
-    for label, count in (("in", done.rows_in), ("converted", done.converted), ("rejected", done.rejected)):
-        table.add_row(label, f"{count:,}")
-    table.add_row("out", f"{done.rows_out:,}")
-    _sections(table, {"task": done.tasks, "modality": done.modalities})
-    for reason, count in done.reasons.items():
-        table.add_row(f"[red]{reason}[/]: {escape(REASONS[reason])}", f"{count:,}")
-    console.print(table)
+    console.print(conversion_table(done))
     for warning in done.warnings:
         console.print(f"[yellow]Warning[/]: {escape(warning)}")
     if done.rejected:
@@ -175,14 +166,7 @@ def check(
             report=report,
             on_progress=on_progress,
         )
-    table = Table("", "finding", "count", "first", title=f"{dataset}: {found.rows:,} rows, {found.images:,} images")
-    for code, count in found.counts.most_common():
-        level = "[red]error[/]" if code in ERRORS else "[yellow]warning[/]"
-        first = found.examples[code][0]
-        meaning = (ERRORS | WARNINGS)[code]
-        example = escape(f"row {first['row']}: {first['detail'][:100]}")
-        table.add_row(level, f"{code}: {escape(meaning)}", f"{count:,}", example)
-    console.print(table if found.counts else f"{dataset}: {found.rows:,} rows, {found.images:,} images, no finding.")
+    console.print(check_table(found))
     if found.tokens_checked:
         console.print(f"The longest row has {found.longest:,} tokens; cutoff_len is {cutoff_len:,}.")
     else:
@@ -209,25 +193,7 @@ def stats(
         )
         figure = figure or dataset.with_suffix(".modalities.png")
         draw_modalities(counted["modalities"], figure)
-    tasks = list(counted["tasks"])
-    table = Table("modality", *tasks, "turns", "share", title=f"{dataset}: {counted['rows']:,} rows")
-    for modality, count in counted["modalities"].items():
-        cells = [f"{counted['modality_tasks'][modality].get(task, 0):,}" for task in tasks]
-        table.add_row(modality, *cells, f"{count:,}", f"{count / counted['turns']:.1%}")
-    totals = [f"{counted['tasks'][task]:,}" for task in tasks]
-    table.add_row("all", *totals, f"{counted['turns']:,}", "100.0%", end_section=True)
-    console.print(table)
-    details = Table("", "", title="Per turn and per image")
-    for label in ("question_words", "answer_words"):
-        quantiles = counted[f"{label}_quantiles"]
-        details.add_row(label.replace("_", " "), ", ".join(f"{q}%: {value}" for q, value in quantiles.items()))
-    boxes = counted["boxes_per_answer"]
-    details.add_row("boxes per answer", ", ".join(f"{number}: {count:,}" for number, count in boxes.items()))
-    sizes = list(counted["image_sizes"].items())
-    more = f" and {len(sizes) - 8} more" if len(sizes) > 8 else ""
-    details.add_row("image sizes", ", ".join(f"{size}: {count:,}" for size, count in sizes[:8]) + more)
-    details.add_row("images", f"{counted['images']:,}, of which {counted['images_unread']:,} do not open")
-    console.print(details)
+    console.print(modality_table(counted, dataset), detail_table(counted), sep="\n")
     console.print(f"Figure: {figure}", soft_wrap=True)
     if json:
         write_json(json, counted)
@@ -280,14 +246,6 @@ class _told:
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True)
-
-
-def _sections(table: Table, sections: dict[str, dict[str, int]]) -> None:
-    for title, counts in sections.items():
-        table.add_section()
-        for label, count in counts.items():
-            table.add_row(f"{title} {escape(label)}", f"{count:,}")
-    table.add_section()
 
 
 def _window(text: str | None) -> tuple[float, float] | None:

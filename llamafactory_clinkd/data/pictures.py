@@ -40,7 +40,7 @@ ERRORS = {reason: text for reason, text in REASONS.items() if reason not in _ONL
     "too_long": "the row has more tokens than cutoff_len: its end, the answer first, is cut off",
 }
 WARNINGS = {
-    "duplicate_row": "the same row stands twice (so does every seventh of VQA-RAD)",
+    "duplicate_row": "the same row stands twice",
     "duplicate_id": "several different rows have this id (Med-GRIT has one id an image, so there it is no fault)",
     "no_image": "the row has no image",
 }

@@ -138,7 +138,7 @@ def draw_modalities(modalities: dict[str, int], path: str | Path, title: str = "
     shares = [count for _, count in ordered]
     wedges, _ = axes.pie(shares, startangle=90, counterclock=False, wedgeprops={"edgecolor": "white"})
     labels = [f"{name}: {count / total:.1%} ({count:,})" for name, count in ordered]
-    axes.legend(wedges, labels, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.legend(wedges, labels, loc="outside right center", frameon=False)
     axes.set_title(title)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
