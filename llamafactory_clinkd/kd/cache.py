@@ -181,11 +181,12 @@ class HiddenCache:
             self.flush()
 
     def get(self, key: str) -> torch.Tensor | None:
-        """``[n, H]`` on the CPU with the bits that were put, or None if the key is unknown."""
+        """A copy ``[n, H]`` on the CPU with the bits that were put, or None if the key is unknown."""
         if key in self._pending:
-            return self._pending[key]
+            return self._pending[key].clone()
         path = self._index.get(key)
-        return None if path is None else self._open(path).get_tensor(key)
+        # The reader hands out views of its map: writing to one would change what the next reader of the key gets.
+        return None if path is None else self._open(path).get_tensor(key).clone()
 
     def flush(self) -> Path | None:
         """Writes what is waiting as one shard, atomically; returns its path, or None if nothing waited."""

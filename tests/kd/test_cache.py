@@ -86,6 +86,15 @@ def test_a_view_of_a_batch_is_copied(tmp_path):
     assert torch.equal(torch.cat([cache.get("x"), cache.get("y")]), wanted)
 
 
+def test_what_get_returns_may_be_written_to(tmp_path):
+    cache = open_cache(tmp_path)
+    cache.put("a", states(0))
+    for _ in range(2):  # from memory, then from the shard
+        cache.get("a").zero_()
+        assert torch.equal(cache.get("a"), states(0))
+        cache.flush()
+
+
 def test_shards_are_written_when_enough_waits_and_a_known_key_is_kept(tmp_path):
     cache = open_cache(tmp_path, shard_bytes=2 * states(0).nbytes)
     for i in range(5):
