@@ -52,9 +52,10 @@ class CaptionStatistics(NamedTuple):
 
 
 def plain_tokenize(texts: Sequence[str]) -> list[str]:
-    """The tokenizer used where there is no Java: lower-case words (numbers and hyphens kept whole), signs of the PTB
-    tokenizer's punctuation dropped.
-    """  # noqa: D205
+    """The tokenizer used where there is no Java.
+
+    Lower-case words, decimal numbers and hyphenated words kept whole; the signs that ``pycocoevalcap`` drops are dropped.
+    """
     return [" ".join(token for token in _TOKEN.findall(text.lower()) if token not in _DROPPED) for text in texts]
 
 

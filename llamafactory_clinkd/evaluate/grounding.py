@@ -37,9 +37,11 @@ def grounding_counts(annotation: str, response: str) -> tuple[int, int]:
 
 
 def label_found(annotation: str, response: str) -> bool:
-    """Whether a ROC row is right (BiRD's released code): every blank-separated token of the lower-case ground truth
-    occurs, as a substring, in the lower-case response. Tags and boxes of both are taken out first.
-    """  # noqa: D205
+    """Whether a ROC row is right, as BiRD's released code has it.
+
+    Every blank-separated token of the lower-case ground truth must occur, as a substring, in the lower-case response.
+    Tags and boxes of both are taken out first.
+    """
     said = strip_boxes(response).lower()
     return bool(said) and all(token in said for token in strip_boxes(annotation).lower().split(" "))
 

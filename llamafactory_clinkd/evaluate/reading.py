@@ -50,9 +50,12 @@ _TURN = re.compile(r"<\|im_start\|>(\w+)\n")
 
 
 class Reading(NamedTuple):
-    """Rows of the shared vocabulary (``id, image, question, annotation, response, task, modality, candidates``), and
-    what was wrong: ``{"row", "reason", "outcome"}``, rows counted from 1 as they stand in the input.
-    """  # noqa: D205
+    """What could be read, and what could not.
+
+    Attributes:
+        rows: Rows of the shared vocabulary (``id, image, question, annotation, response, task, modality, candidates``).
+        problems: ``{"row", "reason", "outcome"}`` of each malformed row, counted from 1 as they stand in the input.
+    """
 
     rows: list[dict[str, Any]]
     problems: list[dict[str, Any]]
