@@ -1,0 +1,33 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The report: one self-contained HTML page about one run, or several side by side.
+
+- :func:`build_report`: run folders to ``report.html``
+"""
+
+from importlib import import_module
+from typing import Any
+
+
+_OFFERED = {"build_report": "build"}
+
+__all__ = list(_OFFERED)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports an offered name when it is first used (PEP 562), so that importing the room costs nothing."""
+    if name in _OFFERED:
+        return getattr(import_module(f".{_OFFERED[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

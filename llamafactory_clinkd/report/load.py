@@ -1,0 +1,169 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A run folder as data: what is there is read, what is not there is said."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..evaluate import read_rows
+from ..run_state import read_json, read_jsonl
+from .logs import TrainingLog, read_training_logs
+from .model_facts import describe_model
+
+
+@dataclass
+class CorrectionRound:
+    """One round of Reflective Correction: the rows of ``round-N.jsonl`` and the counts of ``round-N.summary.json``."""
+
+    number: int
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+
+
+@dataclass
+class RunData:
+    """Everything the report knows of a run.
+
+    Attributes:
+        folder: The run's ``output_dir``.
+        name: Short, unique among the runs of a report.
+        phases: ``state.json``'s phases.
+        metrics: ``metrics.json``, or None.
+        predictions: Rows of the shared vocabulary, with ``scorer`` and ``error`` where selection wrote them.
+        pseudo_labels: Rows of ``pseudo_labels.jsonl``.
+        rounds: The correction rounds in order.
+        logs: A log for each training phase that left one.
+        attention: Attention maps, PNG files.
+        model: A sentence about the model in the folder, or None.
+        missing: For each part that is absent or unreadable, a sentence that says so.
+    """
+
+    folder: Path
+    name: str
+    phases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, Any] | None = None
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    pseudo_labels: list[dict[str, Any]] = field(default_factory=list)
+    rounds: list[CorrectionRound] = field(default_factory=list)
+    logs: list[TrainingLog] = field(default_factory=list)
+    attention: list[Path] = field(default_factory=list)
+    model: str | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def setting(self, key: str) -> Any:
+        """The value of a recipe key in the last phase that recorded one; None where none did."""
+        values = [phase["inputs"][key] for phase in self.phases.values() if phase["inputs"].get(key) is not None]
+        return values[-1] if values else None
+
+
+def load_runs(run_dirs: list[Path]) -> list[RunData]:
+    """Reads run folders.
+
+    Raises:
+        ValueError: If no folder is given.
+        FileNotFoundError: If one of them is not the ``output_dir`` of a run.
+    """
+    if not run_dirs:
+        raise ValueError("No run was given: name at least one `output_dir` of a ClinKD recipe.")
+    folders = [Path(folder).resolve() for folder in run_dirs]
+    return [_load(folder, name) for folder, name in zip(folders, _short_names(folders), strict=True)]
+
+
+def _short_names(folders: list[Path]) -> list[str]:
+    """The shortest tail of each path that tells all of them apart; the same folder twice gets a number."""
+    for length in range(1, 4):
+        names = ["/".join(folder.parts[-length:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{folder.name} ({number})" for number, folder in enumerate(folders, start=1)]
+
+
+def _load(folder: Path, name: str) -> RunData:
+    home = folder / "clinkd"
+    if not home.is_dir():
+        raise FileNotFoundError(
+            f"{folder} has no folder `clinkd`: it is not the `output_dir` of a ClinKD run. "
+            "Give the folder that the recipe names as `output_dir`."
+        )
+    run = RunData(folder, name)
+    state = _read(run, home / "state.json", read_json, "phases, times, recipe, data and weights are unknown", {})
+    run.phases = _phases(run, state)
+    run.metrics = _metrics(run, _read(run, home / "metrics.json", read_json, "there are no scores", None))
+    rows = _read(run, home / "predictions.jsonl", read_jsonl, "there are no example answers", [])
+    run.predictions = _normalised(rows)
+    run.pseudo_labels = _read(run, home / "pseudo_labels.jsonl", read_jsonl, "the teacher's answers are not shown", [])
+    run.rounds = _rounds(run, home / "corrections")
+    run.logs = read_training_logs(folder, run.phases, run.missing)
+    run.attention = sorted((home / "attention").glob("*.png"))
+    if not run.attention:
+        run.missing["attention"] = "clinkd/attention has no PNG file: no attention maps (`clinkd attention` draws them)."
+    run.model = describe_model(folder)
+    return run
+
+
+def _read(run: RunData, path: Path, reader: Callable[[Path], Any], consequence: str, default: Any) -> Any:
+    """What ``reader`` finds in a file; if it is absent or broken, ``default`` and a sentence in ``run.missing``."""
+    place = path.relative_to(run.folder).as_posix()
+    key = path.name.partition(".")[0]
+    if not path.is_file():
+        run.missing[key] = f"{place} does not exist: {consequence}."
+        return default
+    try:
+        found = reader(path)
+    except (ValueError, OSError) as error:
+        run.missing[key] = f"{place} cannot be read ({error}): {consequence}."
+        return default
+    return found
+
+
+def _phases(run: RunData, state: Any) -> dict[str, dict[str, Any]]:
+    """The phases of ``state.json`` that are records with inputs."""
+    phases = state.get("phases") if isinstance(state, dict) else None
+    if not isinstance(phases, dict):
+        run.missing.setdefault("state", "clinkd/state.json has no `phases`: times, recipe, data and weights are unknown.")
+        return {}
+    return {
+        name: {**phase, "inputs": phase.get("inputs") or {}} for name, phase in phases.items() if isinstance(phase, dict)
+    }
+
+
+def _metrics(run: RunData, metrics: Any) -> dict[str, Any] | None:
+    if metrics is not None and not (isinstance(metrics, dict) and isinstance(metrics.get("tasks"), dict)):
+        run.missing["metrics"] = "clinkd/metrics.json has no `tasks`: there are no scores."
+        return None
+    return metrics
+
+
+def _normalised(rows: list[Any]) -> list[dict[str, Any]]:
+    """The rows that the evaluation accepts, as it reads them, with what selection wrote about each."""
+    rows = [row if isinstance(row, dict) else {} for row in rows]
+    read = read_rows([{**row, "id": number} for number, row in enumerate(rows)]).rows
+    extra = ("id", "scorer", "error")
+    return [{**row, **{key: rows[row["id"]].get(key) for key in extra}} for row in read]
+
+
+def _rounds(run: RunData, folder: Path) -> list[CorrectionRound]:
+    """The rounds whose record is there; a round without its summary was cut off and is marked by its absence."""
+    paths = {int(path.stem.partition("-")[2]): path for path in folder.glob("round-*.jsonl") if path.stem[6:].isdigit()}
+    if not paths:
+        run.missing["corrections"] = "clinkd/corrections has no round: nothing was corrected, or the phase did not run."
+    rounds = []
+    for number, path in sorted(paths.items()):
+        rows = _read(run, path, read_jsonl, "its rows are not shown", [])
+        summary = _read(run, path.with_suffix(".summary.json"), read_json, "the round was not finished", None)
+        rounds.append(CorrectionRound(number, rows, summary))
+    return rounds

@@ -1,0 +1,82 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What can be said about the model in a run folder without loading it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ..run_state import read_json
+
+
+def describe_model(folder: Path) -> str | None:
+    """A phrase about the model saved in ``folder``, from its configuration and the headers of its weights.
+
+    Returns:
+        For example ``qwen2_vl, hidden size 128, 4 layers, 1.9 M parameters``; None if there is no model.
+    """
+    adapter, config = folder / "adapter_config.json", folder / "config.json"
+    size = _parameters(folder)
+    counted = "" if size is None else f", {_short_count(size)} parameters"
+    if adapter.is_file():
+        settings = read_json(adapter)
+        base = settings.get("base_model_name_or_path") or "an unnamed base"
+        return f"{settings.get('peft_type', 'adapter')} of rank {settings.get('r', '?')} on {base}{counted} in the adapter"
+    if not config.is_file():
+        return None
+    settings = read_json(config)
+    text = settings.get("text_config", settings)
+    facts = [str(settings.get("model_type", "unknown type"))]
+    if "hidden_size" in text:
+        facts.append(f"hidden size {text['hidden_size']}")
+    if "num_hidden_layers" in text:
+        facts.append(f"{text['num_hidden_layers']} layers")
+    return ", ".join(facts) + counted
+
+
+def describe_fingerprint(found: Any) -> str:
+    """A model as ``state.json`` recorded it: a hub name, or a local folder by its weight files.
+
+    Args:
+        found: A string, or ``{"weights": [[name, bytes], ...], "configs": [sha256, ...]}``.
+    """
+    if isinstance(found, str):
+        return found
+    if not isinstance(found, dict) or not found.get("weights"):
+        return "a local folder without weight files in safetensors"
+    total = sum(size for _, size in found["weights"])
+    config = f", configuration {found['configs'][0][:8]}" if found.get("configs") else ""
+    return f"a local folder with {total / 1e6:,.1f} MB of weights{config}"
+
+
+def _parameters(folder: Path) -> int | None:
+    """Number of stored parameters, from the safetensors headers; None without such files."""
+    from safetensors import SafetensorError, safe_open
+
+    total, files = 0, sorted(folder.glob("*.safetensors"))
+    for path in files:
+        try:
+            with safe_open(path, framework="np") as f:
+                total += sum(math.prod(f.get_slice(key).get_shape()) for key in f.keys())  # noqa: SIM118
+        except SafetensorError:
+            return None  # a torn file cannot be counted; the configuration still describes the model
+    return total if files else None
+
+
+def _short_count(count: int) -> str:
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return str(count)
