@@ -75,7 +75,7 @@ def _windows(f: BinaryIO, on_bytes: Callable[[int], None] | None) -> Iterator[st
     while data := f.read(WINDOW):
         text = decoder.decode(data)
         yield text.removeprefix("\ufeff") if first else text
-        first = False
+        first = first and not text
         if on_bytes:
             on_bytes(f.tell())
     yield decoder.decode(b"", final=True)
@@ -137,8 +137,8 @@ def _array(windows: Iterator[str], path: str | Path) -> Iterator[Any]:
                 if size < LARGEST_ROW and more(size):
                     continue
                 raise BrokenFileError(f"{path}, row {number + 1} is not valid JSON ({error}). Mend it.") from error
-            if end == len(buffer) and more(1):  # a number may go on in the next window
-                continue
+            if isinstance(value, int | float) and len(buffer) - end < 3 and more(1):
+                continue  # the number may go on in the next window: "1", "1." and "1e-" all read as 1 so far
             number, position, expected, first = number + 1, end, ",", False
             yield value
         elif character == expected:

@@ -1,0 +1,98 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import os
+
+import pytest
+
+from llamafactory_clinkd.data.names import known_modality, path_within, relative_path, volume_of
+from llamafactory_clinkd.data.rejects import Reject
+
+
+@pytest.mark.parametrize(
+    ("image", "volume"),
+    [
+        ("ct_00--AMOS2022--amos_0001--x_0020.png", "amos2022--amos_0001"),
+        ("images/mr_t1--BraTS2021--BraTS2021_00218--z_0141.png", "brats2021--brats2021_00218"),
+        ("mr_flair--BraTS2021--BraTS2021_00218--y_0001.jpg", "brats2021--brats2021_00218"),
+        ("mr_00--ACDC--patient018_frame01--x_0000.png", "acdc--patient018"),
+        ("mr_00--ACDC--patient018_frame12--x_0003.png", "acdc--patient018"),
+        ("ct_00--AbdomenCT1K--Case_00011--x_0041--0000_001.png", "abdomenct1k--case_00011"),
+        ("ct_00--set--a--b.c--x_0001", "set--a--b.c"),
+        ("x_ray--covid_19_ct_cxr--16660_5_1--2d_none.png", None),
+        ("clinkd_png/a/brain--z_0040.png", "clinkd_png/a/brain"),
+        ("clinkd_png/a/brain--z_middle.png", "clinkd_png/a/brain"),
+        ("synpic54610.jpg", None),
+        ("xmlab1/source.jpg", None),
+        ("a--b.png", None),
+    ],
+)
+def test_volumes(image, volume):
+    assert volume_of(image) == volume
+
+
+@pytest.mark.parametrize(("value", "path"), [("a.png", "a.png"), ("./a//b.png", "a/b.png"), ("a\\b.png", "a/b.png")])
+def test_paths(value, path):
+    assert relative_path(value) == path
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        " ",
+        ".",
+        "..",
+        "../a",
+        "a/../b",
+        "/etc/passwd",
+        "C:\\a",
+        "file:///a",
+        "http://a/b",
+        "~/a",
+        "a\0b",
+        "\\\\h\\a",
+    ]
+    + [None, 3, ["a"], "a\ud800"],
+)
+def test_paths_that_leave(value):
+    with pytest.raises(Reject) as caught:
+        relative_path(value)
+    assert caught.value.reason == "bad_path"
+
+
+def test_links_are_followed_before_judging(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"")
+    (folder / "inside.png").write_bytes(b"")
+    os.symlink(folder / "inside.png", folder / "good.png")
+    os.symlink(tmp_path / "secret.png", folder / "bad.png")
+    os.symlink(folder / "circle.png", folder / "circle.png")
+    assert path_within(folder, "good.png") == (folder / "inside.png").resolve()
+    with pytest.raises(Reject, match="outside the data folder"):
+        path_within(folder, "bad.png")
+    with pytest.raises(Reject):
+        path_within(folder, "circle.png")
+
+
+def test_modalities():
+    assert known_modality(None, "images/ct_00--a--b--x_1.png") == "ct"
+    assert known_modality(None, "synpic1.jpg") == "unknown"
+    assert known_modality(None, None) == "unknown"
+    assert known_modality("MRI", "synpic1.jpg") == "mr"
+    assert known_modality("X-Ray", None) == "x"
+    assert known_modality({"chest_xray": False, "histology": True}, None) == "histology"
+    assert known_modality({"chest_xray": False}, "ct_1.png") == "ct"
+    assert known_modality("\ud800", "ct_1.png") == "ct"

@@ -1,0 +1,118 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import json
+
+import pytest
+
+from llamafactory_clinkd.data.convert import convert
+from llamafactory_clinkd.data.rejects import CHOICES, REASONS, Reject
+
+from .samples import LLAVA_MED, MED_GRIT_TRAIN, SHAREGPT, SLAKE, VQA_RAD, read_rejects
+
+
+def grit(question="Where?", answer="Here.", **rest):
+    return {"id": "ct_1", "conversations": [[question, answer]]} | rest
+
+
+def sharegpt(*messages, images=()):
+    return {"messages": [{"role": role, "content": text} for role, text in messages], "images": list(images)}
+
+
+CASES = [
+    ("not_json", "sharegpt", '{"messages": ['),
+    ("not_an_object", "med_grit", [1]),
+    ("missing_field", "vqa_rad", {"qid": 1, "image_name": "a.jpg", "question": "What?"}),
+    ("missing_field", "med_grit", {"conversations": [["a", "b"]]}),
+    ("missing_field", "med_grit", grit(id=" ")),
+    ("wrong_type", "vqa_rad", VQA_RAD | {"answer": float("nan")}),
+    ("wrong_type", "vqa_rad", VQA_RAD | {"answer": None}),
+    ("wrong_type", "vqa_rad", VQA_RAD | {"answer": True}),
+    ("wrong_type", "med_grit", {"id": "ct_1", "conversations": "none"}),
+    ("wrong_type", "med_grit", {"id": "ct_1", "conversations": [{"from": "human", "value": "a"}, "b"]}),
+    ("wrong_type", "med_grit", {"id": "ct_1", "conversations": [["a", "b"], "c"]}),
+    ("bad_text", "med_grit", grit("Where \ud800?")),
+    ("bad_text", "sharegpt", SHAREGPT | {"id": "\ud800"}),
+    ("no_turns", "med_grit", {"id": "ct_1", "conversations": []}),
+    ("turn_order", "med_grit", {"id": "ct_1", "conversations": [["a", "b", "c"]]}),
+    ("turn_order", "sharegpt", sharegpt(("user", "a"))),
+    ("turn_order", "sharegpt", sharegpt(("assistant", "a"), ("user", "b"))),
+    ("turn_order", "sharegpt", sharegpt(("user", "a"), ("system", "b"), ("assistant", "c"))),
+    ("unknown_role", "sharegpt", sharegpt(("user", "a"), ("tool", "b"))),
+    ("empty_question", "med_grit", grit("<img>ct_1.png</img>\n ")),
+    ("empty_answer", "med_grit", grit("Where?", " \n")),
+    ("control_token", "med_grit", grit("Where?", "Here.<|im_end|>")),
+    ("control_token", "med_grit", grit("<video>Where?")),
+    ("image_in_answer", "sharegpt", sharegpt(("user", "a"), ("assistant", "see <image>"))),
+    ("image_in_answer", "med_grit", grit("Where?", "<img>ct_1.png</img> Here.")),
+    ("image_count", "sharegpt", sharegpt(("user", "<image><image>a"), ("assistant", "b"), images=["a.png"])),
+    ("image_count", "sharegpt", sharegpt(("user", "<image>a"), ("assistant", "b"))),
+    ("image_count", "med_grit", grit("<img>ct_1.png Where?")),
+    ("image_mismatch", "med_grit", grit("<img>/x/ct_2.png</img> Where?")),
+    ("bad_path", "med_grit", grit(id="../ct_1")),
+    ("bad_path", "llava_med", LLAVA_MED | {"image": "/etc/passwd"}),
+    ("bad_path", "sharegpt", SHAREGPT | {"images": ["http://somewhere/a.png"]}),
+    ("bad_path", "sharegpt", SHAREGPT | {"images": [None]}),
+    ("tags_unbalanced", "med_grit", grit("<ref>liver")),
+    ("bad_box", "med_grit", grit("Where?", "<box>left</box>")),
+    ("box_outside", "med_grit", grit("Where?", "<box>(1,2),(3,2000)</box>")),
+    ("box_order", "med_grit", grit("Where?", "<box>(9,2),(3,20)</box>")),
+    ("box_empty", "med_grit", grit("Where?", "<box>(3,2),(3,20)</box>")),
+    ("bad_scan", "sharegpt", SHAREGPT | {"images": ["absent.dcm"]}),
+    ("bad_scan", "sharegpt", SHAREGPT | {"images": ["absent.nii.gz#q:3"]}),
+    ("not_english", "slake", SLAKE | {"q_lang": "zh"}),
+]
+
+
+def test_every_reason_has_a_case():
+    assert {reason for reason, _, _ in CASES} == set(REASONS)
+
+
+@pytest.mark.parametrize(("reason", "kind", "row"), CASES)
+def test_the_row_is_set_aside_and_nothing_else_is_lost(tmp_path, reason, kind, row):
+    good = {
+        "slake": SLAKE,
+        "vqa_rad": VQA_RAD,
+        "llava_med": LLAVA_MED,
+        "sharegpt": SHAREGPT,
+        "med_grit": MED_GRIT_TRAIN,
+    }
+    lines = [json.dumps(good[kind]), row if isinstance(row, str) else json.dumps(row), json.dumps(good[kind])]
+    source = tmp_path / "source.jsonl"
+    source.write_text("\n".join(lines), encoding="utf-8")
+    done = convert(source, tmp_path / "out", format=kind)
+    assert (done.rows_in, done.converted, done.rejected, done.reasons) == (3, 2, 1, {reason: 1})
+    assert len(json.loads(done.path.read_text())) == 2
+    (line,) = read_rejects(tmp_path / "out")
+    assert (line["row"], line["reason"], line["dataset"]) == (2, reason, "source")
+    assert line["detail"]
+    if isinstance(row, dict) and "id" in row:
+        assert line["id"] == row["id"]
+
+
+@pytest.mark.parametrize(("reason", "kind", "row"), [case for case in CASES if not isinstance(case[2], str)])
+def test_strict_stops_and_leaves_nothing(tmp_path, reason, kind, row):
+    source = tmp_path / "source.json"
+    source.write_text(json.dumps([row]))
+    if reason in CHOICES:
+        assert convert(source, tmp_path / "out", format=kind, strict=True).rejected == 1
+        return
+    with pytest.raises(ValueError, match=f"row 1 .*{reason}"):
+        convert(source, tmp_path / "out", format=kind, strict=True)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_reason_has_to_be_known():
+    with pytest.raises(KeyError, match="expected one of"):
+        Reject("whatever", "detail")

@@ -1,0 +1,85 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import pytest
+
+from llamafactory_clinkd.boxes import Box, parse_boxes
+from llamafactory_clinkd.data.rejects import Reject
+from llamafactory_clinkd.data.text import clean_text
+
+
+@pytest.mark.parametrize(
+    ("source", "cleaned"),
+    [
+        ("no box at all (really).", "no box at all (really)."),
+        ("<box>(12,30),(40,50)</box>", "<box>(12,30),(40,50)</box>"),
+        ("a<box_start>(1,2),(3,4)<box_end>b", "a<box>(1,2),(3,4)</box>b"),
+        ("<|box_start|>(1,2),(3,4)<|box_end|>", "<box>(1,2),(3,4)</box>"),
+        ("<|object_ref_start|>liver<|object_ref_end|>", "<ref>liver</ref>"),
+        ("<box>[1, 2, 3, 4]</box>", "<box>(1,2),(3,4)</box>"),
+        ("<box>(1,2,3,4)</box>", "<box>(1,2),(3,4)</box>"),
+        ("<box>(10.4,20.6),(30.5,40)</box>", "<box>(10,21),(30,40)</box>"),
+        ("<box>(0.1,0.2),(0.35,1.0)</box>", "<box>(100,200),(350,999)</box>"),
+        ("<box>(0,0),(1000,1000)</box>", "<box>(0,0),(999,999)</box>"),
+        ("<box>(1,2),(3,4) (5,6),(7,8)</box>", "<box>(1,2),(3,4),(5,6),(7,8)</box>"),
+        ("＜box＞（１，２），（３，４）＜/box＞", "<box>(1,2),(3,4)</box>"),
+        ("from (0.1,0.2),(0.3,0.4) on", "from (100,200),(300,400) on"),
+        ("<ref>x</ref> from (0.1,0.2),(0.3,0.4)", "<ref>x</ref> from (100,200),(300,400)"),
+        ("from (12,20),(30,40) on", "from (12,20),(30,40) on"),
+        ("of 3.5 mm (see above)", "of 3.5 mm (see above)"),
+    ],
+)
+def test_texts(source, cleaned):
+    assert clean_text(source) == cleaned
+    assert clean_text(cleaned) == cleaned
+
+
+def test_coordinates_can_be_named():
+    corners = "<box>(0,0),(1,1)</box>"
+    assert clean_text(corners) == corners
+    assert clean_text(corners, "fractions") == "<box>(0,0),(999,999)</box>"
+    assert clean_text("<box>(0.0,0.2),(1,3)</box>", "thousandths") == "<box>(0,0),(1,3)</box>"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("a <ref>b", "tags_unbalanced"),
+        ("a </box>", "tags_unbalanced"),
+        ("<box>(1,2),(3,4)</ref>", "tags_unbalanced"),
+        ("<box></box>", "bad_box"),
+        ("<box>left</box>", "bad_box"),
+        ("<box>(1,2)</box>", "bad_box"),
+        ("<box>(1,2),(3,4) left</box>", "bad_box"),
+        ("<box>(1,2),(3,1001)</box>", "box_outside"),
+        ("<box>(-1,2),(3,4)</box>", "box_outside"),
+        ("<box>(512,700),(1400,900)</box>", "box_outside"),
+        ("<box>(5,2),(3,4)</box>", "box_order"),
+        ("<box>(1,4),(3,2)</box>", "box_order"),
+        ("<box>(1,2),(1,4)</box>", "box_empty"),
+        ("<box>(0.5,0.2),(0.5003,0.4)</box>", "box_empty"),
+        ("stop <|im_end|> here", "control_token"),
+        ("<VIDEO>", "control_token"),
+        ("bad \ud800", "bad_text"),
+    ],
+)
+def test_faults(source, reason):
+    with pytest.raises(Reject) as caught:
+        clean_text(source)
+    assert caught.value.reason == reason
+
+
+def test_fractions_agree_with_multiplying_by_hand():
+    cleaned = clean_text("<box>(0.123,0.2345),(0.5,0.75)</box>")
+    assert parse_boxes(cleaned) == [Box(123, 234, 500, 750)]
