@@ -54,7 +54,7 @@ class CaptionStatistics(NamedTuple):
 def plain_tokenize(texts: Sequence[str]) -> list[str]:
     """The tokenizer used where there is no Java.
 
-    Lower-case words, decimal numbers and hyphenated words kept whole; the signs that ``pycocoevalcap`` drops are dropped.
+    Lower-case words; decimal numbers and hyphenated words are kept whole, and ``pycocoevalcap``'s signs are dropped.
     """
     return [" ".join(token for token in _TOKEN.findall(text.lower()) if token not in _DROPPED) for text in texts]
 

@@ -53,7 +53,7 @@ class Reading(NamedTuple):
     """What could be read, and what could not.
 
     Attributes:
-        rows: Rows of the shared vocabulary (``id, image, question, annotation, response, task, modality, candidates``).
+        rows: The shared vocabulary: ``id, image, question, annotation, response, task, modality, candidates``.
         problems: ``{"row", "reason", "outcome"}`` of each malformed row, counted from 1 as they stand in the input.
     """
 

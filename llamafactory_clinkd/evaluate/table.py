@@ -57,9 +57,8 @@ def metrics_table(metrics: dict[str, Any]) -> "Table":
 def _caption(metrics: dict[str, Any]) -> str:
     lines = []
     if metrics["average"] is not None:
-        lines.append(
-            f"average of {', '.join(metrics['average_of'])}: {_cell(metrics['average'])} {_span(metrics['ci'])}"
-        )
+        span = f" ({_span(metrics['ci'])})" if metrics["ci"] else ""
+        lines.append(f"average of {', '.join(metrics['average_of'])}: {_cell(metrics['average'])}{span}")
     rows = metrics["rows"]
     if metrics["problems"]:
         lines.append(f"{rows['read']:,} rows: {rows['counted_wrong']:,} counted wrong, {rows['left_out']:,} left out")
