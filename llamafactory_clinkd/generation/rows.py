@@ -57,6 +57,7 @@ def generate_rows(
     synced_gpus: bool = False,
     skip_special_tokens: bool = False,
     seed: int = 0,
+    identity: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Generates ``num_candidates`` answers for every row and keeps them in ``out_path`` (JSONL, the dataset's order).
 
@@ -82,6 +83,7 @@ def generate_rows(
             then repeat a row, and an error inside the model is raised instead of being noted at its row.
         skip_special_tokens: Leave special tokens, tags included, out of the texts.
         seed: For sampling.
+        identity: What else must be the same for a run to be resumed, for example the weights; JSON-able.
 
     Returns:
         On every rank, all rows: ``{"id", "candidates": [{"text", "logprob"}], "tokens"}``, or ``{"id", "candidates":
@@ -95,7 +97,8 @@ def generate_rows(
     out_path = Path(out_path)
     barrier = _check(dataset, row_ids, num_processes, barrier)
     settings = generation_settings(model, tokenizer, gen_kwargs, num_candidates)
-    check_settings(out_path, {**settings, "seed": seed, "skip_special_tokens": skip_special_tokens}, process_index)
+    noted = {**settings, "seed": seed, "skip_special_tokens": skip_special_tokens, **(identity or {})}
+    check_settings(out_path, noted, process_index)
     done = {id_ for id_, row in read_parts(out_path, row_ids).items() if "error" not in row}
     barrier()  # nobody writes before all have read, so that all plan the same
 

@@ -232,6 +232,9 @@ def test_other_settings_or_other_data_are_refused(model, tokenizer, data, tmp_pa
     more = generate_rows(model, tokenizer, rows[:6], Collator(), ids[:6], out, **BEAMS)  # the same rows and more
     assert len(more) == 6
 
+    with pytest.raises(ValueError, match="weights: None there, b now"):
+        generate_rows(model, tokenizer, rows[:6], Collator(), ids[:6], out, identity={"weights": "b"}, **BEAMS)
+
     out.unlink()
     generate_rows(model, tokenizer, rows[:4], Collator(), ids[:4], out, **{**BEAMS, "num_candidates": 2})
     assert read_json(f"{out}.settings.json")["num_return_sequences"] == 2
