@@ -44,7 +44,7 @@ def examine_row(number: int, row: Mapping[str, Any] | Reject) -> RowFacts:
     """Checks everything about a row but its pictures and its neighbours."""
     if isinstance(row, Reject):
         return RowFacts(number, "", [], [Finding(row.reason, number, "", row.detail)], 0, 0)
-    identity = str(row["id"]) if isinstance(row.get("id"), str | int) else ""
+    identity = _printable(str(row["id"])) if isinstance(row.get("id"), str | int) else ""
     faults: list[tuple[str, str]] = []
 
     images, listed = [], listed_images(row)
@@ -66,7 +66,7 @@ def examine_row(number: int, row: Mapping[str, Any] | Reject) -> RowFacts:
     else:
         faults += _faults_of(conversation, len(listed))
 
-    findings = [Finding(code, number, _printable(identity), detail) for code, detail in faults]
+    findings = [Finding(code, number, identity, detail) for code, detail in faults]
     content = json.dumps([row.get("messages"), listed], sort_keys=True)
     return RowFacts(number, identity, images, findings, _hash(identity) if identity else 0, _hash(content))
 
@@ -89,9 +89,9 @@ def _check_messages(row: Mapping[str, Any]) -> None:
 
 
 def _faults_of(conversation: Conversation, images: int) -> list[tuple[str, str]]:
-    faults = []
     if not conversation.turns:
-        faults.append(("no_turns", "expected a question and an answer"))
+        return [("no_turns", "expected a question and an answer")]
+    faults = []
     texts = [("system", conversation.system)] if conversation.system else []
     for question, answer in conversation.turns:
         texts += [("question", question), ("answer", answer)]

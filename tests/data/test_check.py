@@ -1,0 +1,170 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import json
+
+import pytest
+
+from llamafactory_clinkd.data.check import check
+from llamafactory_clinkd.data.pictures import ERRORS, WARNINGS
+
+from .samples import draw, sharegpt, write_source
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(4):
+        draw(tmp_path, f"ct_{number}.png", shade=40 * number)
+    return tmp_path
+
+
+def checked(folder, rows, **keys):
+    path = write_source(folder / "set.json", rows)
+    return check(path, **{"workers": 1, **keys})
+
+
+def roles(*pairs, images=("ct_0.png",), **rest):
+    return {"messages": [{"role": role, "content": text} for role, text in pairs], "images": list(images)} | rest
+
+
+def damaged(folder, kind):
+    good = (folder / "ct_0.png").read_bytes()
+    draw(folder, "big.bmp", (200, 200))
+    content = {"image_truncated": (folder / "big.bmp").read_bytes()[:5000], "image_unreadable": b"no picture"}[kind]
+    (folder / f"{kind}.png").write_bytes(content)
+    assert content != good
+    return sharegpt(f"{kind}.png")
+
+
+USER, TOLD = ("user", "<image>Where?"), ("assistant", "Here.")
+ROWS = {
+    "not_an_object": lambda folder: [1],
+    "missing_field": lambda folder: {"images": ["ct_0.png"], "conversations": []},
+    "wrong_type": lambda folder: {"images": ["ct_0.png"], "messages": [{"role": "user", "content": 4}]},
+    "unknown_role": lambda folder: roles(("human", "<image>Where?"), ("gpt", "Here.")),
+    "turn_order": lambda folder: roles(USER),
+    "no_turns": lambda folder: roles(),
+    "bad_text": lambda folder: sharegpt("ct_0.png", answer="\ud800"),
+    "empty_question": lambda folder: sharegpt("ct_0.png", question="<image> "),
+    "empty_answer": lambda folder: sharegpt("ct_0.png", answer=" "),
+    "control_token": lambda folder: sharegpt("ct_0.png", answer="<|image_pad|>"),
+    "image_in_answer": lambda folder: sharegpt("ct_0.png", question="Where?", answer="<image> here"),
+    "image_count": lambda folder: sharegpt("ct_0.png", question="<image><image>Where?"),
+    "bad_path": lambda folder: sharegpt("../outside.png"),
+    "tags_unbalanced": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>(1,2),(3,4)"),
+    "bad_box": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>left<|box_end|>"),
+    "box_outside": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>(1,2),(3,1004)<|box_end|>"),
+    "box_order": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>(5,2),(3,4)<|box_end|>"),
+    "box_empty": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>(3,2),(3,4)<|box_end|>"),
+    "box_form": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>(0.1,0.2),(0.3,0.4)<|box_end|>"),
+    "image_missing": lambda folder: sharegpt("absent.png"),
+    "image_unreadable": lambda folder: damaged(folder, "image_unreadable"),
+    "image_truncated": lambda folder: damaged(folder, "image_truncated"),
+    "no_image": lambda folder: roles(("user", "Where?"), TOLD, images=()),
+}
+ELSEWHERE = {"not_json", "duplicate_row", "duplicate_id", "leak_image", "leak_volume", "too_long"}
+
+
+def test_every_code_has_a_case():
+    assert set(ROWS) | ELSEWHERE == set(ERRORS) | set(WARNINGS)
+
+
+@pytest.mark.parametrize("code", ROWS)
+def test_each_fault_is_found_and_no_other(folder, code):
+    good = sharegpt("ct_1.png", answer="<|box_start|>(1,2),(3,4)<|box_end|>")
+    found = checked(folder, [good, ROWS[code](folder), sharegpt("ct_2.png")])
+    assert dict(found.counts) == {code: 1}
+    assert found.examples[code][0]["row"] == 2
+    assert found.errors == (code in ERRORS)
+    assert found.rows == 3
+
+
+def test_the_report_can_be_read_by_a_machine(folder):
+    found = checked(folder, [sharegpt("absent.png", id="seven"), sharegpt("ct_0.png", answer="")])
+    summary = json.loads((folder / "set.check.json").read_text())
+    assert summary["counts"] == {"image_missing": 1, "empty_answer": 1} == dict(found.counts)
+    assert (summary["errors"], summary["rows"], summary["images"], summary["tokens_checked"]) == (2, 2, 2, False)
+    lines = [json.loads(line) for line in (folder / "set.check.jsonl").read_text().splitlines()]
+    assert [(line["code"], line["row"], line["id"], line["level"]) for line in lines] == [
+        ("image_missing", 1, "seven", "error"),
+        ("empty_answer", 2, "ct_0.png", "error"),
+    ]
+
+
+def test_a_line_that_is_not_json(folder):
+    path = folder / "set.jsonl"
+    path.write_text(json.dumps(sharegpt("ct_0.png")) + "\n{\n")
+    assert dict(check(path, workers=1).counts) == {"not_json": 1}
+
+
+def test_duplicates(folder):
+    one = sharegpt("ct_0.png", id="a")
+    found = checked(folder, [one, one, sharegpt("ct_0.png", answer="There.", id="a"), one | {"id": "b"}])
+    assert dict(found.counts) == {"duplicate_row": 2, "duplicate_id": 1}
+    assert found.errors == 0
+    assert [line["row"] for line in found.examples["duplicate_row"]] == [2, 4]
+
+
+def test_a_bad_picture_is_reported_once(folder):
+    rows = [sharegpt("absent.png", answer=str(number), id=str(number)) for number in range(5)]
+    assert dict(checked(folder, rows).counts) == {"image_missing": 1}
+
+
+def test_leakage_by_path_content_and_volume(folder):
+    draw(folder, "twin.png", shade=200)
+    draw(folder, "other/copy.png", shade=200)
+    names = ["mr_t1--BraTS--b_1--z_0001.png", "mr_t2--BraTS--b_1--z_0009.png", "mr_t1--BraTS--b_2--z_0001.png"]
+    for shade, name in enumerate(names):
+        draw(folder, name, shade=shade + 1)
+    test = write_source(folder / "test.json", [sharegpt(image) for image in ("ct_0.png", "other/copy.png", names[1])])
+    train = ["ct_0.png", "twin.png", names[0], names[2], "ct_1.png"]
+    found = checked(folder, [sharegpt(image) for image in train], against=[test])
+    assert dict(found.counts) == {"leak_image": 2, "leak_volume": 1}
+    assert [line["row"] for line in found.examples["leak_image"]] == [1, 2]
+    assert found.examples["leak_volume"][0]["row"] == 3
+    assert "brats--b_1" in found.examples["leak_volume"][0]["detail"]
+
+
+def test_links_out_of_the_folder_are_not_opened(tmp_path):
+    folder = tmp_path / "data"
+    draw(tmp_path, "secret.png")
+    draw(folder, "ct_0.png")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    found = checked(folder, [sharegpt("link.png")])
+    assert dict(found.counts) == {"bad_path": 1}
+
+
+def test_several_processes_find_the_same(folder):
+    rows = [sharegpt(f"ct_{n % 6}.png", answer=str(n % 50), id=str(n)) for n in range(1300)]
+    alone = checked(folder, rows, report=folder / "one").as_json()
+    together = checked(folder, rows, workers=2, report=folder / "two").as_json()
+    assert (folder / "one.jsonl").read_bytes() == (folder / "two.jsonl").read_bytes()
+    assert alone | {"findings_path": ""} == together | {"findings_path": ""}
+    assert alone["counts"]["image_missing"] == 2
+
+
+def test_a_second_check_opens_only_what_changed(folder, monkeypatch):
+    rows = [sharegpt(f"ct_{n}.png") for n in range(4)]
+    checked(folder, rows)
+    draw(folder, "ct_2.png", (50, 50))
+    opened = []
+    from llamafactory_clinkd.data import pictures
+
+    real = pictures._examine
+    monkeypatch.setattr(pictures, "_examine", lambda folder, image: opened.append(image) or real(folder, image))
+    told = []
+    found = checked(folder, rows, on_progress=lambda *report: told.append(report))
+    assert opened == ["ct_2.png"]
+    assert not found.counts
+    assert told == [("images", 3, 4), ("images", 4, 4), ("rows", 4, 4)]

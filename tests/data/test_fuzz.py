@@ -1,0 +1,128 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Valid rows, mutated: nothing crashes, nothing is lost, and nothing outside the data folder is opened."""
+
+import copy
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llamafactory_clinkd.data.check import check
+from llamafactory_clinkd.data.convert import convert
+from llamafactory_clinkd.data.stats import statistics
+
+from .samples import SOURCES, draw
+
+
+PIECES = ["<image>", "<img>", "</img>", "<box>", "</box>", "<ref>", "<|im_end|>", "(1,2),(3,4)", "(0.1,0.2),(0.3,0.4)"]
+PIECES += ["\ud800", "\0", "../../secret.png", "/etc/passwd", "", "\ufffc", "（１，２）", "<box_start>", "(9,9),(1,1)"]
+PIECES += ["link.png", "a.dcm", "x.nii.gz#z:1"]
+TEXTS = st.sampled_from(PIECES) | st.text(max_size=8)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+_opened: list[str] | None = None
+
+
+def _hook(event, arguments):
+    if _opened is not None and event == "open" and isinstance(arguments[0], str | bytes):
+        _opened.append(os.fsdecode(arguments[0]))
+
+
+sys.addaudithook(_hook)  # cannot be taken away; it does nothing unless a test listens
+
+
+def _places(value, here=()):
+    yield here
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from _places(child, (*here, key))
+
+
+@st.composite
+def mutated(draw_from):
+    """A valid row of some format after one to three mutations: a value replaced or removed, a text cut and stuffed."""
+    kind = draw_from(st.sampled_from(sorted(SOURCES)))
+    row = copy.deepcopy(draw_from(st.sampled_from(SOURCES[kind])))
+    for _ in range(draw_from(st.integers(1, 3))):
+        *path, last = draw_from(st.sampled_from([place for place in _places(row) if place]))
+        parent = row
+        for key in path:
+            parent = parent[key]
+        how = draw_from(st.sampled_from(["replace", "remove", "stuff"]))
+        if how == "stuff" and isinstance(parent[last], str):
+            text, at = parent[last], draw_from(st.integers(0, len(parent[last])))
+            parent[last] = text[:at] + draw_from(st.sampled_from(PIECES)) + text[at + draw_from(st.integers(0, 3)) :]
+        elif how == "remove":
+            del parent[last]
+        else:
+            parent[last] = draw_from(VALUES)
+        if not row:
+            break
+    return kind, row
+
+
+def run(example):
+    global _opened
+    kind, row = example
+    with tempfile.TemporaryDirectory() as root:
+        root = Path(root).resolve()
+        draw(root, "secret.png")
+        folder = root / "data"
+        for name in ("ct_1.png", "images/ct_1.png", "a.jpg", "synpic1.jpg"):
+            draw(folder, name)
+        (folder / "link.png").symlink_to(root / "secret.png")
+        (folder / "source.jsonl").write_text(f"{json.dumps(SOURCES[kind][0])}\n{json.dumps(row)}\n")
+        _opened = []
+        try:
+            done = convert(folder / "source.jsonl", folder / "out", format=kind)
+            check(done.path, image_folder=folder, workers=1)
+            statistics(done.path, image_folder=folder)
+            check(folder / "source.jsonl", image_folder=folder, workers=1)  # not converted: any dirt may be in it
+            statistics(folder / "source.jsonl", image_folder=folder)
+        finally:
+            opened, _opened = _opened, None
+        assert done.rows_in == 2 == done.rows_out + done.rejected
+        assert done.rows_out >= 1
+        assert len(json.loads(done.path.read_text(encoding="utf-8"))) == done.rows_out
+        libraries = tuple({sys.prefix, sys.base_prefix, str(Path(__file__).parents[2] / "llamafactory_clinkd")})
+        strangers = [path for path in opened if not path.startswith((str(folder), *libraries))]
+        assert strangers == []
+        assert any(path.startswith(str(folder)) for path in opened)  # the hook does listen
+
+
+CHECKS = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
+
+
+@settings(max_examples=200, derandomize=True, **CHECKS)
+@given(mutated())
+def test_two_hundred_mutations(example):
+    run(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, **CHECKS)
+@given(mutated())
+def test_two_thousand_mutations(example):
+    run(example)

@@ -1,0 +1,165 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from llamafactory_clinkd.data import writer
+from llamafactory_clinkd.data.build import Options
+from llamafactory_clinkd.data.convert import convert
+from llamafactory_clinkd.data.reader import BrokenFileError
+
+from .samples import MED_GRIT_TRAIN, write_source
+
+
+convert_module = importlib.import_module("llamafactory_clinkd.data.convert")  # the package's own name is the function
+CHILD = """
+import sys
+from llamafactory_clinkd.data import writer
+from llamafactory_clinkd.data.convert import convert
+writer.CHECKPOINT = 50
+convert(sys.argv[1], sys.argv[2], name="grit")
+"""
+
+
+def source_of(path, count):
+    """Every ninth row is bad, and ids repeat."""
+    rows = []
+    for number in range(count):
+        row = MED_GRIT_TRAIN | {"id": f"ct_{number % 40}"}
+        turns = [["Where?", f"Here {number}." if number % 9 else " "]]
+        rows.append(row | {"conversations": turns})
+    return write_source(path, rows)
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_run_again_the_files_are_the_same(tmp_path):
+    source = source_of(tmp_path / "source.json", 20_000)
+    convert(source, tmp_path / "undisturbed", name="grit")
+    command = [sys.executable, "-c", CHILD, str(source), str(tmp_path / "killed")]
+    state = tmp_path / "killed" / ".convert" / "grit" / "state.json"
+    kills = 0
+    for _ in range(60):
+        child = subprocess.Popen(command)
+        before = json.loads(state.read_text())["done"] if state.exists() else 0
+        while child.poll() is None:
+            done = json.loads(state.read_text())["done"] if state.exists() else 0
+            if done > before + 2000:
+                child.send_signal(signal.SIGKILL)
+                kills += child.wait() == -signal.SIGKILL
+                break
+            time.sleep(0.002)
+        if child.wait() == 0:
+            break
+    assert kills >= 3
+    assert files(tmp_path / "killed") == files(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("stop", [1, 49, 50, 51, 180, 299])
+def test_interrupted_and_run_again_the_files_are_the_same(tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(writer, "CHECKPOINT", 50)
+    source = source_of(tmp_path / "source.json", 300)
+    whole = convert(source, tmp_path / "undisturbed", name="grit")
+
+    real, calls = convert_module.build_rows, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == min(stop, 260):
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(convert_module, "build_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "out", name="grit")
+    assert not (tmp_path / "out" / "grit.json").exists()
+    done = convert(source, tmp_path / "out", name="grit")
+    assert done.resumed_at == min(stop, 260) - 1
+    assert files(tmp_path / "out") == files(tmp_path / "undisturbed")
+    assert (done.rows_in, done.converted, done.rejected) == (whole.rows_in, whole.converted, whole.rejected)
+    assert (done.tasks, done.reasons, done.modalities) == (whole.tasks, whole.reasons, whole.modalities)
+
+
+def test_rows_beyond_the_last_checkpoint_are_cut_off(tmp_path, monkeypatch):
+    """As after a kill: the part files hold more than the state vouches for, the last line torn."""
+    monkeypatch.setattr(writer, "CHECKPOINT", 50)
+    source = source_of(tmp_path / "source.json", 300)
+    convert(source, tmp_path / "undisturbed", name="grit")
+    monkeypatch.setattr(writer.RowWriter, "finish", _killed)
+    with pytest.raises(SystemExit):
+        convert(source, tmp_path / "out", name="grit")
+    monkeypatch.undo()
+    for part in ("rows", "rejects"):
+        with open(tmp_path / "out" / ".convert" / "grit" / part, "ab") as f:
+            f.write(b',\n{"messages": [{"ro')
+    assert convert(source, tmp_path / "out", name="grit").resumed_at == 300
+    assert files(tmp_path / "out") == files(tmp_path / "undisturbed")
+
+
+def _killed(self):
+    raise SystemExit(1)
+
+
+@pytest.mark.parametrize("change", ["source", "options", "lost part"])
+def test_other_work_is_not_taken_up(tmp_path, monkeypatch, change):
+    source = source_of(tmp_path / "source.json", 60)
+    monkeypatch.setattr(writer.RowWriter, "finish", _killed)
+    with pytest.raises(SystemExit):
+        convert(source, tmp_path / "out", name="grit")
+    monkeypatch.undo()
+    options = Options(image_folder=tmp_path)
+    if change == "source":
+        source_of(source, 61)
+        os.utime(source, ns=(1, 1))
+    elif change == "options":
+        options = Options(image_folder=tmp_path, tags="qwen_vl")
+    else:
+        (tmp_path / "out" / ".convert" / "grit" / "rows").write_bytes(b"")
+    done = convert(source, tmp_path / "out", name="grit", options=options)
+    assert done.resumed_at == 0
+    assert len(json.loads(done.path.read_text())) == done.rows_out
+
+
+def test_killed_between_the_last_steps(tmp_path, monkeypatch):
+    source = source_of(tmp_path / "source.json", 60)
+    convert(source, tmp_path / "undisturbed", name="grit")
+    monkeypatch.setattr(writer, "write_dataset_info", _killed_there)
+    with pytest.raises(SystemExit):
+        convert(source, tmp_path / "out", name="grit")
+    monkeypatch.undo()
+    convert(source, tmp_path / "out", name="grit")
+    assert files(tmp_path / "out") == files(tmp_path / "undisturbed")
+
+
+def _killed_there(*_):
+    raise SystemExit(1)
+
+
+def test_a_file_that_breaks_off_gives_no_data_set(tmp_path):
+    source = source_of(tmp_path / "source.json", 60)
+    source.write_text(source.read_text()[:-200])
+    with pytest.raises(BrokenFileError, match="row 5[0-9] is not valid JSON"):
+        convert(source, tmp_path / "out", name="grit")
+    assert not (tmp_path / "out" / "grit.json").exists()
