@@ -33,9 +33,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+
+from ..run_state import read_json
 
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def load_similarity(
         kind: One of :data:`SIMILARITIES`.
         model: For ``sentence`` any sentence-transformers name or path, by default all-MiniLM-L6-v2 from its package;
             for ``clip`` an open_clip ``hf-hub:`` name, a folder with ``open_clip_config.json``, or
-            ``ARCHITECTURE/PRETRAINED_TAG``, by default BiomedCLIP.
+            ``ARCHITECTURE@PRETRAINED_TAG``, by default BiomedCLIP.
         device: Where the model runs, as torch writes it.
         batch_size: Texts embedded at once.
 
@@ -180,7 +182,7 @@ def _load_clip(model: str, device: str, batch_size: int) -> Similarity:
         raise ImportError("The clip similarity needs open_clip: pip install 'llamafactory-clinkd[clip]'.") from error
 
     name, tag = _clip_source(model, open_clip.list_pretrained())
-    clip = open_clip.create_model(name, pretrained=tag, device=device).eval()
+    clip = open_clip.create_model(name, pretrained=tag, device=device, **_local_text_tower(name)).eval()
     tokenizer = open_clip.get_tokenizer(name)
 
     def embed(texts: list[str]) -> np.ndarray:
@@ -204,15 +206,26 @@ def _clip_source(model: str, known: Sequence[tuple[str, str]]) -> tuple[str, str
         return model, None
     if Path(model).is_dir():
         return f"local-dir:{model}", None
-    name, _, tag = model.rpartition("/")
+    name, _, tag = model.partition("@")
     if (name, tag) in known:
         return name, tag
-    tags = sorted(tag for architecture, tag in known if architecture == (name or model))
-    hint = f"with one of the tags {', '.join(tags)}" if tags else "such as ViT-B-32/openai"
+    tags = sorted(tag for architecture, tag in known if architecture == name)
+    hint = f"with one of the tags {', '.join(tags)}" if tags else "such as ViT-B-32@openai"
     raise ValueError(
         f"The CLIP model {model!r} names no weights: expected hf-hub:OWNER/NAME, a folder with open_clip_config.json, "
-        f"or ARCHITECTURE/TAG, {hint}."
+        f"or ARCHITECTURE@TAG, {hint}."
     )
+
+
+def _local_text_tower(name: str) -> dict[str, Any]:
+    """For a folder with a transformers text tower: its ``config.json`` there, where open_clip would ask the hub."""
+    folder = Path(name.removeprefix("local-dir:"))
+    if not name.startswith("local-dir:") or not (folder / "config.json").is_file():
+        return {}
+    text = read_json(folder / "open_clip_config.json").get("model_cfg", {}).get("text_cfg", {})
+    if "hf_model_name" not in text:
+        return {}
+    return {"text_cfg": {**text, "hf_model_name": str(folder), "hf_model_pretrained": False}}
 
 
 def weights_digest(module: "torch.nn.Module") -> str:

@@ -152,3 +152,31 @@ class TestClip:
         pytest.importorskip("open_clip")
         with pytest.raises(ValueError, match="names no weights.*laion2b_s34b_b79k"):
             load_similarity("clip", model="ViT-B-32")
+
+    def test_a_local_transformers_text_tower_opens_no_connection(self, tmp_path, connections):
+        """A folder as BiomedCLIP has one: a BERT text tower, its configuration and vocabulary beside the weights."""
+        open_clip = pytest.importorskip("open_clip")
+        from safetensors.torch import save_file
+        from transformers import BertConfig, BertTokenizer
+
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "left", "right", "lung"]
+        (tmp_path / "vocab.txt").write_text("\n".join(words))
+        BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+        BertConfig(
+            vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        ).save_pretrained(tmp_path)
+        text = {"hf_model_name": str(tmp_path), "hf_tokenizer_name": str(tmp_path), "hf_model_pretrained": False}
+        text |= {"hf_pooler_type": "cls_pooler", "hf_proj_type": "mlp", "context_length": 16}
+        vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+        model = open_clip.CustomTextCLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
+        save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+        text |= {"hf_model_name": "owner/elsewhere", "hf_model_pretrained": True}
+        config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+        preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
+        (tmp_path / "open_clip_config.json").write_text(
+            json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+        )
+
+        (score,) = load_similarity("clip", model=str(tmp_path)).scores(["left lung"], ["right lung"])
+        assert 0 <= score <= 1
+        assert connections == []
