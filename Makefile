@@ -6,17 +6,25 @@ QUICK ?=
 
 .PHONY: setup demo test lint bench clean
 
-# The stamp makes the second call a matter of seconds: it is older than setup.cfg only after a change of requirements.
-$(VENV)/.ready: setup.cfg pyproject.toml
+# A stamp per set of extras makes the second call a matter of seconds: it is older than setup.cfg only after a change
+# of requirements.
+define install
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=69"
 	$(BIN)/python -m pip install --quiet torch torchvision
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$(1)]"
 	touch $@
+endef
 
-setup: $(VENV)/.ready
+$(VENV)/.demo: setup.cfg pyproject.toml
+	$(call install,demo)
 
-demo: setup
+$(VENV)/.dev: setup.cfg pyproject.toml
+	$(call install,dev)
+
+setup: $(VENV)/.dev
+
+demo: $(VENV)/.demo
 	$(BIN)/clinkd demo --directory runs/demo$(if $(QUICK),-quick) $(if $(QUICK),--quick)
 
 test: setup

@@ -21,8 +21,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from .rope import apply_rope
+from .rope import apply_rope, read_mixed, write_mixed
 from .rope.config import read_rope_config, reconcile, write_rope_config
+from .rope.qwen2_vl import inner_model
 
 
 logger = logging.getLogger(__name__)
@@ -44,14 +45,27 @@ def requested_settings(arguments: Any) -> dict[str, Any] | None:
 
 def saved_settings(model_args: Any) -> dict[str, Any] | None:
     """The positions saved beside the last adapter, else beside the model; ``None`` where neither has any."""
+    for folder in reversed(_folders(model_args)):
+        settings = read_rope_config(folder)
+        if settings is not None:
+            return settings
+    return None
+
+
+def _folders(model_args: Any) -> list[Path]:
+    """The local folders that a model is loaded from: its own, then its adapters'."""
     adapters = model_args.adapter_name_or_path or []
     adapters = [adapters] if isinstance(adapters, str) else list(adapters)
-    for folder in [*reversed(adapters), model_args.model_name_or_path]:
-        if folder and Path(folder).is_dir():
-            settings = read_rope_config(folder)
-            if settings is not None:
-                return settings
-    return None
+    folders = [Path(name) for name in [model_args.model_name_or_path, *adapters] if name]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _computes_image_positions(model: Any) -> bool:
+    try:
+        inner_model(model)
+    except TypeError:
+        return False
+    return True
 
 
 def is_stock(settings: dict[str, Any] | None) -> bool:
@@ -83,9 +97,10 @@ def teacher_settings(arguments: Any, finetuning_args: Any) -> dict[str, Any] | N
 def bind_settings(model: Any, settings: dict[str, Any] | None) -> Any:
     """Gives ``model`` the positions of ``settings`` (``image_square`` is the data path's).
 
-    ``None`` leaves it stock.
+    ``None`` leaves it stock. ``mrope`` is applied where it can be: stock's chat engine gives transformers 5.6 no
+    ``mm_token_type_ids``, without which image tokens silently get text positions; the bound function finds them.
     """
-    if is_stock(settings):
+    if settings is None or (is_stock(settings) and not _computes_image_positions(model)):
         return model
     keys = ("alpha_h", "alpha_w", "gap", "sections")
     return apply_rope(model, settings["variant"], **{key: settings[key] for key in keys if key in settings})
@@ -108,11 +123,17 @@ def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> 
         return model
 
     bind_settings(model, settings)
+    mixed = settings["variant"] == "rope_mixed"
+    if mixed:
+        for folder in _folders(model_args):
+            read_mixed(folder, model)
     save_pretrained = model.save_pretrained
 
     def save_with_positions(save_directory: str, *args: Any, **kwargs: Any) -> Any:
         result = save_pretrained(save_directory, *args, **kwargs)
         write_rope_config(save_directory, settings)
+        if mixed:
+            write_mixed(save_directory, model)
         return result
 
     model.save_pretrained = save_with_positions

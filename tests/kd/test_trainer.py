@@ -1,0 +1,87 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The trainer's loss against an independent fp64 computation from both models' logits, one row at a time."""
+
+import copy
+
+import pytest
+import torch
+from small_run import losses, recipe
+
+from llamafactory_clinkd.rope import apply_rope
+
+
+def reference_sums(student, teacher, batch, alpha, temperature):
+    """Eq. 12-16 written out for one unpadded row: sum of the loss over its supervised tokens, and their number."""
+    labels = batch.pop("labels")
+    batch = {
+        key: value for key, value in batch.items() if key not in ("position_ids", "rope_deltas", "attention_mask")
+    }
+    batch["mm_token_type_ids"] = (batch["input_ids"] == student.config.image_token_id).long()
+    batch["pixel_values"] = batch["pixel_values"].double()
+    z_s = student(**batch).logits[0, :-1].double()
+    z_t = teacher(**batch).logits[0, :-1].double()
+    total, count = 0.0, 0
+    for position, label in enumerate(labels[0, 1:].tolist()):
+        if label == -100:
+            continue
+        p_s = torch.softmax(z_s[position], dim=-1)
+        smooth_s = torch.softmax(z_s[position] / temperature, dim=-1)
+        smooth_t = torch.softmax(z_t[position] / temperature, dim=-1)
+        divergence = (smooth_t * (smooth_t.log() - smooth_s.log())).sum()
+        total += (-p_s[label].log() + alpha * temperature**2 * divergence) / (1 + alpha)
+        count += 1
+    return float(total), count
+
+
+@pytest.fixture
+def stock_batches(workspace, tmp_path):
+    """Each training row as stock's collator makes it, alone and therefore without padding."""
+    from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    model_args, data_args, training_args, *_ = get_train_args(recipe(workspace, tmp_path / "unused"))
+    module = load_tokenizer(model_args)
+    from llamafactory_clinkd.attach.workflow import squared_template
+
+    template = squared_template(get_template_and_fix_tokenizer(module["tokenizer"], data_args))
+    data = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
+    collate = SFTDataCollatorWith4DAttentionMask(template=template, **module)
+    return [collate([copy.deepcopy(data[index])]) for index in range(len(data))]
+
+
+@torch.no_grad()
+def test_loss_is_the_papers_over_the_accumulation_window(workspace, tmp_path, stock_batches):
+    from llamafactory.train.tuner import run_exp
+    from transformers import AutoModelForImageTextToText
+
+    keys = recipe(
+        workspace, tmp_path / "out", learning_rate=1e-30, disable_shuffling=True, kd_alpha=0.7, kd_temperature=2.0
+    )
+    with torch.enable_grad():
+        run_exp(keys)
+
+    def load(name):
+        return AutoModelForImageTextToText.from_pretrained(workspace / name, dtype=torch.float64).eval()
+
+    student, teacher = apply_rope(load("student"), "mcg"), load("teacher")
+    sums = [reference_sums(student, teacher, batch, alpha=0.7, temperature=2.0) for batch in stock_batches]
+    lengths = {batch["input_ids"].shape[1] for batch in stock_batches}
+    assert len(lengths) > 1, "rows of one length would not test padding"
+    expected = [
+        sum(total for total, _ in window) / sum(count for _, count in window) for window in (sums[:4], sums[4:8])
+    ]
+    assert losses(tmp_path / "out") == pytest.approx(expected, rel=1e-5)

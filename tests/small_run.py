@@ -1,0 +1,130 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A small real run: tiny Qwen2-VL student and teacher, drawn images, a recipe for stock LLaMA-Factory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+from tiny_models import build_tiny_qwen2vl
+
+from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
+
+
+WIDTH, HEIGHT, SIDE = 112, 84, 30
+
+
+def drawn_rows(folder: Path, count: int) -> list[dict[str, Any]]:
+    """``count`` rows over drawn images, the four tasks in turn; answers differ in length."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index in range(count):
+        x, y = (index * 37) % (WIDTH - SIDE), (index * 23) % (HEIGHT - SIDE)
+        image = Image.new("RGB", (WIDTH, HEIGHT), (index * 9 % 255, 30, 60))
+        ImageDraw.Draw(image).rectangle([x, y, x + SIDE, y + SIDE], fill=(250, 250, 250))
+        name = f"ct_{index:03d}.png"
+        image.save(folder / "images" / name)
+        left, top = x * 1000 // WIDTH, y * 1000 // HEIGHT
+        right, bottom = (x + SIDE) * 1000 // WIDTH, (y + SIDE) * 1000 // HEIGHT
+        box = f"<box>({left},{top}),({right},{bottom})</box>"
+        task, question, answer = [
+            ("VG", "Where is the square located in the image?", f"<ref>square</ref>{box}"),
+            ("ROC", f"What anatomical structure is present at the {box}?", "Square"),
+            ("RC", f"Can you describe the content within the {box}?", "A white square on a dark ground, seen whole."),
+            ("MIA", "What can you interpret from the overall image?", "The image shows one white square."),
+        ][index % 4]
+        rows.append(
+            {
+                "id": f"ct_{index:03d}",
+                "task": task,
+                "modality": "ct",
+                "image": f"images/{name}",
+                "turns": [[question, answer]],
+            }
+        )
+    return rows
+
+
+def build_workspace(folder: Path, *, train: int = 8, test: int = 4) -> Path:
+    """Models and data in ``folder``: ``student``, ``teacher``, ``data``."""
+    build_tiny_qwen2vl(folder / "student", hidden_size=32, layers=1, seed=0)
+    build_tiny_qwen2vl(folder / "teacher", hidden_size=64, layers=2, seed=1)
+    rows = drawn_rows(folder / "data", train + test)
+    write_sharegpt(folder / "data" / "train.json", rows[:train])
+    write_sharegpt(folder / "data" / "test.json", rows[train:])
+    entries = {"tiny_train": dataset_info_entry("train.json"), "tiny_test": dataset_info_entry("test.json")}
+    write_dataset_info(folder / "data", entries)
+    return folder
+
+
+def recipe(workspace: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe over a workspace; a change to ``None`` takes a key out."""
+    keys = {
+        "model_name_or_path": str(workspace / "student"),
+        "ref_model": str(workspace / "teacher"),
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "full",
+        "use_clinkd": True,
+        "clinkd_phases": "distill",
+        "pseudo_label_samples": 4,
+        "kd_epochs": 1,
+        "correction_similarity": "lexical",
+        "sasg_scorer": "logprob",
+        "dataset_dir": str(workspace / "data"),
+        "dataset": "tiny_train",
+        "eval_dataset": "tiny_test",
+        "template": "qwen2_vl",
+        "cutoff_len": 512,
+        "max_new_tokens": 6,
+        "output_dir": str(output_dir),
+        "overwrite_cache": True,
+        "logging_steps": 1,
+        "save_strategy": "epoch",
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "cosine",
+        "report_to": "none",
+        "disable_tqdm": True,
+    } | changes
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def write_recipe(path: Path, keys: dict[str, Any]) -> Path:
+    """Writes a recipe as JSON, which is YAML too."""
+    path.write_text(json.dumps(keys, indent=1), encoding="utf-8")
+    return path
+
+
+def llamafactory_cli(
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 600
+) -> subprocess.CompletedProcess:
+    """Runs ``llamafactory-cli`` of this environment."""
+    command = [str(Path(sys.executable).with_name("llamafactory-cli")), *arguments]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    full = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **(env or {})}
+    return subprocess.run(command, env=full, capture_output=True, text=True, timeout=timeout)
+
+
+def losses(folder: Path) -> list[float]:
+    """The logged training losses of a folder that a trainer wrote to."""
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
