@@ -81,7 +81,7 @@ def select_rows(
 
     Raises:
         ValueError: If ``region`` is unknown.
-        RuntimeError: If not one row can be ranked.
+        RuntimeError: If there was something to rank, and not one row could be.
     """
     if region not in ("image", "crop"):
         raise ValueError(f"Unknown region {region!r}: expected 'image' or 'crop'.")
@@ -100,7 +100,7 @@ def select_rows(
 
     result = [done[_key(row)] for row in rows]
     errors = [row["error"] for row in result if "error" in row]
-    if errors and len(errors) == len(result):
+    if len(errors) == len(result) and any(_problem(row) is None and len(row["candidates"]) > 1 for row in result):
         raise RuntimeError(f"None of the {len(result)} rows could be ranked; the first says: {errors[0]}")
     if errors:
         logger.warning(
@@ -190,6 +190,9 @@ def _score_with_images(rows, scorer, load_image, region) -> list[tuple[list[floa
     """For each row its candidates' scores, or the error; one pass of the scorer, each image encoded once."""
     views, images, results = Views(), {}, []
     for row in rows:
+        if not row.get("image"):
+            results.append((None, "The row has no image to compare with; the scorer `logprob` needs none."))
+            continue
         try:
             if row["image"] not in images:
                 images[row["image"]] = load_image(row).convert("RGB")

@@ -154,11 +154,15 @@ def test_a_bad_row_loses_no_other(image_dir, caplog):
     assert "not a list of objects" in got["odd"]["error"] and got["odd"]["candidates"] == "liver"
     assert "not a list of objects" in got["textless"]["error"]
     assert got["bare"]["error"] == "There are no candidates."
-    assert "KeyError" in got["imageless"]["error"]
+    assert "no image to compare with" in got["imageless"]["error"]
     assert "7 of 8 rows have an error" in caplog.text
 
     with pytest.raises(RuntimeError, match="None of the 2 rows could be ranked"):
         select(rows[:2], WordScorer(), image_dir)
+    (odd,) = select([row("odd", "ct_1.png", candidates=3)], WordScorer(), image_dir)
+    assert "not a list of objects" in odd["error"] and odd["response"] == ""
+    (only,) = select([row("single", None, "liver")], WordScorer(), image_dir)  # nothing to choose from
+    assert only["response"] == "liver" and "no image" in only["error"]
 
 
 class DyingScorer(WordScorer):
