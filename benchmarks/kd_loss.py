@@ -1,0 +1,144 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+r"""The distillation loss against dense and against peers: peak memory, time, and gradient error in fp64 terms.
+
+    python benchmarks/kd_loss.py --peers-python PEERS/bin/python --json kd_loss.json
+
+Every case runs in a process of its own. The peers live in an environment of theirs, because LLaMA-Factory pins an old
+TRL:
+
+    python -m venv PEERS
+    PEERS/bin/pip install torch==2.14.1 trl==1.16.0 liger-kernel==0.8.5 torchtune==0.6.1 torchao==0.10.0 \
+        nvidia-modelopt==0.47.0
+
+A peer that cannot be imported is shown as missing with its reason. The JSON is written after every case; with
+``--resume`` the cases in it are not run again.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+KEYS = ("method", "rows", "dtype", "head", "device", "threads", "vocabulary", "errors")
+
+
+def main() -> None:
+    options = parse_options()
+    if options.case:
+        from kd_loss_methods import run_case
+
+        print(json.dumps(run_case(json.loads(options.case))))
+        return
+    run_all(options)
+
+
+def parse_options() -> argparse.Namespace:
+    from kd_loss_methods import METHODS, VOCABULARY
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers-python", type=Path, help="python of the environment that holds the peers")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--rows", nargs="+", type=int, default=[512, 2048], help="tokens; every second one is ignored")
+    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
+    parser.add_argument("--heads", nargs="+", default=["frozen", "trained"], choices=["frozen", "trained"])
+    parser.add_argument("--error-rows", type=int, default=512, help="compare gradients up to this many rows; 0: never")
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--timeout", type=float, default=1800, help="seconds a case may take")
+    parser.add_argument("--json", type=Path, help="where results go")
+    parser.add_argument("--resume", action="store_true", help="keep the cases that the JSON already holds")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.resume and not options.json:
+        parser.error("--resume needs --json")
+    return options
+
+
+def run_all(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from llamafactory_clinkd.run_state import read_json, write_json
+
+    grid = itertools.product(options.rows, options.dtypes, options.heads, options.methods)
+    cases = [
+        dict(zip(KEYS, (method, rows, dtype, head, *shared, 0 < rows <= options.error_rows), strict=True))
+        for rows, dtype, head, method in grid
+        for shared in [(options.device, options.threads, options.vocabulary)]
+    ]
+    done = read_json(options.json)["cases"] if options.resume and options.json.exists() else []
+    known = {json.dumps({key: row[key] for key in KEYS}): row for row in done}
+    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "load_at_start": os.getloadavg()}
+    results: list[dict[str, Any]] = []
+    console = Console()
+    with Progress(console=console) as progress:
+        bar = progress.add_task("", total=len(cases))
+        for case in cases:
+            progress.update(bar, description=f"{case['method']}, {case['rows']} {case['dtype']} {case['head']}")
+            results.append(known.get(json.dumps(case)) or {**case, **run_in_process(case, options)})
+            if options.json:
+                write_json(options.json, {"machine": machine, "cases": results})
+            progress.advance(bar)
+    for rows, dtype, head in itertools.product(options.rows, options.dtypes, options.heads):
+        picked = [r for r in results if (r["rows"], r["dtype"], r["head"]) == (rows, dtype, head)]
+        console.print(table(f"{rows} tokens, {dtype}, head {head}", picked))
+
+
+def run_in_process(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Runs one case in the environment it needs; a failure becomes part of the result."""
+    from kd_loss_methods import METHODS
+
+    python = options.peers_python if METHODS[case["method"]].peer else Path(sys.executable)
+    if python is None:
+        return {"missing": "--peers-python was not given"}
+    command = [str(python), __file__, "--case", json.dumps(case)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    try:
+        child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=options.timeout)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took more than {options.timeout:.0f} s"}
+    if child.returncode != 0:
+        lines = child.stderr.strip().splitlines() or ["no message"]
+        return {"failed": f"exit {child.returncode}: {lines[-1]}"}
+    return json.loads(child.stdout.strip().splitlines()[-1])
+
+
+def table(title: str, results: list[dict[str, Any]]) -> Any:
+    """Peak MiB above the start, seconds of forward and backward, gradient errors relative to fp64."""
+    from rich.table import Table
+
+    grid = Table(title=title)
+    for column in ("method", "peak MiB", "s", "error, random", "error, late", "head error, late"):
+        grid.add_column(column, justify="left" if column == "method" else "right")
+    for row in results:
+        reason = row.get("missing") or row.get("failed")
+        if reason:
+            grid.add_row(row["method"], "missing" if "missing" in row else "failed", reason[:60])
+            continue
+        errors = (row.get(key) for key in ("error_random", "error_late", "head_error_late"))
+        shown = ("" if error is None else f"{error:.1e}" for error in errors)
+        grid.add_row(row["method"], f"{row['peak_mib']:.0f}", f"{row['seconds']:.1f}", *shown)
+    return grid
+
+
+if __name__ == "__main__":
+    main()
