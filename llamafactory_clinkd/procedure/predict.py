@@ -46,7 +46,7 @@ def run_phase(run: Run) -> list[str]:
 
     def when_done(rows: list[dict[str, Any]]) -> dict[str, float]:
         selected = select_rows(
-            [{**row, "candidates": answer["candidates"]} for row, answer in zip(described, rows, strict=True)],
+            [row | _generated(answer) for row, answer in zip(described, rows, strict=True)],
             scorer,
             load_image,
             region=settings.sasg_region,
@@ -82,6 +82,11 @@ def load_image(row: dict[str, Any]) -> Image.Image:
     """The picture of a row, as it is on disk."""
     with Image.open(row["image"]) as image:
         return image.convert("RGB")
+
+
+def _generated(answer: dict[str, Any]) -> dict[str, Any]:
+    """What a row's generation adds to it: candidates, or why there are none."""
+    return {key: answer[key] for key in ("candidates", "error") if key in answer}
 
 
 def _best_was_not_first(row: dict[str, Any]) -> bool:
