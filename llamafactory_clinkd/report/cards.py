@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..boxes import Box, iou_matrix, parse_boxes
+from ..boxes import MODALITIES, Box, iou_matrix, parse_boxes
 from ..evaluate.grounding import grounding_counts, label_found
 from .load import RunData
 from .pictures import Picture, embed, find_image
@@ -91,20 +91,24 @@ def make_cards(runs: Sequence[RunData], task: str, wanted: int, seed: int) -> li
         wanted: At most so many cards.
         seed: Seed of the choice.
     """
-    answered = [
-        {_key(row): row for row in run.predictions if row["task"] == task} for run in runs if run.predictions
-    ]
+    answered = [{_key(row): row for row in run.predictions if row["task"] == task} for run in runs if run.predictions]
     places = [number for number, run in enumerate(runs) if run.predictions]
     if not answered:
         return []
     shared = [row for key, row in answered[0].items() if all(key in rows for rows in answered)]
     cards = []
-    for row in sample_rows(shared, wanted, group=lambda row: row["modality"], seed=seed):
+    chosen = sample_rows(shared, wanted, group=lambda row: row["modality"], seed=f"{seed} {task}")
+    for row in sorted(chosen, key=lambda row: _place(row["modality"])):
         card = _question_card(row, runs[places[0]])
         for place, rows in zip(places, answered, strict=True):
             _add_answer(card, place, runs, rows[_key(row)])
         cards.append(card)
     return cards
+
+
+def _place(modality: str) -> int:
+    """The place of a modality in the paper's order; others come last."""
+    return MODALITIES.index(modality) if modality in MODALITIES else len(MODALITIES)
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -123,7 +127,13 @@ def _question_card(row: dict[str, Any], run: RunData) -> Card:
         except ValueError as error:
             problem = f"{error}."
     card = Card(
-        row["task"], row["modality"], row["image"], segments(row["question"]), segments(row["annotation"]), picture, problem
+        row["task"],
+        row["modality"],
+        row["image"],
+        segments(row["question"]),
+        segments(row["annotation"]),
+        picture,
+        problem,
     )
     card.outlines += outlines("asked", "asked region", parse_boxes(row["question"]))
     card.outlines += outlines("true", "true box", parse_boxes(row["annotation"]))
@@ -136,7 +146,11 @@ def _add_answer(card: Card, place: int, runs: Sequence[RunData], row: dict[str, 
     said = f"predicted by {name}" if several else "predicted box"
     card.outlines += outlines("predicted", said, parse_boxes(row["response"]), place)
     verdict, right = _verdict(row)
-    found = row["candidates"] if len(row["candidates"]) > 1 or any(_score(c) is not None for c in row["candidates"]) else []
+    found = (
+        row["candidates"]
+        if len(row["candidates"]) > 1 or any(_score(c) is not None for c in row["candidates"])
+        else []
+    )
     candidates = [
         Candidate(_rank(candidate, order), segments(_text(candidate)), _score(candidate))
         for order, candidate in enumerate(found, start=1)

@@ -47,18 +47,18 @@ def modality_bars(
         description: Alternative text.
     """
     thick = 0.72 / max(len(runs), 1)
-    with drawing(5.4, 0.62 + len(names) * max(0.3, 0.19 * len(runs))) as (figure, axes):
+    with drawing(4.2, 0.55 + len(names) * max(0.38, 0.2 * len(runs))) as (figure, axes):
         for number, values in enumerate(runs):
             for row, (value, interval) in enumerate(values):
                 if value is None:
                     continue
                 y = row + (number - (len(runs) - 1) / 2) * thick
-                axes.barh(y, value, thick * 0.88, color=run_colour(number))
+                axes.barh(y, value, thick * 0.86, color=run_colour(number), alpha=0.62, linewidth=0)
                 if interval is not None:
-                    axes.plot(interval, [y, y], color=INK, linewidth=1.1, solid_capstyle="butt")
+                    axes.plot(interval, [y, y], color=INK, linewidth=1.3, solid_capstyle="butt", clip_on=False)
         for row, value in enumerate(paper):
             if value is not None:
-                axes.plot(value, row, marker="D", markersize=5.5, color=PAPER, markeredgecolor=SURFACE)
+                axes.plot(value, row, marker="D", markersize=5.5, color=PAPER, markeredgecolor=SURFACE, clip_on=False)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(0, 100)
@@ -121,7 +121,9 @@ def status_bars(rounds: Sequence[tuple[str, Mapping[str, int]]], identity: str, 
                 count = counts.get(status, 0)
                 axes.barh(row, count, 0.62, left=left, color=colour, edgecolor=SURFACE, linewidth=1.0)
                 if count > widest * 0.06:
-                    axes.text(left + count / 2, row, f"{count:,}", ha="center", va="center", color=SURFACE, weight="bold")
+                    axes.text(
+                        left + count / 2, row, f"{count:,}", ha="center", va="center", color=SURFACE, weight="bold"
+                    )
                 left += count
         axes.set_yticks(range(len(rounds)), [label for label, _ in rounds])
         axes.set_ylim(len(rounds) - 0.5, -0.5)
@@ -141,14 +143,14 @@ def proportion_bars(counts: Mapping[str, int], identity: str, description: str) 
         description: Alternative text.
     """
     total = sum(counts.values()) or 1
-    with drawing(4.6, 0.3 + 0.3 * len(counts)) as (figure, axes):
+    with drawing(4.2, 0.3 + 0.32 * len(counts)) as (figure, axes):
         shares = [100 * count / total for count in counts.values()]
         axes.barh(range(len(counts)), shares, 0.66, color=run_colour(0))
         for row, (share, count) in enumerate(zip(shares, counts.values(), strict=True)):
             axes.text(share + max(shares) * 0.02, row, f"{share:.1f}%  ({count:,})", va="center", color=MUTED)
         axes.set_yticks(range(len(counts)), list(counts))
         axes.set_ylim(len(counts) - 0.5, -0.5)
-        axes.set_xlim(0, max(shares) * 1.5)
+        axes.set_xlim(0, max(shares) * 1.6)
         axes.set_xticks([])
         axes.tick_params(length=0)
         axes.spines[["left", "bottom"]].set_visible(False)
@@ -167,16 +169,20 @@ def alpha_sweep(
         description: Alternative text.
     """
     with drawing(6.2, 3.0) as (figure, axes):
-        for number, (name, values) in enumerate(scores.items()):
-            points = [(alpha, value) for alpha, value in zip(alphas, values, strict=True) if value is not None]
-            if not points:
-                continue
+        lines = {
+            name: [(alpha, value) for alpha, value in zip(alphas, values, strict=True) if value is not None]
+            for name, values in scores.items()
+        }
+        lines = {name: points for name, points in lines.items() if points}
+        ends = [points[-1][1] for points in lines.values()]
+        places = spread(ends, 0.065 * max(max(v for line in lines.values() for _, v in line) if lines else 1, 1))
+        for number, (name, points) in enumerate(lines.items()):
             x, y = zip(*points, strict=True)
             bold = name == "Average"
             colour = INK if bold else run_colour(number)
             axes.plot(x, y, marker="o", color=colour, linewidth=2.6 if bold else 1.3, markersize=6 if bold else 4)
             axes.annotate(
-                name, (x[-1], y[-1]), (7, 0), textcoords="offset points", va="center", color=colour,
+                name, (x[-1], places[number]), (9, 0), textcoords="offset points", va="center", color=colour,
                 weight="bold" if bold else "normal",
             )  # fmt: skip
         axes.axvline(0.5, color=PAPER, linewidth=1.0, linestyle=(0, (4, 3)))
@@ -189,6 +195,15 @@ def alpha_sweep(
         axes.margins(x=0.12)
         axes.spines["left"].set_color(LINE)
         return to_svg(figure, identity, description)
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Places near the values, in their order of size, no two nearer than ``gap``: for labels that must not overlap."""
+    order = sorted(range(len(values)), key=lambda place: values[place])
+    placed = list(values)
+    for below, above in zip(order, order[1:], strict=False):
+        placed[above] = max(placed[above], placed[below] + gap)
+    return placed
 
 
 def bucket_means(x: Sequence[float], y: Sequence[float], most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -110,7 +110,9 @@ def _load(folder: Path, name: str) -> RunData:
     run.logs = read_training_logs(folder, run.phases, run.missing)
     run.attention = sorted((home / "attention").glob("*.png"))
     if not run.attention:
-        run.missing["attention"] = "clinkd/attention has no PNG file: no attention maps (`clinkd attention` draws them)."
+        run.missing["attention"] = (
+            "clinkd/attention has no PNG file: no attention maps (`clinkd attention` draws them)."
+        )
     run.model = describe_model(folder)
     return run
 
@@ -134,10 +136,14 @@ def _phases(run: RunData, state: Any) -> dict[str, dict[str, Any]]:
     """The phases of ``state.json`` that are records with inputs."""
     phases = state.get("phases") if isinstance(state, dict) else None
     if not isinstance(phases, dict):
-        run.missing.setdefault("state", "clinkd/state.json has no `phases`: times, recipe, data and weights are unknown.")
+        run.missing.setdefault(
+            "state", "clinkd/state.json has no `phases`: times, recipe, data and weights are unknown."
+        )
         return {}
     return {
-        name: {**phase, "inputs": phase.get("inputs") or {}} for name, phase in phases.items() if isinstance(phase, dict)
+        name: {**phase, "inputs": phase.get("inputs") or {}}
+        for name, phase in phases.items()
+        if isinstance(phase, dict)
     }
 
 
@@ -158,9 +164,13 @@ def _normalised(rows: list[Any]) -> list[dict[str, Any]]:
 
 def _rounds(run: RunData, folder: Path) -> list[CorrectionRound]:
     """The rounds whose record is there; a round without its summary was cut off and is marked by its absence."""
-    paths = {int(path.stem.partition("-")[2]): path for path in folder.glob("round-*.jsonl") if path.stem[6:].isdigit()}
+    paths = {
+        int(path.stem.partition("-")[2]): path for path in folder.glob("round-*.jsonl") if path.stem[6:].isdigit()
+    }
     if not paths:
-        run.missing["corrections"] = "clinkd/corrections has no round: nothing was corrected, or the phase did not run."
+        run.missing["corrections"] = (
+            "clinkd/corrections has no round: nothing was corrected, or the phase did not run."
+        )
     rounds = []
     for number, path in sorted(paths.items()):
         rows = _read(run, path, read_jsonl, "its rows are not shown", [])

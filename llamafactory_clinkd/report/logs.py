@@ -25,9 +25,9 @@ SERIES = {
     "loss": "Loss",
     "ce": "Cross-entropy",
     "kl": "KL divergence",
-    "teacher_agreement": "Teacher agreement",
+    "teacher_agreement": "Agreement with the teacher",
+    "teacher_entropy": "Entropy of the teacher",
     "learning_rate": "Learning rate",
-    "grad_norm": "Gradient norm",
 }
 """Keys of a log entry that are drawn, with their titles."""
 

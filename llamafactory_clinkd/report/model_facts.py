@@ -33,7 +33,8 @@ def describe_model(folder: Path) -> str | None:
     if adapter.is_file():
         settings = read_json(adapter)
         base = settings.get("base_model_name_or_path") or "an unnamed base"
-        return f"{settings.get('peft_type', 'adapter')} of rank {settings.get('r', '?')} on {base}{counted} in the adapter"
+        kind, rank = settings.get("peft_type", "adapter"), settings.get("r", "?")
+        return f"{kind} of rank {rank} on {base}{counted} in the adapter"
     if not config.is_file():
         return None
     settings = read_json(config)

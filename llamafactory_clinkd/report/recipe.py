@@ -25,9 +25,13 @@ from .model_facts import describe_fingerprint
 
 
 PACKAGES = (
-    "llamafactory-clinkd", "llamafactory", "transformers", "torch", "datasets", "accelerate", "peft", "open_clip_torch",
-    "sentence-transformers", "pycocoevalcap", "matplotlib", "numpy",
+    "llamafactory-clinkd", "llamafactory", "transformers", "torch", "datasets", "accelerate", "peft",
+    "open_clip_torch", "sentence-transformers", "pycocoevalcap", "matplotlib", "numpy",
 )  # fmt: skip
+_PROTOCOLS = {
+    "present": "over the modalities that have rows",
+    "released": "over all eight as in the released code, absent ones count 0",
+}
 _DESCRIBED = ("model", "teacher", "adapters", "data_files", "previous")
 
 
@@ -36,7 +40,7 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
     unknown = "not recorded"
     models = [phase["inputs"]["model"] for phase in run.phases.values() if phase["inputs"].get("model")]
     teachers = [phase["inputs"]["teacher"] for phase in run.phases.values() if phase["inputs"].get("teacher")]
-    trained = {name: set((phase["inputs"].get("data_files") or {})) for name, phase in run.phases.items()}
+    trained = {name: set(phase["inputs"].get("data_files") or {}) for name, phase in run.phases.items()}
     train = set().union(*(names for phase, names in trained.items() if phase != "predict"))
     test = trained.get("predict", set())
     scorers = dict.fromkeys(row["scorer"] for row in run.predictions if row["scorer"])
@@ -48,11 +52,8 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
         ("Teacher weights", describe_fingerprint(teachers[0]) if teachers else f"{unknown}, or no teacher"),
         ("Candidates scored by", ", ".join(scorers) or unknown),
     ]
-    if run.metrics is not None:
-        protocol = {"released": "released: the mean over all eight, absent modalities count 0"}
-        named = run.metrics.get("protocol", unknown)
-        facts.append(("Mean over modalities", protocol.get(named, f"{named}: the mean over the modalities with rows")))
-    return facts
+    protocol = (run.metrics or {}).get("protocol")
+    return [*facts, ("Mean over modalities", _PROTOCOLS.get(protocol, unknown))]
 
 
 def recipe_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:

@@ -21,17 +21,19 @@ from ..run_state import content_hash
 
 
 def sample_rows(
-    rows: Sequence[dict[str, Any]], wanted: int, *, group: Callable[[dict[str, Any]], str], seed: int
+    rows: Sequence[dict[str, Any]], wanted: int, *, group: Callable[[dict[str, Any]], str], seed: int | str
 ) -> list[dict[str, Any]]:
     """Up to ``wanted`` rows, one from each group in turn, chosen by a hash of seed and content.
 
-    The choice does not depend on the order of the rows nor on how well they were answered.
+    The choice, and which group has the first turn, depend on the seed, not on the order of the rows nor on how well
+    they were answered.
     """
     groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for row in rows:
         key = content_hash([seed, row.get("id"), row.get("image"), row.get("question"), row.get("annotation")])
         groups.setdefault(group(row), []).append((key, row))
-    ordered = [sorted(groups[name], key=lambda pair: pair[0]) for name in sorted(groups)]
+    names = sorted(groups, key=lambda name: content_hash([seed, name]))
+    ordered = [sorted(groups[name], key=lambda pair: pair[0]) for name in names]
     turns = [
         members[turn][1]
         for turn in range(max(map(len, ordered), default=0))

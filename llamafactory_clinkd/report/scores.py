@@ -31,6 +31,7 @@ TITLES = {
     "MIA": "Medical image analysis",
     "Average": "Average",
 }
+_LABELS = {"ct": "CT", "mr": "MR", "x": "X-ray", "pet": "PET"}
 CAPTION_METRICS = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "meteor": "METEOR",
     "rouge_l": "ROUGE-L", "cider": "CIDEr", "mbmr_bird": "mBMR (BiRD)",
@@ -81,6 +82,11 @@ def modality_names(runs: Sequence[RunData], task: str) -> list[str]:
     ours = {name for run in runs for name in _task(run, task).get("modalities", {})}
     printed = {name for name in MODALITIES if paper.TABLE_3[task][METHOD][name] is not None}
     return [name for name in MODALITIES if name in ours | printed] + sorted(ours - set(MODALITIES))
+
+
+def modality_label(name: str) -> str:
+    """A modality as the paper writes it."""
+    return _LABELS.get(name, name[:1].upper() + name[1:])
 
 
 def modality_score(run: RunData, task: str, modality: str) -> Score:

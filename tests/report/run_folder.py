@@ -32,7 +32,14 @@ MODALITIES = ("ct", "mr", "x", "ultrasound", "fundus")
 
 
 def make_run(
-    folder: Path, *, questions: int = 60, seed: int = 0, skill: float = 0.6, kd_alpha: float = 0.5, images: int = 12
+    folder: Path,
+    *,
+    questions: int = 60,
+    seed: int = 0,
+    skill: float = 0.6,
+    kd_alpha: float = 0.5,
+    images: int = 12,
+    captions: bool = False,
 ) -> Path:
     """Writes a whole run: state, predictions, metrics, pseudo-labels, corrections, logs, an attention map.
 
@@ -43,18 +50,20 @@ def make_run(
         skill: Share of good answers.
         kd_alpha: As recorded in the recipe.
         images: Number of images.
+        captions: Evaluate MIA too, which starts Java and a parser; else its part of the metrics is made up.
     """
     home = folder / "clinkd"
     names = draw_images(folder.parent / f"images-{seed}", images)
     rows = [prediction(number, names, seed, skill) for number in range(questions)]
     write_jsonl(home / "predictions.jsonl", rows)
-    metrics = evaluate_predictions(rows, resamples=50)
+    metrics = evaluate_predictions(rows, resamples=50) if captions else with_captions(rows)
     metrics["baselines"] = {"mean_box": {**metrics["tasks"]["VG"], "macro": 0.098}}
     write_json(home / "metrics.json", metrics)
+    kept = ("id", "image", "question", "annotation", "task", "modality")
     labels = [
-        {**{k: row[k] for k in ("id", "image", "question", "annotation", "task", "modality")}, "key": f"{i}:{row['id']}",
-         "pseudo_label": row["candidates"][0]["text"] if i % 9 else None, "logprob": -0.4, "error": None}
-        for i, row in enumerate(rows)
+        {"key": f"{number}:{row['id']}", **{key: row[key] for key in kept}, "logprob": -0.4, "error": None,
+         "pseudo_label": row["candidates"][0]["text"] if number % 9 else None}
+        for number, row in enumerate(rows)
     ]  # fmt: skip
     write_jsonl(home / "pseudo_labels.jsonl", labels)
     for number in (1, 2):
@@ -65,6 +74,23 @@ def make_run(
     (home / "attention").mkdir(parents=True)
     Image.open(names[0]).resize((256, 256)).save(home / "attention" / "layer-3-liver.png")
     return folder
+
+
+def with_captions(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Metrics in which all but MIA are evaluated."""
+    metrics = evaluate_predictions([row for row in rows if row["task"] != "MIA"], resamples=50, parser="rules")
+    names = sorted({row["modality"] for row in rows if row["task"] == "MIA"})
+    scores = {"bleu_1": 0.21, "bleu_4": 0.08, "meteor": 0.17, "rouge_l": 0.25, "cider": 0.44}
+    modalities = {
+        name: {"value": 0.11 + place / 50, "ci": [0.1, 0.25], "n": 3, **scores} for place, name in enumerate(names)
+    }
+    macro = sum(part["value"] for part in modalities.values()) / len(modalities)
+    metrics["tasks"]["MIA"] = {
+        "metric": "mBMR", "macro": macro, "ci": [0.1, 0.2], "n": 15, **scores, "modalities": modalities
+    }  # fmt: skip
+    metrics["average_of"] = list(metrics["tasks"])
+    metrics["average"] = sum(task["macro"] for task in metrics["tasks"].values()) / len(metrics["tasks"])
+    return metrics
 
 
 def draw_images(folder: Path, count: int) -> list[str]:
@@ -78,7 +104,9 @@ def draw_images(folder: Path, count: int) -> list[str]:
         colour = (70, 24, 16) if modality == "fundus" else (52, 54, 58)
         image = Image.new("RGB", (width, height), (4, 4, 6))
         pen = ImageDraw.Draw(image)
-        pen.ellipse((width * 0.08, height * 0.1, width * 0.92, height * 0.9), fill=colour, outline=(150, 150, 152), width=6)
+        pen.ellipse(
+            (width * 0.08, height * 0.1, width * 0.92, height * 0.9), fill=colour, outline=(150, 150, 152), width=6
+        )
         for _ in range(9):
             x, y = rng.uniform(0.2, 0.7) * width, rng.uniform(0.2, 0.7) * height
             grey = rng.randint(60, 190)
@@ -105,7 +133,8 @@ def prediction(number: int, images: list[str], seed: int, skill: float) -> dict[
     long = f"The {structure} appears normal in size and contour, without focal lesion or free fluid."
     short = f"The {structure if good else other} is seen, slightly enlarged."
     task, question, annotation, response = (
-        ("VG", f"Where is the {structure} located in the image?", f"{ref}{format_box(box)}", f"{ref}{format_box(guess)}"),
+        ("VG", f"Where is the {structure} located in the image?",
+         f"{ref}{format_box(box)}", f"{ref}{format_box(guess)}"),
         ("ROC", f"What anatomical structure is present at the {format_box(box)}?", structure.capitalize(),
          (structure if good else other).capitalize()),
         ("RC", f"Can you describe the content within the {format_box(box)}?", long, long if good else short),
@@ -129,15 +158,17 @@ def write_round(folder: Path, number: int, rows: list[dict[str, Any]], skill: fl
         candidate = {"text": f"This shows: {row['annotation']}", "similarity": 0.9, "score": 0.9,
                      "reasons": ["meaning"] if status == "rejected" else []}  # fmt: skip
         records.append({
-            **{key: row[key] for key in ("image", "question", "annotation", "response")}, "id": row["key"], **judged,
-            "needs_correction": status != "kept", "reason": "ok" if status == "kept" else "similarity", "status": status,
-            "corrected": candidate["text"] if status == "corrected" else None, "error": None,
+            **{key: row[key] for key in ("image", "question", "annotation", "response")}, **judged, "id": row["key"],
+            "needs_correction": status != "kept", "reason": "ok" if status == "kept" else "similarity",
+            "status": status, "corrected": candidate["text"] if status == "corrected" else None, "error": None,
             "candidates": [] if status == "kept" else [candidate], "fingerprint": "0",
         })  # fmt: skip
-    counts = {status: sum(each["status"] == status for each in records) for status in ("kept", "corrected", "rejected")}
-    summary = {"rows": len(records), **counts, "reasons": {"ok": counts["kept"], "similarity": len(rows) - counts["kept"]},
-               "rejections": {"meaning": counts["rejected"]},
-               "usage": {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}}  # fmt: skip
+    found = {name: sum(each["status"] == name for each in records) for name in ("kept", "corrected", "rejected")}
+    summary = {
+        "rows": len(records), **found, "reasons": {"ok": found["kept"], "similarity": len(rows) - found["kept"]},
+        "rejections": {"meaning": found["rejected"]},
+        "usage": {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0},
+    }  # fmt: skip
     write_jsonl(folder / f"round-{number}.jsonl", records)
     write_json(folder / f"round-{number}.summary.json", summary)
 
@@ -148,11 +179,12 @@ def write_log(folder: Path, *, steps: int, distils: bool) -> None:
     history = []
     for step in range(1, steps + 1):
         ce = 0.4 + 5 * math.exp(-step / 40) + rng.uniform(-0.15, 0.15)
-        entry = {"step": step, "epoch": 2 * step / steps, "loss": ce, "grad_norm": 1 + rng.random(),
+        entry = {"step": step, "epoch": 2 * step / steps, "loss": ce, "grad_norm": 1.0,
                  "learning_rate": 2e-5 * (1 + math.cos(math.pi * step / steps)) / 2, "ce": ce}  # fmt: skip
         if distils:
             kl = 0.8 * math.exp(-step / 60) + rng.uniform(0, 0.05)
-            entry |= {"kl": kl, "loss": ce + 0.5 * kl, "teacher_agreement": 0.9 - 0.6 * math.exp(-step / 50)}
+            entry |= {"kl": kl, "loss": ce + 0.5 * kl, "teacher_agreement": 0.9 - 0.6 * math.exp(-step / 50),
+                      "teacher_entropy": 1.1 + rng.random() / 9}  # fmt: skip
         history.append(entry)
     history.append({"step": steps, "epoch": 2.0, "train_loss": 1.0, "train_runtime": 12.5})
     write_json(folder / "trainer_state.json", {"log_history": history})
@@ -163,16 +195,20 @@ def phases(kd_alpha: float) -> dict[str, Any]:
     common = {"seed": 42, "template": "qwen2_vl", "previous": None, "data_files": {"clinkd_demo_train": "1f" * 32}}
     weights = {"weights": [["model.safetensors", 7_654_321]], "configs": ["ab" * 32]}
     training = {"learning_rate": 1e-3, "rope_variant": "mcg", "kd_alpha": kd_alpha, "kd_temperature": 0.5}
+    trains = {**training, "model": weights, "teacher": weights}
+    corrects = {"correction_rounds": 2, "learning_rate": 1e-3, "corrector": "offline"}
+    predicts = {"sasg_candidates": 3, "data_files": {"clinkd_demo_test": "2e" * 32}}
     recorded = {
         "pseudo_label": ({"model": weights, "teacher": weights, "num_beams": 3}, 95.2, ["clinkd/pseudo_labels.jsonl"]),
-        "distill": ({**training, "model": weights, "teacher": weights}, 431.9, ["clinkd/distill"]),
-        "correct": ({"correction_rounds": 2, "learning_rate": 1e-3, "corrector": "offline"}, 388.0, [".", "clinkd/corrections"]),
-        "predict": ({"sasg_candidates": 3, "data_files": {"clinkd_demo_test": "2e" * 32}}, 61.4, ["clinkd/predictions.jsonl"]),
+        "distill": (trains, 431.9, ["clinkd/distill"]),
+        "correct": (corrects, 388.0, [".", "clinkd/corrections"]),
+        "predict": (predicts, 61.4, ["clinkd/predictions.jsonl"]),
         "evaluate": ({}, 8.75, ["clinkd/metrics.json", "clinkd/report.html"]),
-    }  # fmt: skip
+    }
+    times = {"started": "2026-01-05T09:00:00+00:00", "finished": "2026-01-05T09:05:00+00:00"}
     found = {
-        name: {"status": "finished", "inputs": {**common, **inputs}, "seconds": seconds, "attempts": 1, "outputs": outputs,
-               "started": "2026-01-05T09:00:00+00:00", "finished": "2026-01-05T09:05:00+00:00"}
+        name: {"status": "finished", "inputs": {**common, **inputs}, "seconds": seconds, "attempts": 1,
+               "outputs": outputs, **times}
         for name, (inputs, seconds, outputs) in recorded.items()
     }  # fmt: skip
     return json.loads(json.dumps(found))

@@ -1,0 +1,42 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Run folders that the report's tests share, each made once."""
+
+from pathlib import Path
+
+import pytest
+
+from .run_folder import make_run
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory) -> Path:
+    """A whole run; tests must not write to it."""
+    return make_run(tmp_path_factory.mktemp("runs") / "demo")
+
+
+@pytest.fixture(scope="session")
+def sweep_dirs(run_dir) -> list[Path]:
+    """Three runs over the same questions that differ in ``kd_alpha`` alone."""
+    others = [("weak", 0.4, 0.1), ("strong", 0.8, 1.0)]
+    return [run_dir, *(make_run(run_dir.parent / name, skill=skill, kd_alpha=alpha) for name, skill, alpha in others)]
+
+
+@pytest.fixture(scope="session")
+def page(run_dir, tmp_path_factory) -> str:
+    """The report about :func:`run_dir`."""
+    from llamafactory_clinkd.report import build_report
+
+    return build_report([run_dir], tmp_path_factory.mktemp("page") / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,226 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The page as a whole: what is in it, what is said to be missing, and that it is self-contained."""
+
+import json
+import re
+import shutil
+import time
+
+import pytest
+
+from llamafactory_clinkd.boxes import parse_boxes
+from llamafactory_clinkd.report import build_report
+from llamafactory_clinkd.report.build import CARDS, duration
+from llamafactory_clinkd.run_state import read_json, read_jsonl, write_json, write_jsonl
+
+from .page_reader import Page
+from .run_folder import make_run, prediction
+
+
+def build(run_dirs, tmp_path) -> Page:
+    return Page(build_report(run_dirs, tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_page_is_well_formed_and_self_contained(page):
+    parsed = Page(page)
+    assert parsed.faults == []
+    assert parsed.outward() == []
+    targets = [attrs["href"][1:] for tag, attrs in parsed.elements if tag == "a"]
+    assert len(targets) > 8 and set(targets) <= set(parsed.ids)
+    assert "contains images and text of your data" in parsed.text
+
+
+def test_every_image_has_an_alternative_text_and_every_figure_a_label(page):
+    parsed = Page(page)
+    images = [attrs for tag, attrs in parsed.elements if tag == "img"]
+    figures = [attrs for tag, attrs in parsed.elements if tag == "svg" and "aria-hidden" not in attrs]
+    assert len(images) > 20 and all(attrs["alt"] for attrs in images)
+    assert len(figures) > 12 and all(attrs["role"] == "img" and attrs["aria-label"] for attrs in figures)
+
+
+def test_headings_descend_one_level_at_a_time(page):
+    levels = [int(tag[1]) for tag, _ in Page(page).elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+def test_every_card_has_the_boxes_of_its_question(page, run_dir):
+    rows = read_jsonl(run_dir / "clinkd" / "predictions.jsonl")
+    paths = {path_of(box) for row in rows for text in ("question", "annotation", "response") for box in
+             parse_boxes(row[text])}  # fmt: skip
+    parsed = Page(page)
+    assert len(parsed.cards) == 4 * CARDS
+    for card in parsed.cards:
+        task = card[0][1]["data-task"]
+        drawn = [
+            (attrs["class"].split()[1], attrs["d"]) for tag, attrs in card if attrs.get("class", "")[:7] == "outline"
+        ]
+        kinds = sorted(kind for kind, _ in drawn)
+        assert kinds == {"VG": ["predicted", "true"], "ROC": ["asked"], "RC": ["asked"], "MIA": []}[task]
+        assert {path for _, path in drawn} <= paths
+        assert sum(attrs.get("class") == "halo" for _, attrs in card) == len(drawn)
+        assert sum(tag == "img" for tag, _ in card) == 1
+
+
+def path_of(box) -> str:
+    return f"M{box.x1:g} {box.y1:g}H{box.x2:g}V{box.y2:g}H{box.x1:g}Z"
+
+
+def test_scores_stand_beside_the_papers_with_the_difference(page, run_dir):
+    metrics = read_json(run_dir / "clinkd" / "metrics.json")
+    text = Page(page).text
+    for task, paper in (("VG", 67.51), ("ROC", 82.35), ("RC", 70.56)):
+        value = 100 * metrics["tasks"][task]["macro"]
+        assert f"{value:.2f}" in text
+        assert f"{value - paper:+.2f}".replace("-", "−") in text
+    assert "71.53" in text and "9.80" in text and "clinkd_demo_test" in text
+    assert "demo-clip (random weights)" in text
+
+
+def test_bare_run_says_what_is_missing_and_invents_nothing(tmp_path):
+    (tmp_path / "bare" / "clinkd").mkdir(parents=True)
+    parsed = build([tmp_path / "bare"], tmp_path)
+    assert parsed.faults == [] and parsed.cards == []
+    for name in ("state.json", "metrics.json", "predictions.jsonl", "pseudo_labels.jsonl"):
+        assert f"clinkd/{name} does not exist" in parsed.text
+    for said in ("corrections has no round", "No training phase left a log", "no attention maps", "not recorded"):
+        assert said in parsed.text
+    assert not any(tag == "img" for tag, _ in parsed.elements)
+
+
+def test_unreadable_parts_are_named_with_the_reason(run_dir, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(run_dir, folder)
+    (folder / "clinkd" / "metrics.json").write_text("{", encoding="utf-8")
+    (folder / "clinkd" / "predictions.jsonl").write_text("nonsense\n", encoding="utf-8")
+    (folder / "clinkd" / "corrections" / "round-2.summary.json").unlink()
+    (folder / "clinkd" / "attention" / "torn.png").write_bytes(b"\x89PNG")
+    text = build([folder], tmp_path).text
+    assert "metrics.json cannot be read" in text
+    assert "predictions.jsonl, line 1: not a JSON object" in text
+    assert "This round has no summary" in text
+    assert "torn.png cannot be read as an image" in text
+
+
+def test_missing_image_is_said_on_its_card_and_the_boxes_are_named(tmp_path):
+    folder = tmp_path / "run"
+    rows = [prediction(0, [str(tmp_path / "ct_gone.png")], 0, 1.0)]
+    write_jsonl(folder / "clinkd" / "predictions.jsonl", rows)
+    parsed = build([folder], tmp_path)
+    assert "ct_gone.png was not found. Boxes: true box (" in parsed.text
+    assert len(parsed.cards) == 1
+
+
+def test_text_of_the_data_cannot_become_markup(tmp_path):
+    hostile = "<script>alert(1)</script><img src=https://elsewhere/x.png>"
+    row = {**prediction(3, [""], 0, 1.0), "question": hostile, "response": hostile, "annotation": hostile,
+           "modality": hostile, "scorer": hostile, "candidates": [{"text": hostile, "score": 1.0}] * 2}  # fmt: skip
+    folder = tmp_path / "run"
+    write_jsonl(folder / "clinkd" / "predictions.jsonl", [row, prediction(0, ["$x_1$_<b>.png"], 0, 1.0)])
+    write_json(folder / "clinkd" / "state.json", {"format": 1, "phases": {hostile: {"inputs": {hostile: hostile}}}})
+    parsed = build([folder], tmp_path)
+    assert parsed.outward() == [] and parsed.faults == []
+    assert [tag for tag, _ in parsed.elements].count("script") == 1
+    assert hostile in parsed.text
+
+
+def test_malformed_rows_and_fields_do_not_end_the_report(tmp_path):
+    good = prediction(0, [""], 0, 1.0)
+    rows = [{**good, "candidates": [None, {"text": 3}, {"text": "x", "score": "high", "rank": "a"}]}, {"id": 1},
+            {**good, "candidates": "none", "image": 7, "response": None}, {**good, "id": [1]}]  # fmt: skip
+    folder = tmp_path / "run"
+    write_jsonl(folder / "clinkd" / "predictions.jsonl", rows)
+    write_json(folder / "clinkd" / "metrics.json", {"tasks": {"VG": {}}, "baselines": {"mean_box": None}})
+    write_json(folder / "clinkd" / "state.json", {"phases": {"distill": {"status": "started"}, "odd": 3}})
+    write_jsonl(folder / "clinkd" / "corrections" / "round-1.jsonl", [{"status": "corrected"}, {"status": "rejected"}])
+    parsed = build([folder], tmp_path)
+    assert parsed.faults == [] and len(parsed.cards) >= 2
+
+
+def test_comparison_shows_runs_side_by_side_with_the_alpha_sweep(sweep_dirs, tmp_path):
+    parsed = build(sweep_dirs, tmp_path)
+    assert parsed.faults == [] and parsed.outward() == []
+    assert "Scores over alpha" in parsed.text and "differ in no other recorded key" in parsed.text
+    vg = [card for card in parsed.cards if card[0][1]["data-task"] == "VG"]
+    assert len(vg) == CARDS
+    for card in vg:
+        assert sum("predicted" in attrs.get("class", "").split() for _, attrs in card) == len(sweep_dirs)
+    assert all(name in parsed.text for name in ("demo", "weak", "strong"))
+
+
+def test_no_sweep_between_runs_of_one_alpha(run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "again")
+    parsed = build([run_dir, tmp_path / "again"], tmp_path)
+    assert "Scores over alpha" not in parsed.text
+    assert "The runs differ in no recorded key" in parsed.text
+
+
+def test_the_same_run_gives_the_same_page(run_dir, page, tmp_path):
+    again = build_report([run_dir], tmp_path / "report.html").read_text(encoding="utf-8")
+    dates = re.compile(r"written \d{4}-\d\d-\d\d \d\d:\d\d UTC")
+    assert dates.sub("", again) == dates.sub("", page)
+
+
+@pytest.mark.slow
+def test_thirty_thousand_predictions_make_a_page_below_ten_megabytes(run_dir, tmp_path):
+    folder = tmp_path / "large"
+    shutil.copytree(run_dir, folder)
+    rows = read_jsonl(run_dir / "clinkd" / "predictions.jsonl")
+    many = [{**rows[number % len(rows)], "id": f"{number}"} for number in range(30_000)]
+    write_jsonl(folder / "clinkd" / "predictions.jsonl", many)
+    write_jsonl(folder / "clinkd" / "pseudo_labels.jsonl", [{**row, "pseudo_label": row["response"]} for row in many])
+    metrics = json.loads((folder / "clinkd" / "metrics.json").read_text(encoding="utf-8"))
+    metrics["problems"] = [{"row": n, "reason": "no ground truth", "outcome": "left out"} for n in range(5_000)]
+    write_json(folder / "clinkd" / "metrics.json", metrics)
+    start = time.monotonic()
+    out = build_report([folder], tmp_path / "report.html")
+    print(f"30,000 predictions: {time.monotonic() - start:.1f} s, {out.stat().st_size / 1e6:.2f} MB")
+    assert out.stat().st_size < 10e6
+    parsed = Page(out.read_text(encoding="utf-8"))
+    assert len(parsed.cards) == 4 * CARDS and "30,000 answers read" in parsed.text
+
+
+def test_folders_that_are_no_runs_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder `clinkd`"):
+        build_report([tmp_path], tmp_path / "report.html")
+    with pytest.raises(ValueError, match="No run was given"):
+        build_report([], tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (42.4, "42 s"),
+        (59.9, "1 min 00 s"),
+        (425, "7 min 05 s"),
+        (7620, "2 h 07 min"),
+    ],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.slow
+def test_evaluated_captions_are_shown(tmp_path):
+    folder = make_run(tmp_path / "small", questions=16, images=4, captions=True)
+    mia = read_json(folder / "clinkd" / "metrics.json")["tasks"]["MIA"]
+    parsed = build([folder], tmp_path)
+    assert parsed.faults == []
+    for key in ("bleu_1", "rouge_l", "cider"):
+        assert f"{100 * mia[key]:.2f}" in parsed.text
