@@ -123,20 +123,21 @@ def run_in_process(case: dict[str, Any], options: argparse.Namespace) -> dict[st
 
 
 def table(title: str, results: list[dict[str, Any]]) -> Any:
-    """Peak MiB above the start, seconds of forward and backward, gradient errors relative to fp64."""
+    """Peak MiB above the start, wall and CPU seconds of forward and backward, gradient errors relative to fp64."""
     from rich.table import Table
 
     grid = Table(title=title)
-    for column in ("method", "peak MiB", "s", "error, random", "error, late", "head error, late"):
+    for column in ("method", "peak MiB", "s", "CPU s", "error, random", "error, late", "head error, late"):
         grid.add_column(column, justify="left" if column == "method" else "right")
     for row in results:
         reason = row.get("missing") or row.get("failed")
         if reason:
-            grid.add_row(row["method"], "missing" if "missing" in row else "failed", reason[:60])
+            grid.add_row(row["method"], "missing" if "missing" in row else "failed", "", "", reason[:60])
             continue
         errors = (row.get(key) for key in ("error_random", "error_late", "head_error_late"))
         shown = ("" if error is None else f"{error:.1e}" for error in errors)
-        grid.add_row(row["method"], f"{row['peak_mib']:.0f}", f"{row['seconds']:.1f}", *shown)
+        cost = (f"{row['peak_mib']:.0f}", f"{row['seconds']:.1f}", f"{row['cpu_seconds']:.1f}")
+        grid.add_row(row["method"], *cost, *shown)
     return grid
 
 

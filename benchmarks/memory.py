@@ -36,6 +36,8 @@ class Measured(NamedTuple):
 
     value: Any
     seconds: float
+    cpu_seconds: float
+    """Of all threads: on a machine that others use too, the steadier figure."""
     peak_mib: float
 
 
@@ -55,13 +57,13 @@ def measure(call: Callable[[], Any], device: str = "cpu") -> Measured:
         ctypes.CDLL(None).malloc_trim(0)  # freed heap would otherwise be reused for nothing
         Path("/proc/self/clear_refs").write_text("5")
         start = _status_mib("VmRSS")
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     value = call()
     if device == "cuda":
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     peak = torch.cuda.max_memory_allocated() / MIB if device == "cuda" else _status_mib("VmHWM")
-    return Measured(value, seconds, peak - start)
+    return Measured(value, seconds, cpu_seconds, peak - start)
 
 
 def _status_mib(key: str) -> float:
