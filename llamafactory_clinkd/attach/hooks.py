@@ -164,6 +164,37 @@ def hook_v1_parser(parser: ModuleType) -> None:
     REGISTRY.replace(parser, "HfArgumentParser", RecipeParser)
 
 
+def hook_webui_interface(interface: ModuleType) -> None:
+    """Adds the accordion "ClinKD configurations" to LLaMA Board's Train tab."""
+    require_supported_versions()
+    stock = interface.create_train_tab
+
+    @functools.wraps(stock)
+    def create_train_tab(engine):
+        from ..webui.accordion import create_tab
+
+        return create_tab(engine, stock)
+
+    REGISTRY.replace(interface, "create_train_tab", create_train_tab)
+
+
+def hook_webui_runner(runner: ModuleType) -> None:
+    """Carries the accordion's keys into preview, start, saved configurations and back, checked before a start."""
+    require_supported_versions()
+    from ..procedure.checks import check_recipe
+    from ..webui import runner as ours
+
+    stock = runner.Runner
+    REGISTRY.replace(stock, "_parse_train_args", ours.with_clinkd_keys(stock._parse_train_args))
+    REGISTRY.replace(stock, "_initialize", ours.with_validation(stock._initialize, check_recipe))
+    REGISTRY.replace(stock, "_build_config_dict", ours.with_folded_keys(stock._build_config_dict))
+    REGISTRY.replace(stock, "load_args", ours.with_unfolded_keys(stock.load_args))
+    REGISTRY.replace(stock, "check_output_dir", ours.with_unfolded_keys(stock.check_output_dir))
+    REGISTRY.replace(runner, "gen_cmd", ours.quoting(runner.gen_cmd))
+    common = sys.modules["llamafactory.webui.common"]
+    REGISTRY.replace(common, "_clean_cmd", ours.keeping_false(common._clean_cmd))
+
+
 HOOKS = {
     "llamafactory.hparams.parser": hook_parser,
     "llamafactory.train.sft.workflow": hook_sft_workflow,
@@ -171,4 +202,6 @@ HOOKS = {
     "llamafactory.chat.hf_engine": hook_chat_engine,
     "llamafactory.chat.chat_model": hook_chat_model,
     "llamafactory.v1.config.arg_parser": hook_v1_parser,
+    "llamafactory.webui.interface": hook_webui_interface,
+    "llamafactory.webui.runner": hook_webui_runner,
 }
