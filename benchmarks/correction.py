@@ -98,16 +98,16 @@ def correction_rate(url: str, samples: int, concurrency: int) -> float:
     return samples / seconds
 
 
-def judge_rate(similarity, pairs: int, block: int) -> float:
-    """Pairs a second, judged ``block`` at a time; every text occurs once."""
+def judge_rate(similarity, pairs: int, block: int) -> tuple[float, float]:
+    """Pairs a second, and pairs a second of processor time, judged ``block`` at a time; every text occurs once."""
     rng = random.Random(block)
     rows = [
         {"id": str(n), "annotation": f"{sentence(rng)} {n}", "response": f"{n} {sentence(rng)}"} for n in range(pairs)
     ]
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     for place in track(range(0, pairs, block), f"{pairs} pairs, {block} at a time", transient=True):
         judge(rows[place : place + block], similarity)
-    return pairs / (time.perf_counter() - start)
+    return pairs / (time.perf_counter() - start), pairs / (time.process_time() - processor)
 
 
 def main() -> None:
@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=10_000, help="judged in one batch")
     parser.add_argument("--single-pairs", type=int, default=1_000, help="judged one by one: their rate is the same")
+    parser.add_argument("--device", default="cpu", help="of the sentence model")
     parser.add_argument("--json", help="write the numbers here")
     args = parser.parse_args()
 
@@ -124,10 +125,10 @@ def main() -> None:
         correction_rate(url, args.concurrency, args.concurrency)  # imports and connections are warm after it
         parallel = correction_rate(url, args.samples, args.concurrency)
         serial = correction_rate(url, args.samples, 1)
-    similarity = load_similarity("sentence")
+    similarity = load_similarity("sentence", device=args.device)
     judge_rate(similarity, 64, 64)
-    batched = judge_rate(similarity, args.pairs, args.pairs)
-    single = judge_rate(similarity, args.single_pairs, 1)
+    batched, batched_processor = judge_rate(similarity, args.pairs, args.pairs)
+    single, single_processor = judge_rate(similarity, args.single_pairs, 1)
 
     table = Table("what", "rate (1/s)", "against", "factor", title="Reflective Correction")
     latency = f"{1000 * args.latency:.0f} ms server"
@@ -140,11 +141,21 @@ def main() -> None:
     )
     table.add_row(f"judging {args.single_pairs} pairs one by one", f"{single:.1f}", "", "")
     table.add_row(f"judging {args.pairs} pairs batched", f"{batched:.1f}", "one by one", f"{batched / single:.1f}")
+    if args.device == "cpu":
+        factor = f"{batched_processor / single_processor:.1f}"
+        table.add_row("the first, a second of processor time", f"{single_processor:.1f}", "", "")
+        table.add_row("the second, a second of processor time", f"{batched_processor:.1f}", "one by one", factor)
     Console().print(table)
     if args.json:
         numbers = {
             "correction": {"serial_per_s": serial, "parallel_per_s": parallel, "factor": parallel / serial},
-            "judge": {"single_per_s": single, "batched_per_s": batched, "factor": batched / single},
+            "judge": {
+                "single_per_s": single,
+                "batched_per_s": batched,
+                "factor": batched / single,
+                "single_per_processor_s": single_processor,
+                "batched_per_processor_s": batched_processor,
+            },
             "similarity": similarity.name,
             "arguments": vars(args),
         }
