@@ -14,9 +14,9 @@
 
 """LLaMA-Factory's ShareGPT layout, with the keys of the paper's Table A1.
 
-A row of the file is ``{"messages": [{"role", "content"}, ...], "images": [path]}``, roles ``user`` and ``assistant``, the
-first user message starting with ``<image>``. The side columns ``id``, ``task`` and ``modality`` are ignored by stock
-LLaMA-Factory and read by this project's evaluation and report.
+A row of the file is ``{"messages": [{"role", "content"}, ...], "images": [path]}``, roles ``user`` and ``assistant``,
+the first user message starting with ``<image>``. The side columns ``id``, ``task`` and ``modality`` are ignored by
+stock LLaMA-Factory and read by this project's evaluation and report.
 """
 
 import json
@@ -51,9 +51,10 @@ def sharegpt_row(row: Mapping[str, Any], *, tags: str = "qwen2_vl") -> dict[str,
     for question, answer in row["turns"]:
         if not question.strip() or not answer.strip():
             raise ValueError(
-                f"Row {name!r} has an empty question or answer ({question!r}, {answer!r}); fill it or leave the row out."
+                f"Row {name!r} has an empty question or answer ({question!r}, {answer!r}); fill it or drop the row."
             )
-        messages.append({"role": "user", "content": convert_tags(question.replace(IMAGE_PLACEHOLDER, "").strip(), tags)})
+        question = question.replace(IMAGE_PLACEHOLDER, "").strip()
+        messages.append({"role": "user", "content": convert_tags(question, tags)})
         messages.append({"role": "assistant", "content": convert_tags(answer.strip(), tags)})
 
     images = [row["image"]] if row.get("image") else []

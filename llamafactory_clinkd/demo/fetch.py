@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Brings the sample scans of the ``totalsegmentator`` source archive, which its wheel leaves out, from the package index."""
+"""Brings the sample scans of ``totalsegmentator``'s source archive, which its wheel leaves out."""
 
 import subprocess
 import sys

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Small Qwen2-VL models, saved as ordinary Hugging Face folders that stock LLaMA-Factory loads (``template: qwen2_vl``)."""
+"""Small Qwen2-VL models, saved as Hugging Face folders that stock LLaMA-Factory loads (``template: qwen2_vl``)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,21 +27,20 @@ PATCH, MERGE, HEAD = 14, 2, 32
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Width and depth of a small Qwen2-VL; ``hidden`` is a multiple of 32, the size of a head.
+    """Width and depth of the language model of a small Qwen2-VL; the vision tower is the same in all sizes.
 
     Attributes:
-        hidden: Width of the language model and of the vision tower.
-        layers: Layers of the language model.
-        vision_layers: Blocks of the vision tower.
+        hidden: Width, a multiple of 32, the size of a head.
+        layers: Layers.
     """
 
     hidden: int
     layers: int
-    vision_layers: int
 
 
-BASE = ModelSize(hidden=128, layers=4, vision_layers=3)
-TEACHER = ModelSize(hidden=192, layers=5, vision_layers=4)
+BASE = ModelSize(hidden=128, layers=4)
+TEACHER = ModelSize(hidden=160, layers=5)
+VISION_WIDTH, VISION_LAYERS = 128, 3
 
 
 def make_config(size: ModelSize, tokenizer):
@@ -69,10 +68,10 @@ def make_config(size: ModelSize, tokenizer):
             "pad_token_id": pad,
         },
         vision_config={
-            "depth": size.vision_layers,
-            "embed_dim": size.hidden,
+            "depth": VISION_LAYERS,
+            "embed_dim": VISION_WIDTH,
             "hidden_size": size.hidden,
-            "num_heads": heads,
+            "num_heads": VISION_WIDTH // HEAD,
             "mlp_ratio": 3,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,

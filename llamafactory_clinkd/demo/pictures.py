@@ -54,13 +54,13 @@ class Picture:
         return self.image[wanted] if self.cut_axis == 0 else self.image[:, wanted]
 
 
-# key, modality, title, what it shows, file, region of interest (top, bottom, left, right in parts of 1), cut axis. What
-# they show is read off the files: body part, view and study in the header, else the words burned into the picture.
+# key, modality, title, what it shows, file, region of interest (top, bottom, left, right in parts of 1), cut axis.
+# What they show is read off the files: body part, view and study in the header, else the words burned in.
 _DICOM = (
     ("chest_x", "x", "frontal chest X-ray", ("ribs", "lungs"), "RG1_UNCR.dcm", (0, 1, 0, 1), 1),
     ("leg_x", "x", "frontal leg X-ray", ("tibia", "fibula"), "RG3_UNCR.dcm", (0, 0.8, 0.25, 0.72), 0),
     ("node_us", "ultrasound", "power Doppler ultrasound", ("lymph node",), "US1_UNCR.dcm", (0.24, 0.7, 0.02, 0.96), 1),
-    ("heart_us", "ultrasound", "color Doppler echocardiogram", ("heart", "blood flow"), "color-pl.dcm", (0, 1, 0, 1), 1),
+    ("heart_us", "ultrasound", "Doppler echocardiogram", ("heart", "blood flow"), "color-pl.dcm", (0, 1, 0, 1), 1),
 )
 
 

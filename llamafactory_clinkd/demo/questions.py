@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Questions and answers for the four tasks, in Med-GRIT-270k's style; every answer states facts true of the picture."""
+"""Questions and answers for the four tasks, in Med-GRIT-270k's style; each answer states facts true of the picture."""
 
 from dataclasses import dataclass
 

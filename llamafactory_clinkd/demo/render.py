@@ -14,8 +14,9 @@
 
 """Random fields of view: the same slice never looks the same twice, so a box must be read from the image.
 
-Geometry: an output pixel ``q`` (row, column; millimetres from the middle of the view) shows the point ``centre + R(angle) q``
-of the slice. The mask goes through the same map (nearest neighbour), and its bounding box is the box of the row.
+Geometry: an output pixel ``q`` (row, column; millimetres from the middle of the view) shows the point
+``centre + R(angle) q`` of the slice. The mask goes through the same map (nearest neighbour), and its bounding box is
+the box of the row.
 """
 
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def draw_view(rng: np.random.Generator) -> View:
 
 
 def oriented_slice(array: np.ndarray, axis: int, index: int) -> np.ndarray:
-    """Takes a slice of an RAS+ array as a radiologist sees it: patient's right on the left, front on the left, head up.
+    """Takes a slice of an RAS+ array as a radiologist sees it: patient's right, or front, on the left; head up.
 
     Args:
         array: ``[X, Y, Z]``.
@@ -64,7 +65,12 @@ def slice_spacing(spacing: tuple[float, float, float], axis: int) -> tuple[float
 
 
 def render(
-    image: np.ndarray, view: View, field: float, spacing: tuple[float, float] = (1.0, 1.0), order: int = 1, size: int = SIZE
+    image: np.ndarray,
+    view: View,
+    field: float,
+    spacing: tuple[float, float] = (1.0, 1.0),
+    order: int = 1,
+    size: int = SIZE,
 ) -> np.ndarray:
     """Shows ``image`` through ``view``.
 

@@ -63,6 +63,7 @@ class Row:
     picture: np.ndarray  # uint8 [S, S] or [S, S, 3]
     turns: list[list[str]]  # [question, answer] each
     facts: dict[str, Any] = field(default_factory=dict)
+    labels: np.ndarray | None = None  # int16 [S, S], the structures of the picture; None where none are known
 
 
 @dataclass
@@ -85,6 +86,22 @@ class Scans:
                     if (split := split_of(index, count)) and labelled[index] >= MIN_LABELLED:
                         usable.setdefault((volume.key, split), []).append((axis, index))
         return usable
+
+    @cached_property
+    def classes(self) -> dict[tuple[str, int], int]:
+        """(volume key, label) -> class, from 1, over the structures of all volumes."""
+        present = [
+            (volume.key, int(label)) for volume in self.volumes for label in np.unique(volume.labels) if label != 0
+        ]
+        return {structure: number for number, structure in enumerate(present, start=1)}
+
+    def classes_of(self, key: str, labels: np.ndarray) -> np.ndarray:
+        """Labels of volume ``key`` -> classes, int16, in the same shape; background stays 0."""
+        table = np.zeros(max(label for _, label in self.classes) + 1, dtype=np.int16)
+        for (volume, label), number in self.classes.items():
+            if volume == key:
+                table[label] = number
+        return table[labels]
 
 
 def make_row(scans: Scans, seed: int, split: str, number: int, turns: int = 1) -> Row:
@@ -117,7 +134,7 @@ def _picture_row(scans: Scans, rng: np.random.Generator, split: str, number: int
 
 
 def _volume_row(scans: Scans, rng: np.random.Generator, split: str, number: int, tasks: Sequence[str]) -> Row:
-    """Questions about a slice of a labelled scan; draws again until the view shows a structure that is large enough."""
+    """Questions about a slice of a labelled scan; draws again until the view shows one that is large enough."""
     by_key = {volume.key: volume for volume in scans.volumes}
     volume = by_key[_draw(rng, {key: share for key, share in VOLUME_SHARES.items() if key in by_key})]
     slices = scans.slices[volume.key, "test" if split == "test" else "train"]
@@ -156,7 +173,7 @@ def _volume_row(scans: Scans, rng: np.random.Generator, split: str, number: int,
             turns.append(classification(rng, finding))
         else:
             turns.append(caption(rng, finding, plane, volume.title))
-    return Row(f"{volume.modality}_{split}_{number:05d}", _to_bytes(picture), turns, facts)
+    return Row(f"{volume.modality}_{split}_{number:05d}", _to_bytes(picture), turns, facts, labels)
 
 
 def _draw(rng: np.random.Generator, shares: dict[str, float]) -> str:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Builds the demo's data set: real scans -> LLaMA-Factory's ShareGPT rows and PNG images, the same bytes for one seed."""
+"""Builds the demo's data set: real scans -> LLaMA-Factory's ShareGPT rows and PNG images, the same for a seed."""
 
 import multiprocessing
 import os
@@ -24,8 +24,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from ..data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
 from ..run_state import content_hash, read_json, write_json, write_jsonl
+from .cells import CELLS, IGNORED, cells_of
 from .fetch import ScansUnavailable, fetch_totalsegmentator
 from .pictures import load_pictures
 from .rows import SPLITS, Scans, make_row
@@ -81,8 +85,9 @@ def build_data(
     """Builds the data set in ``directory``, or finds it built with the same settings and scans and leaves it alone.
 
     It writes ``images/*.png``, ``demo_{train,test,pretrain}.json`` (the layout of the paper's Table A1),
-    ``dataset_info.json``, ``facts_{train,test,pretrain}.jsonl`` (scan, plane, slice, view and box of each row) and
-    ``build.json``, which is written last and so tells that the build is complete.
+    ``dataset_info.json``, ``facts_{train,test,pretrain}.jsonl`` (scan, plane, slice, view and box of each row),
+    ``cells_pretrain.safetensors`` (what each cell of the pretraining pictures shows) and ``build.json``, which is
+    written last and so tells that the build is complete.
 
     Args:
         directory: Where to write.
@@ -97,7 +102,10 @@ def build_data(
     """
     directory, archive = Path(directory), find_archive(cache, say)
     scans = load_scans(archive)
-    described = [{"key": s.key, "modality": s.modality, "source": s.source, "licence": s.licence} for s in (*scans.volumes, *scans.pictures)]
+    described = [
+        {"key": scan.key, "modality": scan.modality, "source": scan.source, "licence": scan.licence}
+        for scan in (*scans.volumes, *scans.pictures)
+    ]
     fingerprint = content_hash([FORMAT, asdict(settings), described])
     marker = directory / "build.json"
     if marker.exists() and (built := read_json(marker))["hash"] == fingerprint:
@@ -120,18 +128,21 @@ def build_data(
 
     counts: Counter[str] = Counter()
     for split, made in rows.items():
-        write_sharegpt(directory / f"demo_{split}.json", (row for row, _ in made))
-        write_jsonl(directory / f"facts_{split}.jsonl", (facts for _, facts in made))
-        counts.update(f"{split}/{row['task']}/{row['modality']}" for row, _ in made)
+        write_sharegpt(directory / f"demo_{split}.json", (row for row, _, _ in made))
+        write_jsonl(directory / f"facts_{split}.jsonl", (facts for _, facts, _ in made))
+        counts.update(f"{split}/{row['task']}/{row['modality']}" for row, _, _ in made)
+    cells = np.stack([cells for _, _, cells in rows["pretrain"]])
+    save_file({"cells": cells}, directory / "cells_pretrain.safetensors", {"classes": str(len(scans.classes) + 1)})
     write_dataset_info(directory, {f"demo_{split}": dataset_info_entry(f"demo_{split}.json") for split in SPLITS})
-    built = {"hash": fingerprint, "settings": asdict(settings), "scans": described, "counts": dict(sorted(counts.items()))}
+    built = {"hash": fingerprint, "settings": asdict(settings), "scans": described}
+    built["counts"] = dict(sorted(counts.items()))
     write_json(marker, built)
     return built
 
 
 def _make(
     jobs: list[tuple], directory: Path, archive: Path | None, seed: int, processes: int | None
-) -> Iterator[tuple[str, list[tuple[dict, dict]]]]:
+) -> Iterator[tuple[str, list[tuple[dict, dict, np.ndarray]]]]:
     """Yields (split, rows) of every job in order, made by a pool of processes that load the scans once each."""
     workers = processes or min(os.cpu_count() or 1, 8)
     context = multiprocessing.get_context("spawn")  # torch's threads, if any, must not be forked
@@ -147,16 +158,21 @@ def _start_worker(directory: Path, archive: Path | None, seed: int) -> None:
     _worker.update(scans=load_scans(archive), directory=directory, seed=seed)
 
 
-def _make_chunk(job: tuple[str, int, int, int]) -> tuple[str, list[tuple[dict, dict]]]:
-    """Makes rows ``start`` to ``stop`` of a split, saves their pictures, and returns each row and its facts."""
+def _make_chunk(job: tuple[str, int, int, int]) -> tuple[str, list[tuple[dict, dict, np.ndarray]]]:
+    """Makes rows ``start`` to ``stop`` of a split, saves their pictures, returns each row, its facts and its cells."""
     from PIL import Image
 
     split, start, stop, turns = job
+    scans: Scans = _worker["scans"]
     made = []
     for number in range(start, stop):
-        row = make_row(_worker["scans"], _worker["seed"], split, number, turns)
+        row = make_row(scans, _worker["seed"], split, number, turns)
         name = f"images/{row.id}.png"
         Image.fromarray(row.picture).save(_worker["directory"] / name)
         entry = {"id": row.id, "image": name, "task": row.facts["task"], "modality": row.facts["modality"]}
-        made.append((entry | {"turns": row.turns}, {"id": row.id} | row.facts))
+        if row.labels is None:
+            cells = np.full((CELLS, CELLS), IGNORED, dtype=np.int16)
+        else:
+            cells = scans.classes_of(row.facts["scan"], cells_of(row.labels))
+        made.append((entry | {"turns": row.turns}, {"id": row.id} | row.facts, cells))
     return split, made

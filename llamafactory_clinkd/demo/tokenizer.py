@@ -14,8 +14,9 @@
 
 """A small tokenizer with Qwen2-VL's special tokens, trained on the demo's own texts.
 
-Qwen2-VL's real vocabulary has 151,936 tokens; in a model of two million parameters its output layer would be most of each
-step. This one is the same kind (byte-level BPE, NFC, Qwen's word pattern with single digits), so any text can be written.
+Qwen2-VL's real vocabulary has 151,936 tokens; in a model of two million parameters its output layer would be most of
+each step. This one is of the same kind (byte-level BPE, NFC, Qwen's word pattern with single digits), so any text can
+be written.
 """
 
 from collections.abc import Iterable
@@ -100,6 +101,6 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY):
 
 def _without_specials(text: str) -> str:
     """Replaces special tokens by a line break, so that the words beside them are learnt as they are met."""
-    for token in SPECIAL_TOKENS:
+    for token in (*SPECIAL_TOKENS, "<image>"):
         text = text.replace(token, "\n")
     return text

@@ -1,0 +1,27 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the small squares of a picture show: the targets of the vision tower's pretraining."""
+
+import numpy as np
+
+
+CELL = 7  # pixels a side; a patch of the vision tower has 2 x 2 cells
+CELLS = 16  # a side of a picture of 112 pixels
+IGNORED = -100  # the class of a cell about which nothing is known
+
+
+def cells_of(labels: np.ndarray) -> np.ndarray:
+    """The label in the middle of each cell: ``[S, S]`` -> ``[S / 7, S / 7]``."""
+    return labels[CELL // 2 :: CELL, CELL // 2 :: CELL]

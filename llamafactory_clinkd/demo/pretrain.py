@@ -1,0 +1,149 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Makes the demo's "pretrained" models: one vision tower, then a base and a teacher on top of it, side by side.
+
+Nothing pretrained can be had offline, so the demo trains its own and says so. A finished model with the same settings
+is kept; an interrupted one goes on from its last checkpoint.
+"""
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..run_state import content_hash, read_json, write_json
+from .corpus import load_corpus
+from .language import train_language
+from .models import BASE, TEACHER, build_demo_models
+from .vision import train_tower
+
+
+FORMAT = 1  # raise it when the same settings give other models
+Advance = Callable[[str, int, int, float], None]  # part ("vision", "base" or "teacher"), steps done, steps, loss
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Optimiser steps of each part, and the seed."""
+
+    vision_steps: int = 700
+    base_steps: int = 300
+    teacher_steps: int = 500
+    seed: int = 0
+
+
+def pretrain(
+    data: Path,
+    models: Path,
+    work: Path,
+    settings: PretrainSettings,
+    advance: Advance = lambda part, step, steps, loss: None,
+) -> dict[str, Path]:
+    """Trains the vision tower, then base and teacher at the same time, each in a process of its own.
+
+    Args:
+        data: The folder of :func:`~llamafactory_clinkd.demo.scans.build_data`.
+        models: The folders ``base`` and ``teacher`` are made in it.
+        work: Folder for checkpoints.
+        settings: Steps and seed.
+        advance: Called with (part, steps done, steps, loss).
+
+    Returns:
+        ``{"base": folder, "teacher": folder}``.
+    """
+    described = [FORMAT, read_json(data / "build.json")["hash"], asdict(settings), asdict(BASE), asdict(TEACHER)]
+    fingerprint = content_hash(described)
+    folders, marker = {name: models / name for name in ("base", "teacher")}, models / "pretrain.json"
+    if marker.exists() and read_json(marker)["hash"] == fingerprint:
+        return folders
+
+    marker.unlink(missing_ok=True)
+    work = work / fingerprint[:12]  # checkpoints of other settings are not gone on with
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool, multiprocessing.Manager() as manager:
+        messages = manager.Queue()
+        cores = os.cpu_count() or 1
+        tower = [pool.submit(_tower, data, models, work, settings, messages, cores)]
+        losses = dict(zip(["vision"], _follow(tower, messages, advance), strict=True))
+        parts = [
+            pool.submit(_language, part, data, models / part, work, settings, messages, max(cores // 2, 1))
+            for part in folders
+        ]
+        losses |= dict(zip(folders, _follow(parts, messages, advance), strict=True))
+    write_json(marker, {"hash": fingerprint, "settings": asdict(settings), "losses": losses})
+    return folders
+
+
+def _follow(futures: list[Future], messages: Any, advance: Advance) -> list[float]:
+    """Passes progress on until every future is done; returns their losses, or raises what they raised."""
+    while not all(future.done() for future in futures):
+        try:
+            advance(*messages.get(timeout=0.5))
+        except queue.Empty:
+            continue
+    return [future.result() for future in futures]
+
+
+def _tower(data: Path, models: Path, work: Path, settings: PretrainSettings, messages: Any, threads: int) -> float:
+    """Saves both untrained models, trains the tower, and puts it into both."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    torch.set_num_threads(threads)
+    corpus = load_corpus(data)
+    texts = [message["content"] for row in corpus.messages for message in row]
+    folders = build_demo_models(models, texts, seed=settings.seed)
+    loaded = {name: AutoModelForImageTextToText.from_pretrained(folder) for name, folder in folders.items()}
+    processor = AutoProcessor.from_pretrained(folders["base"])
+    tower = loaded["base"].model.visual
+    loss = train_tower(
+        tower,
+        corpus,
+        processor,
+        steps=settings.vision_steps,
+        checkpoint=work / "vision.safetensors",
+        seed=settings.seed,
+        advance=lambda step, steps, loss: messages.put(("vision", step, steps, loss)),
+    )
+    seen = {name: value for name, value in tower.state_dict().items() if not name.startswith("merger.")}
+    for name, model in loaded.items():
+        model.model.visual.load_state_dict(seen, strict=False)
+        model.save_pretrained(folders[name])
+    return loss
+
+
+def _language(
+    part: str, data: Path, folder: Path, work: Path, settings: PretrainSettings, messages: Any, threads: int
+) -> float:
+    """Trains the language model of one size and saves the whole model."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    torch.set_num_threads(threads)
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    loss = train_language(
+        model,
+        load_corpus(data),
+        processor,
+        steps=settings.base_steps if part == "base" else settings.teacher_steps,
+        checkpoint=work / f"{part}.safetensors",
+        seed=settings.seed + 1,
+        advance=lambda step, steps, loss: messages.put((part, step, steps, loss)),
+    )
+    model.save_pretrained(folder)
+    return loss

@@ -1,0 +1,94 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""First step of the demo's pretraining: the vision tower learns to see structures.
+
+Each patch of 14 pixels tells what its 2 x 2 cells of 7 pixels show, over all structures of all scans: dense
+supervision, so a few hundred steps suffice. Base and teacher share the tower, as the sizes of Qwen2-VL share one.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cells import IGNORED
+from .corpus import Corpus, pixel_values
+from .loop import batches, train
+
+
+BACKGROUND_WEIGHT = 0.3
+
+
+def patch_order(cells: Tensor) -> Tensor:
+    """Reorders cells to the order of Qwen2-VL's patches.
+
+    Args:
+        cells: ``[n, 4h, 4w]``, a grid of cells; a patch has 2 x 2 of them, a merged token 2 x 2 patches.
+
+    Returns:
+        ``[n * 4hw, 4]``: for each patch (merged token by merged token) its cells, row by row.
+    """
+    n, height, width = cells.shape
+    grid = cells.reshape(n, height // 4, 2, 2, width // 4, 2, 2)  # n, token, patch and cell row, and columns
+    return grid.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, 4)
+
+
+class CellReader(nn.Module):
+    """A vision tower with a linear head that names the four cells of each patch."""
+
+    def __init__(self, tower: nn.Module, classes: int):
+        """Takes Qwen2-VL's vision tower and the number of classes, background included."""
+        super().__init__()
+        self.tower = tower
+        self.classes = classes
+        self.head = nn.Linear(tower.config.embed_dim, 4 * classes)
+
+    def forward(self, pixels: Tensor, grid: Tensor) -> Tensor:
+        """``pixel_values`` and ``image_grid_thw`` -> logits ``[patches, 4, classes]``."""
+        return self.head(self.tower(pixels, grid_thw=grid).last_hidden_state).view(-1, 4, self.classes)
+
+
+def train_tower(
+    tower: nn.Module,
+    corpus: Corpus,
+    processor,
+    *,
+    steps: int,
+    checkpoint: Path,
+    batch_size: int = 32,
+    peak: float = 1.5e-3,
+    seed: int = 0,
+    advance: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> float:
+    """Trains ``tower`` on the rows of ``corpus`` whose cells are known; returns the mean loss of the last steps."""
+    known = np.flatnonzero((corpus.cells != IGNORED).any(axis=(1, 2)))
+    batch = batches(len(known), batch_size, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        reader = CellReader(tower, corpus.classes)
+    reader.tower.merger.requires_grad_(False)  # the language model of each size learns its own
+    weight = torch.ones(corpus.classes)
+    weight[0] = BACKGROUND_WEIGHT
+
+    def loss_of(step: int) -> Tensor:
+        rows = known[batch(step)]
+        logits = reader(*pixel_values(corpus.pictures[rows], processor))
+        target = patch_order(torch.from_numpy(corpus.cells[rows].astype(np.int64)))
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight, ignore_index=IGNORED)
+
+    return train(reader, loss_of, steps=steps, peak=peak, checkpoint=checkpoint, advance=advance)
