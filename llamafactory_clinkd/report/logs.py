@@ -31,6 +31,9 @@ SERIES = {
 }
 """Keys of a log entry that are drawn, with their titles."""
 
+UNKNOWN = "training"
+"""The phase that logged into ``output_dir``, where no state says which it was."""
+
 
 @dataclass(frozen=True)
 class TrainingLog:
@@ -43,7 +46,7 @@ class TrainingLog:
 
 
 def read_training_logs(folder: Path, phases: dict[str, Any], missing: dict[str, str]) -> list[TrainingLog]:
-    """The logs of the phases ``distill`` and ``correct``.
+    """The logs of the phases ``distill`` and ``correct``; :data:`UNKNOWN` where no state tells the phase.
 
     A finished phase names its folder in ``outputs``; else the places where the procedure writes are tried. In each,
     ``trainer_state.json`` comes first (it has CE and KL apart), then that of the last checkpoint, then LLaMA-Factory's
@@ -55,9 +58,10 @@ def read_training_logs(folder: Path, phases: dict[str, Any], missing: dict[str, 
         missing: Gets a sentence for each phase that should have a log and has none.
     """
     logs = []
-    for phase in ("distill", "correct"):
+    known = [phase for phase in ("distill", "correct") if phase in phases]
+    for phase in known or ("distill", UNKNOWN):
         places = [folder / name for name in phases.get(phase, {}).get("outputs", [])]
-        is_last = phase == "correct" or (phase in phases and "correct" not in phases)
+        is_last = phase in (*known[-1:], UNKNOWN)  # the last training phase writes into `output_dir` itself
         places += [folder / "clinkd" / phase, *([folder] if is_last else [])]
         log = next((log for place in places if (log := _read(phase, place, folder)) is not None), None)
         if log is not None:

@@ -34,7 +34,7 @@ def describe_model(folder: Path) -> str | None:
         settings = read_json(adapter)
         base = settings.get("base_model_name_or_path") or "an unnamed base"
         kind, rank = settings.get("peft_type", "adapter"), settings.get("r", "?")
-        return f"{kind} of rank {rank} on {base}{counted} in the adapter"
+        return f"{kind} of rank {rank} on {base}" + (f"{counted} in the adapter" if counted else "")
     if not config.is_file():
         return None
     settings = read_json(config)

@@ -70,9 +70,10 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """RGB or grey; transparent parts stand on black, as scans do."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float64)
-        low, high = (values[np.isfinite(values)].min(initial=0), values[np.isfinite(values)].max(initial=0))
-        values = np.nan_to_num((values - low) / max(high - low, 1e-12))
-        return Image.fromarray((values.clip(0, 1) * 255).astype(np.uint8))
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        shown = np.nan_to_num((values - low) / max(high - low, 1e-12)).clip(0, 1)
+        return Image.fromarray((shown * 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         shown = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", shown.size, "black"), shown).convert("RGB")

@@ -1,0 +1,136 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The page in a real browser: no error, nothing fetched, boxes on their images, both schemes, narrow and wide."""
+
+from pathlib import Path
+
+import pytest
+
+from llamafactory_clinkd.report import build_report
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+LIGHT, DARK = "rgb(242, 245, 247)", "rgb(14, 19, 23)"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
+    if not CHROMIUM.exists():
+        pytest.skip("/usr/bin/chromium is missing: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def reports(run_dir, sweep_dirs, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("reports")
+    (folder / "bare" / "clinkd").mkdir(parents=True)
+    runs = {"one": [run_dir], "three": sweep_dirs, "bare": [folder / "bare"]}
+    return {name: build_report(dirs, folder / f"{name}.html") for name, dirs in runs.items()}
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["one", "three", "bare"])
+def test_page_in_a_browser(browser, reports, tmp_path, name, scheme, width):
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(reports[name].as_uri())
+    page.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (DARK if scheme == "dark" else LIGHT)
+    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    assert page.evaluate(BOXES_OFF_THEIR_IMAGE) == 0
+    assert page.evaluate("document.querySelectorAll('.card .outline').length > 0") is (name != "bare")
+    page.screenshot(path=tmp_path / f"{name}-{scheme}-{width}.png", full_page=True)
+    page.close()
+
+
+def test_scheme_button_goes_through_system_light_and_dark(browser, reports):
+    page = browser.new_page(color_scheme="dark")
+    page.goto(reports["bare"].as_uri())
+    seen = []
+    for _ in range(3):
+        page.click("#scheme")
+        seen.append((page.inner_text("#scheme"), page.evaluate("getComputedStyle(document.body).backgroundColor")))
+    page.close()
+    assert seen == [("Scheme: light", LIGHT), ("Scheme: dark", DARK), ("Scheme: system", DARK)]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_what_is_behind_it(browser, reports, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(reports["one"].as_uri())
+    faint = page.evaluate(FAINT_TEXT)
+    page.close()
+    assert faint == []
+
+
+# Overlays that do not cover their image exactly, and boxes whose place differs from their thousandths by over a pixel.
+BOXES_OFF_THEIR_IMAGE = """() => {
+  let off = 0;
+  for (const stack of document.querySelectorAll('.stack')) {
+    const image = stack.querySelector('img').getBoundingClientRect();
+    const over = stack.querySelector('svg').getBoundingClientRect();
+    for (const side of ['left', 'top', 'width', 'height']) off += Math.abs(image[side] - over[side]) > 0.6;
+    for (const path of stack.querySelectorAll('.outline')) {
+      const [x1, y1, x2, y2] = path.getAttribute('d').match(/-?[\\d.]+/g).map(Number);
+      const box = path.getBoundingClientRect();
+      off += Math.abs(box.left - (image.left + Math.min(x1, x2) / 1000 * image.width)) > 2.5;
+      off += Math.abs(box.width - Math.abs(x2 - x1) / 1000 * image.width) > 5;
+      off += Math.abs(box.height - Math.abs(y2 - y1) / 1000 * image.height) > 5;
+    }
+  }
+  return off;
+}"""
+
+# Texts whose contrast with the nearest opaque background is below WCAG's 4.5 (3 for large or bold large text).
+FAINT_TEXT = """() => {
+  const rgb = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => {
+    const part = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  };
+  const behind = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = rgb(getComputedStyle(e).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+  };
+  const faint = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
+    if (!text || !element.getClientRects().length || element.closest('svg, script, .skip')) continue;
+    const style = getComputedStyle(element);
+    const [a, b] = [light(rgb(style.color)), light(behind(element))].sort((x, y) => y - x);
+    const needed = parseFloat(style.fontSize) >= 24 ? 3 : 4.5;
+    if ((a + 0.05) / (b + 0.05) < needed) faint.push(`${text.slice(0, 30)}: ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
+  }
+  return [...new Set(faint)];
+}"""
