@@ -38,7 +38,7 @@ GROUPS: dict[str, list[list[str]]] = {
         ["corrector", "correction_candidates", "correction_model", "correction_base_url"],
         ["correction_prompt", "correction_concurrency", "correction_max_requests", "correction_allow_remote"],
     ],
-    "selection": [["sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer"]],
+    "selection": [["sasg_candidates", "sasg_mode", "sasg_region"], ["sasg_scorer"]],
 }
 
 
@@ -46,17 +46,15 @@ class Box(NamedTuple):
     """What a box holds.
 
     Attributes:
-        kind: ``switch``, ``choice``, ``fraction`` (0 to 1), ``number``, ``text``, ``phases``, ``datasets`` or
-            ``models``.
+        kind: ``switch``, ``choice``, ``fraction`` (0 to 1), ``number``, ``count`` (an integer or empty), ``text``,
+            ``phases``, ``datasets`` or ``models``.
         default: The value that an untouched box has.
         choices: Of a ``choice`` or of ``phases``.
-        required: Whether a number may not be left empty.
     """
 
     kind: str
     default: Any
     choices: tuple[str, ...] = ()
-    required: bool = False
 
 
 def box_of(item: Field) -> Box:
@@ -70,9 +68,9 @@ def box_of(item: Field) -> Box:
     if get_origin(item.type) is Literal:
         return Box("choice", item.default, get_args(item.type))
     if item.type in (int, float):
-        return Box("number", item.default, required=True)
-    if item.type == int | None:
         return Box("number", item.default)
+    if item.type == int | None:
+        return Box("count", "")  # a text box: gradio shows an empty number as 0
     return Box("text", item.default or "")
 
 
@@ -83,6 +81,11 @@ BOXES: dict[str, Box] = {item.name: box_of(item) for item in fields(ClinkdArgume
     "ref_model_adapters": Box("text", ""),
     "ref_model_quantization_bit": Box("choice", "none", ("none", "8", "4")),
 }
+
+
+def _names(group: str) -> list[str]:
+    return [name for row in GROUPS[group] for name in row]
+
 
 NOT_IN_RECIPE = ("teacher_name",)
 """Boxes that only help to fill in others."""
@@ -111,7 +114,7 @@ def inapplicable(values: dict[str, Any]) -> dict[str, str]:
     phases, method = values["clinkd_phases"] or [], values["kd_method"]
     distils = "distill" in phases and method != "none"
     rules = [
-        ("needs_predict", "predict" in phases, ["eval_dataset", *GROUPS["selection"][0]]),
+        ("needs_predict", "predict" in phases, ["eval_dataset", *_names("selection")]),
         ("needs_image_scorer", values["sasg_scorer"] != "logprob", ["sasg_region"]),
         ("needs_mcg", values["rope_variant"] == "mcg", ["mcg_alpha_h", "mcg_alpha_w"]),
         ("needs_mcg_released", values["rope_variant"] == "mcg_released", ["mcg_gap"]),
@@ -133,7 +136,7 @@ def inapplicable(values: dict[str, Any]) -> dict[str, str]:
             ["kd_temperature", "kd_temperature_squared", "kd_noise_std"],
         ),
         ("needs_pseudo_label", "pseudo_label" in phases, ["pseudo_label_samples"]),
-        ("needs_correct", "correct" in phases, [name for row in GROUPS["correction"] for name in row]),
+        ("needs_correct", "correct" in phases, _names("correction")),
         (
             "needs_similarity_model",
             values["correction_similarity"] != "lexical",

@@ -45,6 +45,9 @@ def to_key(name: str, value: Any) -> Any:
         return None if value in (None, "none") else int(value)
     if box.kind == "text":
         return (value or "").strip() or None
+    if box.kind == "count":
+        text = str(value or "").strip()
+        return (int(text) if text.removeprefix("-").isdecimal() else text) if text else None
     return value
 
 
@@ -55,6 +58,8 @@ def to_box(name: str, key_value: Any) -> Any:
         return split_list(key_value)
     if name == "ref_model_quantization_bit":
         return str(key_value)
+    if kind == "count":
+        return str(key_value)
     if kind == "text":
         return ",".join(map(str, key_value)) if isinstance(key_value, list) else str(key_value)
     return key_value
@@ -63,13 +68,13 @@ def to_box(name: str, key_value: Any) -> Any:
 def recipe_keys(values: dict[str, Any]) -> dict[str, Any]:
     """The recipe keys of the boxes that apply; nothing unless ``use_clinkd`` is on.
 
-    A required number that was left empty stays in as ``None``, so that the recipe's validator answers it.
+    A number that was left empty stays in as ``None``, so that the recipe's validator answers it.
     """
     if not values["use_clinkd"]:
         return {}
     unused = inapplicable(values)
     keys = {name: to_key(name, values[name]) for name in RECIPE_KEYS if name not in unused}
-    return {name: value for name, value in keys.items() if value is not None or BOXES[name].required}
+    return {name: value for name, value in keys.items() if value is not None or BOXES[name].kind == "number"}
 
 
 def fold(extra_args: str, values: dict[str, Any]) -> str:

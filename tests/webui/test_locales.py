@@ -1,0 +1,79 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import re
+import string
+
+import pytest
+
+from llamafactory_clinkd.webui.elements import BOXES, DRIVERS, GROUPS, inapplicable
+from llamafactory_clinkd.webui.locales import LANGUAGES, texts
+
+
+def placeholders(text):
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_every_box_has_a_label_and_help(lang):
+    elements = texts(lang)["elements"]
+    assert set(elements) == set(BOXES)
+    for name, words in elements.items():
+        assert set(words) == {"label", "info"} and words["label"].strip() and words["info"].strip(), name
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_every_language_says_the_same_things(lang):
+    english = texts("en")
+    for part in ("groups", "phases", "reasons", "messages"):
+        assert set(texts(lang)[part]) == set(english[part])
+    for name, text in texts(lang)["messages"].items():
+        assert placeholders(text) == placeholders(english["messages"][name])
+
+
+@pytest.mark.parametrize(
+    "lang, letters", [("ru", "[а-я]"), ("zh", "[一-鿿]"), ("ko", "[가-힣]"), ("ja", "[ぁ-んァ-ヶ一-鿿]")]
+)
+def test_nothing_is_left_in_english(lang, letters):
+    catalogue = texts(lang)
+    flat = [*catalogue["groups"].values(), *catalogue["phases"].values(), *catalogue["reasons"].values()]
+    flat += [
+        *catalogue["messages"].values(),
+        *(text for words in catalogue["elements"].values() for text in words.values()),
+    ]
+    assert [text for text in flat if not re.search(letters, text)] == []
+
+
+def test_labels_differ_within_a_language():
+    for lang in LANGUAGES:
+        labels = [words["label"] for words in texts(lang)["elements"].values()]
+        assert len(set(labels)) == len(labels), lang
+
+
+def test_every_box_stands_in_one_group():
+    placed = [name for rows in GROUPS.values() for row in rows for name in row]
+    assert sorted(placed) == sorted(BOXES)
+
+
+def test_every_reason_can_be_given():
+    given = set()
+    for phases in ([], ["distill"], ["pseudo_label", "distill", "correct", "predict"]):
+        for method in ("pseudo_kd", "vkd", "none"):
+            for changes in (
+                {},
+                {"rope_variant": "mrope", "sasg_scorer": "logprob", "correction_similarity": "lexical"},
+            ):
+                values = {name: BOXES[name].default for name in DRIVERS} | changes
+                given |= set(inapplicable(values | {"clinkd_phases": phases, "kd_method": method}).values())
+    assert given == set(texts("en")["reasons"])

@@ -1,0 +1,101 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import json
+
+import pytest
+
+from llamafactory_clinkd.webui.elements import BOXES
+from llamafactory_clinkd.webui.recipe import RECIPE_KEYS, default_values, fold, recipe_keys, to_box, to_key, unfold
+from llamafactory_clinkd.webui.validation import check_keys, in_language
+
+
+def changed_value(name):
+    """A value that the box does not have by default."""
+    box = BOXES[name]
+    if box.kind == "choice":
+        return next(choice for choice in box.choices if choice != box.default)
+    if box.kind == "number":
+        return box.default + 1
+    return {
+        "switch": not box.default,
+        "phases": ["distill", "predict"],
+        "datasets": ["a", "b"],
+        "fraction": 0.25,
+        "count": "7",
+        "text": "some/path with space",
+    }[box.kind]
+
+
+@pytest.mark.parametrize("name", RECIPE_KEYS)
+def test_every_box_survives_saving_and_loading(name):
+    values = default_values() | {"use_clinkd": True}
+    if name != "use_clinkd":
+        values[name] = changed_value(name)
+    text, restored = unfold(fold('{"optim": "adamw_torch"}', values))
+    assert json.loads(text) == {"optim": "adamw_torch"}
+    assert restored == values
+
+
+@pytest.mark.parametrize("name", RECIPE_KEYS)
+def test_key_and_box_are_inverse(name):
+    key = to_key(name, changed_value(name))
+    assert to_box(name, key) == changed_value(name)
+
+
+def test_switched_off_leaves_no_trace():
+    values = default_values() | {"kd_alpha": 2.0, "ref_model": "teacher"}
+    assert fold('{"optim": "sgd"}', values) == '{"optim": "sgd"}'
+    assert recipe_keys(values) == {}
+
+
+def test_stock_keys_of_others_stay_where_they_are():
+    text = '{"ref_model": "for/dpo"}'
+    assert unfold(text) == (text, default_values())
+
+
+def test_what_does_not_apply_is_saved_but_not_in_the_recipe():
+    values = default_values() | {"use_clinkd": True, "rope_variant": "mrope", "mcg_alpha_h": 3}
+    assert "mcg_alpha_h" not in recipe_keys(values)
+    assert unfold(fold("{}", values))[1]["mcg_alpha_h"] == 3
+
+
+def test_phases_stand_in_their_order():
+    assert to_key("clinkd_phases", ["evaluate", "distill"]) == "distill,evaluate"
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"kd_alpha": None}, "`kd_alpha: None`"),
+        ({"kd_temperature": 0}, "`kd_temperature: 0`"),
+        ({"correction_max_samples": "many"}, "`correction_max_samples: many`"),
+        ({"correction_max_samples": "0"}, "`correction_max_samples: 0`"),
+        ({"correction_max_samples": "-4"}, "`correction_max_samples: -4`"),
+        ({"mcg_alpha_h": 1.5}, "`mcg_alpha_h: 1.5`"),
+        ({"rope_sections": "1,2"}, "`rope_sections: [1, 2]`"),
+        ({"clinkd_phases": []}, "`clinkd_phases: []`"),
+        ({"clinkd_phases": ["distill"], "pseudo_label_target": "pseudo_label"}, "`pseudo_label_target: pseudo_label`"),
+    ],
+)
+def test_bad_input_reaches_the_validator(changes, says):
+    values = default_values() | {"use_clinkd": True} | changes
+    with pytest.raises(ValueError, match=".") as error:
+        check_keys(recipe_keys(values))
+    assert says in str(error.value)
+
+
+def test_problem_names_the_box_in_the_language_of_the_page():
+    message = in_language("`kd_alpha: -1` is not allowed.", "ru")
+    assert message == "Конфигурация ClinKD некорректна (Вес дистилляции): `kd_alpha: -1` is not allowed."
