@@ -83,7 +83,7 @@ def _view(title: str, found: CorrectionRound, seed: int, examples: Sequence[tupl
             [row for row in found.rows if row.get("status") == status],
             wanted,
             group=lambda row: str(row.get("reason")),
-            seed=seed,
+            seed=f"{seed} round {found.number}",
         )
     ]
     return RoundView(

@@ -113,7 +113,7 @@ def status_bars(rounds: Sequence[tuple[str, Mapping[str, int]]], identity: str, 
         identity: Unique in the page.
         description: Alternative text.
     """
-    with drawing(6.6, 0.55 + 0.42 * len(rounds)) as (figure, axes):
+    with drawing(5.6, 0.55 + 0.36 * len(rounds)) as (figure, axes):
         widest = max((sum(counts.values()) for _, counts in rounds), default=0) or 1
         for row, (_, counts) in enumerate(rounds):
             left = 0

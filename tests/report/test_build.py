@@ -111,7 +111,7 @@ def test_unreadable_parts_are_named_with_the_reason(run_dir, tmp_path):
     text = build([folder], tmp_path).text
     assert "metrics.json cannot be read" in text
     assert "predictions.jsonl, line 1: not a JSON object" in text
-    assert "This round has no summary" in text
+    assert "Round 2 has no summary" in text
     assert "torn.png cannot be read as an image" in text
 
 
