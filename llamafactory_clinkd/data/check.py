@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
 from ..run_state import append_jsonl, read_jsonl, write_json
@@ -209,11 +209,16 @@ def _duplicates(row: RowFacts, seen: dict[int, tuple[int, int]], contents: dict[
     first = contents.setdefault(row.content_hash, row.number)
     if first != row.number:
         return [Finding("duplicate_row", row.number, row.id, f"the same as row {first}")]
-    if row.id_hash:
+    if row.id_hash and not _named_by_image(row):
         first, _ = seen.setdefault(row.id_hash, (row.number, row.content_hash))
         if first != row.number:
             return [Finding("duplicate_id", row.number, row.id, f"row {first} has this id too")]
     return []
+
+
+def _named_by_image(row: RowFacts) -> bool:
+    """Whether the id is the image's name, as in Med-GRIT, where it repeats by design."""
+    return any(row.id == PurePosixPath(image).stem for image in row.images)
 
 
 def _of_picture(row: RowFacts, picture: Picture) -> list[Finding]:

@@ -41,7 +41,7 @@ ERRORS = {reason: text for reason, text in REASONS.items() if reason not in _ONL
 }
 WARNINGS = {
     "duplicate_row": "the same row stands twice",
-    "duplicate_id": "several different rows have this id (Med-GRIT has one id an image, so there it is no fault)",
+    "duplicate_id": "different rows have this id, which is not the name of their image (as in Med-GRIT)",
     "no_image": "the row has no image",
 }
 

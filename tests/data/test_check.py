@@ -116,6 +116,11 @@ def test_duplicates(folder):
     assert [line["row"] for line in found.examples["duplicate_row"]] == [2, 4]
 
 
+def test_ids_that_name_the_image_may_repeat(folder):
+    rows = [sharegpt("ct_0.png", answer=answer, id="ct_0") for answer in ("One.", "Two.")]
+    assert not checked(folder, rows).counts
+
+
 def test_a_bad_picture_is_reported_once(folder):
     rows = [sharegpt("absent.png", answer=str(number), id=str(number)) for number in range(5)]
     assert dict(checked(folder, rows).counts) == {"image_missing": 1}

@@ -18,7 +18,6 @@ import copy
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -83,33 +82,36 @@ def mutated(draw_from):
     return kind, row
 
 
-def run(example):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data folder with pictures, beside one that no row may reach, though a link leads there."""
+    root = tmp_path_factory.mktemp("fuzz").resolve()
+    draw(root, "secret.png")
+    for name in ("ct_1.png", "images/ct_1.png", "a.jpg", "synpic1.jpg"):
+        draw(root / "data", name)
+    (root / "data" / "link.png").symlink_to(root / "secret.png")
+    return root / "data"
+
+
+def run(folder, example):
     global _opened
     kind, row = example
-    with tempfile.TemporaryDirectory() as root:
-        root = Path(root).resolve()
-        draw(root, "secret.png")
-        folder = root / "data"
-        for name in ("ct_1.png", "images/ct_1.png", "a.jpg", "synpic1.jpg"):
-            draw(folder, name)
-        (folder / "link.png").symlink_to(root / "secret.png")
-        (folder / "source.jsonl").write_text(f"{json.dumps(SOURCES[kind][0])}\n{json.dumps(row)}\n")
-        _opened = []
-        try:
-            done = convert(folder / "source.jsonl", folder / "out", format=kind)
-            check(done.path, image_folder=folder, workers=1)
-            statistics(done.path, image_folder=folder)
-            check(folder / "source.jsonl", image_folder=folder, workers=1)  # not converted: any dirt may be in it
-            statistics(folder / "source.jsonl", image_folder=folder)
-        finally:
-            opened, _opened = _opened, None
-        assert done.rows_in == 2 == done.rows_out + done.rejected
-        assert done.rows_out >= 1
-        assert len(json.loads(done.path.read_text(encoding="utf-8"))) == done.rows_out
-        libraries = tuple({sys.prefix, sys.base_prefix, str(Path(__file__).parents[2] / "llamafactory_clinkd")})
-        strangers = [path for path in opened if not path.startswith((str(folder), *libraries))]
-        assert strangers == []
-        assert any(path.startswith(str(folder)) for path in opened)  # the hook does listen
+    source = folder / "source.jsonl"
+    source.write_text(f"{json.dumps(SOURCES[kind][0])}\n{json.dumps(row)}\n")
+    _opened = []
+    try:
+        done = convert(source, folder / "out", format=kind)
+        for path in (done.path, source):  # the source is not converted: any dirt may be in it
+            check(path, image_folder=folder, workers=1)
+            statistics(path, image_folder=folder)
+    finally:
+        opened, _opened = _opened, None
+    assert done.rows_in == 2 == done.rows_out + done.rejected
+    assert done.rows_out >= 1
+    assert len(json.loads(done.path.read_text(encoding="utf-8"))) == done.rows_out
+    libraries = tuple({sys.prefix, sys.base_prefix, str(Path(__file__).parents[2] / "llamafactory_clinkd")})
+    assert [path for path in opened if not path.startswith((str(folder), *libraries))] == []
+    assert str(source) in opened  # the hook does listen
 
 
 CHECKS = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
@@ -117,12 +119,12 @@ CHECKS = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_b
 
 @settings(max_examples=200, derandomize=True, **CHECKS)
 @given(mutated())
-def test_two_hundred_mutations(example):
-    run(example)
+def test_two_hundred_mutations(folder, example):
+    run(folder, example)
 
 
 @pytest.mark.slow
 @settings(max_examples=2000, **CHECKS)
 @given(mutated())
-def test_two_thousand_mutations(example):
-    run(example)
+def test_two_thousand_mutations(folder, example):
+    run(folder, example)
