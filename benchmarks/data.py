@@ -18,9 +18,9 @@ Usage: python benchmarks/data.py [--rows 10000 270000] [--workers 2] [--json FIL
 
 The data set has the shape of Med-GRIT-270k: multi-line JSON, one `<img>` tag a row, the four tasks in turn, 60,000
 images to 270,000 rows. Images are 64 x 64 PNGs, hard links to 97 different ones: what is measured is opening and
-decoding them, not the disk. Each command runs as a user runs it, in a process of its own. CPU seconds are those of that
-process and its workers, and hardly change with what else the machine does; memory is the sum of their resident sets
-(pages that they share count for each), sampled 20 times a second.
+decoding them, not the disk. Each command runs as a user runs it, in a process of its own. CPU seconds are those of
+that process and its workers, and change less than seconds with what else the machine does; memory is the sum of their
+resident sets (pages that they share count for each), sampled 20 times a second.
 """
 
 import argparse
