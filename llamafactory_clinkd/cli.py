@@ -36,7 +36,7 @@ def demo(
     ] = False,
 ) -> None:
     """Builds real scans and small models, and runs the whole procedure on them."""
-    from .demo.run import run_demo
+    from .run_demo import run_demo
 
     run_demo(directory, quick=quick)
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""``kill -9`` in every phase: the same command finishes the run, with the same phases and rows as an undisturbed one."""
+"""``kill -9`` in every phase: the same command finishes the run, with an undisturbed run's phases and rows."""
 
 import json
 import os
