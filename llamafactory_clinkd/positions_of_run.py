@@ -18,7 +18,9 @@ positions gets them without a key, for training, prediction, chat, API and expor
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 from .rope import apply_rope, read_mixed, write_mixed
@@ -117,35 +119,53 @@ def settings_of_run(model_args: Any, finetuning_args: Any) -> dict[str, Any] | N
 
 
 def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> Any:
-    """Applies the run's positions to a loaded model, and makes every later ``save_pretrained`` carry them."""
+    """Applies the run's positions to a loaded model, and makes every later save and resume of it carry them."""
     settings = settings_of_run(model_args, finetuning_args)
     if settings is None:
         return model
 
     bind_settings(model, settings)
-    mixed = settings["variant"] == "rope_mixed"
-    if mixed:
+    if settings["variant"] == "rope_mixed":
         for folder in _folders(model_args):
             read_mixed(folder, model)
-    save_pretrained = model.save_pretrained
-
-    def save_with_positions(save_directory: str, *args: Any, **kwargs: Any) -> Any:
-        result = save_pretrained(save_directory, *args, **kwargs)
-        write_rope_config(save_directory, settings)
-        if mixed:
-            write_mixed(save_directory, model)
-        return result
-
-    model.save_pretrained = save_with_positions
+    model.save_pretrained = MethodType(_saving(model.save_pretrained, settings), model)
+    if hasattr(model, "load_adapter") and hasattr(model, "peft_config"):
+        model.load_adapter = MethodType(_loading(model.load_adapter, settings), model)
     logger.info("Rotary positions of this model: %s.", settings["variant"])
     return model
 
 
+def _saving(stock: Any, settings: dict[str, Any]) -> Callable[..., Any]:
+    """``save_pretrained`` that leaves ``clinkd_config.json`` and what ``rope_mixed`` learned beside the weights."""
+
+    def save_pretrained(self: Any, save_directory: str, *args: Any, **kwargs: Any) -> Any:
+        result = stock.__func__(self, save_directory, *args, **kwargs)
+        write_rope_config(save_directory, settings)
+        if settings["variant"] == "rope_mixed":
+            write_mixed(save_directory, self, state_dict=kwargs.get("state_dict"))
+        return result
+
+    return save_pretrained
+
+
+def _loading(stock: Any, settings: dict[str, Any]) -> Callable[..., Any]:
+    """PEFT's ``load_adapter``, by which the trainer resumes; an adapter's own file holds no ``rope_mixed``."""
+
+    def load_adapter(self: Any, model_id: str, *args: Any, **kwargs: Any) -> Any:
+        result = stock.__func__(self, model_id, *args, **kwargs)
+        if settings["variant"] == "rope_mixed":
+            read_mixed(model_id, self)
+        return result
+
+    return load_adapter
+
+
 def refuse_foreign_engine(model_args: Any, finetuning_args: Any) -> None:
-    """Refuses vLLM and SGLang for a model with other positions than stock's.
+    """Refuses vLLM and SGLang for a model with other positions or other images than stock's.
 
     Raises:
-        ValueError: Both engines compute Qwen2-VL's positions themselves and would serve the model silently wrong.
+        ValueError: Both engines compute Qwen2-VL's positions themselves and would serve the model silently wrong; and
+            they take images past the data path that makes them square.
     """
     backend = getattr(model_args.infer_backend, "value", model_args.infer_backend)
     if backend in ("huggingface", "hf"):
@@ -154,6 +174,12 @@ def refuse_foreign_engine(model_args: Any, finetuning_args: Any) -> None:
     if not is_stock(settings):
         raise ValueError(
             f"`infer_backend: {backend}` computes rotary positions itself and would give this model stock M-RoPE, but "
-            f"it was trained with `rope_variant: {settings['variant']}`: its answers would be silently wrong. "
-            "Use `infer_backend: huggingface`."
+            f"it was trained with `rope_variant: {settings['variant']}` and `rope_sections: "
+            f"{settings.get('sections')}`: its answers would be silently wrong. Use `infer_backend: huggingface`."
+        )
+    if settings is not None and settings.get("image_square"):
+        raise ValueError(
+            f"`infer_backend: {backend}` would show this model images as they are, but it was trained with "
+            "`image_square: true`. Use `infer_backend: huggingface`, or train with `image_square: false` and "
+            "`rope_variant: mrope` to serve with this engine."
         )

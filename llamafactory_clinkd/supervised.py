@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 
+from .checkpoint_names import accepts_saved_names
 from .supervised_head import head_forward, keeps_positions, logits_at, plain_head, supervised_positions
 
 
@@ -127,6 +128,14 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
     def logged_parts(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
         """Parts of the loss to log beside it, each summing over window and ranks to the step's value."""
         return {}
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        with accepts_saved_names(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        with accepts_saved_names(self.model):
+            super()._load_best_model()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the parts of the loss, averaged over the steps since the last log and summed over ranks."""

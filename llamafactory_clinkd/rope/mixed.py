@@ -73,26 +73,36 @@ def mixed_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((f"{layer}", parameter) for layer, parameter in enumerate(found))
 
 
-def write_mixed(directory: str | Path, model: nn.Module) -> Path | None:
+def write_mixed(
+    directory: str | Path, model: nn.Module, *, state_dict: dict[str, Tensor] | None = None
+) -> Path | None:
     """Writes the learned differences to ``clinkd_rope.safetensors`` in ``directory``; None where the model has none.
 
     A full checkpoint holds them too, but ``from_pretrained`` knows stock's names only, and an adapter holds none.
 
+    Args:
+        directory: Folder of the saved model or adapter; made if missing.
+        model: The model that has them.
+        state_dict: Gathered weights of a model held in parts, as DeepSpeed and FSDP hand them to ``save_pretrained``.
+
     Raises:
-        RuntimeError: If DeepSpeed ZeRO-3 holds the parameters in parts: gather them first.
+        RuntimeError: If the parameters are held in parts and ``state_dict`` has none of them.
     """
-    tensors = {name: parameter.detach() for name, parameter in mixed_parameters(model)}
+    gathered = [tensor for name, tensor in (state_dict or {}).items() if name.rpartition(".")[2] == NAME]
+    own = [parameter.detach() for _, parameter in mixed_parameters(model)]
+    tensors = gathered or own
     if not tensors:
         return None
-    if any(tensor.numel() == 0 for tensor in tensors.values()):
+    if any(tensor.numel() == 0 for tensor in tensors):
         raise RuntimeError(
-            "The learned frequencies are partitioned by DeepSpeed ZeRO-3. Write them inside "
+            "The learned frequencies are partitioned by DeepSpeed ZeRO-3. Set "
+            "`stage3_gather_16bit_weights_on_model_save: true`, or write them inside "
             "`deepspeed.zero.GatheredParameters([p for _, p in mixed_parameters(model)])`."
         )
     path = Path(directory) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{FILE}.tmp")
-    save_file({name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    save_file({f"{layer}": tensor.float().cpu().contiguous() for layer, tensor in enumerate(tensors)}, temporary)
     temporary.replace(path)
     return path
 

@@ -1,0 +1,73 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Weights of a checkpoint under the names that the trainer's model has now.
+
+``save_pretrained`` of transformers 5.0-5.6 writes Qwen2-VL's weights under their old names (``visual.blocks...``),
+which ``from_pretrained`` knows. ``Trainer`` resumes, and loads its best model, by ``load_state_dict(strict=False)``
+with the names of the file: nothing fits, nothing is loaded, and training goes on from the base weights with a warning.
+Can go when transformers renames there too.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+
+@contextmanager
+def accepts_saved_names(model: nn.Module) -> Iterator[None]:
+    """Inside, ``model.load_state_dict`` takes a file's names too; at the end, what was loaded must be whole.
+
+    Nothing is checked where nothing was loaded that way (adapters, DeepSpeed, FSDP).
+
+    Raises:
+        ValueError: If parameters were left out by everything that was loaded inside; the message names some.
+    """
+    if not isinstance(model, PreTrainedModel):  # PEFT loads adapters only, by itself
+        yield
+        return
+
+    own, loaded = model.state_dict(), set()
+    stock = model.load_state_dict
+
+    def load_state_dict(state_dict: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        renamed = renamed_weights(model, state_dict, own)
+        loaded.update(renamed)
+        return stock(renamed, *args, **kwargs)
+
+    model.load_state_dict = load_state_dict
+    try:
+        yield
+    finally:
+        del model.load_state_dict
+    there = {own[name].data_ptr() for name in loaded & own.keys()}  # tied weights are saved once
+    missing = [name for name, tensor in own.items() if name not in loaded and tensor.data_ptr() not in there]
+    if loaded and missing:
+        raise ValueError(
+            f"The checkpoint lacks {len(missing)} of the model's {len(own)} weights, among them {missing[:3]}: it is "
+            "of another model, or of another version of transformers. Start from it as `model_name_or_path` instead."
+        )
+
+
+def renamed_weights(model: nn.Module, state_dict: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state_dict`` under the names of ``own``, by the renamings that ``from_pretrained`` applies to this class."""
+    if state_dict.keys() <= own.keys():
+        return state_dict
+    renamings = [each for each in get_model_conversion_mapping(model) if isinstance(each, WeightRenaming)]
+    return {rename_source_key(name, renamings, [])[0]: tensor for name, tensor in state_dict.items()}

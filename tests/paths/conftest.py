@@ -1,0 +1,54 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import drawn_rows
+
+from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
+
+from .runs import train
+from .small_model import build_small_model
+
+
+@pytest.fixture(scope="session")
+def sharp_workspace(tmp_path_factory) -> Path:
+    """A student whose attention is sharp, and data of six rows."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("sharp")
+    rows = drawn_rows(folder / "data", 6)
+    write_sharegpt(folder / "data" / "train.json", rows[:4])
+    write_sharegpt(folder / "data" / "test.json", rows[4:])
+    texts = [text for row in rows for turn in row["turns"] for text in turn]
+    build_small_model(folder / "student", texts)
+    entries = {"tiny_train": dataset_info_entry("train.json"), "tiny_test": dataset_info_entry("test.json")}
+    write_dataset_info(folder / "data", entries)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(sharp_workspace, tmp_path_factory):
+    """``trained(variant)``: the folder of a model trained with it through stock LLaMA-Factory, once a session."""
+    made: dict[tuple, Path] = {}
+
+    def of(variant: str, **changes) -> Path:
+        key = (variant, *sorted(changes.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(variant)
+            made[key] = train(sharp_workspace, folder, rope_variant=variant, **changes)
+        return made[key]
+
+    return of

@@ -1,0 +1,70 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A Qwen2-VL that loads in a second: a vocabulary of 400, and weights so large that a wrong position shows."""
+
+from pathlib import Path
+
+from llamafactory_clinkd.demo.tokenizer import CHAT_TEMPLATE, train_tokenizer
+
+
+LARGEST = 252 * 252  # pixels that the processor takes without resampling: less than LLaMA-Factory's default limit
+SHARP = 25.0
+
+
+def build_small_model(folder: Path, texts: list[str], *, seed: int = 0) -> Path:
+    """Saves model, tokenizer and processor to ``folder`` and returns it."""
+    import torch
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    tokenizer = train_tokenizer(texts, vocabulary=400)
+    names = ["<|endoftext|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
+    pad, end, image, video, start, stop = tokenizer.convert_tokens_to_ids(names)
+    config = Qwen2VLConfig(
+        text_config={
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "intermediate_size": 48,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 2048,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
+            "tie_word_embeddings": True,
+            "bos_token_id": pad,
+            "eos_token_id": end,
+            "pad_token_id": pad,
+        },
+        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=stop,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = Qwen2VLForConditionalGeneration(config)
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(SHARP if any(part in name for part in ("q_proj", "k_proj", "qkv")) else 8.0)
+        model.save_pretrained(folder)
+    Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=LARGEST),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)
+    return folder
