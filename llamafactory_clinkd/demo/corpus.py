@@ -36,12 +36,14 @@ class Corpus:
     Attributes:
         pictures: uint8 ``[N, S, S, 3]``.
         cells: int16 ``[N, 16, 16]``: the class of each cell, 0 for background, -100 where nothing is known.
+        boxes: int16 ``[N, 16, 16, 4]``: the box of the structure that each cell shows, in thousandths.
         classes: Number of classes, background included.
         messages: For each row, its messages (``role``, ``content``).
     """
 
     pictures: np.ndarray
     cells: np.ndarray
+    boxes: np.ndarray
     classes: int
     messages: list[list[dict[str, Any]]]
 
@@ -53,8 +55,8 @@ def load_corpus(data: Path) -> Corpus:
     rows = json.loads((data / "demo_pretrain.json").read_text(encoding="utf-8"))
     pictures = np.stack([np.asarray(Image.open(data / row["images"][0]).convert("RGB")) for row in rows])
     with safe_open(data / "cells_pretrain.safetensors", framework="np") as file:
-        cells, classes = file.get_tensor("cells"), int(file.metadata()["classes"])
-    return Corpus(pictures, cells, classes, [row["messages"] for row in rows])
+        cells, boxes, classes = file.get_tensor("cells"), file.get_tensor("boxes"), int(file.metadata()["classes"])
+    return Corpus(pictures, cells, boxes, classes, [row["messages"] for row in rows])
 
 
 def encode(messages: list[dict[str, Any]], tokenizer) -> tuple[list[int], list[int]]:

@@ -32,6 +32,7 @@ from .corpus import load_corpus
 from .language import train_language
 from .models import BASE, TEACHER, build_demo_models
 from .vision import train_tower
+from .workers import end_with_parent
 
 
 FORMAT = 1  # raise it when the same settings give other models
@@ -75,14 +76,13 @@ def pretrain(
 
     marker.unlink(missing_ok=True)
     work = work / fingerprint[:12]  # checkpoints of other settings are not gone on with
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool, multiprocessing.Manager() as manager:
-        messages = manager.Queue()
-        cores = os.cpu_count() or 1
-        tower = [pool.submit(_tower, data, models, work, settings, messages, cores)]
+    context, cores = multiprocessing.get_context("spawn"), os.cpu_count() or 1
+    messages = context.Queue()
+    with ProcessPoolExecutor(2, context, _start_worker, (messages,)) as pool:
+        tower = [pool.submit(_tower, data, models, work, settings, cores)]
         losses = dict(zip(["vision"], _follow(tower, messages, advance), strict=True))
         parts = [
-            pool.submit(_language, part, data, models / part, work, settings, messages, max(cores // 2, 1))
-            for part in folders
+            pool.submit(_language, part, data, models / part, work, settings, max(cores // 2, 1)) for part in folders
         ]
         losses |= dict(zip(folders, _follow(parts, messages, advance), strict=True))
     write_json(marker, {"hash": fingerprint, "settings": asdict(settings), "losses": losses})
@@ -99,7 +99,21 @@ def _follow(futures: list[Future], messages: Any, advance: Advance) -> list[floa
     return [future.result() for future in futures]
 
 
-def _tower(data: Path, models: Path, work: Path, settings: PretrainSettings, messages: Any, threads: int) -> float:
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(messages: Any) -> None:
+    """Keeps the queue for progress in a worker, which ends with its parent."""
+    end_with_parent()
+    _worker["messages"] = messages
+
+
+def _progress(part: str) -> Callable[[int, int, float], None]:
+    """An ``advance`` for the training loop that passes progress to the parent."""
+    return lambda step, steps, loss: _worker["messages"].put((part, step, steps, loss))
+
+
+def _tower(data: Path, models: Path, work: Path, settings: PretrainSettings, threads: int) -> float:
     """Saves both untrained models, trains the tower, and puts it into both."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -118,7 +132,7 @@ def _tower(data: Path, models: Path, work: Path, settings: PretrainSettings, mes
         steps=settings.vision_steps,
         checkpoint=work / "vision.safetensors",
         seed=settings.seed,
-        advance=lambda step, steps, loss: messages.put(("vision", step, steps, loss)),
+        advance=_progress("vision"),
     )
     seen = {name: value for name, value in tower.state_dict().items() if not name.startswith("merger.")}
     for name, model in loaded.items():
@@ -127,9 +141,7 @@ def _tower(data: Path, models: Path, work: Path, settings: PretrainSettings, mes
     return loss
 
 
-def _language(
-    part: str, data: Path, folder: Path, work: Path, settings: PretrainSettings, messages: Any, threads: int
-) -> float:
+def _language(part: str, data: Path, folder: Path, work: Path, settings: PretrainSettings, threads: int) -> float:
     """Trains the language model of one size and saves the whole model."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -143,7 +155,7 @@ def _language(
         steps=settings.base_steps if part == "base" else settings.teacher_steps,
         checkpoint=work / f"{part}.safetensors",
         seed=settings.seed + 1,
-        advance=lambda step, steps, loss: messages.put((part, step, steps, loss)),
+        advance=_progress(part),
     )
     model.save_pretrained(folder)
     return loss

@@ -29,11 +29,12 @@ from safetensors.numpy import save_file
 
 from ..data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
 from ..run_state import content_hash, read_json, write_json, write_jsonl
-from .cells import CELLS, IGNORED, cells_of
+from .cells import CELLS, IGNORED, cell_boxes, cells_of
 from .fetch import ScansUnavailable, fetch_totalsegmentator
 from .pictures import load_pictures
 from .rows import SPLITS, Scans, make_row
 from .volumes import load_brain_mr, load_totalsegmentator
+from .workers import end_with_parent
 
 
 FORMAT = 1  # raise it when rows of the same settings change
@@ -131,8 +132,9 @@ def build_data(
         write_sharegpt(directory / f"demo_{split}.json", (row for row, _, _ in made))
         write_jsonl(directory / f"facts_{split}.jsonl", (facts for _, facts, _ in made))
         counts.update(f"{split}/{row['task']}/{row['modality']}" for row, _, _ in made)
-    cells = np.stack([cells for _, _, cells in rows["pretrain"]])
-    save_file({"cells": cells}, directory / "cells_pretrain.safetensors", {"classes": str(len(scans.classes) + 1)})
+    cells, boxes = (np.stack(parts) for parts in zip(*(known for _, _, known in rows["pretrain"]), strict=True))
+    classes = {"classes": str(len(scans.classes) + 1)}
+    save_file({"cells": cells, "boxes": boxes}, directory / "cells_pretrain.safetensors", classes)
     write_dataset_info(directory, {f"demo_{split}": dataset_info_entry(f"demo_{split}.json") for split in SPLITS})
     built = {"hash": fingerprint, "settings": asdict(settings), "scans": described}
     built["counts"] = dict(sorted(counts.items()))
@@ -142,7 +144,7 @@ def build_data(
 
 def _make(
     jobs: list[tuple], directory: Path, archive: Path | None, seed: int, processes: int | None
-) -> Iterator[tuple[str, list[tuple[dict, dict, np.ndarray]]]]:
+) -> Iterator[tuple[str, list[tuple[dict, dict, tuple[np.ndarray, np.ndarray]]]]]:
     """Yields (split, rows) of every job in order, made by a pool of processes that load the scans once each."""
     workers = processes or min(os.cpu_count() or 1, 8)
     context = multiprocessing.get_context("spawn")  # torch's threads, if any, must not be forked
@@ -155,10 +157,11 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(directory: Path, archive: Path | None, seed: int) -> None:
     """Loads the scans, once in each worker."""
+    end_with_parent()
     _worker.update(scans=load_scans(archive), directory=directory, seed=seed)
 
 
-def _make_chunk(job: tuple[str, int, int, int]) -> tuple[str, list[tuple[dict, dict, np.ndarray]]]:
+def _make_chunk(job: tuple[str, int, int, int]) -> tuple[str, list[tuple[dict, dict, tuple[np.ndarray, np.ndarray]]]]:
     """Makes rows ``start`` to ``stop`` of a split, saves their pictures, returns each row, its facts and its cells."""
     from PIL import Image
 
@@ -171,8 +174,8 @@ def _make_chunk(job: tuple[str, int, int, int]) -> tuple[str, list[tuple[dict, d
         Image.fromarray(row.picture).save(_worker["directory"] / name)
         entry = {"id": row.id, "image": name, "task": row.facts["task"], "modality": row.facts["modality"]}
         if row.labels is None:
-            cells = np.full((CELLS, CELLS), IGNORED, dtype=np.int16)
+            known = (np.full((CELLS, CELLS), IGNORED, np.int16), np.zeros((CELLS, CELLS, 4), np.int16))
         else:
-            cells = scans.classes_of(row.facts["scan"], cells_of(row.labels))
-        made.append((entry | {"turns": row.turns}, {"id": row.id} | row.facts, cells))
+            known = (scans.classes_of(row.facts["scan"], cells_of(row.labels)), cell_boxes(row.labels))
+        made.append((entry | {"turns": row.turns}, {"id": row.id} | row.facts, known))
     return split, made

@@ -14,8 +14,9 @@
 
 """First step of the demo's pretraining: the vision tower learns to see structures.
 
-Each patch of 14 pixels tells what its 2 x 2 cells of 7 pixels show, over all structures of all scans: dense
-supervision, so a few hundred steps suffice. Base and teacher share the tower, as the sizes of Qwen2-VL share one.
+Each patch of 14 pixels tells what its 2 x 2 cells of 7 pixels show, over all structures of all scans, and the box of
+that structure: dense supervision, so a few hundred steps suffice. Base and teacher share the tower, as the sizes of
+Qwen2-VL share one.
 """
 
 from collections.abc import Callable
@@ -31,36 +32,38 @@ from .corpus import Corpus, pixel_values
 from .loop import batches, train
 
 
-BACKGROUND_WEIGHT = 0.3
+BACKGROUND_WEIGHT = 0.3  # beside 1 for a structure: half of all cells are background
+BOX_WEIGHT = 5.0  # an error of a fifth of the picture weighs as one nat
 
 
 def patch_order(cells: Tensor) -> Tensor:
     """Reorders cells to the order of Qwen2-VL's patches.
 
     Args:
-        cells: ``[n, 4h, 4w]``, a grid of cells; a patch has 2 x 2 of them, a merged token 2 x 2 patches.
+        cells: ``[n, 4h, 4w, ...]``, a grid of cells; a patch has 2 x 2 of them, a merged token 2 x 2 patches.
 
     Returns:
-        ``[n * 4hw, 4]``: for each patch (merged token by merged token) its cells, row by row.
+        ``[n * 4hw, 4, ...]``: for each patch (merged token by merged token) its cells, row by row.
     """
-    n, height, width = cells.shape
-    grid = cells.reshape(n, height // 4, 2, 2, width // 4, 2, 2)  # n, token, patch and cell row, and columns
-    return grid.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, 4)
+    n, height, width, *rest = cells.shape
+    grid = cells.reshape(n, height // 4, 2, 2, width // 4, 2, 2, -1)  # n, token, patch and cell row, and columns
+    return grid.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, 4, *rest)
 
 
 class CellReader(nn.Module):
-    """A vision tower with a linear head that names the four cells of each patch."""
+    """A vision tower with a linear head that names the four cells of each patch and gives their structures' boxes."""
 
     def __init__(self, tower: nn.Module, classes: int):
         """Takes Qwen2-VL's vision tower and the number of classes, background included."""
         super().__init__()
         self.tower = tower
         self.classes = classes
-        self.head = nn.Linear(tower.config.embed_dim, 4 * classes)
+        self.head = nn.Linear(tower.config.embed_dim, 4 * (classes + 4))
 
-    def forward(self, pixels: Tensor, grid: Tensor) -> Tensor:
-        """``pixel_values`` and ``image_grid_thw`` -> logits ``[patches, 4, classes]``."""
-        return self.head(self.tower(pixels, grid_thw=grid).last_hidden_state).view(-1, 4, self.classes)
+    def forward(self, pixels: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """``pixel_values`` and ``image_grid_thw`` -> logits ``[patches, 4, classes]``, boxes ``[patches, 4, 4]``."""
+        output = self.head(self.tower(pixels, grid_thw=grid).last_hidden_state).view(-1, 4, self.classes + 4)
+        return output[..., : self.classes], output[..., self.classes :]
 
 
 def train_tower(
@@ -87,8 +90,10 @@ def train_tower(
 
     def loss_of(step: int) -> Tensor:
         rows = known[batch(step)]
-        logits = reader(*pixel_values(corpus.pictures[rows], processor))
+        logits, boxes = reader(*pixel_values(corpus.pictures[rows], processor))
         target = patch_order(torch.from_numpy(corpus.cells[rows].astype(np.int64)))
-        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight, ignore_index=IGNORED)
+        naming = F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight, ignore_index=IGNORED)
+        reach = patch_order(torch.from_numpy(corpus.boxes[rows])).float() / 1000
+        return naming + BOX_WEIGHT * F.l1_loss(boxes[target > 0], reach[target > 0])
 
     return train(reader, loss_of, steps=steps, peak=peak, checkpoint=checkpoint, advance=advance)

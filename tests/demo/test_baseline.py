@@ -1,0 +1,49 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import pytest
+
+from llamafactory_clinkd.demo.baseline import mean_box_recall
+
+
+def row(structure, box, task="VG", modality="mr"):
+    return {"task": task, "modality": modality, "scan": "s", "plane": "axial", "structure": structure, "box": box}
+
+
+def test_means_are_by_structure_and_modalities_weigh_the_same():
+    train = [
+        row("liver", [0, 0, 100, 100]),
+        row("liver", [20, 0, 120, 100], "ROC"),
+        row("spleen", [500, 500, 600, 600]),
+    ]
+    test = [
+        row("liver", [10, 0, 110, 100]),  # the mean itself
+        row("liver", [500, 500, 600, 600]),  # elsewhere
+        row("spleen", [500, 500, 600, 600], modality="ct"),
+        row("liver", [10, 0, 110, 100], task="ROC"),  # not asked
+    ]
+    result = mean_box_recall(train + [{"task": "MIA", "modality": "x", "scan": "s"}], test)
+    assert result["n"] == 3
+    assert result["modalities"] == {"ct": {"value": 1.0, "n": 1}, "mr": {"value": 0.5, "n": 2}}
+    assert result["macro"] == 0.75
+
+
+def test_an_unseen_structure_gets_the_mean_of_all_boxes():
+    train = [row("liver", [0, 0, 100, 100]), row("spleen", [200, 200, 300, 300])]
+    assert mean_box_recall(train, [row("colon", [100, 100, 200, 200])])["macro"] == 1.0
+
+
+def test_nothing_to_answer_is_an_error():
+    with pytest.raises(ValueError, match="VG rows"):
+        mean_box_recall([row("liver", [0, 0, 1, 1])], [])

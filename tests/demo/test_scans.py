@@ -1,0 +1,91 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The whole build, on the scans inside wheels, small; nothing is downloaded."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from llamafactory_clinkd.demo import scans
+from llamafactory_clinkd.demo.fetch import ScansUnavailable
+from llamafactory_clinkd.demo.scans import DataSettings, build_data
+from llamafactory_clinkd.run_state import read_jsonl
+
+
+SETTINGS = DataSettings(seed=3, train=12, test=8, pretrain=10, pretrain_turns=2)
+
+
+@pytest.fixture(scope="module")
+def offline():
+    def unavailable(cache):
+        raise ScansUnavailable("there is no network in tests.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scans, "fetch_totalsegmentator", unavailable)
+        yield
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, offline, real_scans):
+    folder, said = tmp_path_factory.mktemp("data"), []
+    result = build_data(folder, SETTINGS, folder / "cache", processes=1, say=said.append)
+    return folder, result, said
+
+
+def test_it_says_what_is_missing_and_goes_on(built):
+    _, result, said = built
+    assert len(said) == 1 and "no network in tests" in said[0] and "brain MR only" in said[0]
+    assert "body_ct" not in {scan["key"] for scan in result["scans"]}
+
+
+def test_files_are_those_of_table_a1(built):
+    folder, result, _ = built
+    info = json.loads((folder / "dataset_info.json").read_text())
+    assert set(info) == {"demo_train", "demo_test", "demo_pretrain"}
+    assert info["demo_train"]["columns"] == {"messages": "messages", "images": "images"}
+    for split, count in (("train", 12), ("test", 8), ("pretrain", 10)):
+        rows = json.loads((folder / info[f"demo_{split}"]["file_name"]).read_text())
+        facts = read_jsonl(folder / f"facts_{split}.jsonl")
+        assert len(rows) == len(facts) == count
+        assert [row["id"] for row in rows] == [fact["id"] for fact in facts]
+        for row in rows:
+            assert row["messages"][0]["content"].startswith("<image>")
+            assert Image.open(folder / row["images"][0]).size == (112, 112)
+    assert sum(result["counts"].values()) == 30
+    assert load_file(folder / "cells_pretrain.safetensors")["boxes"].shape == (10, 16, 16, 4)
+
+
+def test_another_build_has_the_same_bytes_whatever_the_number_of_processes(built, tmp_path, offline):
+    folder, _, _ = built
+    build_data(tmp_path, SETTINGS, tmp_path / "cache", processes=2)
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert all((folder / path).read_bytes() == (tmp_path / path).read_bytes() for path in files)
+
+
+def test_a_finished_build_is_left_alone_and_other_settings_make_another(tmp_path, offline, real_scans):
+    small = DataSettings(train=2, test=2, pretrain=2)
+    first = build_data(tmp_path, small, tmp_path / "cache", processes=1)
+    picture = next((tmp_path / "images").iterdir())
+    picture.write_bytes(b"touched")
+    assert build_data(tmp_path, small, tmp_path / "cache") == first
+    assert picture.read_bytes() == b"touched"
+    (tmp_path / "build.json").unlink()  # as after an interruption
+    assert build_data(tmp_path, small, tmp_path / "cache", processes=1) == first
+    assert np.asarray(Image.open(picture)).shape[:2] == (112, 112)
+    assert build_data(tmp_path, DataSettings(train=3, test=2, pretrain=2), tmp_path / "cache", processes=1) != first
