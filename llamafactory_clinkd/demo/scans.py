@@ -145,8 +145,12 @@ def build_data(
 def _make(
     jobs: list[tuple], directory: Path, archive: Path | None, seed: int, processes: int | None
 ) -> Iterator[tuple[str, list[tuple[dict, dict, tuple[np.ndarray, np.ndarray]]]]]:
-    """Yields (split, rows) of every job in order, made by a pool of processes that load the scans once each."""
+    """Yields (split, rows) of every job in order, made by a pool of processes that load the scans once each; one works here."""
     workers = processes or min(os.cpu_count() or 1, 8)
+    if workers == 1:
+        _worker.update(scans=load_scans(archive), directory=directory, seed=seed)
+        yield from map(_make_chunk, jobs)
+        return
     context = multiprocessing.get_context("spawn")  # torch's threads, if any, must not be forked
     with ProcessPoolExecutor(workers, context, _start_worker, (directory, archive, seed)) as pool:
         yield from pool.map(_make_chunk, jobs)
