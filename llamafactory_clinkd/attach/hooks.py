@@ -182,6 +182,7 @@ def hook_webui_runner(runner: ModuleType) -> None:
     """Carries the accordion's keys into preview, start, saved configurations and back, checked before a start."""
     require_supported_versions()
     from ..procedure.checks import check_recipe
+    from ..webui import monitor
     from ..webui import runner as ours
 
     stock = runner.Runner
@@ -190,9 +191,21 @@ def hook_webui_runner(runner: ModuleType) -> None:
     REGISTRY.replace(stock, "_build_config_dict", ours.with_folded_keys(stock._build_config_dict))
     REGISTRY.replace(stock, "load_args", ours.with_unfolded_keys(stock.load_args))
     REGISTRY.replace(stock, "check_output_dir", ours.with_unfolded_keys(stock.check_output_dir))
+    REGISTRY.replace(stock, "monitor", monitor.with_report(stock.monitor))
+    REGISTRY.replace(runner, "get_trainer_info", monitor.with_phases(runner.get_trainer_info))
     REGISTRY.replace(runner, "gen_cmd", ours.quoting(runner.gen_cmd))
     common = sys.modules["llamafactory.webui.common"]
     REGISTRY.replace(common, "_clean_cmd", ours.keeping_false(common._clean_cmd))
+
+
+def hook_log_callback(callbacks: ModuleType) -> None:
+    """Writes cross-entropy and KL divergence into ``trainer_log.jsonl``, for LLaMA Board's curves."""
+    require_supported_versions()
+    from ..webui.trainer_log import noting_parts, writing_parts
+
+    stock = callbacks.LogCallback
+    REGISTRY.replace(stock, "on_log", noting_parts(stock.on_log))
+    REGISTRY.replace(stock, "_write_log", writing_parts(stock._write_log))
 
 
 HOOKS = {
@@ -204,4 +217,5 @@ HOOKS = {
     "llamafactory.v1.config.arg_parser": hook_v1_parser,
     "llamafactory.webui.interface": hook_webui_interface,
     "llamafactory.webui.runner": hook_webui_runner,
+    "llamafactory.train.callbacks": hook_log_callback,
 }

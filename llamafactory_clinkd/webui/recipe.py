@@ -48,6 +48,8 @@ def to_key(name: str, value: Any) -> Any:
     if box.kind == "count":
         text = str(value or "").strip()
         return (int(text) if text.removeprefix("-").isdecimal() else text) if text else None
+    if isinstance(box.default, float) and isinstance(value, int):
+        return float(value)  # the browser writes 2.0 as 2; a YAML recipe has the same value as the key's type says
     return value
 
 

@@ -78,7 +78,7 @@ def with_folded_keys(stock: Callable[..., dict[str, Any]]) -> Callable[..., dict
     @functools.wraps(stock)
     def _build_config_dict(self: Any, data: dict[Any, Any]) -> dict[str, Any]:
         config = {name: value for name, value in stock(self, data).items() if not name.startswith(f"{TAB}.")}
-        if has_boxes(self.manager):
+        if has_boxes(self.manager) and EXTRA_ARGS in config:  # the Evaluate tab saves its own settings
             config[EXTRA_ARGS] = fold(config[EXTRA_ARGS], box_values(self.manager, data))
         return config
 
