@@ -14,6 +14,8 @@
 
 """`clinkd data`: convert, check, stats, split and subset."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -231,16 +233,17 @@ def subset(
     console.print(f"{name}: {rows:,} rows{', stratified by modality and task' if stratify else ''}, seed {seed}.")
 
 
-class _told:
+@contextmanager
+def _told() -> Iterator[None]:
     """Ends with the message instead of a traceback, where the message is meant for the user."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, ValueError | OSError | ImportError):
-            console.print(f"[red]Error[/]: {escape(str(error))}", soft_wrap=True)
-            raise typer.Exit(2) from error
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        console.print(f"[red]Error[/]: {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as interrupt:
+        console.print("Interrupted. Run the same command again to finish.")
+        raise typer.Exit(130) from interrupt
 
 
 def _progress() -> Progress:

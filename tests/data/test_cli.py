@@ -12,6 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import importlib
 import json
 
 import pytest
@@ -53,6 +54,21 @@ def test_strict_and_other_errors_are_sentences(run, tmp_path):
         assert done.exit_code == 2
         assert "Error" in done.output and text in done.output
         assert "Traceback" not in done.output
+
+
+def test_an_interrupted_conversion_says_how_to_go_on(run, tmp_path, monkeypatch):
+    source = write_source(tmp_path / "grit.json", [MED_GRIT_TRAIN])
+    module = importlib.import_module("llamafactory_clinkd.data.convert")
+    monkeypatch.setattr(module, "build_rows", _interrupt)
+    done = run("convert", source, tmp_path / "out")
+    assert (done.exit_code, "again to finish" in done.output) == (130, True)
+    monkeypatch.undo()
+    assert run("convert", source, tmp_path / "out").exit_code == 0
+    assert len(json.loads((tmp_path / "out" / "grit.json").read_text())) == 1
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_check_ends_with_one_when_there_is_an_error(run, tmp_path):
