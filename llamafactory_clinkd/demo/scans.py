@@ -145,7 +145,7 @@ def build_data(
 def _make(
     jobs: list[tuple], directory: Path, archive: Path | None, seed: int, processes: int | None
 ) -> Iterator[tuple[str, list[tuple[dict, dict, tuple[np.ndarray, np.ndarray]]]]]:
-    """Yields (split, rows) of every job in order, made by a pool of processes that load the scans once each; one works here."""
+    """Yields (split, rows) of every job in order; a pool loads the scans in each process, one works here."""
     workers = processes or min(os.cpu_count() or 1, 8)
     if workers == 1:
         _worker.update(scans=load_scans(archive), directory=directory, seed=seed)

@@ -31,17 +31,18 @@ SETTINGS = DataSettings(seed=3, train=12, test=8, pretrain=10, pretrain_turns=2)
 
 
 @pytest.fixture(scope="module")
-def offline():
+def offline(real_scans):
     def unavailable(cache):
         raise ScansUnavailable("there is no network in tests.")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scans, "fetch_totalsegmentator", unavailable)
+        patch.setattr(scans, "load_scans", lambda archive: real_scans)  # here; a pool's processes load them anew
         yield
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, offline, real_scans):
+def built(tmp_path_factory, offline):
     folder, said = tmp_path_factory.mktemp("data"), []
     result = build_data(folder, SETTINGS, folder / "cache", processes=1, say=said.append)
     return folder, result, said
@@ -78,7 +79,7 @@ def test_another_build_has_the_same_bytes_whatever_the_number_of_processes(built
     assert all((folder / path).read_bytes() == (tmp_path / path).read_bytes() for path in files)
 
 
-def test_a_finished_build_is_left_alone_and_other_settings_make_another(tmp_path, offline, real_scans):
+def test_a_finished_build_is_left_alone_and_other_settings_make_another(tmp_path, offline):
     small = DataSettings(train=2, test=2, pretrain=2)
     first = build_data(tmp_path, small, tmp_path / "cache", processes=1)
     picture = next((tmp_path / "images").iterdir())
