@@ -204,7 +204,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
             ``threads``, ``vocabulary``, ``errors`` (whether gradients are compared with fp64).
 
     Returns:
-        ``seconds``, ``cpu_seconds`` and ``peak_mib`` of forward and backward, ``loss``, gradient errors by regime; or ``missing``.
+        ``seconds``, ``cpu_seconds`` and ``peak_mib`` of forward and backward, ``loss``, gradient errors by
+        regime; or ``missing``.
     """
     torch.set_num_threads(case["threads"])
     method, dtype = METHODS[case["method"]], {"fp32": torch.float32, "bf16": torch.bfloat16}[case["dtype"]]
