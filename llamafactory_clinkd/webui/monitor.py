@@ -130,6 +130,7 @@ def draw_curves(curves: dict[str, list[dict[str, Any]]]) -> Any:
 
     drawn = {phase: log for phase, log in curves.items() if log}
     figure = Figure(figsize=(6.4, 3.6 * len(drawn)), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.1 / len(drawn)))  # the page's own label covers the corner
     axes = figure.subplots(len(drawn), squeeze=False)[:, 0]
     for axis, (phase, log) in zip(axes, drawn.items(), strict=True):
         for key, title in (("loss", "loss"), ("ce", "CE"), ("kl", "KL")):

@@ -1,0 +1,116 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Driving LLaMA Board in a browser, by the labels that a user reads."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from llamafactory_clinkd.webui.locales import texts
+
+
+CHROMIUM = "/usr/bin/chromium"
+CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+PATIENCE = 120_000
+"""Milliseconds that a loaded machine may take to answer."""
+
+
+class BoardPage:
+    """The English page, unless :meth:`speak` was called."""
+
+    def __init__(self, page: Any, url: str) -> None:
+        self.page = page
+        self.lang = "en"
+        page.set_default_timeout(PATIENCE)
+        page.goto(url)
+        page.get_by_role("button", name="BAdam configurations").wait_for()
+
+    def words(self, name: str) -> str:
+        """The label of one of our boxes."""
+        return texts(self.lang)["elements"][name]["label"]
+
+    def open(self, *groups: str) -> None:
+        """Opens closed accordions of ours by their group's name."""
+        for group in groups:
+            title = re.compile(f"^{re.escape(texts(self.lang)['groups'][group])}")
+            self.page.get_by_role("button", name=title).click()
+
+    def field(self, label: str) -> Any:
+        """The first input under a label: gradio puts label, help and input into one ``<label>`` or block."""
+        quoted = label.replace("'", "\\'")
+        return self.page.locator(
+            f"xpath=(//span[normalize-space()='{quoted}']/ancestor::*[.//input or .//textarea][1]"
+            "//*[self::input or self::textarea])[1]"
+        )
+
+    def box(self, name: str) -> Any:
+        """One of our boxes."""
+        return self.field(self.words(name))
+
+    def fill(self, label: str, value: str) -> None:
+        """Fills a text box."""
+        self.field(label).fill(value)
+        self.field(label).blur()
+
+    def choose(self, label: str, value: str) -> None:
+        """Chooses in a dropdown, typing as a user does."""
+        self.field(label).click()
+        self.field(label).fill(value)
+        self.field(label).press("Enter")
+        self.field(label).blur()
+
+    def press(self, name: str) -> None:
+        """Presses a button of the Train tab."""
+        self.page.get_by_role("button", name=name, exact=True).first.click()
+
+    def speak(self, lang: str) -> None:
+        """Switches the language and waits for our labels."""
+        from llamafactory.webui.locales import LOCALES
+
+        self.choose(LOCALES["lang"][self.lang]["label"], lang)
+        self.lang = lang
+        title = texts(lang)["groups"]["clinkd"]
+        self.page.get_by_role("button", name=title).wait_for()
+
+    def set_up_run(self, workspace: Path, output_dir: str, extra_args: str) -> None:
+        """Fills in what a run of the tiny models needs."""
+        self.choose("Model name", "Qwen2-VL-2B-Instruct")
+        self.wait_for_value("Chat template", "qwen2_vl")
+        self.fill("Model path", str(workspace / "student"))
+        self.choose("Finetuning method", "full")
+        self.fill("Data dir", str(workspace / "data"))
+        self.choose("Dataset", "tiny_train")
+        self.choose("Compute type", "fp32")
+        self.page.get_by_role("button", name="Extra configurations").click()
+        self.fill("Extra arguments", extra_args)
+        self.choose("Output dir", output_dir)
+        self.open("clinkd")
+        self.box("use_clinkd").check()
+
+    def wait_for_value(self, label: str, value: str) -> None:
+        """Waits until an input under a label has a value."""
+        self.page.wait_for_function(
+            "([label, value]) => [...document.querySelectorAll('input, textarea')].some(e => e.value === value &&"
+            " e.closest('label, .block')?.innerText.trim().startsWith(label))",
+            arg=[label, value],
+        )
+
+    def wait_for_text(self, text: str) -> None:
+        """Waits until a visible element has the text."""
+        self.page.get_by_text(text).filter(visible=True).first.wait_for()
+
+    def text(self) -> str:
+        """Everything that can be read on the page."""
+        return self.page.locator("body").inner_text()

@@ -1,0 +1,105 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A real LLaMA Board on loopback and Debian's Chromium; what is missing is said in the skip."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from .board_page import CHROMIUM, CHROMIUM_ARGUMENTS, BoardPage
+
+
+class Server:
+    """``llamafactory-cli webui`` in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/"
+        self.log = folder / "server.log"
+        scripts = Path(sys.executable).parent
+        env = os.environ | {
+            "GRADIO_SERVER_NAME": "127.0.0.1",
+            "GRADIO_SERVER_PORT": str(port),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "BROWSER": "true",  # LLaMA Board opens one
+            "OMP_NUM_THREADS": "1",
+            "OPENAI_API_KEY": "sk-never-shown",
+            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        }
+        with open(self.log, "w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [str(scripts / "llamafactory-cli"), "webui"], cwd=folder, env=env, stdout=log, stderr=log
+            )
+
+    def wait(self) -> None:
+        """Waits until it answers."""
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                urllib.request.urlopen(self.url, timeout=5).close()
+                return
+            except (urllib.error.URLError, TimeoutError):
+                time.sleep(1)
+        pytest.fail(f"LLaMA Board did not start: {self.log.read_text(encoding='utf-8')[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """One LLaMA Board for all tests."""
+    board = Server(tmp_path_factory.mktemp("board"))
+    board.wait()
+    yield board
+    board.process.terminate()
+    board.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Debian's Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
+    if not Path(CHROMIUM).is_file():
+        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_board(chromium, server):
+    """Opens the English page in a browser session of its own, by width and colour scheme."""
+    contexts, errors = [], []
+
+    def open_one(width: int = 1280, scheme: str = "light") -> BoardPage:
+        context = chromium.new_context(viewport={"width": width, "height": 1000})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        return BoardPage(page, f"{server.url}?__theme={scheme}")
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert errors == []

@@ -1,0 +1,126 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""LLaMA Board in a real browser: setting, previewing, saving, loading, bad input, languages."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from llamafactory_clinkd.webui.locales import LANGUAGES, texts
+
+
+pytestmark = pytest.mark.slow
+
+EXTRA_ARGS = '{"optim": "sgd", "preprocessing_num_workers": 1}'
+GROUPS = ("positions", "distillation", "correction", "selection")
+
+
+@pytest.fixture
+def ready(open_board, workspace):
+    """A page on which the tiny run is set up, all groups open."""
+    board = open_board()
+    board.set_up_run(workspace, "unused", EXTRA_ARGS)
+    board.open(*GROUPS)
+    board.fill(board.words("ref_model"), str(workspace / "teacher"))
+    board.choose(board.words("eval_dataset"), "tiny_test")
+    return board
+
+
+def test_preview_save_and_load(ready, server, workspace, tmp_path):
+    ready.fill(ready.words("kd_alpha"), "0.25")
+    ready.box("image_square").uncheck()
+    ready.fill(ready.words("correction_max_samples"), "9")
+    ready.press("Preview command")
+    ready.wait_for_text("--kd_alpha 0.25")
+    preview = ready.text()
+    assert "--image_square False" in preview and f"--ref_model {workspace / 'teacher'}" in preview
+    assert "sk-never-shown" not in ready.page.content()
+
+    ready.choose("Config path", "kept.yaml")
+    ready.press("Save arguments")
+    ready.wait_for_text("llamaboard_config")
+    ready.page.screenshot(path=tmp_path / "saved.png", full_page=True)
+    saved = (server.folder / "llamaboard_config" / "kept.yaml").read_text(encoding="utf-8")
+    assert "sk-never-shown" not in saved
+    config = yaml.safe_load(saved)
+    assert not [name for name in config if name.startswith("clinkd.")]
+    assert json.loads(config["train.extra_args"])["kd_alpha"] == 0.25
+
+    ready.fill(ready.words("kd_alpha"), "0.9")
+    ready.box("image_square").check()
+    ready.fill(ready.words("correction_max_samples"), "")
+    ready.press("Load arguments")
+    ready.wait_for_value(ready.words("kd_alpha"), "0.25")
+    ready.wait_for_value(ready.words("correction_max_samples"), "9")
+    assert not ready.box("image_square").is_checked()
+    assert json.loads(ready.field("Extra arguments").input_value()) == json.loads(EXTRA_ARGS)
+
+
+@pytest.mark.parametrize(
+    "box, value, says",
+    [
+        ("kd_temperature", "0", "kd_temperature: 0"),
+        ("kd_alpha", "-1", "kd_alpha: -1"),
+        ("rope_sections", "1,2", "rope_sections: [1, 2]"),
+        ("correction_max_samples", "many", "correction_max_samples: many"),
+        ("ref_model", "", "ref_model is missing"),
+    ],
+)
+def test_bad_input_is_told_and_nothing_starts(ready, server, tmp_path, box, value, says):
+    ready.fill(ready.words(box), value)
+    ready.press("Start")
+    ready.wait_for_text(texts("en")["messages"]["invalid"])
+    assert says in ready.text().replace("`", "")
+    ready.page.screenshot(path=tmp_path / f"bad_{box}.png", full_page=True)
+    assert not (server.folder / "saves" / "Qwen2-VL-2B-Instruct" / "full" / "unused").exists()
+
+
+def test_boxes_that_nothing_reads_are_disabled_with_the_reason(ready):
+    reasons = texts("en")["reasons"]
+    ready.page.get_by_label(texts("en")["phases"]["correct"], exact=True).uncheck()
+    ready.wait_for_text(reasons["needs_correct"])
+    assert ready.box("correction_rounds").is_disabled() and ready.box("kd_alpha").is_enabled()
+    ready.box("use_clinkd").uncheck()
+    ready.page.wait_for_function(
+        "() => ![...document.querySelectorAll('.info, [class*=info]')].some(e => e.innerText.includes('Not used:'))"
+    )
+    assert ready.box("kd_alpha").is_disabled()
+
+
+def test_teacher_name_fills_its_path(ready):
+    ready.choose(ready.words("teacher_name"), "Qwen2-VL-72B-Instruct")
+    ready.wait_for_value(ready.words("ref_model"), "Qwen/Qwen2-VL-72B-Instruct")
+
+
+@pytest.mark.parametrize("width, scheme", [(1280, "light"), (1280, "dark"), (1920, "light"), (1920, "dark")])
+def test_five_languages(open_board, tmp_path, width, scheme):
+    board = open_board(width, scheme)
+    board.open("clinkd", *GROUPS)
+    board.box("use_clinkd").check()
+    for lang in [*LANGUAGES[1:], "en"]:
+        board.speak(lang)
+        catalogue = texts(lang)
+        board.wait_for_text(catalogue["elements"]["sasg_scorer"]["info"])
+        shown = board.text()
+        for words in catalogue["elements"].values():
+            assert words["label"] in shown
+        for text in [*catalogue["groups"].values(), *catalogue["phases"].values()]:
+            assert text in shown
+        if lang != "en":
+            assert not re.search("|".join(re.escape(w["info"]) for w in texts("en")["elements"].values()), shown)
+        board.page.screenshot(path=tmp_path / f"{lang}_{width}_{scheme}.png", full_page=True)
+        assert board.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
