@@ -20,6 +20,7 @@ this plugin are imported when a wrapper is called for a recipe with ``use_clinkd
 
 import functools
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 from .registry import REGISTRY
@@ -74,8 +75,13 @@ def hook_sft_workflow(workflow: ModuleType) -> None:
 
     @functools.wraps(stock)
     def run_sft(model_args, data_args, training_args, finetuning_args, generating_args, callbacks=None):
-        if not REGISTRY.attached or not getattr(finetuning_args, "use_clinkd", False):
+        if not REGISTRY.attached:
             return stock(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
+        if not getattr(finetuning_args, "use_clinkd", False):
+            from .stock_runs import saved_positions
+
+            with saved_positions(workflow, model_args):
+                return stock(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
 
         REGISTRY.raise_kept_error()
         from ..procedure import run_procedure
@@ -84,11 +90,35 @@ def hook_sft_workflow(workflow: ModuleType) -> None:
         arguments = RecipeArguments(model_args, data_args, training_args, finetuning_args, generating_args)
         return run_procedure(StockWorkflow(workflow, stock), arguments, callbacks or [])
 
-    REGISTRY.replace(workflow, "run_sft", run_sft)
-    for name in ("llamafactory.train.sft", "llamafactory.train.tuner"):
+    _replace_run(workflow, "sft", run_sft)
+
+
+def hook_other_stage(workflow: ModuleType) -> None:
+    """Lets a model that was saved with its own rotary positions keep them in another stage than SFT."""
+    require_supported_versions()
+    stage = workflow.__name__.split(".")[-2]
+    stock = getattr(workflow, f"run_{stage}")
+
+    @functools.wraps(stock)
+    def run(model_args, *args, **kwargs):
+        if not REGISTRY.attached:
+            return stock(model_args, *args, **kwargs)
+        from .stock_runs import saved_positions
+
+        with saved_positions(workflow, model_args):
+            return stock(model_args, *args, **kwargs)
+
+    _replace_run(workflow, stage, run)
+
+
+def _replace_run(workflow: ModuleType, stage: str, run: Callable[..., None]) -> None:
+    """Replaces ``run_<stage>`` in the workflow, and in what was imported before attaching."""
+    stock = getattr(workflow, f"run_{stage}")
+    REGISTRY.replace(workflow, f"run_{stage}", run)
+    for name in (f"llamafactory.train.{stage}", "llamafactory.train.tuner"):
         consumer = sys.modules.get(name)
-        if consumer is not None and consumer.__dict__.get("run_sft") is stock:  # attached after they were imported
-            REGISTRY.replace(consumer, "run_sft", run_sft)
+        if consumer is not None and consumer.__dict__.get(f"run_{stage}") is stock:
+            REGISTRY.replace(consumer, f"run_{stage}", run)
 
 
 def hook_export(tuner: ModuleType) -> None:
@@ -98,12 +128,11 @@ def hook_export(tuner: ModuleType) -> None:
 
     @functools.wraps(stock)
     def load_model(tokenizer, model_args, finetuning_args, is_trainable=False, add_valuehead=False):
-        model = stock(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
         if not REGISTRY.attached:
-            return model
-        from ..positions_of_run import apply_saved_positions
+            return stock(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
+        from .stock_runs import with_positions
 
-        return apply_saved_positions(model, model_args, finetuning_args)
+        return with_positions(stock)(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
 
     REGISTRY.replace(tuner, "load_model", load_model)
 
@@ -119,7 +148,7 @@ def hook_chat_engine(engine: ModuleType) -> None:
         if not REGISTRY.attached:
             return
         from ..positions_of_run import apply_saved_positions, settings_of_run
-        from .workflow import squared_template
+        from .squared import squared_template
 
         settings = settings_of_run(model_args, finetuning_args)
         apply_saved_positions(self.model, model_args, finetuning_args)
@@ -211,6 +240,7 @@ def hook_log_callback(callbacks: ModuleType) -> None:
 HOOKS = {
     "llamafactory.hparams.parser": hook_parser,
     "llamafactory.train.sft.workflow": hook_sft_workflow,
+    **{f"llamafactory.train.{stage}.workflow": hook_other_stage for stage in ("pt", "dpo", "kto", "rm", "ppo")},
     "llamafactory.train.tuner": hook_export,
     "llamafactory.chat.hf_engine": hook_chat_engine,
     "llamafactory.chat.chat_model": hook_chat_model,

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..rows import SIDE_COLUMNS, TrackedData
+from .squared import squared_template
 
 
 class RecipeArguments(NamedTuple):
@@ -125,25 +126,6 @@ def swapped(owner: Any, attribute: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, attribute, original)
-
-
-def squared_template(template: Any) -> Any:
-    """A copy of a chat template whose images are resampled to width = height.
-
-    The registered template is left alone.
-    """
-    from ..rope.square import to_square
-
-    template = copy.copy(template)
-    template.mm_plugin = plugin = copy.copy(template.mm_plugin)
-    stock = plugin._preprocess_image
-
-    def _preprocess_image(image: Any, **kwargs: Any) -> Any:
-        limits = {"min_pixels": kwargs["image_min_pixels"], "max_pixels": kwargs["image_max_pixels"]}
-        return stock(to_square(image, **limits), **kwargs)
-
-    plugin._preprocess_image = _preprocess_image
-    return template
 
 
 def _aligner(stock: Callable[..., Any]) -> Callable[..., Any]:

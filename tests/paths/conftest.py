@@ -20,7 +20,7 @@ from small_run import drawn_rows
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
 
-from .runs import train
+from .runs import QUESTION, noise_image, train
 from .small_model import build_small_model
 
 
@@ -34,7 +34,10 @@ def sharp_workspace(tmp_path_factory) -> Path:
     write_sharegpt(folder / "data" / "test.json", rows[4:])
     texts = [text for row in rows for turn in row["turns"] for text in turn]
     build_small_model(folder / "student", texts)
-    entries = {"tiny_train": dataset_info_entry("train.json"), "tiny_test": dataset_info_entry("test.json")}
+    noise_image(folder / "data" / "images" / "ct_big.png", 600, 400)
+    big = {"id": "ct_big", "image": "images/ct_big.png", "turns": [[QUESTION, "Square"]]}
+    write_sharegpt(folder / "data" / "big.json", [big])
+    entries = {f"tiny_{name}": dataset_info_entry(f"{name}.json") for name in ("train", "test", "big")}
     write_dataset_info(folder / "data", entries)
     return folder
 

@@ -14,6 +14,7 @@
 
 """One trained model on every path that computes a position: stock LLaMA-Factory, in this process."""
 
+import base64
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,19 +63,22 @@ def recorded_logits(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
 
 
 @contextlib.contextmanager
-def recorded_grids(model: torch.nn.Module) -> Iterator[list[list[list[int]]]]:
-    """The grids of patches that reach the vision tower in the ``with``, one list a forward pass."""
-    found: list[list[list[int]]] = []
-    tower = next(module for name, module in model.named_modules() if name.rpartition(".")[2] == "visual")
+def recorded_pixels() -> Iterator[list[tuple[torch.Tensor, list[list[int]]]]]:
+    """Pixels ``[patches, values]`` and grids of every pass through any Qwen2-VL vision tower in the ``with``."""
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel as Tower
 
-    def note(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-        found.append(kwargs["grid_thw"].tolist())
+    found: list[tuple[torch.Tensor, list[list[int]]]] = []
+    stock = Tower.forward
 
-    handle = tower.register_forward_pre_hook(note, with_kwargs=True)
+    def forward(self: Any, hidden_states: torch.Tensor, grid_thw: torch.Tensor, **kwargs: Any) -> Any:
+        found.append((hidden_states.detach().float().clone(), grid_thw.tolist()))
+        return stock(self, hidden_states, grid_thw, **kwargs)
+
+    Tower.forward = forward
     try:
         yield found
     finally:
-        handle.remove()
+        Tower.forward = stock
 
 
 def chat(engine: Any, image: Path, question: str = QUESTION) -> tuple[str, torch.Tensor]:
@@ -82,6 +86,23 @@ def chat(engine: Any, image: Path, question: str = QUESTION) -> tuple[str, torch
     with recorded_logits(engine.engine.model) as logits:
         answer = engine.chat([{"role": "user", "content": question}], images=[str(image)])[0].response_text
     return answer, torch.cat(logits)
+
+
+def ask_api(model: Any, image: Path, question: str = QUESTION) -> dict[str, Any]:
+    """Asks LLaMA-Factory's OpenAI-style application around a ``ChatModel``, without a socket; returns the response."""
+    from fastapi.testclient import TestClient
+    from llamafactory.api.app import create_app
+
+    response = TestClient(create_app(model)).post("/v1/chat/completions", json=api_request(image, question))
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def api_request(image: Path, question: str = QUESTION) -> dict[str, Any]:
+    """An OpenAI chat request with the picture inside."""
+    url = "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
+    return {"model": "any", "messages": [{"role": "user", "content": content}], "do_sample": False}
 
 
 def prompt_of(engine: Any, images: list[Any], question: str = QUESTION) -> list[int]:

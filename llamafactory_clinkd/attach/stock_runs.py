@@ -1,0 +1,67 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Stock runs (no ``use_clinkd``) of a model that was saved with positions of its own: they keep them.
+
+Without this, ``do_predict`` with a saved ClinKD model, or DPO on top of it, would silently use stock's positions.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from ..positions_of_run import apply_saved_positions, saved_settings
+from .squared import squared_template
+from .workflow import swapped
+
+
+@contextlib.contextmanager
+def saved_positions(workflow: ModuleType, model_args: Any) -> Iterator[None]:
+    """Inside, the workflow loads models with the positions, and images with the sides, that they were saved with.
+
+    Args:
+        workflow: One of LLaMA-Factory's ``train.*.workflow`` modules.
+        model_args: Of the recipe; nothing is changed if no settings were saved beside its model or adapters.
+    """
+    settings = saved_settings(model_args)
+    if settings is None:
+        yield
+        return
+
+    from llamafactory.train import trainer_utils
+
+    stock_template = workflow.get_template_and_fix_tokenizer
+
+    def get_template_and_fix_tokenizer(*args: Any, **kwargs: Any) -> Any:
+        template = stock_template(*args, **kwargs)
+        return squared_template(template) if settings.get("image_square") else template
+
+    with (
+        swapped(workflow, "load_model", with_positions(workflow.load_model)),
+        swapped(trainer_utils, "load_model", with_positions(trainer_utils.load_model)),  # reference and reward models
+        swapped(workflow, "get_template_and_fix_tokenizer", get_template_and_fix_tokenizer),
+    ):
+        yield
+
+
+def with_positions(load_model: Callable[..., Any]) -> Callable[..., Any]:
+    """Stock's ``load_model``, followed by the positions saved beside what it loaded."""
+
+    def load(tokenizer: Any, model_args: Any, finetuning_args: Any, *args: Any, **kwargs: Any) -> Any:
+        return apply_saved_positions(
+            load_model(tokenizer, model_args, finetuning_args, *args, **kwargs), model_args, finetuning_args
+        )
+
+    return load
