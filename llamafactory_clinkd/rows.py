@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SIDE_COLUMNS = ("id", "task", "modality")
 IMAGE_PLACEHOLDER = "<image>"
+ROW_NUMBER = "clinkd_row"
 
 
 class TrackedData:
@@ -37,13 +38,16 @@ class TrackedData:
     Args:
         choose_train: Maps the aligned training rows to those that the phase trains on.
         choose_eval: The same for evaluation rows.
+        numbered: Whether tokenised training rows carry their number, for a trainer that records by row.
     """
 
     def __init__(
         self,
         choose_train: Callable[[Any], Any] | None = None,
         choose_eval: Callable[[Any], Any] | None = None,
+        numbered: bool = False,
     ) -> None:
+        self.numbered = numbered
         self._choose = {False: choose_train, True: choose_eval}
         self._aligned: dict[bool, Any] = {}
         self._tokenize: Callable[[Any, bool], Any] | None = None
@@ -86,6 +90,12 @@ class TrackedData:
     def tokenize(self, aligned: Any, *, for_generation: bool) -> Any:
         """Tokenises aligned rows as stock does, with the answer in ``labels`` only if ``for_generation``."""
         return self._tokenize(aligned, for_generation)
+
+    def number(self, tokenized: Any, *, known: bool = True) -> Any:
+        """Adds the row numbers to tokenised training rows, ``-1`` for rows that are not of the training set."""
+        if not self.numbered:
+            return tokenized
+        return tokenized.add_column(ROW_NUMBER, list(range(len(tokenized))) if known else [-1] * len(tokenized))
 
 
 def describe_rows(aligned: Any) -> list[dict[str, Any]]:

@@ -80,7 +80,9 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         if self._head is not None:
             result = self._loss_in_head(model, inputs, kept, targets, teacher, num_items_in_batch)
         else:
-            logits = logits_at(model, inputs, kept, restricts=self._keeps_positions).flatten(0, 1)
+            logits = logits_at(model, inputs, kept, restricts=self._keeps_positions)
+            self.observe(kept, targets, lambda rows: logits.flatten(0, 1)[rows])
+            logits = logits.flatten(0, 1)
             result = self._logits_loss(
                 logits, teacher.get("logits"), targets.flatten(), num_items=num_items_in_batch, **self.loss_options()
             )
@@ -98,6 +100,7 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         results = []
 
         def forward(hidden: torch.Tensor) -> torch.Tensor:
+            self.observe(kept, targets, lambda rows: self._project(hidden.flatten(0, 1)[rows]))
             results.append(
                 self._hidden_loss(
                     hidden.flatten(0, 1),
@@ -116,6 +119,15 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         with head_forward(self._head, forward):
             output = model(**inputs, logits_to_keep=kept, use_cache=False)
         return results[0]._replace(loss=output.logits.view(()))
+
+    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits ``[N, V]`` of hidden states ``[N, H]``; only inside the head's call."""
+        return torch.nn.functional.linear(hidden, self._head.weight, self._head.bias)
+
+    def observe(
+        self, kept: torch.Tensor, targets: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        """Is shown every batch: ``kept`` ``[K]``, ``targets`` ``[B, K]``, and logits of any of its ``B * K`` rows."""
 
     def teacher_inputs(self, inputs: dict[str, Any], kept: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the loss learns from besides labels; nothing in plain fine-tuning."""

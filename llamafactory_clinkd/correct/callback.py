@@ -32,10 +32,12 @@ class ReflectiveCorrectionCallback(TrainerCallback):
 
     Args:
         correct: Called with the number of the round that ended, 1 for the first; records, judges, corrects.
+        flush: Called before a checkpoint counts the steps so far as done.
     """
 
-    def __init__(self, correct: Callable[[int], None]) -> None:
+    def __init__(self, correct: Callable[[int], None], flush: Callable[[], None] = lambda: None) -> None:
         self._correct = correct
+        self._flush = flush
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Corrects what the round before left wrong."""
@@ -44,7 +46,13 @@ class ReflectiveCorrectionCallback(TrainerCallback):
             logger.info("Reflective Correction after round %d.", ended)
             self._correct(ended)
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Flushes before every checkpoint."""
+        if control.should_save:
+            self._flush()
+
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Closes a round with a checkpoint, unless the recipe keeps none."""
+        self._flush()
         if str(args.save_strategy.value) != "no":
             control.should_save = True

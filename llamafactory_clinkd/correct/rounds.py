@@ -22,6 +22,7 @@ from datasets import concatenate_datasets
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 
+from ..rows import ROW_NUMBER
 from ..supervised import SupervisedTrainer
 from .schedule import round_of_step, stretched, update_steps
 
@@ -57,15 +58,31 @@ class RoundsTrainer(SupervisedTrainer):
     """Trains round after round with one optimizer and one schedule.
 
     Args:
-        corrected_rows: Tokenised corrected rows that join round ``n`` (1 for the first after a correction), or
-        ``None``. **kwargs: What :class:`SupervisedTrainer` takes.
+        corrected_rows: Tokenised corrected rows that join round ``n`` (1 for the first after a correction).
+        recorder: Keeps the argmax of the training logits (``correction_outputs: forward``), or ``None``.
+        **kwargs: What :class:`SupervisedTrainer` takes.
     """
 
-    def __init__(self, *, corrected_rows: Callable[[int], Any], **kwargs: Any) -> None:
+    def __init__(self, *, corrected_rows: Callable[[int], Any], recorder: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._corrected_rows = corrected_rows
+        self._recorder = recorder
+        self._row_numbers: list[int] = []
         self._planned_steps = 0
         self._steps: list[int] = []
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss; the rows' numbers, which only the recorder wants, do not reach the model."""
+        numbers = inputs.pop(ROW_NUMBER, None)
+        self._row_numbers = [] if numbers is None else numbers.tolist()
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def observe(
+        self, kept: torch.Tensor, targets: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        """Records what the model would say at the supervised positions, at no further pass of the model."""
+        if self._recorder is not None and self.model.training and self._row_numbers:
+            self._recorder.record(int(self.state.epoch or 0) + 1, self._row_numbers, kept, targets, logits_of)
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple:
         """Stock's plan; with rounds that are longer already (a resumed run) the total is theirs."""

@@ -20,6 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..correct import load_similarity, make_corrector
 from ..correct.callback import ReflectiveCorrectionCallback
+from ..correct.recorder import ForwardRecorder
 from ..correct.rounds import RoundsTrainer
 from ..kd import distill_loss, logits_distill_loss
 from ..rows import TrackedData, describe_rows
@@ -40,7 +41,13 @@ def run_phase(run: Run) -> list[str]:
         resume=run.resumes,
         is_last=run.is_last_training("correct"),
     )
-    data = TrackedData(choose_train=_checked(settings))
+    records = settings.correction_outputs == "forward"
+    if records and (arguments.data.packing or arguments.data.neat_packing):
+        raise ValueError(
+            "`correction_outputs: forward` records row by row, but `packing` joins rows. Set `packing: false` and "
+            "`neat_packing: false`, or `correction_outputs: generate`."
+        )
+    data = TrackedData(choose_train=_checked(settings), numbered=records)
     rounds = CorrectionRounds(
         run.folder / "corrections",
         data,
@@ -61,14 +68,20 @@ def run_phase(run: Run) -> list[str]:
     rounds.begin(fresh=arguments.training.resume_from_checkpoint is None)
 
     def make_trainer(**kwargs: Any) -> RoundsTrainer:
+        if records:
+            rounds.recorder = ForwardRecorder(rounds.folder, kwargs["tokenizer"], arguments.training)
         rounds.trainer = RoundsTrainer(
-            corrected_rows=rounds.corrected_rows, hidden_loss=distill_loss, logits_loss=logits_distill_loss, **kwargs
+            corrected_rows=rounds.corrected_rows,
+            recorder=rounds.recorder,
+            hidden_loss=distill_loss,
+            logits_loss=logits_distill_loss,
+            **kwargs,
         )
         return rounds.trainer
 
     run.workflow.run(
         arguments,
-        run.callbacks_with(ReflectiveCorrectionCallback(rounds.correct)),
+        run.callbacks_with(ReflectiveCorrectionCallback(rounds.correct, rounds.flush)),
         make_trainer=make_trainer,
         data=data,
         after_load=run.student_positions(arguments),

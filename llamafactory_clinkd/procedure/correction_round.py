@@ -60,6 +60,7 @@ class CorrectionRounds:
     ) -> None:
         self.folder = folder
         self.trainer: Any = None
+        self.recorder: Any = None
         self._data = data
         self._settings = settings
         self._arguments = arguments
@@ -81,7 +82,11 @@ class CorrectionRounds:
         aligned = self._data.aligned(is_eval=False)
         described = describe_rows(aligned)
         chosen = self._choose(len(described), ended)
-        answers = self._record(aligned.select(chosen), [described[index]["key"] for index in chosen], ended)
+        keys = [described[index]["key"] for index in chosen]
+        if self.recorder is not None:
+            answers = self.recorder.collect(ended, chosen, keys)
+        else:
+            answers = self._generate(aligned.select(chosen), keys, ended)
         trainer = self.trainer
         if trainer.is_world_process_zero():
             rows = [
@@ -100,6 +105,11 @@ class CorrectionRounds:
             write_json(self._summary_path(ended), summary.as_dict())
         trainer.accelerator.wait_for_everyone()
 
+    def flush(self) -> None:
+        """Puts what was recorded while training on disk, before a checkpoint counts it as done."""
+        if self.recorder is not None:
+            self.recorder.flush()
+
     def corrected_rows(self, number: int) -> Any:
         """Tokenised corrected rows that join round ``number`` (counted from 0), ``None`` if there are none."""
         if number not in self._rows and self._summary_path(number).is_file():
@@ -115,9 +125,10 @@ class CorrectionRounds:
             if row["status"] == "corrected":
                 indices.append(int(row["id"].split(":", 1)[0]))
                 answers.append(row["corrected"])
-        return self._data.tokenize(with_answers(aligned.select(indices), answers), for_generation=False)
+        tokenized = self._data.tokenize(with_answers(aligned.select(indices), answers), for_generation=False)
+        return self._data.number(tokenized, known=False)
 
-    def _record(self, aligned: Any, keys: list[str], ended: int) -> list[dict[str, Any]]:
+    def _generate(self, aligned: Any, keys: list[str], ended: int) -> list[dict[str, Any]]:
         """The model's answers to the training questions."""
         trainer = self.trainer
         tokenizer = trainer.processing_class

@@ -1,0 +1,56 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import torch
+
+from llamafactory_clinkd.correct.recorder import ForwardRecorder, answer_columns
+
+
+END = 9
+
+
+def test_last_answer_up_to_its_end():
+    kept = torch.tensor([3, 4, 5, 10, 11, 12, 13])
+    targets = torch.tensor([1, 2, END, 5, 6, END, 8])
+    assert answer_columns(kept, targets, END).tolist() == [3, 4]
+    assert answer_columns(kept, torch.full((7,), -100), END).tolist() == []
+    assert answer_columns(kept, torch.tensor([1, 2, END, -100, -100, -100, -100]), END).tolist() == [0, 1]
+    assert answer_columns(kept, torch.tensor([1, 2, -100, -100, -100, -100, -100]), END).tolist() == [0, 1]
+
+
+class Words:
+    """Decodes ids as letters."""
+
+    eos_token_id = END
+
+    def decode(self, tokens, skip_special_tokens):
+        return "".join("abcdefgh"[token] for token in tokens)
+
+
+class Rank:
+    def __init__(self, process_index):
+        self.process_index = process_index
+
+
+def test_records_by_row_and_the_last_record_counts(tmp_path):
+    kept, targets = torch.tensor([4, 5, 6]), torch.tensor([[1, 2, END], [3, END, -100], [1, 1, END]])
+    logits = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2], [3, 4, 5], [6, 6, 6]]).flatten(), 8).float()
+    first, second = (ForwardRecorder(tmp_path, Words(), Rank(rank)) for rank in (0, 1))
+    first.record(1, [7, 2, -1], kept, targets, lambda rows: logits[rows])
+    first.flush()
+    second.record(1, [5, 7, -1], kept, targets, lambda rows: logits[rows])
+    found = second.collect(1, [2, 5, 7, 8], ["2:x", "5:y", "7:z", "8:w"])
+    texts = [row["candidates"][0]["text"] if row["candidates"] else None for row in found]
+    assert texts == ["d", "ab", "d", None]
+    assert [row["id"] for row in found] == ["2:x", "5:y", "7:z", "8:w"]
