@@ -165,6 +165,6 @@ def _tokenizer_of_rows(stock: Callable[..., Any], data: TrackedData) -> Callable
         rows = data.choose(dataset, is_eval)
         result = stock(rows, data_args, training_args, stage, template, tokenizer, processor, is_eval=is_eval)
         data.keep(rows, is_eval, tokenize)
-        return result
+        return result if is_eval else data.number(result)
 
     return _get_preprocessed_dataset

@@ -84,6 +84,10 @@ def run_procedure(workflow: Any, arguments: Any, callbacks: list[Any]) -> None:
             _say(processes, f"{title} finished in {watch.seconds():.0f} s.")
         if phase in TRAINING_PHASES:
             run.model_folder = run.folder_of(phase)
+    if "evaluate" in chosen and processes.is_main_process:
+        from ..report import build_report
+
+        _say(processes, f"Report: {build_report([output_dir], output_dir / 'clinkd' / 'report.html')}")
     processes.wait_for_everyone()
 
 

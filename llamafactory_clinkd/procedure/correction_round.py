@@ -101,6 +101,7 @@ class CorrectionRounds:
                 iou_threshold=self._settings.correction_iou,
                 candidates=self._settings.correction_candidates,
                 out_path=self._path(ended),
+                existing_labels=self._earlier_corrections(ended),
             )
             write_json(self._summary_path(ended), summary.as_dict())
         trainer.accelerator.wait_for_everyone()
@@ -158,6 +159,11 @@ class CorrectionRounds:
     def _choose(self, size: int, ended: int) -> list[int]:
         wanted = self._settings.correction_max_samples or size
         return seeded_subset(size, wanted, self._arguments.training.seed, f"correction {ended}")
+
+    def _earlier_corrections(self, ended: int) -> list[str]:
+        """Wordings that earlier rounds have brought in already."""
+        earlier = [row for number in range(1, ended) for row in read_jsonl(self._path(number))]
+        return [row["corrected"] for row in earlier if row["status"] == "corrected"]
 
     def _path(self, number: int) -> Path:
         return self.folder / f"round-{number}.jsonl"

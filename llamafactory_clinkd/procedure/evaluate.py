@@ -12,7 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Phase 5: the paper's four metrics of the predictions, and the report."""
+"""Phase 5: the paper's four metrics of the predictions."""
+
+from rich.console import Console
 
 from ..evaluate import evaluate_predictions, metrics_table
 from ..run_state import read_jsonl, write_json
@@ -20,21 +22,13 @@ from .run import Run
 
 
 def run_phase(run: Run) -> list[str]:
-    """Writes ``clinkd/metrics.json`` and ``clinkd/report.html`` on rank 0.
-
-    Returns them, relative to ``output_dir``.
-    """
-    from rich.console import Console
-
-    from ..report import build_report
-
+    """Writes ``clinkd/metrics.json`` on rank 0; returns it, relative to ``output_dir``."""
     predictions = run.folder / "predictions.jsonl"
     if not predictions.is_file():
         raise FileNotFoundError(f"{predictions} does not exist: run phase predict first (add it to `clinkd_phases`).")
-    outputs = [run.folder / "metrics.json", run.folder / "report.html"]
+    out_path = run.folder / "metrics.json"
     if run.recipe.training.process_index == 0:
         metrics = evaluate_predictions(read_jsonl(predictions))
-        write_json(outputs[0], metrics)
+        write_json(out_path, metrics)
         Console().print(metrics_table(metrics))
-        build_report([run.output_dir], outputs[1])
-    return [run.relative(path) for path in outputs]
+    return [run.relative(out_path)]
