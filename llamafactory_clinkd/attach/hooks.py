@@ -194,28 +194,25 @@ def hook_v1_parser(parser: ModuleType) -> None:
 
 
 def hook_webui_interface(interface: ModuleType) -> None:
-    """Adds the accordion "ClinKD configurations" to LLaMA Board's Train tab."""
+    """Adds the accordion "ClinKD configurations" to LLaMA Board's Train tab, which the Evaluate tab reads too."""
     require_supported_versions()
-    stock = interface.create_train_tab
+    from ..webui import accordion, evaluation
 
-    @functools.wraps(stock)
-    def create_train_tab(engine):
-        from ..webui.accordion import create_tab
-
-        return create_tab(engine, stock)
-
-    REGISTRY.replace(interface, "create_train_tab", create_train_tab)
+    for name, create in (("create_train_tab", accordion.create_tab), ("create_eval_tab", evaluation.create_eval_tab)):
+        stock = getattr(interface, name)
+        REGISTRY.replace(interface, name, functools.wraps(stock)(functools.partial(create, stock=stock)))
 
 
 def hook_webui_runner(runner: ModuleType) -> None:
     """Carries the accordion's keys into preview, start, saved configurations and back, checked before a start."""
     require_supported_versions()
     from ..procedure.checks import check_recipe
-    from ..webui import monitor
+    from ..webui import evaluation, monitor
     from ..webui import runner as ours
 
     stock = runner.Runner
     REGISTRY.replace(stock, "_parse_train_args", ours.with_clinkd_keys(stock._parse_train_args))
+    REGISTRY.replace(stock, "_parse_eval_args", evaluation.with_selection(stock._parse_eval_args))
     REGISTRY.replace(stock, "_initialize", ours.with_validation(stock._initialize, check_recipe))
     REGISTRY.replace(stock, "_build_config_dict", ours.with_folded_keys(stock._build_config_dict))
     REGISTRY.replace(stock, "load_args", ours.with_unfolded_keys(stock.load_args))

@@ -19,6 +19,9 @@
 - :mod:`.validation`: the recipe's own validators, asked before a run starts
 - :mod:`.accordion`: the boxes as gradio components
 - :mod:`.runner`: wrappers of stock's ``Runner``
+- :mod:`.progress`, :mod:`.monitor`: a run under way and at its end
+- :mod:`.trainer_log`: cross-entropy and KL divergence in ``trainer_log.jsonl``
+- :mod:`.evaluation`: the Evaluate & Predict tab
 - :mod:`.locales`: every text in the five languages
 
 :mod:`llamafactory_clinkd.attach` puts them in place; gradio is imported when a page is built, never before.

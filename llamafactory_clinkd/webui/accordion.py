@@ -53,7 +53,7 @@ def create_tab(engine: Any, stock: Callable[[Any], dict[str, Any]]) -> dict[str,
     """
     board = build()
     engine.manager.add_elems(TAB, {f"{name}_tab": group for name, group in board.groups.items()} | board.boxes)
-    with _more_base_elements(engine.manager, set(board.boxes.values())):
+    with more_base_elements(engine.manager, set(board.boxes.values())):
         elements = stock(engine)
     board.accordion.render()
     siblings = board.accordion.parent.children
@@ -124,8 +124,8 @@ def describe(lang: str | None, values: dict[str, Any]) -> dict[str, dict[str, An
 
 
 @contextmanager
-def _more_base_elements(manager: Any, more: set[Any]) -> Iterator[None]:
-    """Lets the stock tab take our boxes for inputs of preview, start, save and load."""
+def more_base_elements(manager: Any, more: set[Any]) -> Iterator[None]:
+    """Lets a stock tab take our boxes for inputs of preview, start, save and load."""
     stock = manager.get_base_elems
     manager.get_base_elems = lambda: stock() | more
     try:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The Train tab while a run is under way and at its end: phase, progress, curves, corrections, report."""
+"""What a page shows of a run: phase, progress, curves and corrections under way, metrics and report at its end."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -21,6 +21,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..arguments import TRAINING_PHASES
+from ..run_state import read_json
+from .evaluation import metrics_markdown
 from .locales import texts
 from .progress import Progress, read_progress, training_log
 
@@ -33,15 +35,15 @@ def with_phases(
     @functools.wraps(stock)
     def get_trainer_info(lang: str, output_path: str, do_train: bool) -> tuple[str, Any, dict[str, Any]]:
         running_log, slider, info = stock(lang, output_path, do_train)
-        progress = read_progress(Path(output_path)) if do_train else None
+        progress = read_progress(Path(output_path))
         if progress is None:
             return running_log, slider, info
 
         import gradio as gr
 
-        info.pop("loss_viewer", None)
-        curves = {phase: training_log(Path(output_path), progress.phases, phase) for phase in progress.phases if
-                  phase in TRAINING_PHASES}  # fmt: skip
+        info.pop("loss_viewer", None)  # stock draws the last phase alone
+        trained = [phase for phase in progress.phases if phase in TRAINING_PHASES]
+        curves = {phase: training_log(Path(output_path), progress.phases, phase) for phase in trained}
         if any(curves.values()):
             info["loss_viewer"] = gr.Plot(draw_curves(curves))
         slider = gr.Slider(label=progress_label(progress, lang), value=progress.percentage, visible=True)
@@ -51,11 +53,12 @@ def with_phases(
 
 
 def with_report(stock: Callable[..., Iterator[dict[Any, Any]]]) -> Callable[..., Iterator[dict[Any, Any]]]:
-    """``Runner.monitor`` that links the report when a ClinKD run has ended."""
+    """``Runner.monitor`` that shows the metrics and links the report when a ClinKD run has ended."""
 
     @functools.wraps(stock)
     def monitor(self: Any) -> Iterator[dict[Any, Any]]:
-        lang, output_dir = output_dir_of(self) if self.do_train and self.running_data else (None, None)
+        tab = "train" if self.do_train else "eval"
+        lang, output_dir = output_dir_of(self, tab) if self.running_data else (None, None)
         update: dict[Any, Any] = {}
         for update in stock(self):
             yield update
@@ -63,20 +66,21 @@ def with_report(stock: Callable[..., Iterator[dict[Any, Any]]]) -> Callable[...,
             return
         progress, report = read_progress(output_dir), output_dir / "clinkd" / "report.html"
         if progress is not None and progress.phase is None and report.is_file():
-            box = self.manager.get_elem_by_id("train.output_box")
-            yield {box: f"{report_link(report, lang)}\n\n{update[box]}"}
+            box = self.manager.get_elem_by_id(f"{tab}.output_box")
+            table = metrics_markdown(read_json(report.with_name("metrics.json")), lang)
+            yield {box: f"{report_link(report, lang)}\n\n{table}\n\n{update[box]}"}
 
     return monitor
 
 
-def output_dir_of(runner: Any) -> tuple[str, Path]:
-    """Language of the page that started the present training run, and the run's ``output_dir``."""
+def output_dir_of(runner: Any, tab: str) -> tuple[str, Path]:
+    """Language of the page that started the present run in a tab, and the run's ``output_dir``."""
     from llamafactory.webui.common import get_save_dir
 
     def get(elem_id: str) -> Any:
         return runner.running_data[runner.manager.get_elem_by_id(elem_id)]
 
-    folder = get_save_dir(get("top.model_name"), get("top.finetuning_type"), get("train.output_dir"))
+    folder = get_save_dir(get("top.model_name"), get("top.finetuning_type"), get(f"{tab}.output_dir"))
     return get("top.lang"), Path(folder)
 
 

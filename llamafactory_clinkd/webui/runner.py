@@ -51,11 +51,11 @@ def with_validation(stock: Callable[..., str], check_recipe: Callable[[Any], Non
     @functools.wraps(stock)
     def _initialize(self: Any, data: dict[Any, Any], do_train: bool, from_preview: bool) -> str:
         error = stock(self, data, do_train, from_preview)
-        if error or not do_train or not has_boxes(self.manager):
+        if error or not has_boxes(self.manager):
             return error
 
         lang = data[self.manager.get_elem_by_id("top.lang")]
-        extra_args = json.loads(data[self.manager.get_elem_by_id(EXTRA_ARGS)])
+        extra_args = json.loads(data[self.manager.get_elem_by_id(EXTRA_ARGS)]) if do_train else {}
         if not isinstance(extra_args, dict):
             from llamafactory.webui.locales import ALERTS
 
@@ -63,7 +63,7 @@ def with_validation(stock: Callable[..., str], check_recipe: Callable[[Any], Non
         if not box_values(self.manager, data)["use_clinkd"] and not any(key in CLINKD_KEYS for key in extra_args):
             return error
         try:
-            args = self._parse_train_args(data)
+            args = self._parse_train_args(data) if do_train else self._parse_eval_args(data)
         except ValueError as bad_number:
             return str(bad_number)
         problem = recipe_problem(args, check_recipe)

@@ -16,6 +16,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from types import SimpleNamespace
 import pytest
 from small_run import llamafactory_cli
 
+from llamafactory_clinkd.rope.config import write_rope_config
 from llamafactory_clinkd.webui.recipe import default_values
 
 
@@ -69,6 +71,9 @@ def page(engine, workspace):
             "train.dataset": ["tiny_train"],
             "train.output_dir": "trial",
             "train.compute_type": "fp32",
+            "eval.dataset_dir": str(workspace / "data"),
+            "eval.dataset": ["tiny_test"],
+            "eval.output_dir": "scored",
             "clinkd.use_clinkd": True,
             "clinkd.ref_model": str(workspace / "teacher"),
             "clinkd.eval_dataset": ["tiny_test"],
@@ -207,6 +212,38 @@ def test_secrets_have_no_box(engine, page, monkeypatch):
         [engine.runner._parse_train_args(data), engine.runner._build_config_dict(data)]
     )
     assert not any("key" in elem_id for elem_id in engine.manager._id_to_elem if elem_id.startswith("clinkd."))
+
+
+@pytest.mark.parametrize("variant", [None, "mcg", "rope_2d"])
+def test_evaluation_runs_the_last_two_phases_with_the_models_own_positions(engine, page, workspace, tmp_path, variant):
+    from llamafactory.hparams import get_train_args
+
+    model = tmp_path / "model"
+    shutil.copytree(workspace / "student", model)
+    if variant is not None:
+        write_rope_config(model, {"variant": variant, "image_square": True})
+    data = page(top__model_path=str(model), clinkd__sasg_scorer="logprob", clinkd__sasg_candidates=2)
+    assert engine.runner._initialize(data, do_train=False, from_preview=True) == ""
+    args = engine.runner._parse_eval_args(data)
+    finetuning = get_train_args(dict(args))[3]
+    assert finetuning.clinkd_phases == ["predict", "evaluate"] and finetuning.sasg_candidates == 2
+    assert finetuning.rope_variant == (variant or "mrope") and finetuning.image_square is (variant is not None)
+    assert args["eval_dataset"] == "tiny_test"
+
+
+def test_evaluation_is_stock_without_prediction_or_clinkd(engine, page):
+    for changes in ({"eval__predict": False}, {"clinkd__use_clinkd": False}):
+        data = page(**changes)
+        stock = engine.runner._parse_eval_args.__wrapped__(engine.runner, data)
+        assert engine.runner._parse_eval_args(data) == stock
+        assert engine.runner._initialize(data, do_train=False, from_preview=True) == ""
+
+
+def test_evaluation_settings_are_saved_without_our_ids(engine, page):
+    get = engine.manager.get_id_by_elem
+    data = {elem: value for elem, value in page().items() if not get(elem).startswith("train.")}
+    config = engine.runner._build_config_dict(data)
+    assert config["eval.dataset"] == ["tiny_test"] and not any(name.startswith("clinkd.") for name in config)
 
 
 LIST_COMPONENTS = """
