@@ -33,7 +33,7 @@ from .products import compute_dtype, grad_head_, grad_rows_, operand_dtype, proj
 
 
 # Two logit buffers of one chunk (teacher, student) fit in this many bytes, ...
-CHUNK_BYTES = 256 * 2**20
+CHUNK_BYTES = 224 * 2**20
 # ... and one temporary of the element-wise part in this (per thread on CPU, where staying in cache halves the time).
 BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 32 * 2**20}
 

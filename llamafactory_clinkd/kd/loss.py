@@ -96,7 +96,7 @@ def distill_loss(
             supervised rows of this call.
         student_bias: ``[V_s]`` or None.
         teacher_bias: ``[V_t]`` or None.
-        chunk_size: Rows projected at once; None keeps both logit buffers within 256 MiB.
+        chunk_size: Rows projected at once; None keeps both logit buffers within 224 MiB.
 
     Returns:
         The loss and its parts. If every label is -100 the loss is 0 and its gradient finite and 0.

@@ -24,7 +24,7 @@ import torch
 
 
 # The converted copy of one tile of a matrix takes at most this many bytes.
-TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 64 * 2**20}
+TILE_BYTES = {"cpu": 8 * 2**20, "cuda": 64 * 2**20}
 
 
 def project_(
