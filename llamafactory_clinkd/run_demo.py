@@ -86,15 +86,13 @@ def train_scorer(data: Path, folder: Path, *, steps: int) -> Path:
 
 
 def _conclude(console: Console, output_dir: Path, baseline: dict[str, Any]) -> None:
-    """Puts the mean-box baseline beside the metrics, prints both, and makes the report anew with it."""
-    from .evaluate import metrics_table
+    """Puts the mean-box baseline beside the metrics, and makes the report anew with it."""
     from .report import build_report
 
     path = output_dir / "clinkd" / "metrics.json"
     metrics = read_json(path)
     metrics["baselines"] = {"mean_box": baseline}
     write_json(path, metrics)
-    console.print(metrics_table(metrics))
     reached = metrics["tasks"].get("VG", {}).get("macro")
     console.print(f"VG Recall@0.5: ClinKD {reached:.3f}, blind mean box {baseline['macro']:.3f}.")
     report = build_report([output_dir], output_dir / "clinkd" / "report.html")

@@ -79,7 +79,9 @@ def page(engine, workspace):
             "clinkd.eval_dataset": ["tiny_test"],
         } | {name.replace("__", "."): value for name, value in changes.items()}
         ids = [
-            elem_id for elem_id in engine.manager._id_to_elem if elem_id.split(".")[0] in ("top", "train", "clinkd")
+            elem_id
+            for elem_id in engine.manager._id_to_elem
+            if elem_id.split(".")[0] in ("top", "train", "eval", "clinkd")
         ]
         return {
             engine.manager.get_elem_by_id(elem_id): values.get(
@@ -150,7 +152,7 @@ def test_off_is_stock(engine, page):
         ({"clinkd__ref_model": ""}, "`ref_model` is missing"),
         ({"clinkd__eval_dataset": []}, "`eval_dataset` is missing"),
         ({"clinkd__ref_model": "./nowhere/teacher"}, "`ref_model: ./nowhere/teacher` does not exist"),
-        ({"clinkd__kd_temperature": 0}, "`kd_temperature: 0` is not allowed"),
+        ({"clinkd__kd_temperature": 0}, "`kd_temperature: 0.0` is not allowed"),
         ({"train__training_stage": "DPO"}, "`stage: dpo` is not allowed"),
         ({"train__extra_args": '{"use_dft_loss": true}'}, "`use_dft_loss: true` replaces"),
         ({"train__extra_args": '{"max_steps": 3}'}, "`max_steps: 3` cuts phases short"),
@@ -165,7 +167,7 @@ def test_invalid_combinations_are_told_before_the_start(engine, page, changes, s
 
 def test_message_is_headed_in_the_language_of_the_page(engine, page):
     message = message_of(engine, page(top__lang="ja", clinkd__kd_temperature=-1))
-    assert message.startswith("ClinKD の設定が正しくありません (温度): `kd_temperature: -1`")
+    assert message.startswith("ClinKD の設定が正しくありません (温度): `kd_temperature: -1.0`")
 
 
 def test_saved_configuration_loads_in_stock(engine, page):

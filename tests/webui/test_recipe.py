@@ -79,7 +79,7 @@ def test_phases_stand_in_their_order():
     "changes, says",
     [
         ({"kd_alpha": None}, "`kd_alpha: None`"),
-        ({"kd_temperature": 0}, "`kd_temperature: 0`"),
+        ({"kd_temperature": 0}, "`kd_temperature: 0.0`"),
         ({"correction_max_samples": "many"}, "`correction_max_samples: many`"),
         ({"correction_max_samples": "0"}, "`correction_max_samples: 0`"),
         ({"correction_max_samples": "-4"}, "`correction_max_samples: -4`"),
