@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?=
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test test-long lint bench clean
 
 # A stamp per set of extras makes the second call a matter of seconds: it is older than setup.cfg only after a change
 # of requirements.
@@ -28,8 +28,11 @@ demo: $(VENV)/.demo
 	$(BIN)/clinkd demo --directory runs/demo$(if $(QUICK),-quick) $(if $(QUICK),--quick)
 
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not long"
 	$(BIN)/python -m pytest -q -m slow
+
+test-long: setup
+	$(BIN)/python -m pytest -q -m long
 
 lint: setup
 	$(BIN)/ruff check .

@@ -103,8 +103,10 @@ def doctor(
 
 
 def main() -> None:
-    """Entry point; ``clinkd data`` comes from the data room."""
+    """Entry point; ``clinkd data`` and ``clinkd attention`` come from their rooms."""
+    from .attention.cli import attention
     from .data.cli import app as data_app
 
+    app.command()(attention)
     app.add_typer(data_app, name="data")
     app()

@@ -276,7 +276,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path):
     kill_and_resume(tmp_path, count=150, kills=2, similarity="lexical")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_samples_killed_ten_times(tmp_path):
     pytest.importorskip("sentence_transformers")
     kill_and_resume(tmp_path, count=1000, kills=10, similarity="sentence")

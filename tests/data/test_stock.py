@@ -173,7 +173,7 @@ def test_all_rows_of_vqa_rad_convert(tmp_path):
     assert (found.rows, found.images, found.errors) == (3042, 314, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_vqa_rad
 def test_a_tiny_model_trains_one_epoch_on_vqa_rad(model, tmp_path):
     convert(VQA_RAD / "trainset.json", tmp_path / "data", name="source")

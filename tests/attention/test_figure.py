@@ -1,0 +1,102 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import pytest
+import torch
+from paths.conftest import sharp_workspace, trained  # noqa: F401 (fixtures)
+from paths.runs import QUESTION
+from PIL import Image
+from typer import Typer
+from typer.testing import CliRunner
+
+from llamafactory_clinkd.attention import attention_figure
+from llamafactory_clinkd.attention.cli import attention, labelled
+from llamafactory_clinkd.attention.figure import draw
+from llamafactory_clinkd.attention.sample import Attention, word_columns
+
+
+def test_draw_puts_each_map_over_the_picture(tmp_path):
+    picture = Image.new("RGB", (100, 60), "white")
+    one_cell = torch.zeros(3, 5)
+    one_cell[0, 4] = 0.25
+    panels = [("here", Attention(one_cell, "$box$ (1,2)", ["a"])), ("nowhere", Attention(torch.zeros(3, 5), "", []))]
+    path = draw(picture, panels, "Where is it?", tmp_path / "new" / "map.png")
+    drawn = Image.open(path)
+    assert drawn.format == "PNG" and list(path.parent.iterdir()) == [path]
+    reddish = [i for i, (r, g, b) in enumerate(drawn.convert("RGB").getdata()) if r > 150 and g < 120 and b < 120]
+    columns = [i % drawn.width / drawn.width for i in reddish]
+    assert columns and 1 / 2 < min(columns) and max(columns) < 2 / 3  # the right end of the middle panel of three
+
+
+def test_no_model_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="at least one"):
+        attention_figure([], "any.png", "Where?", tmp_path / "map.png")
+
+
+def test_labels():
+    assert labelled("mcg=runs/a=b") == ("mcg", "runs/a=b")
+    assert labelled("runs/mcg") == ("mcg", "runs/mcg")
+
+
+def test_a_word_is_found_whatever_its_case_and_tokens():
+    class Letters:
+        """One token a letter."""
+
+        def decode(self, ids):
+            return "".join(map(chr, ids))
+
+    ids = [ord(letter) for letter in "The Left hip"]
+    assert word_columns(Letters(), ids, "left") == [4, 5, 6, 7]
+    assert word_columns(Letters(), ids, "right") == []
+
+
+@pytest.mark.slow
+def test_saved_models_side_by_side(sharp_workspace, trained, tmp_path, monkeypatch):  # noqa: F811
+    from llamafactory_clinkd.attention import figure
+
+    panels, real = [], figure.draw
+    monkeypatch.setattr(
+        figure, "draw", lambda picture, found, *rest: panels.extend(found) or real(picture, found, *rest)
+    )
+    image = sharp_workspace / "data" / "images" / "ct_big.png"
+    adapter = trained("mcg", finetuning_type="lora", lora_rank=2, lora_target="q_proj,v_proj")
+    models = [("stock", sharp_workspace / "student"), ("2D", trained("rope_2d")), ("adapter", adapter)]
+    path = attention_figure(models, image, QUESTION, tmp_path / "map.png", word="square", layers=[-1])
+    assert path.stat().st_size > 0
+    assert [label for label, _ in panels] == ["stock", "2D", "adapter"]
+    # The stock model sees 600 x 400 within its processor's 252 x 252 pixels, the others a square of them.
+    assert [tuple(found.map.shape) for _, found in panels] == [(7, 11), (9, 9), (9, 9)]
+    assert all("square" in "".join(found.tokens).lower() for _, found in panels)
+
+    with pytest.raises(ValueError, match="'spleen' is neither in the answer"):
+        attention_figure(models[:1], image, QUESTION, tmp_path / "map.png", word="spleen", answer="Square")
+
+
+@pytest.mark.slow
+def test_command(sharp_workspace, tmp_path):  # noqa: F811
+    app = Typer()
+    app.command()(attention)
+    image = sharp_workspace / "data" / "images" / "ct_000.png"
+    arguments = [
+        f"base={sharp_workspace / 'student'}",
+        "--image",
+        str(image),
+        "--question",
+        QUESTION,
+        "--answer",
+        "Left",
+    ]
+    done = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "map.png"), "--layer", "0", "--layer", "1"])
+    assert done.exit_code == 0, done.output
+    assert Image.open(tmp_path / "map.png").format == "PNG"
