@@ -78,11 +78,8 @@ def page(engine, workspace):
             "clinkd.ref_model": str(workspace / "teacher"),
             "clinkd.eval_dataset": ["tiny_test"],
         } | {name.replace("__", "."): value for name, value in changes.items()}
-        ids = [
-            elem_id
-            for elem_id in engine.manager._id_to_elem
-            if elem_id.split(".")[0] in ("top", "train", "eval", "clinkd")
-        ]
+        tabs = ("top", "train", "eval", "clinkd")
+        ids = [elem_id for elem_id in engine.manager._id_to_elem if elem_id.split(".")[0] in tabs]
         return {
             engine.manager.get_elem_by_id(elem_id): values.get(
                 elem_id, getattr(engine.manager.get_elem_by_id(elem_id), "value", None)

@@ -75,8 +75,8 @@ def test_preview_save_and_load(ready, server, workspace, tmp_path):
 @pytest.mark.parametrize(
     "box, value, says",
     [
-        ("kd_temperature", "0", "kd_temperature: 0"),
-        ("kd_alpha", "-1", "kd_alpha: -1"),
+        ("kd_temperature", "0", "kd_temperature: 0.0"),
+        ("kd_alpha", "-1", "kd_alpha: -1.0"),
         ("rope_sections", "1,2", "rope_sections: [1, 2]"),
         ("correction_max_samples", "many", "correction_max_samples: many"),
         ("ref_model", "", "ref_model is missing"),
