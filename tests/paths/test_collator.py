@@ -14,6 +14,7 @@
 
 """Every kind of input through stock LLaMA-Factory's own processors and collator, against the paper's equations."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -130,6 +131,26 @@ def test_positions_of_a_batch(bound, pictures, name, side):
     bound.engine.tokenizer.padding_side = side
     batch = collator_of(bound.engine, pad_to_multiple_of=8)(rows)
     check_positions(bound, batch, batch["attention_mask"])
+
+
+def test_positions_of_a_video(bound, pictures):
+    """Four frames, two of them a grid's step, after an image; stock's mm plugin and collator."""
+    plugin, engine = bound.engine.template.mm_plugin, bound.engine
+    images, videos = [pictures["small"]], [[pictures["wide"]] * 4]
+    messages = [{"role": "user", "content": "<image>Then<video>What moves?"}, {"role": "assistant", "content": "No."}]
+    messages = plugin.process_messages(messages, images, videos, [], engine.processor)
+    ids = [token for part in engine.template.encode_oneturn(engine.tokenizer, messages) for token in part]
+    row = {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": ids, "images": images, "videos": videos}
+    batch = collator_of(engine)([row])
+    config, segments = engine.model.config, []
+    runs = [(token, len(list(run))) for token, run in itertools.groupby(ids)]
+    for token, size in runs:
+        kind = {config.image_token_id: 1, config.video_token_id: 2}.get(token, 0)
+        grid = (batch["image_grid_thw"], batch["video_grid_thw"])[kind - 1][0].tolist() if kind else None
+        segments.append(Segment(kind, (grid[0], grid[1] // 2, grid[2] // 2)) if kind else Segment(0, (size,)))
+    assert [segment.size for segment in segments if segment.kind] == [(1, 2, 2), (2, 9, 15)]
+    expected = bound.reference(segments)[0]
+    assert torch.equal(batch["position_ids"][1:, 0], torch.tensor(expected).T - 1)
 
 
 def test_a_batch_of_text_only_counts_up(bound):

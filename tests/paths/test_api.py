@@ -1,0 +1,69 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""``llamafactory-cli api`` as a user starts it, on the loopback."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from .runs import api_request, chat, infer_keys
+
+
+@pytest.mark.slow
+def test_served_answer_is_the_chat_s(trained, sharp_workspace, tmp_path):
+    from llamafactory.chat import ChatModel
+
+    keys = infer_keys(trained("mcg"))
+    image = sharp_workspace / "data" / "images" / "ct_big.png"
+    answer, _ = chat(ChatModel(keys), image)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    recipe = tmp_path / "api.yaml"
+    recipe.write_text(json.dumps(keys))
+    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "api", str(recipe)]
+    environment = {**os.environ, "API_HOST": "127.0.0.1", "API_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        response = ask(f"http://127.0.0.1:{port}/v1/chat/completions", api_request(image), server)
+    finally:
+        server.terminate()
+        server.wait(30)
+    assert response["choices"][0]["message"]["content"] == answer
+    assert response["usage"]["completion_tokens"] == 8
+
+
+def ask(url, body, server):
+    """Posts as soon as the server listens; a server that ends first is an error."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    deadline = time.monotonic() + 300
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=120) as response:
+                return json.load(response)
+        except urllib.error.URLError as error:
+            refused = isinstance(error.reason, ConnectionRefusedError)
+            if not refused or server.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)

@@ -1,0 +1,93 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""vLLM and SGLang: refused where they would be silently wrong; and the pure functions that a plugin would call."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from rope.conftest import qwen2_vl  # noqa: F401 (fixture)
+from rope.layouts import batch_of, rows
+
+from llamafactory_clinkd.rope import apply_rope, positions, write_rope_config
+
+from .runs import infer_keys
+
+
+REFUSED = [
+    ({"variant": "mcg", "image_square": True}, "stock M-RoPE.*`rope_variant: mcg`.*silently wrong"),
+    ({"variant": "mrope", "sections": [0, 4, 4]}, r"stock M-RoPE.*`rope_sections: \[0, 4, 4\]`"),
+    ({"variant": "rope_mixed"}, "stock M-RoPE.*rope_mixed"),
+    ({"variant": "mrope", "image_square": True}, "images as they are.*`image_square: true`"),
+]
+
+
+@pytest.fixture
+def get_infer_args(monkeypatch):
+    """Stock's ``get_infer_args`` as the chat model calls it, without its check that the engine is installed."""
+    from llamafactory.chat import chat_model
+    from llamafactory.hparams import parser
+
+    monkeypatch.setattr(parser, "check_version", lambda *args, **kwargs: None)
+    return chat_model.get_infer_args
+
+
+@pytest.mark.parametrize("backend", ["vllm", "sglang"])
+@pytest.mark.parametrize(("saved", "message"), REFUSED)
+def test_foreign_engine_is_refused_for_other_positions_or_images(get_infer_args, tmp_path, backend, saved, message):
+    write_rope_config(tmp_path, saved)
+    with pytest.raises(ValueError, match=f"(?s)infer_backend: {backend}.*{message}"):
+        get_infer_args(infer_keys(tmp_path, infer_backend=backend))
+    assert get_infer_args(infer_keys(tmp_path))[0].model_name_or_path == str(tmp_path)
+
+
+def test_foreign_engine_is_refused_for_a_saved_adapter(get_infer_args, tmp_path):
+    write_rope_config(tmp_path / "adapter", {"variant": "rope_2d"})
+    (tmp_path / "base").mkdir()
+    keys = {"adapter_name_or_path": str(tmp_path / "adapter"), "finetuning_type": "lora"}
+    with pytest.raises(ValueError, match="rope_2d"):
+        get_infer_args(infer_keys(tmp_path / "base", infer_backend="vllm", **keys))
+
+
+def test_foreign_engine_is_refused_for_a_recipe_s_keys(get_infer_args, tmp_path):
+    keys = {"use_clinkd": True, "clinkd_phases": "predict", "rope_variant": "mcg_released"}
+    with pytest.raises(ValueError, match="mcg_released"):
+        get_infer_args(infer_keys(tmp_path, infer_backend="vllm", **keys))
+
+
+def test_foreign_engine_may_serve_what_it_computes_itself(get_infer_args, tmp_path):
+    assert get_infer_args(infer_keys(tmp_path, infer_backend="vllm"))
+    write_rope_config(tmp_path, {"variant": "mrope", "image_square": False})
+    assert get_infer_args(infer_keys(tmp_path, infer_backend="vllm"))
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows())
+@pytest.mark.parametrize("variant", ["mcg", "mcg_released", "rope_2d"])
+def test_positions_from_token_types_and_grids_are_the_hugging_face_path_s(qwen2_vl, variant, drawn):  # noqa: F811
+    """A serving engine has ids and grids of one request at a time, without padding: each row by itself."""
+    batch = batch_of(drawn)
+    expected, deltas = apply_rope(qwen2_vl, variant).model.get_rope_index(**batch)
+    counts = {"image": 0, "video": 0}
+    for row in range(len(drawn)):
+        keep = batch["attention_mask"][row].bool()
+        request = {"mm_token_type_ids": batch["mm_token_type_ids"][row : row + 1, keep]}
+        for kind, number in (("image", 1), ("video", 2)):
+            items = sum(segment.kind == number for segment in drawn[row].segments)
+            if items:
+                grids = batch[f"{kind}_grid_thw"]
+                request[f"{kind}_grid_thw"] = grids[counts[kind] : counts[kind] + items]
+            counts[kind] += items
+        found, delta = getattr(positions, variant)(**request)
+        assert torch.equal(found[:, 0], expected[:, row, keep]) and delta.item() == deltas[row].item()
