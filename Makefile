@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?=
 
-.PHONY: setup demo test test-long lint bench clean
+.PHONY: setup demo test test-slow test-long lint bench clean
 
 # A stamp per set of extras makes the second call a matter of seconds: it is older than setup.cfg only after a change
 # of requirements.
@@ -29,6 +29,10 @@ demo: $(VENV)/.demo
 
 test: setup
 	$(BIN)/python -m pytest -q -m "not slow and not long"
+	$(BIN)/python -m pytest -q -m slow tests/rope tests/evaluate tests/generation tests/report
+
+# The other slow tests: servers, browsers, several processes. They have not been run together on one idle machine yet.
+test-slow: setup
 	$(BIN)/python -m pytest -q -m slow
 
 test-long: setup
