@@ -76,11 +76,16 @@ def is_stock(settings: dict[str, Any] | None) -> bool:
 
 
 def same_positions(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
-    """Whether two models with these settings put every token at the same place."""
-    if is_stock(a) or is_stock(b):
-        return is_stock(a) and is_stock(b)
-    keys = ("variant", "alpha_h", "alpha_w", "gap")
-    return [a.get(key) for key in keys] == [b.get(key) for key in keys]
+    """Whether two models with these settings give every token the same ``position_ids``."""
+    return _placing(a) == _placing(b)
+
+
+def _placing(settings: dict[str, Any] | None) -> tuple[Any, ...] | None:
+    """What decides on ``position_ids``; ``None`` for stock's, which ``rope_mixed`` keeps in the language model."""
+    if settings is None or settings["variant"] in ("mrope", "rope_mixed"):
+        return None
+    defaults = {"alpha_h": 1, "alpha_w": 1, "gap": 2}
+    return settings["variant"], *(settings.get(key, default) for key, default in defaults.items())
 
 
 def teacher_settings(arguments: Any, finetuning_args: Any) -> dict[str, Any] | None:
