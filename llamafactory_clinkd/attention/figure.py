@@ -73,8 +73,9 @@ def draw(picture: Image.Image, panels: Sequence[tuple[str, Attention]], title: s
         title: Over the figure.
         out_path: The PNG.
     """
-    figure = _figure_class()(figsize=(PANEL * (len(panels) + 1), PANEL * 1.45), layout="constrained")
-    figure.suptitle(fill(title, WIDTH * (len(panels) + 1)), fontsize=10)
+    size = PANEL * (len(panels) + 1), PANEL * picture.height / picture.width + 1.4
+    figure = _figure_class()(figsize=size, layout="constrained")
+    figure.suptitle(fill(_plain(title), WIDTH * (len(panels) + 1)), fontsize=10)
     axes = figure.subplots(1, len(panels) + 1)
     for axis in axes:
         axis.imshow(picture)
@@ -84,8 +85,8 @@ def draw(picture: Image.Image, panels: Sequence[tuple[str, Attention]], title: s
     for axis, (label, found) in zip(axes[1:], panels, strict=True):
         extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
         axis.imshow(found.map.numpy(), cmap="jet", alpha=0.45, interpolation="bilinear", extent=extent, vmin=0)
-        axis.set_title(label, fontsize=10)
-        share = f"{float(found.map.sum()):.0%} of the attention"
+        axis.set_title(_plain(label), fontsize=10)
+        share = f"{float(found.map.sum()):.0%} of the attention is on the image"
         axis.set_xlabel(f"{fill(_plain(found.answer), WIDTH)}\n({share})", fontsize=8)
 
     out_path = Path(out_path)
