@@ -23,7 +23,7 @@ from llamafactory_clinkd.webui.locales import texts
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-PATIENCE = 120_000
+PATIENCE = 60_000
 """Milliseconds that a loaded machine may take to answer."""
 
 
@@ -47,11 +47,11 @@ class BoardPage:
             title = re.compile(f"^{re.escape(texts(self.lang)['groups'][group])}")
             self.page.get_by_role("button", name=title).click()
 
-    def field(self, label: str) -> Any:
+    def field(self, label: str, within: Any = None) -> Any:
         """The first input under a label: gradio puts label, help and input into one ``<label>`` or block."""
         quoted = label.replace("'", "\\'")
-        return self.page.locator(
-            f"xpath=(//span[normalize-space()='{quoted}']/ancestor::*[.//input or .//textarea][1]"
+        return (within or self.page).locator(
+            f"xpath=(.//span[normalize-space()='{quoted}']/ancestor::*[.//input or .//textarea][1]"
             "//*[self::input or self::textarea])[1]"
         )
 
@@ -59,17 +59,19 @@ class BoardPage:
         """One of our boxes."""
         return self.field(self.words(name))
 
-    def fill(self, label: str, value: str) -> None:
+    def fill(self, label: str, value: str, within: Any = None) -> None:
         """Fills a text box."""
-        self.field(label).fill(value)
-        self.field(label).blur()
+        field = self.field(label, within)
+        field.fill(value)
+        field.blur()
 
-    def choose(self, label: str, value: str) -> None:
+    def choose(self, label: str, value: str, within: Any = None) -> None:
         """Chooses in a dropdown, typing as a user does."""
-        self.field(label).click()
-        self.field(label).fill(value)
-        self.field(label).press("Enter")
-        self.field(label).blur()
+        field = self.field(label, within)
+        field.click()
+        field.fill(value)
+        field.press("Enter")
+        field.blur()
 
     def press(self, name: str) -> None:
         """Presses a button of the Train tab."""

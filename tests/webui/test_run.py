@@ -78,3 +78,27 @@ def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_p
     assert report.locator("h1, h2").count() > 0 and "ROC" in report.content()
     secret = board.page.request.get(f"{server.url}gradio_api/file={folder / 'clinkd' / 'predictions.jsonl'}")
     assert secret.status == 403
+
+
+def test_evaluate_tab_shows_metrics_and_report(open_board, server, workspace, tmp_path):
+    board = open_board()
+    board.page.set_default_timeout(8 * MINUTES)
+    board.set_up_run(workspace, "unused", EXTRA_ARGS)
+    board.open("selection")
+    board.fill(board.words("sasg_scorer"), "logprob")
+    board.page.get_by_role("tab", name="Evaluate & Predict").click()
+    tab = board.page.get_by_role("tabpanel").filter(visible=True)
+    board.fill("Data dir", str(workspace / "data"), within=tab)
+    board.choose("Dataset", "tiny_test", within=tab)
+    board.fill("Output dir", "scored", within=tab)
+    board.fill("Maximum new tokens", "8", within=tab)
+    tab.get_by_role("button", name="Start", exact=True).click()
+    board.wait_for_text(phase_text(1, 2, "predict"))
+    link = tab.get_by_role("link", name=MESSAGES["report"])
+    link.wait_for()
+    board.page.screenshot(path=tmp_path / "scored.png", full_page=True)
+    table = tab.get_by_role("table").first.inner_text()
+    assert all(task in table for task in ("VG", "ROC", "RC", "MIA", "ct", MESSAGES["mean"]))
+    folder = server.folder / "saves" / "Qwen2-VL-2B-Instruct" / "full" / "scored"
+    metrics = json.loads((folder / "clinkd" / "metrics.json").read_text(encoding="utf-8"))
+    assert MESSAGES["average"].format(value=f"{100 * metrics['average']:.2f}") in tab.inner_text()
