@@ -81,7 +81,7 @@ def metrics_markdown(metrics: dict[str, Any], lang: str | None) -> str:
     present = {name for task in tasks.values() for name in task["modalities"]}
     names = [name for name in MODALITIES if name in present] + sorted(present - set(MODALITIES))
     rows = [
-        [words["modality"], *(f"{name} ({task['metric']})" for name, task in tasks.items())],
+        [words["modality"], *(f"{name} (`{task['metric']}`)" for name, task in tasks.items())],
         ["---", *("---:" for _ in tasks)],
     ]
     for name in names:

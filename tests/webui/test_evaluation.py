@@ -23,7 +23,7 @@ def test_table_has_a_row_for_each_modality_present():
         for answer, modality in [("Hip", "ct"), ("Sacrum", "ct"), ("the hip", "mr")]
     ]  # fmt: skip
     table = metrics_markdown(evaluate_predictions(rows), "en").splitlines()
-    assert table[0].startswith("| modality | ROC (")
+    assert table[0].startswith("| modality | ROC (`")
     assert table[2:6] == ["| ct | 50.00 |", "| mr | 100.00 |", "| **mean** | **75.00** |", "| rows | 3 |"]
     assert "Average of the tasks: 75.00 %" in table
 
