@@ -14,11 +14,12 @@
 
 """Semantic-Aware Selective Generation (ClinKD, section 3.4, Algorithm 1): score stored candidates, rank, choose.
 
-Public names: :func:`load_scorer`, :class:`Scorer`, :func:`select_rows`, :func:`rerank`, :func:`train_demo_scorer`.
+Public names: :func:`load_scorer`, :class:`Scorer`, :func:`select_rows`, :func:`select_row`,
+:func:`rerank`, :func:`train_demo_scorer`.
 """
 
 from .demo_scorer import train_demo_scorer
-from .rank import rank_scores, rerank, select_rows
+from .rank import rank_scores, rerank, select_row, select_rows
 from .scorers import DEFAULT_SCORER, ClipScorer, LogprobScorer, Scorer, ScorerError, load_scorer
 
 
@@ -31,6 +32,7 @@ __all__ = [
     "load_scorer",
     "rank_scores",
     "rerank",
+    "select_row",
     "select_rows",
     "train_demo_scorer",
 ]

@@ -112,6 +112,21 @@ def select_rows(
     return result
 
 
+def select_row(row: Row, scorer: Scorer, image: Image.Image | None, *, region: Region = "image") -> Row:
+    """Scores and ranks the candidates of one row in memory: nothing is written.
+
+    Args:
+        row: As in :func:`select_rows`; ``image`` is any name, or absent where there is none.
+        scorer: From :func:`.scorers.load_scorer`.
+        image: The row's image.
+        region: As in :func:`select_rows`.
+
+    Returns:
+        The row as :func:`select_rows` returns it.
+    """
+    return _select_batch([row], scorer, lambda _: image, region)[0]
+
+
 def rerank(
     predictions_path: str | Path,
     scorer: Scorer,

@@ -20,7 +20,7 @@ from PIL import Image
 
 from llamafactory_clinkd.boxes import Box, format_box
 from llamafactory_clinkd.run_state import read_jsonl, write_jsonl
-from llamafactory_clinkd.select import load_scorer, rank_scores, rerank, select_rows
+from llamafactory_clinkd.select import load_scorer, rank_scores, rerank, select_row, select_rows
 from llamafactory_clinkd.select.views import crop_box
 
 
@@ -75,6 +75,16 @@ def test_ranks_follow_scores_and_ties_keep_their_order():
             a, b = scores[i], scores[j]
             earlier_first = a is not None and (b is None or a >= b) or (a is None and b is None)
             assert (ranks[i] < ranks[j]) == earlier_first
+
+
+def test_one_row_in_memory_is_ranked_as_in_a_file(image_dir):
+    asked = row("1", "ct_1.png", "kidney", "liver (500,0),(999,999)", "spleen")
+    for region in ("image", "crop"):
+        (stored,) = select([asked], WordScorer(), image_dir, region=region)
+        assert select_row(asked, WordScorer(), Image.open(image_dir / "ct_1.png"), region=region) == stored
+    files = sorted(path.name for path in image_dir.iterdir())
+    assert "no image" in select_row(asked | {"image": None}, WordScorer(), None)["error"]
+    assert sorted(path.name for path in image_dir.iterdir()) == files
 
 
 def test_the_best_candidate_answers_and_all_are_kept(image_dir):
