@@ -23,28 +23,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from llamafactory_clinkd.demo.tokenizer import SPECIAL_TOKENS, WORDS
 
-# Qwen's own pre-tokenizer pattern: one digit a token (``\p{N}``), not groups of up to three.
-QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# Ids 151643 to 151656, in this order.
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}"
@@ -76,7 +57,7 @@ def build_qwen_tokenizer():
     package = importlib.util.find_spec("dashscope").submodule_search_locations[0]
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = shutil.copy(Path(package) / "resources" / "qwen.tiktoken", folder)
-        tokenizer = TikTokenConverter(str(vocabulary), pattern=QWEN_PATTERN).converted()
+        tokenizer = TikTokenConverter(str(vocabulary), pattern=WORDS).converted()
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
 

@@ -20,6 +20,7 @@ of a video stay as they are: stock counts a video's tokens from its file, withou
 """
 
 import copy
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -38,6 +39,11 @@ def squared_template(template: Any) -> Any:
     plugin._get_mm_inputs = MethodType(_note_processor, plugin)
     plugin.clinkd_limits = DEFAULT_LIMITS
     return template
+
+
+def squaring(get_template: Callable[..., Any]) -> Callable[..., Any]:
+    """Stock's ``get_template_and_fix_tokenizer``, giving squared templates."""
+    return lambda *args, **kwargs: squared_template(get_template(*args, **kwargs))
 
 
 def _note_processor(

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from ..positions_of_run import apply_saved_positions, saved_settings
-from .squared import squared_template
+from .squared import squaring
 from .workflow import swapped
 
 
@@ -42,16 +42,13 @@ def saved_positions(workflow: ModuleType, model_args: Any) -> Iterator[None]:
 
     from llamafactory.train import trainer_utils
 
-    stock_template = workflow.get_template_and_fix_tokenizer
-
-    def get_template_and_fix_tokenizer(*args: Any, **kwargs: Any) -> Any:
-        template = stock_template(*args, **kwargs)
-        return squared_template(template) if settings.get("image_square") else template
-
+    get_template = workflow.get_template_and_fix_tokenizer
+    if settings.get("image_square"):
+        get_template = squaring(get_template)
     with (
         swapped(workflow, "load_model", with_positions(workflow.load_model)),
         swapped(trainer_utils, "load_model", with_positions(trainer_utils.load_model)),  # reference and reward models
-        swapped(workflow, "get_template_and_fix_tokenizer", get_template_and_fix_tokenizer),
+        swapped(workflow, "get_template_and_fix_tokenizer", get_template),
     ):
         yield
 

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..rows import SIDE_COLUMNS, TrackedData
-from .squared import squared_template
+from .squared import squaring
 
 
 class RecipeArguments(NamedTuple):
@@ -42,11 +42,6 @@ class StockWorkflow:
         self._run_sft = run_sft
         # Its own log lines go where LLaMA-Factory's go: to the terminal, and to LLaMA Board's window.
         logging.getLogger("llamafactory_clinkd").parent = logging.getLogger("llamafactory")
-
-    @property
-    def trainer_class(self) -> type:
-        """Stock's ``CustomSeq2SeqTrainer``, the base of ClinKD's trainers."""
-        return self.module.CustomSeq2SeqTrainer
 
     def run(
         self,
@@ -71,19 +66,16 @@ class StockWorkflow:
         from llamafactory.data import loader
 
         workflow, stock_load = self.module, self.module.load_model
-        stock_template = workflow.get_template_and_fix_tokenizer
 
         def load_model(*args: Any, **kwargs: Any) -> Any:
             return after_load(stock_load(*args, **kwargs))
 
-        def get_template_and_fix_tokenizer(*args: Any, **kwargs: Any) -> Any:
-            template = stock_template(*args, **kwargs)
-            return squared_template(template) if image_square else template
-
         with contextlib.ExitStack() as stack:
             stack.enter_context(swapped(workflow, "CustomSeq2SeqTrainer", make_trainer))
             stack.enter_context(swapped(workflow, "load_model", load_model))
-            stack.enter_context(swapped(workflow, "get_template_and_fix_tokenizer", get_template_and_fix_tokenizer))
+            if image_square:
+                name = "get_template_and_fix_tokenizer"
+                stack.enter_context(swapped(workflow, name, squaring(getattr(workflow, name))))
             stack.enter_context(swapped(loader, "align_dataset", _aligner(loader.align_dataset)))
             stack.enter_context(
                 swapped(

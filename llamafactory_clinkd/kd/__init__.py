@@ -14,8 +14,7 @@
 
 """Knowledge distillation: the loss of Eq. 12-16, its trainer, and what teacher and student must have in common."""
 
-from importlib import import_module
-from typing import Any
+from ..lazy import lazy_names
 
 
 _HOMES = {
@@ -28,9 +27,4 @@ _HOMES = {
     "write_pseudo_labels": "pseudo_labels",
 }
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+__getattr__ = lazy_names(__name__, _HOMES)

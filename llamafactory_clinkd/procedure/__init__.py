@@ -30,6 +30,7 @@ from transformers import set_seed
 
 from ..arguments import PHASES, TRAINING_PHASES
 from .checks import check_recipe
+from .corrector import recipe_corrector
 from .inputs import inputs_hash, phase_inputs
 from .run import Run
 from .state import ProcedureState, Stopwatch
@@ -53,6 +54,8 @@ def run_procedure(workflow: Any, arguments: Any, callbacks: list[Any]) -> None:
     processes.wait_for_everyone()
     output_dir = Path(arguments.training.output_dir)
     check_recipe(arguments)
+    if "correct" in arguments.finetuning.clinkd_phases:
+        recipe_corrector(arguments.finetuning)  # a missing key or a forbidden server is told before the first phase
     if arguments.training.overwrite_output_dir and processes.is_main_process:
         for path in (output_dir / "clinkd", *output_dir.glob("checkpoint-*")):
             shutil.rmtree(path, ignore_errors=False) if path.is_dir() else None

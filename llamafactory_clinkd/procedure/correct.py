@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..correct import load_similarity, make_corrector
+from ..correct import load_similarity
 from ..correct.callback import ReflectiveCorrectionCallback
 from ..correct.recorder import ForwardRecorder
 from ..correct.rounds import RoundsTrainer
@@ -26,6 +26,7 @@ from ..kd import distill_loss, logits_distill_loss
 from ..rows import TrackedData, describe_rows
 from .checks import check_images
 from .correction_round import CorrectionRounds
+from .corrector import recipe_corrector
 from .recipes import training_arguments
 from .run import Run
 
@@ -54,16 +55,7 @@ def run_phase(run: Run) -> list[str]:
         settings,
         arguments,
         similarity=lambda: load_similarity(settings.correction_similarity, model=settings.correction_similarity_model),
-        corrector=lambda: make_corrector(
-            settings.corrector,
-            model=settings.correction_model,
-            base_url=settings.correction_base_url,
-            candidates=settings.correction_candidates,
-            concurrency=settings.correction_concurrency,
-            max_requests=settings.correction_max_requests,
-            allow_remote=settings.correction_allow_remote,
-            prompt_path=settings.correction_prompt,
-        ),
+        corrector=lambda: recipe_corrector(settings),
     )
     rounds.begin(fresh=arguments.training.resume_from_checkpoint is None)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import TRAINING_PHASES
-from ..positions_of_run import apply_saved_positions, requested_settings
+from ..positions_of_run import apply_saved_positions
 from ..run_state import content_hash
 from .recipes import with_model
 
@@ -94,10 +94,6 @@ class Run:
     def student_positions(self, arguments: Any) -> Any:
         """What gives a loaded student its rotary positions."""
         return lambda model: apply_saved_positions(model, arguments.model, arguments.finetuning)
-
-    def requested_positions(self) -> dict[str, Any]:
-        """The positions that the recipe asks for."""
-        return requested_settings(self.settings)
 
 
 def seeded_subset(size: int, wanted: int, seed: int, purpose: str) -> list[int]:

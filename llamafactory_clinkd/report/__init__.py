@@ -17,17 +17,10 @@
 - :func:`build_report`: run folders to ``report.html``
 """
 
-from importlib import import_module
-from typing import Any
+from ..lazy import lazy_names
 
 
 _OFFERED = {"build_report": "build"}
 
 __all__ = list(_OFFERED)
-
-
-def __getattr__(name: str) -> Any:
-    """Imports an offered name when it is first used (PEP 562), so that importing the room costs nothing."""
-    if name in _OFFERED:
-        return getattr(import_module(f".{_OFFERED[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, _OFFERED)

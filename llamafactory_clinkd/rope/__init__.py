@@ -17,8 +17,7 @@
 The names below are loaded on first use: ``rope.config`` alone needs neither torch nor transformers.
 """
 
-from importlib import import_module
-from typing import Any
+from ..lazy import lazy_names
 
 
 _HOMES = {
@@ -35,9 +34,4 @@ _HOMES = {
     "to_square": "square",
 }
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -57,6 +57,10 @@ def run(keys):
         ({"max_steps": 3}, ["max_steps: 3", "kd_epochs"]),
         ({"dataset": None, "do_train": False}, ["`dataset` is missing"]),
         ({"clinkd_phases": "predict", "eval_dataset": None}, ["`eval_dataset` is missing", "val_size"]),
+        (
+            {"clinkd_phases": "correct", "corrector": "openai", "correction_base_url": "https://example.invalid/v1"},
+            ["correction_allow_remote"],
+        ),
         ({"kd_temprature": 1.0}, ["kd_temprature"]),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
