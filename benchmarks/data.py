@@ -153,7 +153,8 @@ def main() -> None:
     first, last = results[0], results[-1]
     for key in results[0]:
         growth = f"x {last[key] / first[key]:.1f}" if first[key] else ""
-        table.add_row(key.replace("_", " "), *(f"{result[key]:,.1f}" for result in results), growth)
+        digits = 0 if key in ("rows", "images") else 1
+        table.add_row(key.replace("_", " "), *(f"{result[key]:,.{digits}f}" for result in results), growth)
     Console().print(table)
     if arguments.json:
         summary = {"workers": arguments.workers, "cores": cores, "load_average": load, "results": results}
