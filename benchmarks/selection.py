@@ -14,7 +14,7 @@
 
 """Selective generation with n candidates: this package against the naive loop, in one run, on the same candidates.
 
-    python benchmarks/select.py [--json FILE]
+    python benchmarks/selection.py [--json FILE]
 
 ``naive``: for each row n ``generate`` calls, the i-th keeping the i-th beam (each encodes the image for each beam),
 then each candidate is scored alone, image and text encoded again. ``ours``: ``generate_rows`` and ``select_rows``.
