@@ -236,11 +236,6 @@ class ClinkdArguments:
                 "`kd_method: vkd` cannot be run from a recipe yet (its loss is `kd.vkd.vkd_loss`). "
                 "Set `kd_method: pseudo_kd`."
             )
-        if self.kd_cache == "hidden":
-            raise ValueError(
-                "`kd_cache: hidden` cannot be used from a recipe yet (the cache is `kd.cache`). "
-                "Set `kd_cache: off`: the teacher then runs in every epoch, with the same result."
-            )
         distils = "distill" in self.clinkd_phases and self.kd_method != "none"
         teacher = getattr(self, "ref_model", None) or getattr(self, "ref_model_adapters", None)
         if (distils or "pseudo_label" in self.clinkd_phases) and not teacher:

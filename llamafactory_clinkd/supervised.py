@@ -18,8 +18,9 @@ accumulation window and all ranks (stock averages micro-batch means for vision-l
 head never sees an unsupervised position; the parts of the loss are logged beside it.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -76,21 +77,20 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
 
         inputs = {key: value for key, value in inputs.items() if key != "num_items_in_batch"}
         kept, targets = supervised_positions(inputs.pop("labels"))
-        teacher = self.teacher_inputs(inputs, kept)
-        if self._head is not None:
-            result = self._loss_in_head(model, inputs, kept, targets, teacher, num_items_in_batch)
-        else:
-            logits = logits_at(model, inputs, kept, restricts=self._keeps_positions)
-            self.observe(kept, targets, lambda rows: logits.flatten(0, 1)[rows])
-            logits = logits.flatten(0, 1)
-            result = self._logits_loss(
-                logits, teacher.get("logits"), targets.flatten(), num_items=num_items_in_batch, **self.loss_options()
-            )
+        with self.learning_from(inputs, kept, targets) as teacher:
+            if self._head is not None:
+                result = self._loss_in_head(model, inputs, kept, targets, teacher, num_items_in_batch)
+            else:
+                logits = logits_at(model, inputs, kept, restricts=self._keeps_positions).flatten(0, 1)
+                self.observe(kept, targets, lambda rows: logits[rows])
+                result = self.loss_of_logits(logits, targets.flatten(), teacher, num_items_in_batch)
 
         loss = result.loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
         if model.training:
+            if not self._parts:  # also where a resumed run begins
+                self._parts_since_step = self.state.global_step
             for name, value in self.logged_parts(result, num_items_in_batch or result.items).items():
                 self._parts[name] = self._parts.get(name, 0.0) + value.detach().float()
         return (loss, {}) if return_outputs else loss
@@ -101,24 +101,34 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
 
         def forward(hidden: torch.Tensor) -> torch.Tensor:
             self.observe(kept, targets, lambda rows: self._project(hidden.flatten(0, 1)[rows]))
-            results.append(
-                self._hidden_loss(
-                    hidden.flatten(0, 1),
-                    self._head.weight,
-                    teacher.get("hidden"),
-                    teacher.get("head"),
-                    targets.flatten(),
-                    num_items=num_items,
-                    student_bias=self._head.bias,
-                    teacher_bias=teacher.get("bias"),
-                    **self.loss_options(),
-                )
-            )
+            results.append(self.loss_of_hidden(hidden.flatten(0, 1), targets.flatten(), teacher, num_items))
             return results[0].loss.view(1, 1, 1)
 
         with head_forward(self._head, forward):
             output = model(**inputs, logits_to_keep=kept, use_cache=False)
         return results[0]._replace(loss=output.logits.view(()))
+
+    def loss_of_hidden(
+        self, hidden: torch.Tensor, targets: torch.Tensor, teacher: dict[str, torch.Tensor], num_items: Any
+    ) -> Any:
+        """The loss and its parts from final hidden states ``[N, H]`` and labels ``[N]``, where the head is whole."""
+        return self._hidden_loss(
+            hidden,
+            self._head.weight,
+            teacher.get("hidden"),
+            teacher.get("head"),
+            targets,
+            num_items=num_items,
+            student_bias=self._head.bias,
+            teacher_bias=teacher.get("bias"),
+            **self.loss_options(),
+        )
+
+    def loss_of_logits(
+        self, logits: torch.Tensor, targets: torch.Tensor, teacher: dict[str, torch.Tensor], num_items: Any
+    ) -> Any:
+        """:meth:`loss_of_hidden` from logits ``[N, V]``, for heads that cannot be used directly."""
+        return self._logits_loss(logits, teacher.get("logits"), targets, num_items=num_items, **self.loss_options())
 
     def _project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits ``[N, V]`` of hidden states ``[N, H]``; only inside the head's call."""
@@ -129,9 +139,15 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
     ) -> None:
         """Is shown every batch: ``kept`` ``[K]``, ``targets`` ``[B, K]``, and logits of any of its ``B * K`` rows."""
 
-    def teacher_inputs(self, inputs: dict[str, Any], kept: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the loss learns from besides labels; nothing in plain fine-tuning."""
-        return {}
+    @contextlib.contextmanager
+    def learning_from(
+        self, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """What the loss learns from besides labels, valid inside the ``with``; nothing in plain fine-tuning.
+
+        May take keys out of ``inputs`` that are not the model's.
+        """
+        yield {}
 
     def loss_options(self) -> dict[str, Any]:
         """Further keyword arguments of the loss; plain cross-entropy here."""
@@ -158,5 +174,4 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
             sums = self.accelerator.reduce(sums, reduction="sum")
             logs.update({name: value / steps for name, value in zip(names, sums.tolist(), strict=True)})
             self._parts.clear()
-            self._parts_since_step = self.state.global_step
         super().log(logs, start_time)

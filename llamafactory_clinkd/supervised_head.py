@@ -73,17 +73,32 @@ def keeps_positions(model: nn.Module) -> bool:
 @contextlib.contextmanager
 def head_forward(head: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Replaces ``head.forward`` for the duration."""
+    before = vars(head).get("forward")  # a model spread over devices has hooks there
     head.forward = forward
     try:
         yield
     finally:
-        del head.forward
+        if before is None:
+            del head.forward
+        else:
+            head.forward = before
 
 
 def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
-    """Final hidden states ``[B, K, H]`` of ``model`` at the positions ``kept``, without projecting them."""
-    with head_forward(head, lambda hidden: hidden):
-        return model(**inputs, logits_to_keep=kept, use_cache=False).logits
+    """Final hidden states ``[B, K, H]`` of ``model`` at the positions ``kept``, without projecting them.
+
+    They are taken inside the head's call, in the dtype that the head would get: around the model, mixed precision
+    turns every output into fp32.
+    """
+    taken: list[torch.Tensor] = []
+
+    def take(hidden: torch.Tensor) -> torch.Tensor:
+        taken.append(hidden)
+        return hidden[..., :1]
+
+    with head_forward(head, take):
+        model(**inputs, logits_to_keep=kept, use_cache=False)
+    return taken[0]
 
 
 def logits_at(model: nn.Module, inputs: dict[str, Any], kept: torch.Tensor, *, restricts: bool) -> torch.Tensor:

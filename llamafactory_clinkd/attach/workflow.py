@@ -94,6 +94,12 @@ class StockWorkflow:
         """``{"tokenizer", "processor"}`` of each model as stock loads them."""
         return [self.module.load_tokenizer(each) for each in model_arguments]
 
+    def load_config(self, model_arguments: Any) -> Any:
+        """A model's configuration as stock loads it."""
+        from llamafactory.model import load_config
+
+        return load_config(model_arguments)
+
 
 def teacher_model_arguments(arguments: RecipeArguments) -> Any:
     """``ModelArguments`` that load the teacher: stock's ``ref_model*`` keys put in place of the model's.

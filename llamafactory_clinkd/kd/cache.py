@@ -14,15 +14,15 @@
 """The teacher's final hidden states at supervised positions, on disk, keyed by what they were computed from.
 
 ``2 H`` bytes a token in bf16 (7 KB at 7B) give the exact distillation loss over the whole vocabulary later, with only
-the teacher's head in memory. What is unusual: entries are found by a hash of their content, never by step or row
-number, so shuffling, accumulation, another number of ranks, a kill and a resume cannot mix samples up.
+the teacher's head in memory, which is kept beside them. What is unusual: entries are found by a hash of their content
+(:mod:`.cache_keys`), never by step or row number, so shuffling, accumulation, another number of ranks, a kill and a
+resume cannot mix samples up.
 
 A shard is a safetensors file that one rank writes whole and renames into place; the index is rebuilt from the shards'
 headers and exists in memory only. Nothing is pickled.
 """
 
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -34,55 +34,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..run_state import content_hash
-
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "clinkd-teacher-hidden"
 VERSION = "1"
+HEAD_NAME = "head.safetensors"
 SHARD_BYTES = 64 * 2**20
 HEADER_BYTES_PER_SAMPLE = 160
 
 
 class CacheMismatchError(ValueError):
     """A shard belongs to another teacher, format or program."""
-
-
-def sample_key(
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    pixel_values: torch.Tensor | None,
-    grid: torch.Tensor | None,
-    settings: dict[str, Any],
-) -> str:
-    """SHA-256, 64 hexadecimal digits, of everything that the hidden states of one sample depend on.
-
-    Args:
-        input_ids: ``[L]`` integers without padding: padding depends on the batch, and so would the key.
-        labels: ``[L]`` integers, -100 where nothing is supervised.
-        pixel_values: The sample's own pixels or patches, any shape and dtype, or None for text.
-        grid: ``[images, 3]`` integers (``image_grid_thw``) or None.
-        settings: JSON-able: processor settings, teacher identity and revision, rope variant, ...
-
-    Raises:
-        ValueError: If ids and labels are not two vectors of one length.
-    """
-    if input_ids.dim() != 1 or input_ids.shape != labels.shape:
-        raise ValueError(
-            f"input_ids are {list(input_ids.shape)} and labels {list(labels.shape)}; expected [L] and [L], one sample "
-            "without padding."
-        )
-    digest = hashlib.sha256(content_hash(settings).encode())
-    integers = (input_ids.long(), labels.long(), None if grid is None else grid.long())
-    for tensor in (*integers, pixel_values):
-        if tensor is None:
-            digest.update(b"none;")
-            continue
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{tensor.dtype}{list(tensor.shape)};".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def estimate_bytes(tokens: int, hidden_size: int, dtype: torch.dtype, samples: int = 0) -> int:
@@ -115,7 +78,7 @@ class HiddenCache:
         directory: Folder of the shards, created if missing.
         teacher: What the states come from (model, revision, adapters, quantisation, rope variant), as one string.
         hidden_size: ``H`` of the teacher.
-        dtype: Dtype of the states, kept bit for bit.
+        dtype: Dtype of the states, kept bit for bit; None takes that of the first states put or found.
         rank: This process's global rank; part of its shards' names.
         shard_bytes: A shard is written once this much is waiting.
 
@@ -129,13 +92,13 @@ class HiddenCache:
         *,
         teacher: str,
         hidden_size: int,
-        dtype: torch.dtype,
+        dtype: torch.dtype | None = None,
         rank: int = 0,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.hidden_size, self.dtype, self.rank, self.shard_bytes = hidden_size, dtype, rank, shard_bytes
+        self.hidden_size, self.rank, self.shard_bytes = hidden_size, rank, shard_bytes
         self.broken: set[Path] = set()
         """Shards that could not be read; their samples are computed again."""
         self._metadata = {
@@ -143,8 +106,10 @@ class HiddenCache:
             "version": VERSION,
             "teacher": teacher,
             "hidden_size": str(hidden_size),
-            "dtype": str(dtype).removeprefix("torch."),
         }
+        self.dtype: torch.dtype | None = None
+        if dtype is not None:
+            self._adopt(dtype)
         self._pending: dict[str, torch.Tensor] = {}
         self._index: dict[str, Path] = {}
         self._seen: set[Path] = set()
@@ -169,6 +134,8 @@ class HiddenCache:
         Raises:
             ValueError: If shape or dtype is not the cache's: casting would not be bit-exact.
         """
+        if self.dtype is None:
+            self._adopt(hidden.dtype)
         if hidden.dim() != 2 or hidden.shape[1] != self.hidden_size or hidden.dtype != self.dtype:
             raise ValueError(
                 f"hidden is {list(hidden.shape)} {hidden.dtype}; expected [n, {self.hidden_size}] {self.dtype}."
@@ -192,17 +159,49 @@ class HiddenCache:
         """Writes what is waiting as one shard, atomically; returns its path, or None if nothing waited."""
         if not self._pending:
             return None
-        taken = [int(path.stem.rsplit("-", 1)[1]) for path in self.directory.glob(f"{self._prefix}*.safetensors")]
-        path = self.directory / f"{self._prefix}{max(taken, default=-1) + 1:06d}.safetensors"
-        temporary = path.with_name(f".{path.name}.tmp")
-        save_file(self._pending, temporary, metadata=self._metadata)
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+        path = self._next_path()
+        self._write(self._pending, path)
         self._index.update(dict.fromkeys(self._pending, path))
         self._seen.add(path)
         self._pending = {}
         return path
+
+    def save_head(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Keeps the teacher's head, ``[V, H]`` and ``[V]`` or None, so that a later run needs nothing else of it."""
+        tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        self._write(tensors, self.directory / HEAD_NAME)
+
+    def has_head(self) -> bool:
+        """Whether :meth:`save_head` was called, by whatever rank and run."""
+        return (self.directory / HEAD_NAME).is_file()
+
+    def load_head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What :meth:`save_head` kept, on the CPU.
+
+        Raises:
+            CacheMismatchError: If it is another teacher's.
+        """
+        with safe_open(self.directory / HEAD_NAME, framework="pt") as file:
+            self._check(self.directory / HEAD_NAME, file.metadata() or {}, but="dtype")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors["weight"].clone(), tensors.get("bias")
+
+    def _next_path(self) -> Path:
+        taken = [int(path.stem.rsplit("-", 1)[1]) for path in self.directory.glob(f"{self._prefix}*.safetensors")]
+        return self.directory / f"{self._prefix}{max(taken, default=-1) + 1:06d}.safetensors"
+
+    def _write(self, tensors: dict[str, torch.Tensor], path: Path) -> None:
+        """Writes a whole file and only then gives it its name."""
+        temporary = path.with_name(f".{self._prefix}{path.name}.tmp")
+        save_file(tensors, temporary, metadata=self._metadata)
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+
+    def _adopt(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._metadata["dtype"] = str(dtype).removeprefix("torch.")
 
     def refresh(self) -> None:
         """Adds shards that appeared since, of whatever rank.
@@ -214,7 +213,7 @@ class HiddenCache:
             CacheMismatchError: If a readable shard is not of this cache.
         """
         for path in sorted(self.directory.glob("*.safetensors")):
-            if path in self._seen:
+            if path in self._seen or path.name == HEAD_NAME:
                 continue
             self._seen.add(path)
             try:
@@ -226,15 +225,18 @@ class HiddenCache:
             self._check(path, shard.metadata() or {})
             self._index.update(dict.fromkeys(shard.keys(), path))
 
-    def _check(self, path: Path, found: dict[str, str]) -> None:
-        """Refuses a shard whose metadata differ."""
-        different = {key: found.get(key) for key, wanted in self._metadata.items() if found.get(key) != wanted}
+    def _check(self, path: Path, found: dict[str, str], but: str = "") -> None:
+        """Refuses a file whose metadata differ, key ``but`` apart; takes the states' dtype from the first one."""
+        wanted = {key: value for key, value in self._metadata.items() if key != but}
+        different = {key: found.get(key) for key in wanted if found.get(key) != wanted[key]}
         if different:
-            expected = {key: self._metadata[key] for key in different}
+            expected = {key: wanted[key] for key in different}
             raise CacheMismatchError(
                 f"{path} holds {json.dumps(different)} where this run needs {json.dumps(expected)}. Use another cache "
                 "folder for another teacher or setting, or delete this one."
             )
+        if self.dtype is None and not but:
+            self._adopt(getattr(torch, found["dtype"]))
 
 
 def _open_shard(path: Path) -> Any:

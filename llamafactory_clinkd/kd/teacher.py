@@ -11,14 +11,117 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the teacher is given: the student's batch, with positions that are the teacher's own."""
+"""The teacher: a model of its own, or adapters over the student's own weights.
 
+Either way it is in evaluation mode without a graph, sees the student's batch at positions that are its own, and shows
+its final hidden states and its head, or logits where its head is not a plain product.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
+from ..supervised_head import hidden_at, keeps_positions, logits_at, plain_head
+
+
+logger = logging.getLogger(__name__)
 
 STUDENT_ONLY = ("labels", "rope_deltas", "use_cache", "logits_to_keep", "num_items_in_batch")
+
+
+class Teacher:
+    """A frozen model beside the student.
+
+    Args:
+        model: In evaluation mode.
+        same_positions: Whether it takes the student's rotary positions from the batch; else it computes its own.
+
+    Attributes:
+        head: Its output projection if hidden states times its weight are its logits, else None.
+        hidden_size: ``H_t``.
+    """
+
+    def __init__(self, model: nn.Module, *, same_positions: bool) -> None:
+        self.model = model
+        self.config = model.config
+        self.head = plain_head(model)
+        self.hidden_size = text_config(model.config).hidden_size
+        self._restricts = keeps_positions(model)
+        self._same_positions = same_positions
+        if self.head is None:
+            where = "at the supervised positions" if self._restricts else "at every position"
+            logger.warning(
+                "The head of the teacher, a %s, cannot be used directly: its logits are computed %s.",
+                type(model).__name__,
+                where,
+            )
+
+    def hidden(self, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
+        """Final hidden states ``[B, K, H_t]`` at the positions ``kept`` ``[K]`` of the student's batch."""
+        with torch.no_grad(), self.running() as model:
+            return hidden_at(model, self.head, self._batch(inputs), kept)
+
+    def logits(self, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, K, V_t]`` there."""
+        with torch.no_grad(), self.running() as model:
+            return logits_at(model, self._batch(inputs), kept, restricts=self._restricts)
+
+    def _batch(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return teacher_batch(inputs, self.config, self._same_positions)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[nn.Module]:
+        """The model, ready for a forward pass."""
+        yield self.model
+
+    @contextlib.contextmanager
+    def whole_head(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """The head's weight ``[V_t, H_t]`` and bias, gathered for the duration where ZeRO-3 partitions them."""
+        weights = [self.head.weight] if self.head.bias is None else [self.head.weight, self.head.bias]
+        with contextlib.ExitStack() as stack:
+            if hasattr(self.head.weight, "ds_id"):
+                from deepspeed.zero import GatheredParameters
+
+                stack.enter_context(GatheredParameters(weights))
+            yield self.head.weight, self.head.bias
+
+
+class AdapterTeacher(Teacher):
+    """Adapters over the student's own base: one copy of the weights, the adapters switched for a forward pass.
+
+    Args:
+        model: The student, a ``PeftModel`` that holds the teacher's adapters too.
+        adapters: Their names; several add up.
+        same_positions: Must be true where positions matter: there is one position function.
+    """
+
+    def __init__(self, model: nn.Module, adapters: list[str], *, same_positions: bool = True) -> None:
+        super().__init__(model, same_positions=same_positions)
+        self._adapters = adapters
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[nn.Module]:
+        """The student as the teacher; afterwards it has its adapter, mode and trainable parameters back."""
+        tuner, training = self.model.base_model, self.model.training
+        student, trainable = self.model.active_adapters, [p for p in self.model.parameters() if p.requires_grad]
+        self.model.eval()
+        tuner.set_adapter(self._adapters, inference_mode=True)
+        try:
+            yield self.model
+        finally:
+            tuner.set_adapter(student, inference_mode=True)
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+            self.model.train(training)
+
+
+def text_config(config: Any) -> Any:
+    """The configuration of a model's language part."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def teacher_batch(inputs: dict[str, Any], config: Any, same_positions: bool) -> dict[str, Any]:

@@ -21,12 +21,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..attach.workflow import teacher_model_arguments
 from ..kd import DistillTrainer, check_teacher, distill_loss, logits_distill_loss, read_pseudo_labels
-from ..positions_of_run import bind_settings, same_positions, settings_of_run, teacher_settings
 from ..rows import TrackedData, describe_rows, with_answers
 from ..supervised import SupervisedTrainer
 from .checks import check_images
 from .recipes import training_arguments
 from .run import Run
+from .teacher import teacher_of_run
 from .training_rows import choose_subset
 
 
@@ -71,24 +71,13 @@ def _rows(run: Run, rows: Any) -> Any:
     return with_answers(rows.select(usable), [labels[described[index]["key"]] for index in usable])
 
 
-def _distill_trainer(run: Run, arguments: Any, kwargs: dict[str, Any]) -> DistillTrainer:
-    teacher_arguments = teacher_model_arguments(arguments)
-    settings = teacher_settings(teacher_arguments, run.settings)
-    teacher = bind_settings(run.workflow.load_teacher(arguments), settings)
-    student = settings_of_run(arguments.model, arguments.finetuning)
-    shares = same_positions(student, settings)
-    if not shares and (arguments.data.packing or arguments.data.neat_packing):
-        raise ValueError(
-            "`packing` needs a teacher with the student's rotary positions: set "
-            f"`teacher_rope_variant: {run.settings.rope_variant}`, or `packing: false` and `neat_packing: false`."
-        )
+def _distill_trainer(run: Run, arguments: Any, parts: dict[str, Any]) -> DistillTrainer:
     return DistillTrainer(
-        teacher=teacher,
-        same_positions=shares,
         settings=run.settings,
         hidden_loss=distill_loss,
         logits_loss=logits_distill_loss,
-        **kwargs,
+        **teacher_of_run(run, arguments, parts),
+        **parts,
     )
 
 

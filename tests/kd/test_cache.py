@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llamafactory_clinkd.kd.cache import CacheMismatchError, HiddenCache, estimate_bytes, require_space, sample_key
+from llamafactory_clinkd.kd.cache import CacheMismatchError, HiddenCache, estimate_bytes, require_space
 from llamafactory_clinkd.kd.loss import distill_loss
 
 
@@ -30,17 +30,6 @@ def open_cache(folder, **changes):
 
 def states(seed, rows=5, width=8, dtype=torch.bfloat16):
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def sample(**changes):
-    parts = {
-        "input_ids": torch.tensor([1, 2, 3, 4]),
-        "labels": torch.tensor([-100, -100, 3, 4]),
-        "pixel_values": torch.arange(12, dtype=torch.float32).view(3, 4),
-        "grid": torch.tensor([[1, 2, 6]]),
-        "settings": {"rope": "mcg", "teacher": "qwen@1"},
-    }
-    return sample_key(**{**parts, **changes})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -203,37 +192,33 @@ def test_states_that_do_not_fit_are_refused(tmp_path, bad):
         open_cache(tmp_path).put("a", bad)
 
 
-def test_the_key_depends_on_content_alone():
-    assert sample() == sample()
-    assert len(sample()) == 64
-    assert sample(input_ids=torch.tensor([1, 2, 3, 4], dtype=torch.int32)) == sample()
-    assert sample(input_ids=torch.tensor([1, 0, 2, 0, 3, 0, 4, 0])[::2]) == sample()
-    assert sample(settings={"teacher": "qwen@1", "rope": "mcg"}) == sample()
+def test_the_dtype_of_the_first_states_is_taken(tmp_path):
+    cache = open_cache(tmp_path, dtype=None)
+    assert cache.dtype is None
+    cache.put("a", states(0))
+    cache.flush()
+    again = open_cache(tmp_path, dtype=None)
+    assert again.dtype == torch.bfloat16 and torch.equal(again.get("a"), states(0))
+    with pytest.raises(ValueError, match="expected .* torch.bfloat16"):
+        again.put("b", states(0).float())
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"input_ids": torch.tensor([1, 2, 3, 5])},
-        {"labels": torch.tensor([-100, 2, 3, 4])},
-        {"pixel_values": torch.arange(12, dtype=torch.float32).view(3, 4).flip(0)},
-        {"pixel_values": torch.arange(12, dtype=torch.float32).view(4, 3)},
-        {"pixel_values": torch.arange(12, dtype=torch.bfloat16).view(3, 4)},
-        {"pixel_values": None},
-        {"grid": torch.tensor([[1, 6, 2]])},
-        {"grid": None},
-        {"settings": {"rope": "mrope", "teacher": "qwen@1"}},
-        {"settings": {"rope": "mcg", "teacher": "qwen@2"}},
-    ],
-)
-def test_the_key_changes_with_every_part(change):
-    assert sample(**change) != sample()
-
-
-def test_the_key_takes_half_precision_pixels_and_refuses_batches():
-    assert sample(pixel_values=torch.ones(2, 3, dtype=torch.bfloat16)) != sample()
-    with pytest.raises(ValueError, match="one sample without padding"):
-        sample(input_ids=torch.zeros(2, 4, dtype=torch.int64))
+@pytest.mark.parametrize("bias", [None, torch.arange(20.0)])
+def test_the_head_lies_beside_the_states(tmp_path, bias):
+    cache = open_cache(tmp_path, dtype=None)
+    assert not cache.has_head()
+    weight = states(3, 20)
+    cache.save_head(weight, bias)
+    cache.put("a", states(0))
+    cache.flush()
+    again = open_cache(tmp_path, dtype=None)
+    assert again.has_head() and len(again) == 1
+    found = again.load_head()
+    assert torch.equal(found[0], weight) and found[0].dtype == weight.dtype
+    assert found[1] is None if bias is None else torch.equal(found[1], bias)
+    (tmp_path / "hidden-rank00000-000000.safetensors").unlink()
+    with pytest.raises(CacheMismatchError, match="qwen@2"):
+        open_cache(tmp_path, teacher="qwen@2").load_head()
 
 
 def test_the_estimate_holds_for_what_is_written(tmp_path):

@@ -47,15 +47,15 @@ def reference_sums(student, teacher, batch, alpha, temperature):
 
 
 @pytest.fixture
-def stock_batches(workspace, tmp_path):
+def stock_batches(small_workspace, tmp_path):
     """Each training row as stock's collator makes it, alone and therefore without padding."""
     from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
-    model_args, data_args, training_args, *_ = get_train_args(recipe(workspace, tmp_path / "unused"))
+    model_args, data_args, training_args, *_ = get_train_args(recipe(small_workspace, tmp_path / "unused"))
     module = load_tokenizer(model_args)
-    from llamafactory_clinkd.attach.workflow import squared_template
+    from llamafactory_clinkd.attach.squared import squared_template
 
     template = squared_template(get_template_and_fix_tokenizer(module["tokenizer"], data_args))
     data = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
@@ -64,18 +64,23 @@ def stock_batches(workspace, tmp_path):
 
 
 @torch.no_grad()
-def test_loss_is_the_papers_over_the_accumulation_window(workspace, tmp_path, stock_batches):
+def test_loss_is_the_papers_over_the_accumulation_window(small_workspace, tmp_path, stock_batches):
     from llamafactory.train.tuner import run_exp
     from transformers import AutoModelForImageTextToText
 
     keys = recipe(
-        workspace, tmp_path / "out", learning_rate=1e-30, disable_shuffling=True, kd_alpha=0.7, kd_temperature=2.0
+        small_workspace,
+        tmp_path / "out",
+        learning_rate=1e-30,
+        disable_shuffling=True,
+        kd_alpha=0.7,
+        kd_temperature=2.0,
     )
     with torch.enable_grad():
         run_exp(keys)
 
     def load(name):
-        return AutoModelForImageTextToText.from_pretrained(workspace / name, dtype=torch.float64).eval()
+        return AutoModelForImageTextToText.from_pretrained(small_workspace / name, dtype=torch.float64).eval()
 
     student, teacher = apply_rope(load("student"), "mcg"), load("teacher")
     sums = [reference_sums(student, teacher, batch, alpha=0.7, temperature=2.0) for batch in stock_batches]

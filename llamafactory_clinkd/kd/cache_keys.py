@@ -1,0 +1,125 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""By what a sample's cached hidden states are found: a hash of everything that they depend on.
+
+What is unusual: the hash is taken where the batch is made, from the sample alone, before it is padded and before its
+images are decoded. The bytes of the image, video and audio files and the settings that turn them into pixels stand for
+the pixels; the libraries' versions are among the settings, because a resampling filter may change with them.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..run_state import content_hash
+
+
+CACHE_KEY = "clinkd_cache_key"
+TOKENS = ("input_ids", "labels", "attention_mask", "position_ids")
+MEDIA = ("images", "videos", "audios")
+
+
+def sample_key(feature: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """SHA-256, 64 hexadecimal digits, of one tokenised sample.
+
+    Args:
+        feature: What stock's collator is given: ``input_ids``, ``labels`` (-100 where nothing is supervised),
+            ``attention_mask`` (packed samples: the number of each part), lists of ints of one length, without padding;
+            ``images``, ``videos``, ``audios``: lists of paths, bytes, ``{"path", "bytes"}``, PIL images, arrays or
+            lists of them (a video's frames), or None; ``packing_params``.
+        settings: JSON-able: what turns files into pixels.
+
+    Raises:
+        ValueError: If ids and labels differ in length.
+        TypeError: If a medium is of another kind.
+    """
+    if len(feature["input_ids"]) != len(feature["labels"]):
+        raise ValueError(
+            f"input_ids have {len(feature['input_ids'])} entries and labels {len(feature['labels'])}; expected one "
+            "sample without padding."
+        )
+    digest = hashlib.sha256(content_hash([settings, feature.get("packing_params")]).encode())
+    for name in TOKENS:
+        digest.update(f"{name};".encode())
+        if feature.get(name) is not None:
+            digest.update(np.asarray(feature[name], dtype=np.int64).tobytes())
+    for name in MEDIA:
+        digest.update(f"{name};".encode())
+        _add_medium(digest.update, feature.get(name) or [])
+    return digest.hexdigest()
+
+
+def _add_medium(update: Callable[[bytes], None], medium: Any) -> None:
+    """Adds the content of a medium, with its kind and length before it so that neighbours cannot run together."""
+    if isinstance(medium, Mapping) and (medium.get("bytes") is not None or medium.get("path") is not None):
+        medium = medium["bytes"] if medium.get("bytes") is not None else medium["path"]
+    if isinstance(medium, io.IOBase):
+        medium = medium.read()
+    if isinstance(medium, (str, Path)):
+        medium = _folder_or_file(Path(medium))
+    if isinstance(medium, bytes):
+        update(f"bytes {len(medium)};".encode() + medium)
+    elif isinstance(medium, (list, tuple)):
+        update(f"list {len(medium)};".encode())
+        for part in medium:
+            _add_medium(update, part)
+    elif isinstance(medium, Image.Image):
+        update(f"image {medium.mode} {medium.size};".encode() + medium.tobytes())
+    elif isinstance(medium, (np.ndarray, torch.Tensor)):
+        array = np.ascontiguousarray(medium)
+        update(f"array {array.dtype} {array.shape};".encode() + array.tobytes())
+    else:
+        raise TypeError(
+            f"`kd_cache: hidden` cannot tell one {type(medium).__name__} from another; expected a path, bytes, a PIL "
+            "image or an array. Set `kd_cache: off`."
+        )
+
+
+def _folder_or_file(path: Path) -> bytes | list[bytes]:
+    """A file's bytes; of a folder of frames those of its files in order."""
+    if path.is_dir():
+        return [each.read_bytes() for each in sorted(path.iterdir())]
+    return path.read_bytes()
+
+
+class KeyedCollator:
+    """A collator whose batches carry their samples' keys, uint8 ``[B, 32]`` under :data:`CACHE_KEY`.
+
+    Args:
+        collator: Stock's, which takes the media out of the features.
+        settings: See :func:`sample_key`.
+    """
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]], settings: dict[str, Any]) -> None:
+        self._collator = collator
+        self._settings = settings
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Stock's batch with the keys."""
+        keys = [bytearray.fromhex(sample_key(feature, self._settings)) for feature in features]
+        batch = self._collator(features)
+        batch[CACHE_KEY] = torch.tensor([list(key) for key in keys], dtype=torch.uint8)
+        return batch
+
+
+def keys_of(batch: dict[str, Any]) -> list[str]:
+    """Takes the keys out of a batch."""
+    return [bytes(row).hex() for row in batch.pop(CACHE_KEY).cpu().tolist()]

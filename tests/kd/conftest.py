@@ -1,0 +1,34 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import pytest
+from small_run import drawn_rows
+from tiny_models import build_tiny_qwen2vl
+
+from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
+
+
+@pytest.fixture(scope="session")
+def small_workspace(tmp_path_factory):
+    """Student, teacher and data with a vocabulary of about 1,000, so that a run takes seconds; never written to."""
+    folder = tmp_path_factory.mktemp("small")
+    rows = drawn_rows(folder / "data", 12)
+    texts = [text for row in rows for turn in row["turns"] for text in turn]
+    build_tiny_qwen2vl(folder / "student", hidden_size=32, layers=1, seed=0, texts=texts)
+    build_tiny_qwen2vl(folder / "teacher", hidden_size=64, layers=2, seed=1, texts=texts)
+    write_sharegpt(folder / "data" / "train.json", rows[:8])
+    write_sharegpt(folder / "data" / "test.json", rows[8:])
+    entries = {f"tiny_{name}": dataset_info_entry(f"{name}.json") for name in ("train", "test")}
+    write_dataset_info(folder / "data", entries)
+    return folder

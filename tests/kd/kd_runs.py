@@ -1,0 +1,66 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Distillation runs in this process, through stock's own entry point."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from small_run import recipe
+from transformers import TrainerCallback
+
+
+PARTS = ("loss", "ce", "kl", "teacher_agreement", "teacher_entropy")
+
+
+def distil(workspace: Path, output_dir: Path, callbacks: list[Any] | None = None, **changes: Any) -> Path:
+    """Runs phase ``distill`` of a recipe; returns ``output_dir``."""
+    from llamafactory.train.tuner import run_exp
+
+    keys = {"kd_epochs": 2, "gradient_accumulation_steps": 2, "eval_dataset": None, "per_device_train_batch_size": 1}
+    run_exp(recipe(workspace, output_dir, **(keys | changes)), callbacks)
+    return output_dir
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """What every step logged: the loss and its parts."""
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    return [{key: entry[key] for key in PARTS if key in entry} for entry in state["log_history"] if "loss" in entry]
+
+
+def weights(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
+    """The weights that a run left in its folder."""
+    return load_file(folder / name)
+
+
+def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are equal to the last bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class StopAt(TrainerCallback):
+    """Ends a run as a kill would: at the beginning of a step, without saving."""
+
+    class Stopped(Exception):
+        pass
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self._step:
+            raise self.Stopped

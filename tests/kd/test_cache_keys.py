@@ -1,0 +1,111 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from llamafactory_clinkd.kd.cache_keys import CACHE_KEY, KeyedCollator, keys_of, sample_key
+
+
+SETTINGS = {"image_max_pixels": 4096, "image_square": True}
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.new("RGB", (4, 3), (9, 8, 7)).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def feature(**changes):
+    parts = {
+        "input_ids": [1, 2, 3, 4],
+        "attention_mask": [1, 1, 1, 1],
+        "labels": [-100, -100, 3, 4],
+        "images": [b"one picture"],
+        "videos": None,
+        "audios": None,
+    }
+    return parts | changes
+
+
+def test_the_key_depends_on_content_alone(picture, tmp_path):
+    key = sample_key(feature(), SETTINGS)
+    assert len(key) == 64
+    assert key == sample_key(feature(input_ids=np.array([1, 2, 3, 4], dtype=np.int32)), SETTINGS)
+    assert key == sample_key(feature(), dict(reversed(SETTINGS.items())))
+    assert key == sample_key({k: v for k, v in feature().items() if k not in ("videos", "audios")}, SETTINGS)
+    assert key == sample_key(feature(images=[{"path": None, "bytes": b"one picture"}]), SETTINGS)
+    assert key == sample_key(feature(images=[io.BytesIO(b"one picture")]), SETTINGS)
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(picture.read_bytes())
+    of_file = sample_key(feature(images=[str(picture)]), SETTINGS)
+    assert of_file == sample_key(feature(images=[{"path": str(copy), "bytes": None}]), SETTINGS) != key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input_ids": [1, 2, 3, 5]},
+        {"labels": [-100, 2, 3, 4]},
+        {"attention_mask": [1, 1, 2, 2]},
+        {"position_ids": [0, 1, 0, 1]},
+        {"packing_params": {"sequence_boundaries": [0, 2, 4]}},
+        {"images": [b"one picture", b""]},
+        {"images": [b"another picture"]},
+        {"images": [b"one", b" picture"]},
+        {"images": None},
+        {"images": None, "videos": [b"one picture"]},
+        {"images": None, "videos": [[b"one picture"]]},
+        {"images": [np.zeros((2, 3), dtype=np.uint8)]},
+    ],
+    ids=str,
+)
+def test_the_key_changes_with_every_part(change):
+    assert sample_key(feature(**change), SETTINGS) != sample_key(feature(), SETTINGS)
+
+
+def test_pixels_size_and_settings_count(picture):
+    def of_image(size, colour):
+        return sample_key(feature(images=[Image.new("RGB", size, colour)]), SETTINGS)
+
+    assert len({of_image((4, 3), 1), of_image((3, 4), 1), of_image((4, 3), 2)}) == 3
+    assert sample_key(feature(), SETTINGS | {"image_square": False}) != sample_key(feature(), SETTINGS)
+    before = sample_key(feature(images=[str(picture)]), SETTINGS)
+    Image.new("RGB", (4, 3), (9, 8, 6)).save(picture)
+    assert sample_key(feature(images=[str(picture)]), SETTINGS) != before
+
+
+def test_what_cannot_be_told_apart_is_refused():
+    with pytest.raises(TypeError, match="tell one object from another.*kd_cache: off"):
+        sample_key(feature(images=[object()]), SETTINGS)
+    with pytest.raises(ValueError, match="one sample without padding"):
+        sample_key(feature(labels=[-100, 3, 4]), SETTINGS)
+
+
+def test_the_collator_takes_keys_before_padding():
+    def pads(features):
+        for each in features:
+            each.pop("images")
+        return {"input_ids": torch.zeros(len(features), 8, dtype=torch.int64)}
+
+    rows = [feature(), feature(images=[b"x"])]
+    wanted = [sample_key(row, SETTINGS) for row in rows]
+    batch = KeyedCollator(pads, SETTINGS)([dict(row) for row in rows])
+    assert batch[CACHE_KEY].shape == (2, 32) and batch[CACHE_KEY].dtype == torch.uint8
+    assert keys_of(batch) == wanted
+    assert CACHE_KEY not in batch

@@ -1,0 +1,142 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""``kd_cache: hidden`` in the real recipe, against the same recipe without it."""
+
+import logging
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from kd_runs import StopAt, distil, history, same_bits, weights
+
+from llamafactory_clinkd.kd.cache import CacheMismatchError, HiddenCache
+from llamafactory_clinkd.kd.teacher import Teacher
+
+
+ROWS = 8
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Number of times that a teacher was made and that its trunk ran."""
+    counts = SimpleNamespace(made=0, runs=0)
+    make, run = Teacher.__init__, Teacher.hidden
+
+    def init(self, *args, **kwargs):
+        counts.made += 1
+        make(self, *args, **kwargs)
+
+    def hidden(self, *args, **kwargs):
+        counts.runs += 1
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(Teacher, "__init__", init)
+    monkeypatch.setattr(Teacher, "hidden", hidden)
+    return counts
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        {"per_device_train_batch_size": 1},  # shuffled: the second epoch has another order
+        {"per_device_train_batch_size": 2, "disable_shuffling": True},  # padded
+    ],
+    ids=["shuffled", "padded"],
+)
+def test_cached_is_live_to_the_last_digit(small_workspace, tmp_path, counted, batches):
+    live = distil(small_workspace, tmp_path / "live", **batches)
+    batches_an_epoch = ROWS // batches["per_device_train_batch_size"]
+    assert (counted.made, counted.runs) == (1, 2 * batches_an_epoch)
+    cached = distil(small_workspace, tmp_path / "cached", kd_cache="hidden", **batches)
+    assert (counted.made, counted.runs) == (2, 3 * batches_an_epoch), "the trunk ran in the second epoch"
+    assert len(history(live)) > 3 and set(history(live)[0]) >= {"loss", "ce", "kl"}
+    assert history(cached) == history(live)
+    assert same_bits(weights(cached), weights(live))
+
+
+def test_evaluation_rows_are_cached_too(small_workspace, tmp_path, counted):
+    keys = {"eval_dataset": "tiny_test", "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
+    distil(small_workspace, tmp_path, kd_cache="hidden", kd_epochs=3, **keys)
+    assert (counted.made, counted.runs) == (1, ROWS + 4)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_without_the_trunk(small_workspace, tmp_path, counted, caplog):
+    keys = {"kd_cache": "hidden", "save_strategy": "steps", "save_steps": 1}
+    whole = distil(small_workspace, tmp_path / "whole", **keys)
+    steps = len(history(whole))
+    with pytest.raises(StopAt.Stopped):
+        distil(small_workspace, tmp_path / "killed", [StopAt(steps - 2)], **keys)
+    made, runs = counted.made, counted.runs
+    with caplog.at_level(logging.INFO, "llamafactory_clinkd"):
+        killed = distil(small_workspace, tmp_path / "killed", **keys)
+    assert (counted.made, counted.runs) == (made, runs), "the teacher was loaded again"
+    assert history(killed) == history(whole)
+    assert same_bits(weights(killed), weights(whole))
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_first_epoch_computes_the_rest(small_workspace, tmp_path, counted):
+    keys = {"kd_cache": "hidden", "save_strategy": "steps", "save_steps": 1}
+    whole = distil(small_workspace, tmp_path / "whole", **keys)
+    counted.made = counted.runs = 0
+    with pytest.raises(StopAt.Stopped):
+        distil(small_workspace, tmp_path / "killed", [StopAt(1)], **keys)
+    killed = distil(small_workspace, tmp_path / "killed", **keys)
+    assert counted.made == 2 and counted.runs == ROWS, "a row before the checkpoint was computed again"
+    assert history(killed) == history(whole)
+
+
+def test_another_teacher_of_the_same_size_is_refused(small_workspace, tmp_path):
+    shutil.copytree(small_workspace, tmp_path / "w")
+    with pytest.raises(StopAt.Stopped):
+        distil(tmp_path / "w", tmp_path / "out", [StopAt(2)], kd_cache="hidden", save_strategy="steps", save_steps=1)
+    weights_file = tmp_path / "w" / "teacher" / "model.safetensors"
+    changed = bytearray(weights_file.read_bytes())
+    changed[-1] ^= 1
+    weights_file.write_bytes(changed)
+    with pytest.raises(CacheMismatchError, match="teacher@.*Use another cache folder"):
+        distil(tmp_path / "w", tmp_path / "out", kd_cache="hidden", save_strategy="steps", save_steps=1)
+
+
+def test_disk_need_is_told_and_too_little_stops_the_start(small_workspace, tmp_path, monkeypatch, caplog, counted):
+    monkeypatch.setattr("llamafactory_clinkd.kd.cache.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with caplog.at_level(logging.INFO, "llamafactory_clinkd"), pytest.raises(OSError, match="kd_cache: off"):
+        distil(small_workspace, tmp_path, kd_cache="hidden")
+    assert "supervised tokens of 8 samples" in caplog.text
+    assert counted.made == 0
+
+
+def test_the_estimate_is_what_the_run_writes(small_workspace, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "llamafactory_clinkd"):
+        distil(small_workspace, tmp_path, kd_cache="hidden", kd_epochs=1)
+    record = next(r for r in caplog.records if "supervised tokens" in r.getMessage())
+    folder, tokens, samples = record.args[:3]
+    cache = HiddenCache(folder, teacher=_teacher_of(folder), hidden_size=64)
+    assert samples == len(cache) == ROWS
+    assert sum(len(cache.get(key)) for key in cache._index) == tokens
+
+
+def _teacher_of(folder):
+    from safetensors import safe_open
+
+    with safe_open(folder / "head.safetensors", framework="pt") as file:
+        return file.metadata()["teacher"]
