@@ -14,8 +14,10 @@
 
 """Attention maps over an image, for models and rope variants side by side (the paper's Figures 5 and 6)."""
 
-from .figure import attention_figure
-from .maps import attention_map
+from ..lazy import lazy_names
 
 
-__all__ = ["attention_figure", "attention_map"]
+_OFFERED = {"attention_figure": "figure", "attention_map": "maps"}
+
+__all__ = list(_OFFERED)
+__getattr__ = lazy_names(__name__, _OFFERED)
