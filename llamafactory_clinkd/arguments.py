@@ -144,6 +144,13 @@ class ClinkdArguments:
     correction_prompt: str | None = field(
         default=None, metadata={"help": "Path of a prompt template that replaces the built-in one."}
     )
+    correction_scorer: str | None = field(
+        default=None,
+        metadata={
+            "help": "open_clip model, named as for sasg_scorer, whose score of image and rewording is added to the "
+            "text similarity when the best rewording is chosen. Default: similarity alone."
+        },
+    )
     correction_allow_remote: bool = field(
         default=False,
         metadata={"help": "Whether or not medical text may be sent to a server that is not on this machine."},
@@ -231,11 +238,6 @@ class ClinkdArguments:
         return sections
 
     def _check_conflicts(self) -> None:
-        if self.kd_method == "vkd":
-            raise ValueError(
-                "`kd_method: vkd` cannot be run from a recipe yet (its loss is `kd.vkd.vkd_loss`). "
-                "Set `kd_method: pseudo_kd`."
-            )
         distils = "distill" in self.clinkd_phases and self.kd_method != "none"
         teacher = getattr(self, "ref_model", None) or getattr(self, "ref_model_adapters", None)
         if (distils or "pseudo_label" in self.clinkd_phases) and not teacher:
@@ -249,6 +251,13 @@ class ClinkdArguments:
                 "`pseudo_label_target: pseudo_label` needs the teacher's answers, but `clinkd_phases` is "
                 f"{self.clinkd_phases}. Add pseudo_label to it, or set `pseudo_label_target: ground_truth`."
             )
+        if self.kd_method == "vkd" and distils and getattr(self, "use_badam", False):
+            raise ValueError(
+                "`kd_method: vkd` trains a projection beside the model, which `use_badam: true` would leave out. "
+                "Set one of them."
+            )
+        if self.correction_scorer == "logprob":
+            raise bad_value("correction_scorer", "logprob", "an open_clip model", "name one, or remove the key")
         if self.kd_method == "pseudo_kd" and distils and self.kd_alpha == 0 and self.kd_noise_std > 0:
             raise ValueError("`kd_noise_std` has no effect with `kd_alpha: 0`. Raise `kd_alpha` or remove the noise.")
         if self.rope_variant != "mcg" and (self.mcg_alpha_h, self.mcg_alpha_w) != (1, 1):

@@ -22,6 +22,7 @@ _HOMES = {
     "distill_loss": "loss",
     "logits_distill_loss": "loss",
     "DistillTrainer": "trainer",
+    "VkdTrainer": "vkd_trainer",
     "check_teacher": "preflight",
     "read_pseudo_labels": "pseudo_labels",
     "write_pseudo_labels": "pseudo_labels",

@@ -121,7 +121,7 @@ class DistillTrainer(SupervisedTrainer):
 
     def logged_parts(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
         """Cross-entropy and KL divergence, how often both models' first choice agrees, how sure the teacher is."""
-        if not self._told_first_batch and result.items > 0:
+        if self.first_batch(result) and self.is_world_process_zero():
             self._tell_first_batch(result, num_items)
         share = result.items / num_items
         return {
@@ -131,11 +131,14 @@ class DistillTrainer(SupervisedTrainer):
             "teacher_entropy": result.teacher_entropy * share,
         }
 
+    def first_batch(self, result: Any) -> bool:
+        """Whether this is the run's first batch with a supervised token; true once."""
+        is_first = not self._told_first_batch and bool(result.items > 0)
+        self._told_first_batch |= is_first
+        return is_first
+
     def _tell_first_batch(self, result: Any, num_items: Any) -> None:
         """One line by which a wrong teacher shows before hours have passed."""
-        self._told_first_batch = True
-        if not self.is_world_process_zero():
-            return
         per_token = num_items / result.items
         logger.info(
             "First batch, %d supervised tokens: cross-entropy %.3f, distillation %.4f, teacher's entropy %.3f nats; "

@@ -20,7 +20,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..attach.workflow import teacher_model_arguments
-from ..kd import DistillTrainer, check_teacher, distill_loss, logits_distill_loss, read_pseudo_labels
+from ..kd import DistillTrainer, VkdTrainer, check_teacher, distill_loss, logits_distill_loss, read_pseudo_labels
 from ..rows import TrackedData, describe_rows, with_answers
 from ..supervised import SupervisedTrainer
 from .checks import check_images
@@ -72,7 +72,8 @@ def _rows(run: Run, rows: Any) -> Any:
 
 
 def _distill_trainer(run: Run, arguments: Any, parts: dict[str, Any]) -> DistillTrainer:
-    return DistillTrainer(
+    kind = VkdTrainer if run.settings.kd_method == "vkd" else DistillTrainer
+    return kind(
         settings=run.settings,
         hidden_loss=distill_loss,
         logits_loss=logits_distill_loss,
