@@ -26,7 +26,7 @@ from ..kd import distill_loss, logits_distill_loss
 from ..rows import TrackedData, describe_rows
 from .checks import check_images
 from .correction_round import CorrectionRounds
-from .corrector import recipe_corrector
+from .corrector import recipe_corrector, recipe_scorer
 from .recipes import training_arguments
 from .run import Run
 
@@ -56,6 +56,7 @@ def run_phase(run: Run) -> list[str]:
         arguments,
         similarity=lambda: load_similarity(settings.correction_similarity, model=settings.correction_similarity_model),
         corrector=lambda: recipe_corrector(settings),
+        scorer=recipe_scorer(settings) if arguments.training.process_index == 0 else None,
     )
     rounds.begin(fresh=arguments.training.resume_from_checkpoint is None)
 

@@ -46,6 +46,7 @@ class CorrectionRounds:
         arguments: The phase's recipe.
         similarity: Loads the text similarity, on rank 0 only.
         corrector: Loads the corrector, on rank 0 only.
+        scorer: Scores candidates against the image when the best one is chosen; rank 0 only.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class CorrectionRounds:
         *,
         similarity: Callable[[], Any],
         corrector: Callable[[], Any],
+        scorer: Any = None,
     ) -> None:
         self.folder = folder
         self.trainer: Any = None
@@ -66,6 +68,7 @@ class CorrectionRounds:
         self._arguments = arguments
         self._similarity = similarity
         self._corrector = corrector
+        self._scorer = scorer
         self._rows: dict[int, Any] = {}
 
     def begin(self, *, fresh: bool) -> None:
@@ -102,6 +105,7 @@ class CorrectionRounds:
                 candidates=self._settings.correction_candidates,
                 out_path=self._path(ended),
                 existing_labels=self._earlier_corrections(ended),
+                scorer=self._scorer,
             )
             write_json(self._summary_path(ended), summary.as_dict())
         trainer.accelerator.wait_for_everyone()

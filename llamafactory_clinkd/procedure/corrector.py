@@ -12,11 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The recipe's corrector."""
+"""The recipe's corrector, and the scorer of its candidates."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from PIL import Image
+
+from ..boxes import strip_boxes
 from ..correct import Corrector, make_corrector
+from ..select import Scorer, load_scorer
 
 
 def recipe_corrector(settings: Any) -> Corrector:
@@ -36,3 +41,35 @@ def recipe_corrector(settings: Any) -> Corrector:
         allow_remote=settings.correction_allow_remote,
         prompt_path=settings.correction_prompt,
     )
+
+
+class ImageTextScore:
+    """The CLIP score of a row's image and a wording as a cosine in [-1, 1], the scale of the text similarity.
+
+    Boxes and tags are taken out of the wording first. What has no image, or no words, scores 0.
+
+    Args:
+        scorer: From :func:`llamafactory_clinkd.select.load_scorer`; one that reads images.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.name = scorer.short_name
+        self._scorer = scorer
+
+    def scores(self, image: Any, texts: Sequence[str]) -> list[float]:
+        """The score of each text for the image at the path ``image``; the image is encoded once."""
+        words = [strip_boxes(text) for text in texts]
+        if not image or not any(words):
+            return [0.0] * len(texts)
+        with Image.open(image) as opened:
+            found = self._scorer.score([opened.convert("RGB")], [words])[0]
+        return [score / 100 if worded else 0.0 for score, worded in zip(found, words, strict=True)]
+
+
+def recipe_scorer(settings: Any) -> ImageTextScore | None:
+    """Loads what ``correction_scorer`` names, or nothing.
+
+    Raises:
+        ScorerError: If it cannot be loaded; the message says how to get it.
+    """
+    return ImageTextScore(load_scorer(settings.correction_scorer)) if settings.correction_scorer else None

@@ -47,7 +47,8 @@ PHASE_KEYS = {
     "correct": (
         "correction_rounds", "correction_threshold", "correction_iou", "correction_outputs", "correction_similarity",
         "correction_similarity_model", "corrector", "correction_model", "correction_candidates",
-        "correction_max_samples", "correction_max_requests", "correction_prompt", *POSITION_KEYS, *FINETUNING_KEYS,
+        "correction_max_samples", "correction_max_requests", "correction_prompt", "correction_scorer",
+        *POSITION_KEYS, *FINETUNING_KEYS,
     ),
     "predict": ("sasg_candidates", "sasg_mode", "sasg_scorer", "sasg_region", *POSITION_KEYS),
     "evaluate": (),

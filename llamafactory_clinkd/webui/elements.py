@@ -34,7 +34,7 @@ GROUPS: dict[str, list[list[str]]] = {
     ],
     "correction": [
         ["correction_rounds", "correction_threshold", "correction_iou", "correction_outputs"],
-        ["correction_similarity", "correction_similarity_model", "correction_max_samples"],
+        ["correction_similarity", "correction_similarity_model", "correction_scorer", "correction_max_samples"],
         ["corrector", "correction_candidates", "correction_model", "correction_base_url"],
         ["correction_prompt", "correction_concurrency", "correction_max_requests", "correction_allow_remote"],
     ],
