@@ -15,15 +15,28 @@
 """``clinkd``: what is not training. Training is ``llamafactory-cli train recipe.yaml``."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 
 app = typer.Typer(help="ClinKD for stock LLaMA-Factory.", no_args_is_help=True, pretty_exceptions_show_locals=False)
 console = Console()
+
+
+@contextmanager
+def told_errors(*more: type[Exception]) -> Iterator[None]:
+    """Ends with the message instead of a traceback, where the message is meant for the user."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, *more) as error:
+        console.print(f"[red]Error[/]: {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from error
 
 
 @app.command()
@@ -49,12 +62,18 @@ def evaluate(
         Literal["present", "released"], typer.Option(help="Mean over the modalities present, or as the released code.")
     ] = "present",
     spice_jars: Annotated[Path | None, typer.Option(help="Folder with SPICE's CoreNLP 3.6.0 jars.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="The answers of a LLaVA-Med question file.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="The data set of LLaMA-Factory's predictions: its images, tasks, modalities.")
+    ] = None,
 ) -> None:
     """Computes the paper's four metrics."""
-    from .evaluate import evaluate_file, metrics_table
+    from .evaluate import evaluate_file, metrics_table, progress_bar
     from .run_state import write_json
 
-    metrics = evaluate_file(predictions, protocol=protocol, spice_jars=spice_jars)
+    files = {"answers": answers, "dataset": dataset}
+    with told_errors(), progress_bar() as progress:
+        metrics = evaluate_file(predictions, protocol=protocol, spice_jars=spice_jars, progress=progress, **files)
     console.print(metrics_table(metrics))
     if output is not None:
         write_json(output, metrics)
@@ -73,7 +92,8 @@ def select(
     """Ranks stored candidates with another scorer, without generating again."""
     from .select import load_scorer, rerank
 
-    rows = rerank(predictions, load_scorer(scorer), output, image_dir, region=region, progress=True)
+    with told_errors(RuntimeError):  # a scorer that cannot be had, or no row that could be ranked
+        rows = rerank(predictions, load_scorer(scorer), output, image_dir, region=region, progress=True)
     console.print(f"{len(rows)} rows ranked into {output}.")
 
 
@@ -87,17 +107,21 @@ def report(
     """Writes a self-contained HTML page about a run, or comparing several."""
     from .report import build_report
 
-    console.print(f"Report: {build_report(runs, output or runs[0] / 'clinkd' / 'report.html')}")
+    with told_errors():
+        console.print(f"Report: {build_report(runs, output or runs[0] / 'clinkd' / 'report.html')}")
 
 
 @app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Also say what this recipe would send, and where.")
+    ] = None,
 ) -> None:
     """Says what is installed, attached and reachable, and how to mend what is not."""
     from .doctor import examine, findings_table
 
-    findings = examine()
+    findings = examine(recipe)
     console.print_json(json.dumps(findings)) if as_json else console.print(findings_table(findings))
     raise typer.Exit(code=any(finding["state"] == "broken" for finding in findings))
 

@@ -17,6 +17,7 @@
 import importlib
 import shutil
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 
@@ -37,9 +38,26 @@ def finding(name: str, state: str, found: str, mend: str = "") -> dict[str, str]
     return {"name": name, "state": state, "found": found, "mend": mend}
 
 
-def examine() -> list[dict[str, str]]:
-    """Everything that a recipe may need. Imports LLaMA-Factory, so it takes some seconds."""
-    return [*_versions(), *_seams(), *_packages(), _java(), _devices()]
+def examine(recipe: str | Path | None = None) -> list[dict[str, str]]:
+    """Everything that a recipe may need. Imports LLaMA-Factory, so it takes some seconds.
+
+    Args:
+        recipe: A YAML file; what it would send, and where, is then said too.
+    """
+    found = [*_versions(), *_seams(), *_packages(), _java(), _devices()]
+    return found if recipe is None else [*found, sending(recipe)]
+
+
+def sending(recipe: str | Path) -> dict[str, str]:
+    """What a recipe would send, and where; ``broken`` where the run would refuse to."""
+    from omegaconf import OmegaConf
+
+    from .correct import describe_recipe
+
+    try:
+        return finding("sends", "ok", describe_recipe(OmegaConf.to_container(OmegaConf.load(recipe))))
+    except ValueError as error:
+        return finding("sends", "broken", "the run would stop before it sends anything", str(error))
 
 
 def _versions() -> list[dict[str, str]]:

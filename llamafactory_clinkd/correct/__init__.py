@@ -20,7 +20,7 @@ whether a rewording may be used, ``correct_round`` does all of it for one round 
 
 from .correctors import CorrectionItem, CorrectionResult, Corrector, Usage, make_corrector
 from .judge import Verdict, judge
-from .remote import describe_sending
+from .remote import describe_recipe, describe_sending
 from .round import RoundSummary, correct_round
 from .similarity import Similarity, load_similarity
 from .validate import rejection_reasons
@@ -35,6 +35,7 @@ __all__ = [
     "Usage",
     "Verdict",
     "correct_round",
+    "describe_recipe",
     "describe_sending",
     "judge",
     "load_similarity",

@@ -20,7 +20,12 @@ are never sent: no code here reads one.
 
 import ipaddress
 import os
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
+
+from ..arguments import PHASES
+from ..arguments_checks import split_list
 
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -89,3 +94,22 @@ def describe_sending(kind: str, base_url: str | None = None, allow_remote: bool 
     if allow_remote:
         return f"openai corrector: {SENT} LEAVE THIS MACHINE for {host} (correction_allow_remote is true)"
     return f"openai corrector: refused, because {host} is another machine and correction_allow_remote is false"
+
+
+def describe_recipe(keys: Mapping[str, Any]) -> str:
+    """One line on what a recipe with these YAML keys sends, and where; for ``clinkd doctor --recipe``.
+
+    Raises:
+        ValueError: If the run would stop for it: an unusable URL, or another machine that is not allowed.
+    """
+    if not keys.get("use_clinkd"):
+        return "no ClinKD phase runs: no text is sent anywhere"
+    if "correct" not in split_list(keys.get("clinkd_phases") or PHASES):
+        return "no phase `correct`: no text is sent anywhere"
+    if keys.get("correction_rounds") == 1:
+        return "one round has nothing to correct for: no text is sent anywhere"
+    kind, url = keys.get("corrector") or "offline", keys.get("correction_base_url")
+    allowed = keys.get("correction_allow_remote") is True
+    if kind != "offline":
+        require_allowed(resolve_base_url(url), allowed)
+    return describe_sending(kind, url, allowed)

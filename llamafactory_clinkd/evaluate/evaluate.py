@@ -25,6 +25,7 @@ from ..boxes import MODALITIES, TASKS
 from .bootstrap import interval, resampled_sums
 from .captions import NO_JAVA, caption_scores, caption_statistics
 from .grounding import grounding_statistics, label_statistics, recall
+from .joining import join_dataset
 from .reading import LEFT_OUT, WRONG, load_rows, read_rows
 from .spice import spice_scores
 
@@ -43,15 +44,22 @@ class _Scored(NamedTuple):
     notes: list[str]
 
 
-def evaluate_file(path: str | Path, *, answers: str | Path | None = None, **options: Any) -> dict[str, Any]:
+def evaluate_file(
+    path: str | Path, *, answers: str | Path | None = None, dataset: str | Path | None = None, **options: Any
+) -> dict[str, Any]:
     """Evaluates a file of predictions of any known format (:mod:`.reading`).
 
     Args:
         path: The predictions.
         answers: The answers' file of a LLaVA-Med question file.
+        dataset: The ShareGPT file that LLaMA-Factory's ``generated_predictions.jsonl`` was made on; without it that
+            format tells no modality (:mod:`.joining`).
         options: Passed to :func:`evaluate_predictions`.
     """
-    return evaluate_predictions(load_rows(path, answers), **options)
+    rows = load_rows(path, answers)
+    if dataset is not None:
+        rows = join_dataset(rows, load_rows(dataset))
+    return evaluate_predictions(rows, **options)
 
 
 def evaluate_predictions(

@@ -17,8 +17,15 @@ import logging
 import pytest
 from aiohttp import web
 
-from llamafactory_clinkd.correct import correct_round, describe_sending, load_similarity, make_corrector
+from llamafactory_clinkd.correct import (
+    correct_round,
+    describe_recipe,
+    describe_sending,
+    load_similarity,
+    make_corrector,
+)
 from llamafactory_clinkd.correct.remote import RemoteNotAllowedError, is_loopback, resolve_base_url
+from llamafactory_clinkd.doctor import sending
 
 from .fault_server import FaultServer, make_rows
 
@@ -144,3 +151,38 @@ def test_describe_sending():
     assert "on this machine" in describe_sending("openai", "http://127.0.0.1:8000/v1")
     assert "refused" in describe_sending("openai")
     assert "LEAVE THIS MACHINE for api.openai.com" in describe_sending("openai", allow_remote=True)
+
+
+CORRECTS = {"use_clinkd": True, "corrector": "openai"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({}, "no ClinKD phase"),
+        ({"use_clinkd": True}, "offline corrector: nothing is sent"),
+        ({**CORRECTS, "clinkd_phases": "distill, predict"}, "no phase `correct`"),
+        ({**CORRECTS, "clinkd_phases": ["distill"]}, "no phase `correct`"),
+        ({**CORRECTS, "correction_rounds": 1}, "one round"),
+        ({**CORRECTS, "correction_base_url": "http://127.0.0.1:8000/v1"}, "go to 127.0.0.1, on this machine"),
+        ({**CORRECTS, "correction_allow_remote": True}, "LEAVE THIS MACHINE for api.openai.com"),
+    ],
+)
+def test_describe_recipe(keys, said):
+    assert said in describe_recipe(keys)
+
+
+@pytest.mark.parametrize("keys", [CORRECTS, {**CORRECTS, "correction_base_url": "ftp://x"}])
+def test_a_recipe_that_would_stop_is_described_as_it_would_stop(keys):
+    with pytest.raises(ValueError, match="correction_base_url"):
+        describe_recipe(keys)
+
+
+def test_doctor_tells_what_a_recipe_sends(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("use_clinkd: true\ncorrector: openai\ncorrection_base_url: http://10.1.2.3/v1\n")
+    found = sending(path)
+    assert (found["name"], found["state"]) == ("sends", "broken") and "10.1.2.3" in found["mend"]
+    path.write_text(path.read_text() + "correction_allow_remote: true\n")
+    found = sending(path)
+    assert found["state"] == "ok" and "LEAVE THIS MACHINE for 10.1.2.3" in found["found"]
