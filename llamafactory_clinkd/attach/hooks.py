@@ -194,13 +194,29 @@ def hook_v1_parser(parser: ModuleType) -> None:
 
 
 def hook_webui_interface(interface: ModuleType) -> None:
-    """Adds the accordion "ClinKD configurations" to LLaMA Board's Train tab, which the Evaluate tab reads too."""
+    """Adds the accordions to LLaMA Board's Train tab, whose boxes the Evaluate tab reads too, and Chat tab."""
     require_supported_versions()
-    from ..webui import accordion, evaluation
+    from ..select import load_scorer, select_row
+    from ..webui import accordion, chat, evaluation
 
     for name, create in (("create_train_tab", accordion.create_tab), ("create_eval_tab", evaluation.create_eval_tab)):
         stock = getattr(interface, name)
         REGISTRY.replace(interface, name, functools.wraps(stock)(functools.partial(create, stock=stock)))
+
+    selection = {"load_scorer": functools.lru_cache(maxsize=1)(load_scorer), "rank": select_row}
+    for page in (interface, sys.modules["llamafactory.webui.components.infer"]):
+        stock = page.create_chat_box
+        create = functools.partial(chat.create_chat_box, stock=stock, **selection)
+        REGISTRY.replace(page, "create_chat_box", functools.wraps(stock)(create))
+
+
+def hook_webui_chatter(chatter: ModuleType) -> None:
+    """Lets the Chat tab say which positions a loaded ClinKD checkpoint got."""
+    require_supported_versions()
+    from ..webui.loading import with_positions_told
+
+    stock = chatter.WebChatModel
+    REGISTRY.replace(stock, "load_model", with_positions_told(stock.load_model))
 
 
 def hook_webui_runner(runner: ModuleType) -> None:
@@ -244,5 +260,6 @@ HOOKS = {
     "llamafactory.v1.config.arg_parser": hook_v1_parser,
     "llamafactory.webui.interface": hook_webui_interface,
     "llamafactory.webui.runner": hook_webui_runner,
+    "llamafactory.webui.chatter": hook_webui_chatter,
     "llamafactory.train.callbacks": hook_log_callback,
 }

@@ -72,13 +72,14 @@ def build() -> Board:
                 for row in rows:
                     with gr.Row():
                         for name in row:
-                            boxes[name] = _component(name)
+                            boxes[name] = component(name, interactive=name == "use_clinkd")
     return Board(groups[TAB], groups, boxes)
 
 
-def _component(name: str) -> Any:
+def component(name: str, *, interactive: bool) -> Any:
+    """A box as stock's kind of widget, in English until the page has told its language."""
     box = BOXES[name]
-    common = {"value": box.default, **texts("en")["elements"][name], "interactive": name == "use_clinkd"}
+    common = {"value": box.default, **texts("en")["elements"][name], "interactive": interactive}
     if box.kind == "switch":
         return gr.Checkbox(**common)
     if box.kind == "choice":

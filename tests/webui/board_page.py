@@ -101,6 +101,22 @@ class BoardPage:
         self.open("clinkd")
         self.box("use_clinkd").check()
 
+    def load_model(self, folder: Path) -> Any:
+        """Loads a model of a folder in the Chat tab; returns the tab's panel."""
+        self.choose("Model name", "Qwen2-VL-2B-Instruct")
+        self.wait_for_value("Chat template", "qwen2_vl")
+        self.fill("Model path", str(folder))
+        self.choose("Finetuning method", "full")
+        self.page.get_by_role("tab", name="Chat").click()
+        tab = self.page.get_by_role("tabpanel").filter(visible=True)
+        tab.get_by_role("button", name="Load model", exact=True).click()
+        tab.get_by_role("button", name="Submit", exact=True).wait_for()
+        return tab
+
+    def fill_query(self, tab: Any, text: str) -> None:
+        """Writes a question."""
+        tab.get_by_placeholder("Input...").fill(text)
+
     def wait_for_value(self, label: str, value: str) -> None:
         """Waits until an input under a label has a value."""
         self.page.wait_for_function(

@@ -29,9 +29,9 @@ from .board_page import CHROMIUM, CHROMIUM_ARGUMENTS, BoardPage
 
 
 class Server:
-    """``llamafactory-cli webui`` in a folder of its own."""
+    """``llamafactory-cli webui`` in a folder of its own; ``plugin=False`` leaves ClinKD unattached."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, plugin: bool = True) -> None:
         self.folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -39,15 +39,19 @@ class Server:
         self.url = f"http://127.0.0.1:{port}/"
         self.log = folder / "server.log"
         scripts = Path(sys.executable).parent
-        env = os.environ | {
-            "GRADIO_SERVER_NAME": "127.0.0.1",
-            "GRADIO_SERVER_PORT": str(port),
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "BROWSER": "true",  # LLaMA Board opens one
-            "OMP_NUM_THREADS": "1",
-            "OPENAI_API_KEY": "sk-never-shown",
-            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-        }
+        env = (
+            os.environ
+            | {
+                "GRADIO_SERVER_NAME": "127.0.0.1",
+                "GRADIO_SERVER_PORT": str(port),
+                "GRADIO_ANALYTICS_ENABLED": "False",
+                "BROWSER": "true",  # LLaMA Board opens one
+                "OMP_NUM_THREADS": "1",
+                "OPENAI_API_KEY": "sk-never-shown",
+                "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+            }
+            | ({} if plugin else {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
+        )
         with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [str(scripts / "llamafactory-cli"), "webui"], cwd=folder, env=env, stdout=log, stderr=log
@@ -64,6 +68,11 @@ class Server:
                 time.sleep(1)
         pytest.fail(f"LLaMA Board did not start: {self.log.read_text(encoding='utf-8')[-2000:]}")
 
+    def stop(self) -> None:
+        """Ends it."""
+        self.process.terminate()
+        self.process.wait(timeout=60)
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
@@ -71,8 +80,7 @@ def server(tmp_path_factory):
     board = Server(tmp_path_factory.mktemp("board"))
     board.wait()
     yield board
-    board.process.terminate()
-    board.process.wait(timeout=60)
+    board.stop()
 
 
 @pytest.fixture(scope="session")
@@ -92,14 +100,38 @@ def open_board(chromium, server):
     """Opens the English page in a browser session of its own, by width and colour scheme."""
     contexts, errors = [], []
 
-    def open_one(width: int = 1280, scheme: str = "light") -> BoardPage:
+    def open_one(width: int = 1280, scheme: str = "light", url: str = server.url) -> BoardPage:
         context = chromium.new_context(viewport={"width": width, "height": 1000})
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        return BoardPage(page, f"{server.url}?__theme={scheme}")
+        return BoardPage(page, f"{url}?__theme={scheme}")
 
     yield open_one
     for context in contexts:
         context.close()
     assert errors == []
+
+
+@pytest.fixture(scope="session")
+def scan(workspace):
+    """An image of the data, which the answering model knows."""
+    return workspace / "data" / "images" / "ct_000.png"
+
+
+@pytest.fixture(scope="session")
+def answering_model(workspace, scan, tmp_path_factory):
+    """A ClinKD checkpoint that answers one question with a box."""
+    from .answering_model import teach
+
+    return teach(workspace / "student", tmp_path_factory.mktemp("answering") / "model", scan)
+
+
+@pytest.fixture(scope="session")
+def scorer(scan, tmp_path_factory):
+    """An open_clip folder with weights of a few steps."""
+    from llamafactory_clinkd.select import train_demo_scorer
+
+    folder = tmp_path_factory.mktemp("scorer") / "few_steps_clip"
+    train_demo_scorer([(scan, "a square"), (scan.with_name("ct_001.png"), "a circle")], folder, steps=2)
+    return folder

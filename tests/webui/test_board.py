@@ -25,6 +25,7 @@ import pytest
 from small_run import llamafactory_cli
 
 from llamafactory_clinkd.rope.config import write_rope_config
+from llamafactory_clinkd.webui.locales import texts
 from llamafactory_clinkd.webui.recipe import default_values
 
 
@@ -275,8 +276,13 @@ def test_page_is_stock_without_the_plugin(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout.splitlines()[-1])
 
+    ours = [
+        ["accordion", texts("en")["groups"]["clinkd"], "None"],
+        ["accordion", texts("en")["chat"]["title"], "None"],
+    ]
+
     def without_ours(node):
-        kept = [without_ours(child) for child in node[1] if child[0] != ["accordion", "ClinKD configurations", "None"]]
+        kept = [without_ours(child) for child in node[1] if child[0] not in ours]
         return [node[0], kept]
 
     absent = page_of("absent", TORCH_DEVICE_BACKEND_AUTOLOAD="0")

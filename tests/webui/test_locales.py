@@ -36,10 +36,11 @@ def test_every_box_has_a_label_and_help(lang):
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_every_language_says_the_same_things(lang):
     english = texts("en")
-    for part in ("groups", "phases", "reasons", "messages"):
+    for part in ("groups", "phases", "reasons", "messages", "chat"):
         assert set(texts(lang)[part]) == set(english[part])
-    for name, text in texts(lang)["messages"].items():
-        assert placeholders(text) == placeholders(english["messages"][name])
+    for part in ("messages", "chat"):
+        for name, text in texts(lang)[part].items():
+            assert placeholders(text) == placeholders(english[part][name])
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,7 @@ def test_nothing_is_left_in_english(lang, letters):
     flat = [*catalogue["groups"].values(), *catalogue["phases"].values(), *catalogue["reasons"].values()]
     flat += [
         *catalogue["messages"].values(),
+        *catalogue["chat"].values(),
         *(text for words in catalogue["elements"].values() for text in words.values()),
     ]
     assert [text for text in flat if not re.search(letters, text)] == []

@@ -26,7 +26,7 @@ LANGUAGES = ("en", "ru", "zh", "ko", "ja")
 
 @cache
 def texts(lang: str | None) -> dict[str, Any]:
-    """The catalogue of a language: ``groups``, ``phases``, ``reasons``, ``messages`` and ``elements``.
+    """The catalogue of a language: ``groups``, ``phases``, ``reasons``, ``messages``, ``chat`` and ``elements``.
 
     Before the page has told its language (``None``), and for any that LLaMA Board may add, it is English.
     """

@@ -1,0 +1,264 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The accordion of the Chat tab: candidates with scores (SASG), and the answer's boxes on the picture."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import gradio as gr
+from PIL import Image
+
+from ..boxes import parse_boxes
+from .accordion import component
+from .candidates import generate_candidates
+from .drawing import draw_boxes
+from .locales import texts
+from .recipe import to_key
+from .validation import check_keys, in_language
+
+
+OPTIONS = ("sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer")
+SETTINGS = ("max_new_tokens", "top_p", "temperature", "skip_special_tokens")
+"""Stock's own boxes that steer our generation too."""
+
+
+class Parts(NamedTuple):
+    """The components of the accordion.
+
+    Attributes:
+        accordion: Around everything.
+        options: Box name -> component.
+        answer: Button: answers the question with the best of several candidates.
+        draw: Button: draws the boxes of the last answer, whoever gave it.
+        picture: With the boxes.
+        table: The candidates.
+        shown: What the two show, for another language: ``{"row", "boxes"}``.
+    """
+
+    accordion: Any
+    options: dict[str, Any]
+    answer: Any
+    draw: Any
+    picture: Any
+    table: Any
+    shown: Any
+
+
+def create_chat_box(
+    engine: Any,
+    visible: bool = False,
+    *,
+    stock: Callable[..., Any],
+    load_scorer: Callable[[str], Any],
+    rank: Callable[..., Any],
+) -> Any:
+    """Builds stock's chat box with the accordion at its end.
+
+    Args:
+        engine: LLaMA Board's ``Engine``.
+        visible: As stock's.
+        stock: Its ``create_chat_box``.
+        load_scorer: Scorer by name; its errors say how to get it.
+        rank: Ranks the candidates of one row (``select.select_row``).
+
+    Returns:
+        What stock's returns: nothing of ours is registered with the manager, saved or sent with stock's events.
+    """
+    chatbot, messages, elements = stock(engine, visible)
+    with elements["chat_box"]:
+        parts = _build()
+    _wire(parts, engine, chatbot, messages, elements, load_scorer, rank)
+    return chatbot, messages, elements
+
+
+def _build() -> Parts:
+    words = texts("en")["chat"]
+    with gr.Accordion(words["title"], open=False) as accordion:
+        with gr.Row():
+            options = {name: component(name, interactive=True) for name in OPTIONS[:-1]}
+        options[OPTIONS[-1]] = component(OPTIONS[-1], interactive=True)
+        with gr.Row():
+            answer = gr.Button(words["answer"], variant="primary")
+            draw = gr.Button(words["draw"])
+        with gr.Row():
+            picture = gr.Image(visible=False, interactive=False, type="pil", format="png", scale=2)
+            table = gr.Dataframe(
+                visible=False, interactive=False, wrap=True, datatype="str", column_widths=[70, 90, 110, 400]
+            )
+        shown = gr.State(None)
+    return Parts(accordion, options, answer, draw, picture, table, shown)
+
+
+def _wire(
+    parts: Parts,
+    engine: Any,
+    chatbot: Any,
+    messages: Any,
+    elements: dict[str, Any],
+    load_scorer: Callable[[str], Any],
+    rank: Callable[..., Any],
+) -> None:
+    lang = engine.manager.get_elem_by_id("top.lang")
+    results = [parts.picture, parts.table, parts.shown]
+
+    def answer(history, past, language, role, query, image, system, tools, escape, *rest) -> Iterator[tuple[Any, ...]]:
+        settings = dict(zip(SETTINGS, rest[: len(SETTINGS)], strict=True))
+        values = dict(zip(OPTIONS, rest[len(SETTINGS) :], strict=True))
+        options, scorer = check(engine.chatter, values, query, image, language, load_scorer)
+        asked, conversation, emptied = engine.chatter.append(history, past, role, query, escape)
+        yield asked, past, emptied, gr.skip(), gr.skip(), gr.skip()
+        try:
+            candidates = generate_candidates(
+                engine.chatter,
+                conversation,
+                system,
+                tools,
+                image,
+                count=options["sasg_candidates"],
+                mode=options["sasg_mode"],
+                **settings,
+            )
+            row = {"image": None if image is None else "uploaded", "candidates": candidates}
+            row = rank(row, scorer, image, region=options["sasg_region"])
+        except Exception as error:  # whatever model or scorer raise: the page gets its question back, and the reason
+            yield history, past, query, gr.skip(), gr.skip(), gr.skip()
+            raise gr.Error(f"{texts(language)['chat']['failed']}: {error}", duration=None) from error
+        text = row["response"]
+        shown = {"row": row, "boxes": [list(box) for box in parse_boxes(text)]}
+        said = [*asked, {"role": "assistant", "content": escaped(text) if escape else text}]
+        yield said, [*conversation, {"role": "assistant", "content": text}], emptied, *show(shown, image, language)
+
+    def draw(past, language, image) -> tuple[Any, ...]:
+        words, answers = texts(language)["chat"], [turn for turn in past if turn["role"] == "assistant"]
+        if image is None or not answers:
+            raise gr.Error(words["no_image" if image is None else "no_answer"], print_exception=False)
+        boxes = [list(box) for box in parse_boxes(answers[-1]["content"])]
+        return show({"row": None, "boxes": boxes}, image, language)
+
+    parts.answer.click(
+        answer,
+        [chatbot, messages, lang, elements["role"], elements["query"], elements["image"], elements["system"]]
+        + [
+            elements["tools"],
+            elements["escape_html"],
+            *(elements[name] for name in SETTINGS),
+            *parts.options.values(),
+        ],
+        [chatbot, messages, elements["query"], *results],
+    )
+    parts.draw.click(draw, [messages, lang, elements["image"]], results)
+    elements["clear_btn"].click(lambda: (*hidden(), None), outputs=results)
+
+    translated = [parts.accordion, parts.answer, parts.draw, *parts.options.values(), parts.picture, parts.table]
+
+    def retranslate(language, scorer, shown) -> list[Any]:
+        updates = translate(language, scorer, shown)
+        return [type(part)(**update) for part, update in zip(translated, updates, strict=True)]
+
+    gr.on(
+        [lang.change, parts.options["sasg_scorer"].change],
+        retranslate,
+        [lang, parts.options["sasg_scorer"], parts.shown],
+        translated,
+        queue=False,
+        show_progress="hidden",
+    )
+
+
+def check(
+    chatter: Any,
+    values: dict[str, Any],
+    query: str,
+    image: Image.Image | None,
+    lang: str | None,
+    load_scorer: Callable[[str], Any],
+) -> tuple[dict[str, Any], Any]:
+    """The options as recipe keys and the loaded scorer, before anything is asked.
+
+    Raises:
+        gr.Error: In the page's language, for whatever stands in the way of an answer.
+    """
+    words = texts(lang)["chat"]
+    options = {name: to_key(name, value) for name, value in values.items()}
+    try:
+        check_keys({"use_clinkd": True, "clinkd_phases": "predict", **options})
+    except ValueError as error:
+        raise gr.Error(in_language(str(error), lang), print_exception=False) from error
+    if not (query or "").strip():
+        raise gr.Error(words["no_question"], print_exception=False)
+    if getattr(chatter.engine, "name", None) != "huggingface":
+        raise gr.Error(words["not_huggingface"], print_exception=False)
+    try:
+        scorer = load_scorer(options["sasg_scorer"])
+    except RuntimeError as error:
+        label = texts(lang)["elements"]["sasg_scorer"]["label"]
+        raise gr.Error(f"{label}: {error}", duration=None, print_exception=False) from error
+    if scorer.reads_images and image is None:
+        raise gr.Error(words["no_image_to_score"], print_exception=False)
+    return options, scorer
+
+
+def show(shown: dict[str, Any], image: Image.Image | None, lang: str | None) -> tuple[Any, Any, dict[str, Any]]:
+    """Picture, table and what they show."""
+    picture = gr.Image(visible=False, value=None)
+    if image is not None:
+        picture = gr.Image(
+            draw_boxes(image, shown["boxes"]), visible=True, label=boxes_label(shown["boxes"], lang), show_label=True
+        )
+    table = gr.Dataframe(visible=False) if shown["row"] is None else gr.Dataframe(**table_of(shown["row"], lang))
+    return picture, table, shown
+
+
+def hidden() -> tuple[Any, Any]:
+    """Picture and table before the first answer."""
+    return gr.Image(visible=False, value=None), gr.Dataframe(visible=False)
+
+
+def boxes_label(boxes: list[Any], lang: str | None) -> str:
+    """What stands over the picture."""
+    return texts(lang)["chat"]["boxes"].format(count=len(boxes))
+
+
+def table_of(row: dict[str, Any], lang: str | None) -> dict[str, Any]:
+    """Properties of the table: best candidate first, the scorer's name over it."""
+    words = texts(lang)["chat"]
+    ranked = sorted(row["candidates"], key=lambda candidate: candidate["rank"])
+    data = [[str(c["rank"]), _number(c["score"]), _number(c["logprob"]), c["text"]] for c in ranked]
+    headers = [words[name] for name in ("rank", "score", "logprob", "text")]
+    label = words["scored_by"].format(scorer=row["scorer"])
+    return {"value": {"headers": headers, "data": data}, "label": label, "show_label": True, "visible": True}
+
+
+def translate(lang: str | None, scorer: str, shown: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Properties in a language of the accordion, the buttons, the options, the picture and the table."""
+    catalogue = texts(lang)
+    words = catalogue["chat"]
+    updates = [{"label": words["title"]}, {"value": words["answer"]}, {"value": words["draw"]}]
+    for name in OPTIONS:
+        unused = name == "sasg_region" and scorer == "logprob"
+        info = catalogue["reasons"]["needs_image_scorer"] if unused else catalogue["elements"][name]["info"]
+        updates.append({"label": catalogue["elements"][name]["label"], "info": info, "interactive": not unused})
+    updates.append({"label": boxes_label(shown["boxes"], lang)} if shown else {})
+    updates.append(table_of(shown["row"], lang) if shown and shown["row"] else {})
+    return updates
+
+
+def escaped(text: str) -> str:
+    """An answer as stock shows it with "Escape HTML tags"."""
+    return text.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

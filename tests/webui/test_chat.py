@@ -1,0 +1,157 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The Chat tab: candidates with scores, boxes drawn, positions told; by stock's engine, then in a browser."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llamafactory_clinkd.webui.candidates import generate_candidates
+from llamafactory_clinkd.webui.drawing import COLOURS
+from llamafactory_clinkd.webui.loading import positions_note
+from llamafactory_clinkd.webui.locales import texts
+
+from .answering_model import ANSWER, QUESTION
+
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {"max_new_tokens": 40, "top_p": 0.7, "temperature": 0.95}
+
+
+@pytest.fixture(scope="module")
+def chatter(answering_model):
+    """Stock's chat model, which decodes with three beams."""
+    from llamafactory.chat import ChatModel
+
+    return ChatModel(
+        {
+            "model_name_or_path": str(answering_model),
+            "template": "qwen2_vl",
+            "infer_dtype": "float32",
+            "num_beams": 3,
+            "do_sample": False,
+        }
+    )
+
+
+def candidates_of(chatter, scan, **changes):
+    messages = [{"role": "user", "content": QUESTION}]
+    with Image.open(scan) as image:
+        answers = generate_candidates(
+            chatter, messages, "", "", image.convert("RGB"), **SETTINGS | {"count": 3, "mode": "beam"} | changes
+        )
+    assert messages == [{"role": "user", "content": QUESTION}]
+    return answers
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_the_best_beam_is_stocks_answer(chatter, scan, skip):
+    answers = candidates_of(chatter, scan, skip_special_tokens=skip)
+    with Image.open(scan) as image:
+        (stock,) = chatter.chat(
+            [{"role": "user", "content": QUESTION}],
+            images=[image.convert("RGB")],
+            max_new_tokens=40,
+            skip_special_tokens=skip,
+        )
+    assert answers[0]["text"] == stock.response_text.removesuffix("<|im_end|>")
+    assert len({answer["text"] for answer in answers}) == 3
+    logprobs = [answer["logprob"] for answer in answers]
+    assert logprobs[0] == max(logprobs) and logprobs[0] > -0.1
+    if not skip:
+        assert answers[0]["text"] == ANSWER
+
+
+def test_samples_are_the_same_each_time(chatter, scan):
+    first, second = (
+        candidates_of(chatter, scan, count=4, mode="sample", temperature=1.5, top_p=1.0, skip_special_tokens=True)
+        for _ in range(2)
+    )
+    assert first == second and len(first) == 4
+
+
+def test_without_an_image_the_model_is_asked_without_one(chatter):
+    answers = generate_candidates(
+        chatter, [{"role": "user", "content": "Hello"}], "", "", None, count=2, mode="beam", skip_special_tokens=True,
+        **SETTINGS | {"max_new_tokens": 4},
+    )  # fmt: skip
+    assert len(answers) == 2
+
+
+def test_positions_of_the_checkpoint_are_told(chatter):
+    assert positions_note(chatter.engine, "en") == (
+        "ClinKD: rotary positions mcg, square images, as saved with this checkpoint."
+    )
+    assert "mcg" in positions_note(chatter.engine, "ko")
+
+
+def test_candidates_and_boxes_in_a_browser(open_board, server, answering_model, scan, scorer, tmp_path):
+    words = texts("en")["chat"]
+    board = open_board()
+    tab = board.load_model(answering_model)
+    board.wait_for_value("", f"Model loaded, now you can chat with your model! {positions_text('en')}")
+
+    board.page.get_by_role("button", name=words["title"]).click()
+    tab.get_by_role("button", name=words["answer"]).click()
+    board.wait_for_text(words["no_question"])
+    board.fill_query(tab, QUESTION)
+    tab.get_by_role("button", name=words["answer"]).click()
+    board.wait_for_text(texts("en")["elements"]["sasg_scorer"]["label"] + ": ")  # no hub here
+    board.fill(board.words("sasg_scorer"), str(scorer), within=tab)
+    tab.get_by_role("button", name=words["answer"]).click()
+    board.wait_for_text(words["no_image_to_score"])
+    board.fill(board.words("sasg_candidates"), "0", within=tab)
+    tab.get_by_role("button", name=words["answer"]).click()
+    board.wait_for_text(texts("en")["messages"]["invalid"])
+    board.page.screenshot(path=tmp_path / "refused.png", full_page=True)
+    board.fill(board.words("sasg_candidates"), "3", within=tab)
+
+    tab.locator("input[type=file]").first.set_input_files(scan)
+    tab.locator("img").first.wait_for()
+    tab.get_by_role("button", name=words["answer"]).click()
+    board.wait_for_text(words["scored_by"].format(scorer=scorer.name))
+    board.wait_for_text(words["boxes"].format(count=1))
+    board.page.screenshot(path=tmp_path / "answered_1280_light.png", full_page=True)
+    table = tab.get_by_role("table").first.inner_text()
+    assert all(words[name] in table for name in ("rank", "score", "logprob", "text"))
+    assert "square(250,100),(700,600)" in tab.get_by_test_id("bot").inner_text()
+    assert drawn_box(board, tab) == pytest.approx([250, 100, 700, 600], abs=8)
+
+    tab.get_by_role("button", name="Clear history").click()
+    tab.get_by_role("table").first.wait_for(state="hidden")
+    board.fill_query(tab, QUESTION)
+    tab.get_by_role("button", name="Submit", exact=True).click()
+    tab.get_by_test_id("bot").get_by_text("600").wait_for()
+    tab.get_by_role("button", name=words["draw"]).click()
+    board.wait_for_text(words["boxes"].format(count=1))
+    assert drawn_box(board, tab) == pytest.approx([250, 100, 700, 600], abs=8)
+    assert "Zebra" not in server.log.read_text(encoding="utf-8")
+
+
+def positions_text(lang):
+    words = texts(lang)["chat"]
+    return words["positions"].format(variant="mcg", images=words["square_images"])
+
+
+def drawn_box(board, tab):
+    """Bounds of the outline in the last picture of the tab, in thousandths."""
+    source = tab.locator("img").last.get_attribute("src")
+    picture = Image.open(io.BytesIO(board.page.request.get(source).body())).convert("RGB")
+    colour = [int(COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]
+    y, x = np.nonzero((np.asarray(picture) == colour).all(axis=-1))
+    return [1000 * v / side for v, side in zip((x.min(), y.min(), x.max(), y.max()), picture.size * 2, strict=True)]
