@@ -36,10 +36,10 @@ def distil(workspace: Path, output_dir: Path, callbacks: list[Any] | None = None
     return output_dir
 
 
-def history(folder: Path) -> list[dict[str, float]]:
+def history(folder: Path, parts: tuple[str, ...] = PARTS) -> list[dict[str, float]]:
     """What every step logged: the loss and its parts."""
     state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    return [{key: entry[key] for key in PARTS if key in entry} for entry in state["log_history"] if "loss" in entry]
+    return [{key: entry[key] for key in parts if key in entry} for entry in state["log_history"] if "loss" in entry]
 
 
 def weights(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:

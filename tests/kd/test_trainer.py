@@ -18,9 +18,11 @@ import copy
 
 import pytest
 import torch
+from kd_runs import distil, history
 from small_run import losses, recipe
 
 from llamafactory_clinkd.rope import apply_rope
+from llamafactory_clinkd.run_state import read_jsonl
 
 
 def reference_sums(student, teacher, batch, alpha, temperature):
@@ -90,3 +92,29 @@ def test_loss_is_the_papers_over_the_accumulation_window(small_workspace, tmp_pa
         sum(total for total, _ in window) / sum(count for _, count in window) for window in (sums[:4], sums[4:8])
     ]
     assert losses(tmp_path / "out") == pytest.approx(expected, rel=1e-5)
+
+
+def test_parts_are_logged_plotted_and_add_up(small_workspace, tmp_path):
+    out = distil(
+        small_workspace, tmp_path / "on", plot_loss=True, kd_alpha=0.7, per_device_train_batch_size=3,
+        logging_steps=2,
+    )  # fmt: skip
+    parts = ("ce", "kl", "teacher_agreement", "teacher_entropy")
+    lines = [line for line in read_jsonl(out / "trainer_log.jsonl") if "loss" in line]
+    assert len(lines) == len(history(out)) > 1
+    for line, entry in zip(lines, history(out), strict=True):
+        assert line["loss"] == pytest.approx((line["ce"] + 0.7 * line["kl"]) / 1.7, rel=1e-3)  # stock rounds the loss
+        assert all(line[name] == entry[name] for name in parts)
+        assert 0 <= line["teacher_agreement"] <= 1 and line["teacher_entropy"] > 0
+    assert {path.name for path in out.glob("training_*.png")} == {f"training_{name}.png" for name in ("loss", *parts)}
+
+
+def test_stock_logs_and_plots_what_it_did(small_workspace, tmp_path):
+    keys = {"use_clinkd": None, "ref_model": None, "num_train_epochs": 1, "plot_loss": True}
+    keys |= dict.fromkeys(
+        ("clinkd_phases", "pseudo_label_samples", "correction_similarity", "sasg_scorer", "kd_epochs")
+    )
+    out = distil(small_workspace, tmp_path, **keys)
+    lines = [line for line in read_jsonl(out / "trainer_log.jsonl") if "loss" in line]
+    assert lines and not any({"ce", "kl"} & line.keys() for line in lines)
+    assert [path.name for path in out.glob("training_*.png")] == ["training_loss.png"]
