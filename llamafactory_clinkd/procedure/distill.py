@@ -15,6 +15,7 @@
 """Phase 2: the student learns the teacher's distribution (section 3.2)."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
@@ -22,6 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..attach.workflow import teacher_model_arguments
 from ..kd import DistillTrainer, VkdTrainer, check_teacher, distill_loss, logits_distill_loss, read_pseudo_labels
 from ..rows import TrackedData, describe_rows, with_answers
+from ..run_state import read_json
 from ..supervised import SupervisedTrainer
 from .checks import check_images
 from .recipes import training_arguments
@@ -31,6 +33,8 @@ from .training_rows import choose_subset
 
 
 logger = logging.getLogger(__name__)
+
+PLOTTED = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy")
 
 
 def run_phase(run: Run) -> list[str]:
@@ -52,7 +56,19 @@ def run_phase(run: Run) -> list[str]:
         after_load=run.student_positions(arguments),
         image_square=run.settings.image_square,
     )
+    if arguments.finetuning.plot_loss and arguments.training.process_index == 0 and not run.was_aborted():
+        _plot_parts(folder)
     return [run.relative(folder / TRAINER_STATE_NAME)]
+
+
+def _plot_parts(folder: Path) -> None:
+    """Stock's plot of every part of the loss that was logged, beside stock's own of the loss."""
+    history = read_json(folder / TRAINER_STATE_NAME)["log_history"]
+    logged = [name for name in PLOTTED if any(name in entry for entry in history)]
+    if logged:
+        from llamafactory.extras.ploting import plot_loss
+
+        plot_loss(str(folder), keys=logged)
 
 
 def _rows(run: Run, rows: Any) -> Any:

@@ -12,14 +12,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Cross-entropy and KL divergence in LLaMA-Factory's ``trainer_log.jsonl``, whose callback writes known keys only."""
+"""The parts of a distillation loss in LLaMA-Factory's ``trainer_log.jsonl``, whose callback writes known keys only."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
 
-PARTS = ("ce", "kl")
+PARTS = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy")
 
 
 def noting_parts(stock: Callable[..., None]) -> Callable[..., None]:
