@@ -41,6 +41,7 @@ test-long: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clinkd doctor --seams
 
 bench: setup
 	for script in benchmarks/*.py; do case $$script in */memory.py) ;; *) $(BIN)/python $$script ;; esac || exit 1; done

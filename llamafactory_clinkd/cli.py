@@ -115,13 +115,17 @@ def report(
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     recipe: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Also say what this recipe would send, and where.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Look at what this recipe uses, and say what it would send."),
     ] = None,
+    seams: Annotated[
+        bool, typer.Option("--seams", help="Only the seams of LLaMA-Factory; fails with the list.")
+    ] = False,
 ) -> None:
     """Says what is installed, attached and reachable, and how to mend what is not."""
-    from .doctor import examine, findings_table
+    from .doctor import examine, examine_seams, findings_table
 
-    findings = examine(recipe)
+    findings = examine_seams() if seams else examine(recipe)
     console.print_json(json.dumps(findings)) if as_json else console.print(findings_table(findings))
     raise typer.Exit(code=any(finding["state"] == "broken" for finding in findings))
 

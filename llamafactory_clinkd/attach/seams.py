@@ -1,0 +1,99 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Every name of LLaMA-Factory, transformers and the v1 path that this package replaces, calls or extends.
+
+``hooks.py`` does the replacing; this is the list to check an installed version against before anything runs. A name
+may carry the parameter that is relied on: ``Class.method(parameter)``.
+"""
+
+import functools
+import importlib
+import inspect
+from typing import Any
+
+
+STAGES = ("pt", "dpo", "kto", "rm", "ppo")
+SEAMS: dict[str, tuple[str, ...]] = {
+    "llamafactory.hparams.parser": (
+        "FinetuningArguments", "_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_parse_args", "read_args",
+        "get_last_checkpoint", "get_train_args", "get_infer_args",
+    ),
+    "llamafactory.hparams.finetuning_args": (
+        "FinetuningArguments(ref_model)", "FinetuningArguments(ref_model_adapters)",
+        "FinetuningArguments(ref_model_quantization_bit)", "FinetuningArguments(freeze_vision_tower)",
+    ),
+    "llamafactory.train.sft.workflow": (
+        "run_sft(generating_args)", "run_sft(callbacks)", "CustomSeq2SeqTrainer", "load_model", "load_tokenizer",
+        "create_ref_model", "get_template_and_fix_tokenizer",
+    ),
+    "llamafactory.train.sft.trainer": ("CustomSeq2SeqTrainer.__init__(ref_model)",),
+    **{
+        f"llamafactory.train.{stage}.workflow": (f"run_{stage}", "load_model", "get_template_and_fix_tokenizer")
+        for stage in STAGES
+    },
+    "llamafactory.train.trainer_utils": ("load_model", "create_ref_model"),
+    "llamafactory.train.tuner": ("run_sft", "load_model(is_trainable)", "run_exp", "export_model"),
+    "llamafactory.train.callbacks": ("LogCallback.on_log", "LogCallback._write_log", "ReporterCallback"),
+    "llamafactory.data.loader": ("align_dataset", "_get_preprocessed_dataset(is_eval)"),
+    "llamafactory.data.mm_plugin": ("Qwen2VLPlugin._preprocess_image", "Qwen2VLPlugin._get_mm_inputs"),
+    "llamafactory.data.collator": ("MultiModalDataCollatorForSeq2Seq",),
+    "llamafactory.chat.hf_engine": ("HuggingfaceEngine.__init__(generating_args)",),
+    "llamafactory.chat.chat_model": ("get_infer_args", "ChatModel"),
+    "llamafactory.v1.config.arg_parser": ("HfArgumentParser",),
+    "llamafactory.webui.interface": ("create_train_tab", "create_eval_tab", "create_chat_box"),
+    "llamafactory.webui.components.infer": ("create_chat_box",),
+    "llamafactory.webui.chatter": ("WebChatModel.load_model",),
+    "llamafactory.webui.common": ("_clean_cmd", "get_save_dir"),
+    "llamafactory.webui.runner": (
+        "Runner._parse_train_args", "Runner._parse_eval_args", "Runner._initialize", "Runner._build_config_dict",
+        "Runner.load_args", "Runner.check_output_dir", "Runner.monitor", "get_trainer_info", "gen_cmd",
+    ),
+    "transformers.trainer": ("Trainer._run_epoch", "Trainer._get_num_items_in_batch"),
+    "transformers.models.qwen2_vl.modeling_qwen2_vl": (
+        "Qwen2VLModel.get_rope_index", "Qwen2VLForConditionalGeneration.forward(logits_to_keep)",
+    ),
+}  # fmt: skip
+
+
+def missing_seams(seams: dict[str, tuple[str, ...]] | None = None) -> list[str]:
+    """Names that the installed packages lack, each as one line with what is wrong; imports every module.
+
+    Args:
+        seams: Another table than :data:`SEAMS`.
+    """
+    found = []
+    for module_name, names in (SEAMS if seams is None else seams).items():
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            found.append(f"{module_name}: cannot be imported ({error})")
+            continue
+        for name in names:
+            problem = _problem(module, name)
+            if problem is not None:
+                found.append(f"{module_name}.{name}: {problem}")
+    return found
+
+
+def _problem(module: Any, name: str) -> str | None:
+    """What is wrong with ``path`` or ``path(parameter)`` in a module."""
+    path, _, parameter = name.rstrip(")").partition("(")
+    try:
+        value = functools.reduce(getattr, path.split("."), module)
+    except AttributeError:
+        return "does not exist"
+    if parameter and parameter not in inspect.signature(value).parameters:
+        return f"takes no parameter `{parameter}`"
+    return None

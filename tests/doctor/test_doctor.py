@@ -1,0 +1,158 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What ``clinkd doctor`` finds, and that it finds what is broken."""
+
+import json
+import socket
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from llamafactory_clinkd import doctor
+from llamafactory_clinkd.attach import seams
+from llamafactory_clinkd.attach.hooks import HOOKS
+from llamafactory_clinkd.cli import app
+from llamafactory_clinkd.doctor.installed import java, packages
+from llamafactory_clinkd.doctor.reachable import clip_weights, endpoint, sentence_model
+
+
+FIXED = [
+    doctor.finding("versions", "ok", "llamafactory 0.9.5"),
+    doctor.finding("java", "missing", "not installed", "apt install default-jre-headless"),
+]
+
+
+@pytest.fixture
+def no_keys(monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_json_is_the_findings_and_only_a_broken_one_fails(monkeypatch, broken):
+    findings = FIXED + ([doctor.finding("seam x", "broken", "gone", "install 0.9.5")] if broken else [])
+    monkeypatch.setattr(doctor, "examine", lambda recipe=None: findings)
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    assert json.loads(done.stdout) == findings
+    assert done.exit_code == int(broken)
+
+
+def test_table_shows_state_and_how_to_mend(monkeypatch):
+    monkeypatch.setattr(doctor, "examine", lambda recipe=None: FIXED)
+    done = CliRunner().invoke(app, ["doctor"])
+    assert "missing" in done.stdout and "apt install" in done.stdout
+
+
+def test_every_hook_has_names_to_check():
+    assert HOOKS.keys() <= seams.SEAMS.keys()
+
+
+def test_missing_names_are_listed_one_by_one():
+    table = {
+        "json.decoder": ("JSONDecoder.decode", "JSONDecoder.encode", "JSONDecoder.decode(s)", "scanstring(limit)"),
+        "json.nowhere": ("anything",),
+    }
+    found = seams.missing_seams(table)
+    assert [line.partition(":")[0] for line in found] == [
+        "json.decoder.JSONDecoder.encode",
+        "json.decoder.scanstring(limit)",
+        "json.nowhere",
+    ]
+    assert "does not exist" in found[0] and "`limit`" in found[1] and "cannot be imported" in found[2]
+
+
+def test_page_on_attaching_names_every_hook():
+    from pathlib import Path
+
+    page = (Path(__file__).resolve().parents[2] / "docs" / "attaching.md").read_text(encoding="utf-8")
+    assert [module for module in HOOKS if f"`{module}`" not in page] == []
+
+
+def test_java_that_is_not_there_or_does_not_start(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert java()["state"] == "missing" and "apt install" in java()["mend"]
+    stub = tmp_path / "java"
+    stub.write_text("#!/bin/sh\necho no memory >&2\nexit 1\n")
+    stub.chmod(0o755)
+    assert java()["state"] == "broken" and "no memory" in java()["found"]
+
+
+def test_package_that_is_not_installed(monkeypatch):
+    from llamafactory_clinkd.doctor import installed
+
+    monkeypatch.setattr(installed, "PACKAGES", {"no-such-package-here": ("nothing", "clip")})
+    (found,) = packages()
+    assert found["state"] == "missing" and found["mend"] == "pip install 'llamafactory-clinkd[clip]'"
+
+
+def test_clip_weights_in_folder_cache_and_nowhere(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    assert clip_weights({"sasg_scorer": "logprob"})["state"] == "ok"
+    assert clip_weights({"sasg_scorer": str(tmp_path)})["state"] == "broken"
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    assert clip_weights({"sasg_scorer": str(tmp_path)})["state"] == "ok"
+    for found, state in ((lambda repository, name: None, "missing"), (lambda repository, name: name, "ok")):
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", found)
+        assert clip_weights({})["state"] == state and "BiomedCLIP" in clip_weights({})["found"]
+
+
+def test_sentence_model(tmp_path):
+    assert sentence_model({"correction_similarity": "lexical"})["state"] == "ok"
+    assert sentence_model({"correction_similarity_model": str(tmp_path)})["state"] == "ok"
+    assert sentence_model({"correction_similarity_model": "organisation/model"})["state"] == "missing"
+
+
+@pytest.fixture
+def server():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield SimpleNamespace(url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
+
+
+def test_endpoint_that_answers_and_one_that_does_not(no_keys, server):
+    found = endpoint({"corrector": "openai", "correction_base_url": server.url})
+    assert found["state"] == "ok" and "OPENAI_API_KEY is not set" in found["found"]
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    found = endpoint({"corrector": "openai", "correction_base_url": f"http://127.0.0.1:{port}/v1"})
+    assert found["state"] == "broken" and "Start the server" in found["mend"]
+
+
+def test_another_machine_is_not_called_unless_allowed(no_keys, monkeypatch):
+    def connect(*args, **kwargs):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    keys = {"corrector": "openai", "correction_base_url": "https://example.invalid/v1"}
+    assert "correction_allow_remote" in endpoint(keys)["mend"]
+    assert "OPENAI_API_KEY" in endpoint({**keys, "correction_allow_remote": True})["mend"]
+    assert endpoint({})["state"] == "ok"
+    assert endpoint({**keys, "correction_base_url": "ftp://x"})["state"] == "broken"
+
+
+@pytest.mark.slow
+def test_installed_llamafactory_has_every_seam():
+    findings = doctor.examine_seams()
+    assert [each for each in findings if each["state"] != "ok"] == []
+    assert len(findings) == 1 + len(HOOKS) + 1
+
+
+@pytest.mark.slow
+def test_everything_is_looked_at(no_keys):
+    names = [each["name"] for each in doctor.examine()]
+    assert {"versions", "seam names", "java", "CLIP weights", "sentence model", "GPU", "API endpoint"} <= set(names)
+    assert {f"seam {module}" for module in HOOKS} <= set(names)
