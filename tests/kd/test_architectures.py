@@ -1,0 +1,223 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Distillation of other architectures than Qwen2-VL through the recipe, against both models' full logits in fp64."""
+
+import copy
+import json
+import logging
+
+import pytest
+import torch
+from kd_runs import distil, history
+from small_run import drawn_rows, recipe
+
+from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
+from llamafactory_clinkd.demo.tokenizer import train_tokenizer
+
+
+pytestmark = pytest.mark.slow
+STOCK = {"rope_variant": "mrope", "image_square": False}
+ALPHA, TEMPERATURE = 0.7, 2.0
+
+
+def build_text_model(kind, folder, texts, *, hidden_size, seed, extra_ids=0):
+    """A tiny text model with a tokenizer trained on ``texts``; ``extra_ids`` widen its vocabulary beyond that."""
+    import transformers
+
+    tokenizer = train_tokenizer(texts)
+    end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    sizes = {
+        "hidden_size": hidden_size, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": hidden_size // 4, "intermediate_size": 64, "vocab_size": len(tokenizer) + extra_ids,
+        "max_position_embeddings": 1024, "bos_token_id": pad, "eos_token_id": end, "pad_token_id": pad,
+    }  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    torch.manual_seed(seed)
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def build_qwen25_vl(folder, texts, *, hidden_size, seed):
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+    )
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    tokenizer = train_tokenizer(texts)
+    names = ["<|endoftext|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
+    pad, end, image, video, start, stop = tokenizer.convert_tokens_to_ids(names)
+    spatial = hidden_size // 8 * 3 // 8
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": hidden_size, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "intermediate_size": 64, "vocab_size": len(tokenizer), "max_position_embeddings": 1024,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e4,
+                "mrope_section": [hidden_size // 8 - 2 * spatial, spatial, spatial],
+            },
+            "bos_token_id": pad, "eos_token_id": end, "pad_token_id": pad,
+        },
+        vision_config={
+            "depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": hidden_size,
+            "window_size": 56, "fullatt_block_indexes": [1],
+        },
+        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=stop,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=tokenizer.chat_template or "{{ messages }}",
+    ).save_pretrained(folder)
+
+
+def build(kind, folder, texts, role):
+    size, seed = {"student": (32, 0), "teacher": (64, 1)}[role]
+    if kind == "Llava":
+        from tiny_llava import build_tiny_llava
+
+        build_tiny_llava(folder, texts, seed=seed)
+    elif kind == "Qwen2_5_VL":
+        build_qwen25_vl(folder, texts, hidden_size=size, seed=seed)
+    else:
+        extra = 64 if role == "teacher" else 0
+        build_text_model(kind, folder, texts, hidden_size=size, seed=seed, extra_ids=extra)
+
+
+def workspace_of(kind, folder):
+    rows = drawn_rows(folder / "data", 6)
+    texts = [text for row in rows for turn in row["turns"] for text in turn]
+    for role in ("student", "teacher"):
+        build(kind, folder / role, texts, role)
+    if kind in ("Llava", "Qwen2_5_VL"):
+        write_sharegpt(folder / "data" / "train.json", rows)
+        write_dataset_info(folder / "data", {"tiny_train": dataset_info_entry("train.json")})
+    else:
+        pairs = [{"instruction": question, "input": "", "output": answer} for row in rows for question, answer in row["turns"]]
+        (folder / "data" / "train.json").write_text(json.dumps(pairs))
+        (folder / "data" / "dataset_info.json").write_text(json.dumps({"tiny_train": {"file_name": "train.json"}}))
+    return folder
+
+
+TEMPLATES = {"Llava": "llava", "Qwen2_5_VL": "qwen2_vl"}
+
+
+def keys_of(kind, **changes):
+    return STOCK | {
+        "template": TEMPLATES.get(kind, "qwen"), "eval_dataset": None, "kd_epochs": 1, "kd_alpha": ALPHA,
+        "kd_temperature": TEMPERATURE, "learning_rate": 1e-30, "disable_shuffling": True,
+        "per_device_train_batch_size": 3, "gradient_accumulation_steps": 1,
+    } | changes  # fmt: skip
+
+
+def expected_losses(kind, workspace, tmp_path):
+    """Eq. 12-16 written out from full logits of stock's own batches."""
+    from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    model_args, data_args, training_args, *_ = get_train_args(recipe(workspace, tmp_path / "unused", **keys_of(kind)))
+    module = load_tokenizer(model_args)
+    template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
+    data = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
+    loader = AutoModelForImageTextToText if kind in TEMPLATES else AutoModelForCausalLM
+    student, teacher = (
+        loader.from_pretrained(workspace / name, dtype=torch.float64).eval() for name in ("student", "teacher")
+    )
+    collate = SFTDataCollatorWith4DAttentionMask(
+        template=template, model=student, pad_to_multiple_of=8, compute_dtype=torch.float64, **module
+    )
+    losses = []
+    for start in (0, 3):
+        batch = dict(collate([copy.deepcopy(data[index]) for index in range(start, start + 3)]))
+        labels = batch.pop("labels")[:, 1:].flatten()
+        batch.pop("rope_deltas", None)
+        with torch.no_grad():
+            z_s, z_t = (model(**batch).logits[:, :-1].flatten(0, 1) for model in (student, teacher))
+        total, count = 0.0, 0
+        for row in (labels != -100).nonzero().flatten().tolist():
+            shared = min(z_s.shape[1], z_t.shape[1])
+            p_s = torch.softmax(z_s[row, :shared] / TEMPERATURE, -1)
+            p_t = torch.softmax(z_t[row, :shared] / TEMPERATURE, -1)
+            divergence = (p_t * (p_t.log() - p_s.log())).sum() * TEMPERATURE**2
+            total += float((-torch.log_softmax(z_s[row], -1)[labels[row]] + ALPHA * divergence) / (1 + ALPHA))
+            count += 1
+        losses.append(total / count)
+    return losses
+
+
+def lines_about_heads(caplog):
+    return [each.getMessage() for each in caplog.records if "cannot be used directly" in each.getMessage()]
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Llama", "Gemma2", "Llava", "Qwen2_5_VL"])
+def test_the_recipe_distils(kind, tmp_path, caplog):
+    torch.set_num_threads(1)
+    workspace = workspace_of(kind, tmp_path / "w")
+    with caplog.at_level(logging.INFO, "llamafactory_clinkd"):
+        out = distil(workspace, tmp_path / "out", **keys_of(kind))
+    assert [entry["loss"] for entry in history(out)] == pytest.approx(
+        expected_losses(kind, workspace, tmp_path), rel=1e-5
+    )
+    assert all(entry["kl"] > 1e-4 for entry in history(out))
+    if kind == "Gemma2":  # caps its logits: one line each for student and teacher
+        assert len(lines_about_heads(caplog)) == 2
+        assert all("at the supervised positions" in line for line in lines_about_heads(caplog))
+    else:
+        assert not lines_about_heads(caplog)
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Llava"])
+def test_it_trains_with_cache_and_lora(kind, tmp_path):
+    torch.set_num_threads(1)
+    workspace = workspace_of(kind, tmp_path / "w")
+    keys = keys_of(kind, finetuning_type="lora", lora_rank=4, learning_rate=1e-2, kd_epochs=3)
+    live = distil(workspace, tmp_path / "live", **keys)
+    cached = distil(workspace, tmp_path / "cached", kd_cache="hidden", **keys)
+    assert history(cached) == history(live)
+    assert history(live)[-1]["loss"] < history(live)[0]["loss"]
+
+
+def test_a_head_that_cannot_be_restricted_gives_its_full_logits(tmp_path, caplog, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    torch.set_num_threads(1)
+    workspace = workspace_of("Llama", tmp_path / "w")
+    wanted = expected_losses("Llama", workspace, tmp_path)
+    stock, widths = LlamaForCausalLM.forward, set()
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, labels=None, use_cache=None):
+        output = stock(self, input_ids, attention_mask, position_ids, labels=labels, use_cache=use_cache)
+        widths.add(output.logits.shape[1] == input_ids.shape[1])
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    out = distil(workspace, tmp_path / "out", **keys_of("Llama"))
+    assert [entry["loss"] for entry in history(out)] == pytest.approx(wanted, rel=1e-5)
+    assert widths == {True}
+    lines = lines_about_heads(caplog)
+    assert len(lines) == 2 and all("at every position" in line for line in lines)
+
+
+def test_text_needs_no_rope_key(tmp_path):
+    workspace = workspace_of("Qwen2", tmp_path / "w")
+    with pytest.raises(ValueError, match="set `rope_variant: mrope`"):
+        distil(workspace, tmp_path / "out", **keys_of("Qwen2", rope_variant="mcg"))
