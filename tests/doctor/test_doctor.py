@@ -62,13 +62,18 @@ def test_every_hook_has_names_to_check():
 
 def test_missing_names_are_listed_one_by_one():
     table = {
-        "json.decoder": ("JSONDecoder.decode", "JSONDecoder.encode", "JSONDecoder.decode(s)", "scanstring(limit)"),
+        "json.decoder": (
+            "JSONDecoder.decode",
+            "JSONDecoder.encode",
+            "JSONDecoder.decode(s)",
+            "JSONDecoder.raw_decode(limit)",
+        ),
         "json.nowhere": ("anything",),
     }
     found = seams.missing_seams(table)
     assert [line.partition(":")[0] for line in found] == [
         "json.decoder.JSONDecoder.encode",
-        "json.decoder.scanstring(limit)",
+        "json.decoder.JSONDecoder.raw_decode(limit)",
         "json.nowhere",
     ]
     assert "does not exist" in found[0] and "`limit`" in found[1] and "cannot be imported" in found[2]
