@@ -69,12 +69,13 @@ def check_keys(values: dict[str, Any]) -> None:
     arguments.check_clinkd()
 
 
-def in_language(problem: str, lang: str) -> str:
-    """A validator's text under a heading that names the box in the page's language."""
+def in_language(problem: str, lang: str | None) -> str:
+    """A validator's text under a heading in the page's language: the label and the help of its box."""
     catalogue = texts(lang)
     names = [name for name in re.findall(r"`(\w+)", problem) if name in BOXES]
-    label = f" ({catalogue['elements'][names[0]]['label']})" if names else ""
-    return f"{catalogue['messages']['invalid']}{label}: {problem}"
+    words = catalogue["elements"][names[0]] if names else None
+    about = f" ({words['label']}: {words['info'].rstrip('.。')})" if words else ""
+    return f"{catalogue['messages']['invalid']}{about}: {problem}"
 
 
 def _keys_of(group: type, args: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}/"
-        self.log = folder / "server.log"
+        self.log = folder / ("server.log" if plugin else "stock.log")
         scripts = Path(sys.executable).parent
         env = (
             os.environ

@@ -165,7 +165,9 @@ def test_invalid_combinations_are_told_before_the_start(engine, page, changes, s
 
 def test_message_is_headed_in_the_language_of_the_page(engine, page):
     message = message_of(engine, page(top__lang="ja", clinkd__kd_temperature=-1))
-    assert message.startswith("ClinKD の設定が正しくありません (温度): `kd_temperature: -1.0`")
+    assert message.startswith(
+        "ClinKD の設定が正しくありません (温度: 式 13〜15 の温度 T、0 より大きい値): `kd_temperature: -1.0`"
+    )
 
 
 def test_saved_configuration_loads_in_stock(engine, page):
@@ -306,4 +308,5 @@ def test_command_line_accepts_a_started_file(engine, page, workspace, tmp_path):
     assert message_of(engine, data) == ""
     done = llamafactory_cli("train", save_cmd(engine.runner._parse_train_args(data)))
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "tokens" in done.stdout and "Where is" not in done.stdout + done.stderr  # of the first row
     assert (tmp_path / "run" / "clinkd" / "state.json").is_file()

@@ -19,10 +19,12 @@ import re
 
 import pytest
 import yaml
+from llamafactory.webui.locales import ALERTS, LOCALES
 
 from llamafactory_clinkd.webui.locales import LANGUAGES, texts
 
 from .board_page import PATIENCE
+from .conftest import Server
 
 
 pytestmark = pytest.mark.slow
@@ -72,23 +74,54 @@ def test_preview_save_and_load(ready, server, workspace, tmp_path):
     assert json.loads(ready.field("Extra arguments").input_value()) == json.loads(EXTRA_ARGS)
 
 
-@pytest.mark.parametrize(
-    "box, value, says",
-    [
-        ("kd_temperature", "0", "kd_temperature: 0.0"),
-        ("kd_alpha", "-1", "kd_alpha: -1.0"),
-        ("rope_sections", "1,2", "rope_sections: [1, 2]"),
-        ("correction_max_samples", "many", "correction_max_samples: many"),
-        ("ref_model", "", "ref_model is missing"),
-    ],
-)
-def test_bad_input_is_told_and_nothing_starts(ready, server, tmp_path, box, value, says):
-    ready.fill(ready.words(box), value)
-    ready.press("Start")
-    ready.wait_for_text(texts("en")["messages"]["invalid"])
-    assert says in ready.text().replace("`", "")
-    ready.page.screenshot(path=tmp_path / f"bad_{box}.png", full_page=True)
+def test_saved_configuration_loads_without_the_plugin(ready, open_board, server):
+    ready.fill(ready.words("kd_alpha"), "0.75")
+    ready.choose("Config path", "from_plugin.yaml")
+    ready.press("Save arguments")
+    ready.wait_for_text("from_plugin.yaml")
+
+    stock = Server(server.folder, plugin=False)
+    try:
+        stock.wait()
+        board = open_board(url=stock.url)
+        assert "ClinKD" not in board.page.content()
+        board.choose("Config path", "from_plugin.yaml")
+        board.press("Load arguments")
+        board.wait_for_text(ALERTS["info_config_loaded"]["en"])
+        board.wait_for_value("Model path", ready.field("Model path").input_value())
+        board.page.get_by_role("button", name="Extra configurations").click()
+        extra = json.loads(board.field("Extra arguments").input_value())
+        assert extra["use_clinkd"] is True and extra["kd_alpha"] == 0.75 and extra["optim"] == "sgd"
+        board.press("Preview command")
+        board.wait_for_text("--kd_alpha 0.75")
+    finally:
+        stock.stop()
+
+
+BAD_VALUES = {
+    "en": [("kd_temperature", "0", "kd_temperature: 0.0"), ("sasg_candidates", "1.5", "sasg_candidates: 1.5")],
+    "ru": [("kd_alpha", "-1", "kd_alpha: -1.0"), ("mcg_alpha_h", "0", "mcg_alpha_h: 0")],
+    "zh": [("rope_sections", "1,2", "rope_sections: [1, 2]"), ("pseudo_label_samples", "", "pseudo_label_samples")],
+    "ko": [("correction_max_samples", "many", "correction_max_samples: many"), ("kd_epochs", "0", "kd_epochs: 0.0")],
+    "ja": [("ref_model", "", "ref_model is missing"), ("ref_model", "./nowhere", "ref_model: ./nowhere")],
+}
+
+
+def test_bad_input_is_told_in_every_language_and_nothing_starts(ready, server, tmp_path):
+    for lang, cases in BAD_VALUES.items():
+        if lang != ready.lang:
+            ready.speak(lang)
+        for box, value, says in cases:
+            good = ready.box(box).input_value()
+            ready.fill(ready.words(box), value)
+            ready.press(LOCALES["start_btn"][lang]["value"])
+            heading = f"{texts(lang)['messages']['invalid']} ({ready.words(box)}"
+            ready.page.get_by_text(heading).filter(has_text=says.split(":")[0].split()[0]).first.wait_for()
+            assert says in ready.text().replace("`", "")
+            ready.fill(ready.words(box), good)
+        ready.page.screenshot(path=tmp_path / f"bad_{lang}.png", full_page=True)
     assert not (server.folder / "saves" / "Qwen2-VL-2B-Instruct" / "full" / "unused").exists()
+    assert "sk-never-shown" not in server.log.read_text(encoding="utf-8")
 
 
 def test_boxes_that_nothing_reads_are_disabled_with_the_reason(ready):

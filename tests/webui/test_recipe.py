@@ -98,4 +98,7 @@ def test_bad_input_reaches_the_validator(changes, says):
 
 def test_problem_names_the_box_in_the_language_of_the_page():
     message = in_language("`kd_alpha: -1` is not allowed.", "ru")
-    assert message == "Конфигурация ClinKD некорректна (Вес дистилляции): `kd_alpha: -1` is not allowed."
+    assert message == (
+        "Конфигурация ClinKD некорректна (Вес дистилляции: Вес alpha слагаемого дистилляции (ур. 16), не меньше 0): "
+        "`kd_alpha: -1` is not allowed."
+    )

@@ -36,7 +36,7 @@ def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_p
     from llamafactory.webui.locales import ALERTS
 
     board = open_board()
-    board.page.set_default_timeout(8 * MINUTES)
+    board.page.set_default_timeout(4 * MINUTES)
     board.set_up_run(workspace, "watched", EXTRA_ARGS)
     board.open("distillation", "selection")
     board.fill(board.words("ref_model"), str(workspace / "teacher"))
@@ -78,11 +78,13 @@ def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_p
     assert report.locator("h1, h2").count() > 0 and "ROC" in report.content()
     secret = board.page.request.get(f"{server.url}gradio_api/file={folder / 'clinkd' / 'predictions.jsonl'}")
     assert secret.status == 403
+    told = server.log.read_text(encoding="utf-8")
+    assert "sk-never-shown" not in told and "Where is the square" not in told
 
 
 def test_evaluate_tab_shows_metrics_and_report(open_board, server, workspace, tmp_path):
     board = open_board()
-    board.page.set_default_timeout(8 * MINUTES)
+    board.page.set_default_timeout(4 * MINUTES)
     board.set_up_run(workspace, "unused", EXTRA_ARGS)
     board.open("selection")
     board.fill(board.words("sasg_scorer"), "logprob")
