@@ -14,6 +14,7 @@
 
 """The accordion of the Chat tab: candidates with scores (SASG), and the answer's boxes on the picture."""
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -29,9 +30,15 @@ from .recipe import to_key
 from .validation import check_keys, in_language
 
 
+logger = logging.getLogger(__name__)
+
 OPTIONS = ("sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer")
 SETTINGS = ("max_new_tokens", "top_p", "temperature", "skip_special_tokens")
 """Stock's own boxes that steer our generation too."""
+
+
+class Refused(ValueError):
+    """A question that cannot be answered as it stands; the message is for the page, in its language."""
 
 
 class Parts(NamedTuple):
@@ -92,11 +99,10 @@ def _build() -> Parts:
         with gr.Row():
             answer = gr.Button(words["answer"], variant="primary")
             draw = gr.Button(words["draw"])
-        with gr.Row():
-            picture = gr.Image(visible=False, interactive=False, type="pil", format="png", scale=2)
-            table = gr.Dataframe(
-                visible=False, interactive=False, wrap=True, datatype="str", column_widths=[70, 90, 110, 400]
-            )
+        table = gr.Dataframe(
+            visible=False, interactive=False, wrap=True, datatype="str", column_widths=["8%", "10%", "15%", "67%"]
+        )
+        picture = gr.Image(visible=False, interactive=False, type="pil", format="png", height=480)
         shown = gr.State(None)
     return Parts(accordion, options, answer, draw, picture, table, shown)
 
@@ -116,7 +122,12 @@ def _wire(
     def answer(history, past, language, role, query, image, system, tools, escape, *rest) -> Iterator[tuple[Any, ...]]:
         settings = dict(zip(SETTINGS, rest[: len(SETTINGS)], strict=True))
         values = dict(zip(OPTIONS, rest[len(SETTINGS) :], strict=True))
-        options, scorer = check(engine.chatter, values, query, image, language, load_scorer)
+        try:
+            options, scorer = check(engine.chatter, values, query, image, language, load_scorer)
+        except Refused as reason:
+            gr.Warning(str(reason), duration=20)
+            yield (gr.skip(),) * 6
+            return
         asked, conversation, emptied = engine.chatter.append(history, past, role, query, escape)
         yield asked, past, emptied, gr.skip(), gr.skip(), gr.skip()
         try:
@@ -133,8 +144,10 @@ def _wire(
             row = {"image": None if image is None else "uploaded", "candidates": candidates}
             row = rank(row, scorer, image, region=options["sasg_region"])
         except Exception as error:  # whatever model or scorer raise: the page gets its question back, and the reason
+            logger.exception("The Chat tab's candidates failed.")
+            gr.Warning(f"{texts(language)['chat']['failed']}: {error}", duration=None)
             yield history, past, query, gr.skip(), gr.skip(), gr.skip()
-            raise gr.Error(f"{texts(language)['chat']['failed']}: {error}", duration=None) from error
+            return
         text = row["response"]
         shown = {"row": row, "boxes": [list(box) for box in parse_boxes(text)]}
         said = [*asked, {"role": "assistant", "content": escaped(text) if escape else text}]
@@ -143,7 +156,8 @@ def _wire(
     def draw(past, language, image) -> tuple[Any, ...]:
         words, answers = texts(language)["chat"], [turn for turn in past if turn["role"] == "assistant"]
         if image is None or not answers:
-            raise gr.Error(words["no_image" if image is None else "no_answer"], print_exception=False)
+            gr.Warning(words["no_image" if image is None else "no_answer"])
+            return (gr.skip(),) * 3
         boxes = [list(box) for box in parse_boxes(answers[-1]["content"])]
         return show({"row": None, "boxes": boxes}, image, language)
 
@@ -188,25 +202,25 @@ def check(
     """The options as recipe keys and the loaded scorer, before anything is asked.
 
     Raises:
-        gr.Error: In the page's language, for whatever stands in the way of an answer.
+        Refused: For whatever stands in the way of an answer.
     """
     words = texts(lang)["chat"]
     options = {name: to_key(name, value) for name, value in values.items()}
     try:
         check_keys({"use_clinkd": True, "clinkd_phases": "predict", **options})
     except ValueError as error:
-        raise gr.Error(in_language(str(error), lang), print_exception=False) from error
+        raise Refused(in_language(str(error), lang)) from error
     if not (query or "").strip():
-        raise gr.Error(words["no_question"], print_exception=False)
+        raise Refused(words["no_question"])
     if getattr(chatter.engine, "name", None) != "huggingface":
-        raise gr.Error(words["not_huggingface"], print_exception=False)
+        raise Refused(words["not_huggingface"])
     try:
         scorer = load_scorer(options["sasg_scorer"])
     except RuntimeError as error:
         label = texts(lang)["elements"]["sasg_scorer"]["label"]
-        raise gr.Error(f"{label}: {error}", duration=None, print_exception=False) from error
+        raise Refused(f"{label}: {error}") from error
     if scorer.reads_images and image is None:
-        raise gr.Error(words["no_image_to_score"], print_exception=False)
+        raise Refused(words["no_image_to_score"])
     return options, scorer
 
 

@@ -38,7 +38,10 @@ def with_positions_told(stock: Callable[..., Iterator[str]]) -> Callable[..., It
         except ValueError as error:
             import gradio as gr
 
-            raise gr.Error(f"{texts(lang)['chat']['not_loaded']}: {error}", duration=None) from error
+            problem = f"{texts(lang)['chat']['not_loaded']}: {error}"
+            gr.Warning(problem, duration=None)
+            yield problem
+            return
         note = positions_note(self.engine, lang) if self.loaded and not loaded_before else None
         if note is not None:
             yield f"{told} {note}"

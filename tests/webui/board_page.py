@@ -109,9 +109,22 @@ class BoardPage:
         self.choose("Finetuning method", "full")
         self.page.get_by_role("tab", name="Chat").click()
         tab = self.page.get_by_role("tabpanel").filter(visible=True)
-        tab.get_by_role("button", name="Load model", exact=True).click()
-        tab.get_by_role("button", name="Submit", exact=True).wait_for()
+        submit = tab.get_by_role("button", name="Submit", exact=True)
+        if not submit.is_visible():  # it is loaded for every browser at once
+            tab.get_by_role("button", name="Load model", exact=True).click()
+        submit.wait_for()
         return tab
+
+    def look(self, width: int, scheme: str) -> None:
+        """Changes the window's width and the colour scheme, as gradio's own settings do."""
+        self.page.set_viewport_size({"width": width, "height": 1000})
+        self.page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
+
+    def close_messages(self) -> None:
+        """Closes every message in the corner."""
+        close = self.page.get_by_test_id("toast-close")
+        while close.count():
+            close.first.click()
 
     def fill_query(self, tab: Any, text: str) -> None:
         """Writes a question."""

@@ -23,7 +23,7 @@ from PIL import Image
 from llamafactory_clinkd.webui.candidates import generate_candidates
 from llamafactory_clinkd.webui.drawing import COLOURS
 from llamafactory_clinkd.webui.loading import positions_note
-from llamafactory_clinkd.webui.locales import texts
+from llamafactory_clinkd.webui.locales import LANGUAGES, texts
 
 from .answering_model import ANSWER, QUESTION
 
@@ -107,30 +107,44 @@ def test_candidates_and_boxes_in_a_browser(open_board, server, answering_model, 
     board.wait_for_value("", f"Model loaded, now you can chat with your model! {positions_text('en')}")
 
     board.page.get_by_role("button", name=words["title"]).click()
-    tab.get_by_role("button", name=words["answer"]).click()
+    answer = tab.get_by_role("button", name=words["answer"])
+    answer.click()
     board.wait_for_text(words["no_question"])
     board.fill_query(tab, QUESTION)
-    tab.get_by_role("button", name=words["answer"]).click()
+    answer.click()
     board.wait_for_text(texts("en")["elements"]["sasg_scorer"]["label"] + ": ")  # no hub here
     board.fill(board.words("sasg_scorer"), str(scorer), within=tab)
-    tab.get_by_role("button", name=words["answer"]).click()
+    answer.click()
     board.wait_for_text(words["no_image_to_score"])
     board.fill(board.words("sasg_candidates"), "0", within=tab)
-    tab.get_by_role("button", name=words["answer"]).click()
+    answer.click()
     board.wait_for_text(texts("en")["messages"]["invalid"])
     board.page.screenshot(path=tmp_path / "refused.png", full_page=True)
+    assert tab.get_by_placeholder("Input...").input_value() == QUESTION
     board.fill(board.words("sasg_candidates"), "3", within=tab)
+    board.close_messages()
 
     tab.locator("input[type=file]").first.set_input_files(scan)
     tab.locator("img").first.wait_for()
-    tab.get_by_role("button", name=words["answer"]).click()
+    answer.click()
     board.wait_for_text(words["scored_by"].format(scorer=scorer.name))
     board.wait_for_text(words["boxes"].format(count=1))
-    board.page.screenshot(path=tmp_path / "answered_1280_light.png", full_page=True)
     table = tab.get_by_role("table").first.inner_text()
     assert all(words[name] in table for name in ("rank", "score", "logprob", "text"))
     assert "square(250,100),(700,600)" in tab.get_by_test_id("bot").inner_text()
     assert drawn_box(board, tab) == pytest.approx([250, 100, 700, 600], abs=8)
+
+    for lang in [*LANGUAGES[1:], "en"]:
+        board.speak(lang)
+        foreign = texts(lang)["chat"]
+        board.wait_for_text(foreign["boxes"].format(count=1))
+        shown = tab.inner_text()
+        for name in ("title", "answer", "draw", "rank", "score", "logprob", "text"):
+            assert foreign[name] in shown, (lang, name)
+        for width, scheme in ((1280, "light"), (1920, "dark")):
+            board.look(width, scheme)
+            board.page.screenshot(path=tmp_path / f"answered_{lang}_{width}_{scheme}.png", full_page=True)
+            assert board.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
     tab.get_by_role("button", name="Clear history").click()
     tab.get_by_role("table").first.wait_for(state="hidden")
@@ -141,6 +155,25 @@ def test_candidates_and_boxes_in_a_browser(open_board, server, answering_model, 
     board.wait_for_text(words["boxes"].format(count=1))
     assert drawn_box(board, tab) == pytest.approx([250, 100, 700, 600], abs=8)
     assert "Zebra" not in server.log.read_text(encoding="utf-8")
+
+
+def test_two_browsers_ask_the_same_model_in_turn(open_board, answering_model, scan):
+    words = texts("en")["chat"]
+    tabs = []
+    for _ in range(2):
+        board = open_board()
+        tab = board.load_model(answering_model)
+        board.page.get_by_role("button", name=words["title"]).click()
+        board.fill(board.words("sasg_scorer"), "logprob", within=tab)
+        tab.locator("input[type=file]").first.set_input_files(scan)
+        tab.locator("img").first.wait_for()
+        board.fill_query(tab, QUESTION)
+        tabs.append((board, tab))
+    for _, tab in tabs:
+        tab.get_by_role("button", name=words["answer"]).click()
+    for board, tab in tabs:
+        board.wait_for_text(words["boxes"].format(count=1))
+        assert "square(250,100),(700,600)" in tab.get_by_test_id("bot").inner_text()
 
 
 def positions_text(lang):

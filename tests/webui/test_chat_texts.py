@@ -1,0 +1,110 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the Chat tab says, without a model: refusals, the table, the languages."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from llamafactory_clinkd.webui.locales import LANGUAGES, texts
+
+
+pytest.importorskip("gradio", reason="gradio is not installed: it comes with LLaMA-Factory's own requirements")
+
+from llamafactory_clinkd.webui.chat import OPTIONS, Refused, check, table_of, translate  # noqa: E402
+from llamafactory_clinkd.webui.loading import with_positions_told  # noqa: E402
+
+
+ROW = {
+    "scorer": "few_steps_clip",
+    "candidates": [
+        {"text": "spleen", "score": None, "rank": 2, "logprob": -0.5},
+        {"text": "liver", "score": 21.456, "rank": 1, "logprob": -1.25},
+    ],
+}
+
+
+def load_scorer(name):
+    if name == "missing":
+        raise RuntimeError("no such scorer: fetch it")
+    return SimpleNamespace(reads_images=name != "logprob")
+
+
+def asked(lang="en", query="Where?", image=None, engine="huggingface", **changes):
+    values = dict(zip(OPTIONS, (3, "beam", "image", "logprob"), strict=True)) | changes
+    chatter = SimpleNamespace(engine=SimpleNamespace(name=engine))
+    return check(chatter, values, query, image, lang, load_scorer)
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_each_refusal_is_in_the_language_of_the_page(lang):
+    catalogue = texts(lang)
+    words, label = catalogue["chat"], catalogue["elements"]["sasg_scorer"]["label"]
+    for changes, says in [
+        ({"query": "  "}, words["no_question"]),
+        ({"engine": "vllm"}, words["not_huggingface"]),
+        ({"sasg_scorer": "some_clip"}, words["no_image_to_score"]),
+        ({"sasg_scorer": "missing"}, f"{label}: no such scorer: fetch it"),
+        ({"sasg_candidates": 0}, catalogue["messages"]["invalid"]),
+        ({"sasg_candidates": None}, catalogue["elements"]["sasg_candidates"]["label"]),
+    ]:
+        with pytest.raises(Refused) as reason:
+            asked(lang, **changes)
+        assert says in str(reason.value)
+
+
+def test_good_options_come_back_as_recipe_keys():
+    options, scorer = asked(sasg_scorer=" some_clip ", image=Image.new("L", (2, 2)), sasg_candidates=2)
+    assert options == {
+        "sasg_candidates": 2, "sasg_mode": "beam", "sasg_region": "image", "sasg_scorer": "some_clip"
+    }  # fmt: skip
+    assert scorer.reads_images
+
+
+def test_the_best_candidate_stands_first_under_the_scorers_name():
+    table = table_of(ROW, "en")
+    assert table["label"] == "Candidates, scored by few_steps_clip"
+    assert table["value"]["data"] == [["1", "21.46", "-1.25", "liver"], ["2", "–", "-0.50", "spleen"]]
+    assert table_of(ROW, "zh")["value"]["headers"] == ["名次", "得分", "对数概率", "答案"]
+
+
+def test_another_language_also_reaches_what_is_shown_already():
+    updates = translate("ko", "logprob", {"row": ROW, "boxes": [[1, 2, 3, 4]]})
+    assert [updates[0]["label"], updates[-2]["label"]] == ["ClinKD 후보 답변과 박스", "답변의 박스: 1"]
+    assert updates[-1]["value"]["headers"][0] == "순위"
+    region = updates[3 + OPTIONS.index("sasg_region")]
+    assert region == {
+        "label": "채점 영역", "info": texts("ko")["reasons"]["needs_image_scorer"], "interactive": False
+    }  # fmt: skip
+    assert translate("ko", "some_clip", None)[-2:] == [{}, {}]
+
+
+def test_a_model_that_cannot_be_served_is_answered_with_the_reason():
+    def stock(self, data):
+        yield "Loading"
+        raise ValueError("`infer_backend: vllm` computes rotary positions itself")
+
+    page = SimpleNamespace(manager=SimpleNamespace(get_elem_by_id=lambda name: name), loaded=False)
+    with pytest.warns(UserWarning, match="infer_backend"):
+        said = list(with_positions_told(stock)(page, {"top.lang": "ru"}))
+    assert said[0] == "Loading" and said[1].startswith("Модель не удалось загрузить: `infer_backend: vllm`")
+
+
+def test_loading_another_model_is_stock():
+    page = SimpleNamespace(
+        manager=SimpleNamespace(get_elem_by_id=lambda name: name), loaded=True, engine=SimpleNamespace(model=None)
+    )
+    assert list(with_positions_told(lambda self, data: iter(["a", "b"]))(page, {"top.lang": "en"})) == ["a", "b"]
