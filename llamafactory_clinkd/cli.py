@@ -118,13 +118,43 @@ def doctor(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Look at what this recipe uses, and say what it would send."),
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Estimate memory, disk and counts of this recipe instead."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="With --plan: number of GPUs.")] = 1,
+    gpu_memory: Annotated[float, typer.Option(min=1, help="With --plan: memory of each GPU, GiB.")] = 80,
+    train_rows: Annotated[
+        int | None, typer.Option(min=1, help="With --plan: training rows. Default: counted.")
+    ] = None,
+    eval_rows: Annotated[
+        int | None, typer.Option(min=1, help="With --plan: evaluation rows. Default: counted.")
+    ] = None,
+    row_tokens: Annotated[
+        int | None, typer.Option(min=1, help="With --plan: tokens of the longest row. Default: `cutoff_len`.")
+    ] = None,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="With --plan: mean tokens of an answer.")] = 64,
     seams: Annotated[
         bool, typer.Option("--seams", help="Only the seams of LLaMA-Factory; fails with the list.")
     ] = False,
 ) -> None:
     """Says what is installed, attached and reachable, and how to mend what is not."""
-    from .doctor import examine, examine_seams, findings_table
+    from .doctor import examine, examine_seams, findings_table, read_recipe
 
+    if plan is not None:
+        from .plan import make_plan, plan_table
+
+        with told_errors():
+            planned = make_plan(
+                read_recipe(plan),
+                gpus=gpus,
+                gib=gpu_memory,
+                rows=(train_rows, eval_rows),
+                row_tokens=row_tokens,
+                answer_tokens=answer_tokens,
+            )
+        console.print_json(json.dumps(planned)) if as_json else console.print(plan_table(planned))
+        raise typer.Exit(code=not planned["fits"])
     findings = examine_seams() if seams else examine(recipe)
     console.print_json(json.dumps(findings)) if as_json else console.print(findings_table(findings))
     raise typer.Exit(code=any(finding["state"] == "broken" for finding in findings))

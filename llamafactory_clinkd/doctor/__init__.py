@@ -23,7 +23,7 @@ from .reachable import clip_weights, endpoint, sending, sentence_model
 from .seams import attached_seams, seam_names
 
 
-__all__ = ["Finding", "examine", "examine_seams", "finding", "findings_table", "sending"]
+__all__ = ["Finding", "examine", "examine_seams", "finding", "findings_table", "read_recipe", "sending"]
 
 
 def examine(recipe: str | Path | None = None) -> list[Finding]:
