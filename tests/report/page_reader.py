@@ -18,7 +18,7 @@ import re
 from html.parser import HTMLParser
 
 
-VOID = {"meta", "link", "img", "br", "hr", "input"}
+VOID = {"meta", "link", "img", "br", "wbr", "hr", "input"}
 
 
 class Page(HTMLParser):
