@@ -141,6 +141,13 @@ class ClinkdArguments:
         default=None,
         metadata={"help": "Budget of requests a round; further rows keep the ground truth. Default: none."},
     )
+    correction_token_prices: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prices of a million prompt and a million completion tokens, e.g. 2.50,10.00: the log and the "
+            "record of a round then hold its cost. Default: tokens only."
+        },
+    )
     correction_prompt: str | None = field(
         default=None, metadata={"help": "Path of a prompt template that replaces the built-in one."}
     )
@@ -184,6 +191,7 @@ class ClinkdArguments:
         if self.kd_cache is False:  # YAML 1.1 reads a bare `off` as a boolean
             self.kd_cache = "off"
         self.rope_sections = self._parse_sections()
+        self.correction_token_prices = self._parse_prices()
         for item in fields(ClinkdArguments):
             require_choice(item, getattr(self, item.name))
 
@@ -236,6 +244,19 @@ class ClinkdArguments:
         if len(sections) != 3 or min(sections) < 0 or sum(sections) == 0:
             raise bad_value("rope_sections", sections, "three integers >= 0 (time, height, width)", "0,32,32")
         return sections
+
+    def _parse_prices(self) -> list[float] | None:
+        if self.correction_token_prices is None:
+            return None
+        try:
+            prices = [float(part) for part in split_list(self.correction_token_prices)]
+        except ValueError as error:
+            raise bad_value(
+                "correction_token_prices", self.correction_token_prices, "two prices", "2.50,10.00"
+            ) from error
+        if len(prices) != 2 or not all(math.isfinite(price) and price >= 0 for price in prices):
+            raise bad_value("correction_token_prices", prices, "two prices >= 0 (prompt, completion)", "2.50,10.00")
+        return prices
 
     def _check_conflicts(self) -> None:
         distils = "distill" in self.clinkd_phases and self.kd_method != "none"

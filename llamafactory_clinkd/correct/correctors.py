@@ -14,7 +14,7 @@
 
 """What a corrector is: something that rewords ground-truth answers. It is asked for candidates and never trusted."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -54,6 +54,10 @@ class Usage:
     def as_dict(self) -> dict[str, int]:
         """The counts as a plain dictionary."""
         return asdict(self)
+
+    def cost(self, prices: Sequence[float]) -> float:
+        """What the tokens cost, at ``prices`` of a million prompt and of a million completion tokens."""
+        return (self.prompt_tokens * prices[0] + self.completion_tokens * prices[1]) / 1e6
 
 
 class Corrector(Protocol):

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from ..run_state import append_jsonl, read_jsonl
+from ..run_state import append_jsonl, read_jsonl, write_jsonl
 
 
 IGNORE_INDEX = -100
@@ -32,7 +32,7 @@ LOGITS_ROWS = 128
 
 
 class ForwardRecorder:
-    """Keeps each training row's argmax answer of a round, in ``round-N.forward.rank<i>.jsonl``.
+    """Keeps each training row's argmax answer of a round: ``round-N.forward.rank<i>.jsonl``, then ``.outputs.jsonl``.
 
     Only the last turn's answer is kept. A row that is trained again after a resume is recorded again; the last one
     counts.
@@ -88,6 +88,8 @@ class ForwardRecorder:
     def collect(self, number: int, rows: list[int], keys: list[str]) -> list[dict[str, Any]]:
         """The answers of a round as :func:`llamafactory_clinkd.generation.generate_rows` would give them.
 
+        Rank 0 writes them to ``round-N.outputs.jsonl``.
+
         Args:
             number: The round, from 1.
             rows: The row numbers wanted.
@@ -99,10 +101,13 @@ class ForwardRecorder:
         found: dict[int, str] = {}
         for path in sorted(self._folder.glob(f"round-{number}.forward.rank*.jsonl")):
             found.update({record["row"]: record["text"] for record in read_jsonl(path)})
-        return [
+        answers = [
             {"id": key, "candidates": [{"text": found[row], "logprob": None}] if row in found else []}
             for row, key in zip(rows, keys, strict=True)
         ]
+        if self._rank == 0:
+            write_jsonl(self._folder / f"round-{number}.outputs.jsonl", answers)
+        return answers
 
 
 def answer_columns(kept: torch.Tensor, targets: torch.Tensor, end: int) -> torch.Tensor:

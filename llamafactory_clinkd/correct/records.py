@@ -66,8 +66,8 @@ class RoundSummary:
     """Rows by the reason of their verdict."""
     rejections: dict[str, int]
     """Rejected rows by cause: a corrector's error, or every reason that a candidate of theirs had."""
-    usage: dict[str, int]
-    """Requests and tokens of the whole round, interrupted runs included."""
+    usage: dict[str, float]
+    """Requests and tokens of the whole round, interrupted runs included; ``cost`` where prices are known."""
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as a plain dictionary."""
@@ -126,8 +126,10 @@ def record_of(row: Row, verdict: Verdict | None, status: Status, **found: Any) -
     return {key: row.get(key) for key in INPUT_KEYS} | {k: v for k, v in judged.items() if k != "id"} | outcome | found
 
 
-def summarise(records: Sequence[Mapping[str, Any]], usage: Usage) -> RoundSummary:
-    """Counts the records of a whole round."""
+def summarise(
+    records: Sequence[Mapping[str, Any]], usage: Usage, prices: Sequence[float] | None = None
+) -> RoundSummary:
+    """Counts the records of a whole round; with ``prices`` (see :meth:`.Usage.cost`) also what it cost."""
     statuses = Counter(each["status"] for each in records)
     rejections: Counter[str] = Counter()
     for each in records:
@@ -143,5 +145,5 @@ def summarise(records: Sequence[Mapping[str, Any]], usage: Usage) -> RoundSummar
         rejected=statuses["rejected"],
         reasons=dict(sorted(Counter(each["reason"].partition(":")[0] for each in records).items())),
         rejections=dict(sorted(rejections.items())),
-        usage=usage.as_dict(),
+        usage=usage.as_dict() | ({} if prices is None else {"cost": usage.cost(prices)}),
     )

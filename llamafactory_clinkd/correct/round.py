@@ -62,6 +62,7 @@ def correct_round(
     out_path: str | Path,
     existing_labels: Collection[str] | None = None,
     scorer: CandidateScorer | None = None,
+    token_prices: Sequence[float] | None = None,
     progress: Progress | None = None,
 ) -> RoundSummary:
     """Runs one round, or the rest of it.
@@ -77,6 +78,7 @@ def correct_round(
         out_path: ``corrections/round-N.jsonl``; beside it ``round-N.usage.json`` holds what was spent.
         existing_labels: Labels that no candidate may equal, beside all the rows' own ground truths.
         scorer: Adds its score to the similarity when the best candidate is chosen.
+        token_prices: Of a million prompt and a million completion tokens; the cost is then logged and recorded.
         progress: Is told how far the round is.
 
     Raises:
@@ -128,10 +130,11 @@ def correct_round(
 
     ordered = [done[row["id"]] for row in rows]
     write_jsonl(out_path, ordered)
-    summary = summarise(ordered, corrector.usage)
+    summary = summarise(ordered, corrector.usage, token_prices)
     logger.info(
-        "Reflective Correction: %d rows, %d kept, %d corrected, %d rejected; %d requests, %d + %d tokens.",
-        summary.rows, summary.kept, summary.corrected, summary.rejected, *summary.usage.values(),
+        "Reflective Correction: %d rows, %d kept, %d corrected, %d rejected; %d requests, %d + %d tokens%s.",
+        summary.rows, summary.kept, summary.corrected, summary.rejected, *corrector.usage.as_dict().values(),
+        f", cost {summary.usage['cost']:.4f}" if token_prices else "",
     )  # fmt: skip
     return summary
 

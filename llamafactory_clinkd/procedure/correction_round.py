@@ -106,6 +106,7 @@ class CorrectionRounds:
                 out_path=self._path(ended),
                 existing_labels=self._earlier_corrections(ended),
                 scorer=self._scorer,
+                token_prices=self._settings.correction_token_prices,
             )
             write_json(self._summary_path(ended), summary.as_dict())
         trainer.accelerator.wait_for_everyone()

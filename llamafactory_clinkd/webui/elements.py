@@ -36,7 +36,8 @@ GROUPS: dict[str, list[list[str]]] = {
         ["correction_rounds", "correction_threshold", "correction_iou", "correction_outputs"],
         ["correction_similarity", "correction_similarity_model", "correction_scorer", "correction_max_samples"],
         ["corrector", "correction_candidates", "correction_model", "correction_base_url"],
-        ["correction_prompt", "correction_concurrency", "correction_max_requests", "correction_allow_remote"],
+        ["correction_prompt", "correction_concurrency", "correction_max_requests", "correction_token_prices"],
+        ["correction_allow_remote"],
     ],
     "selection": [["sasg_candidates", "sasg_mode", "sasg_region"], ["sasg_scorer"]],
 }
@@ -146,7 +147,7 @@ def inapplicable(values: dict[str, Any]) -> dict[str, str]:
             "needs_openai",
             values["corrector"] == "openai",
             ["correction_model", "correction_base_url", "correction_prompt", "correction_concurrency"]
-            + ["correction_max_requests", "correction_allow_remote"],
+            + ["correction_max_requests", "correction_token_prices", "correction_allow_remote"],
         ),
     ]
     reasons: dict[str, str] = {}

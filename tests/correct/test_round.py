@@ -217,6 +217,21 @@ def test_progress_and_logs_hold_counts_only(tmp_path, caplog):
     assert "20 rows, 2 kept, 0 corrected, 18 rejected" in caplog.text and "kidney" not in caplog.text
 
 
+def test_cost_is_logged_and_recorded_where_prices_are_known(tmp_path, caplog):
+    class Billed(Fixed):
+        def correct(self, items):
+            for group in super().correct(items):
+                self.usage.prompt_tokens += 1000 * len(group)
+                self.usage.completion_tokens += 100 * len(group)
+                yield group
+
+    with caplog.at_level(logging.INFO):
+        summary = correct(make_rows(20), Billed({}), tmp_path / "r.jsonl", token_prices=[2.5, 10.0])
+    assert summary.usage["cost"] == pytest.approx(18 * (1000 * 2.5 + 100 * 10) / 1e6)
+    assert "18000 + 1800 tokens, cost 0.0630." in caplog.text
+    assert "cost" not in correct(make_rows(20), Fixed({}), tmp_path / "s.jsonl").usage
+
+
 def test_the_offline_corrector_with_boxes_and_labels(tmp_path):
     rows = [
         row("a", annotation="Sacrum", question="What structure is at the <box>(1,2),(3,4)</box>?"),

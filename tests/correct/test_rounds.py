@@ -45,6 +45,10 @@ def test_corrected_rows_come_first_and_steps_are_counted(workspace, tmp_path, ou
     assert summary["rows"] == len(rows) == 8 == summary["kept"] + summary["corrected"] + summary["rejected"]
     assert summary["corrected"] > 0, "an untrained model answers nothing right"
     assert {row["status"] for row in rows} <= {"kept", "corrected", "rejected"}
+    outputs_of = {row["id"]: row for row in read_jsonl(tmp_path / "clinkd" / "corrections" / "round-1.outputs.jsonl")}
+    assert {row["id"]: row["response"] for row in rows} == {
+        key: row["candidates"][0]["text"] for key, row in outputs_of.items()
+    }
     planned, longer = 2, -(-(8 + summary["corrected"]) // 4)
     assert len(losses(tmp_path)) == planned + longer
     state = json.loads((tmp_path / "trainer_state.json").read_text(encoding="utf-8"))
@@ -72,3 +76,31 @@ def test_without_corrections_it_is_plain_training_to_the_last_digit(workspace, t
     assert read_json(tmp_path / "rounds" / "clinkd" / "corrections" / "round-1.summary.json")["corrected"] == 0
     assert losses(tmp_path / "rounds") == losses(tmp_path / "plain")
     assert rates(tmp_path / "rounds") == rates(tmp_path / "plain")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_resumed_in_the_longer_round_it_is_an_undisturbed_run(workspace, tmp_path, accumulation):
+    """Step and rate of the resumed step are those of its own round, which stock would look for in another one."""
+    from llamafactory.train.tuner import run_exp
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.epoch > 1 and state.global_step == self.at:
+                raise InterruptedError
+
+    changes = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulation, "save_strategy": "steps"}
+    changes |= {"save_steps": 1, "save_total_limit": 2}
+    run(correct_only(workspace, tmp_path / "undisturbed", **changes))
+    summary = read_json(tmp_path / "undisturbed" / "clinkd" / "corrections" / "round-1.summary.json")
+    planned, longer = (-(-rows // accumulation) for rows in (8, 8 + summary["corrected"]))
+    assert summary["corrected"] > 0 and len(losses(tmp_path / "undisturbed")) == planned + longer
+
+    stop = Stop()
+    stop.at = planned + longer - 2
+    with pytest.raises(InterruptedError):
+        run_exp(correct_only(workspace, tmp_path / "stopped", **changes), [stop])
+    run(correct_only(workspace, tmp_path / "stopped", **changes))
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "undisturbed")
+    assert rates(tmp_path / "stopped") == rates(tmp_path / "undisturbed")

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from small_run import drawn_rows, recipe
 
+from llamafactory_clinkd.arguments import ClinkdArguments
 from llamafactory_clinkd.boxes import strip_boxes
 from llamafactory_clinkd.procedure.corrector import ImageTextScore, recipe_scorer
 from llamafactory_clinkd.run_state import read_json, read_jsonl
@@ -74,6 +75,18 @@ def test_log_probabilities_are_no_scorer_of_rewordings(workspace, tmp_path):
 
     with pytest.raises(ValueError, match="`correction_scorer: logprob` is not allowed"):
         get_train_args(recipe(workspace, tmp_path, clinkd_phases="correct", correction_scorer="logprob"))
+
+
+@pytest.mark.parametrize("prices", ["2.5", "2.5,x", "2.5,-1", "2.5,nan", "1,2,3"])
+def test_token_prices_are_two_numbers(prices):
+    with pytest.raises(ValueError, match="`correction_token_prices: .*two prices"):
+        ClinkdArguments(use_clinkd=True, clinkd_phases="correct", correction_token_prices=prices).check_clinkd()
+
+
+def test_token_prices_are_read():
+    arguments = ClinkdArguments(use_clinkd=True, clinkd_phases="correct", correction_token_prices="2.50, 10.00")
+    arguments.check_clinkd()
+    assert arguments.correction_token_prices == [2.5, 10.0]
 
 
 @pytest.mark.slow
