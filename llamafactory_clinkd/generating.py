@@ -25,6 +25,7 @@ from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from transformers.trainer_utils import PredictionOutput
 
 from .generation import generate_rows
+from .ranks import Ranks
 
 
 class GeneratingTrainer(CustomSeq2SeqTrainer):
@@ -37,6 +38,8 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
         generation: Changes to the recipe's generation keyword arguments.
         title: Of the progress bar.
         when_done: Called on rank 0 with the rows of :func:`generate_rows`; the other ranks wait.
+        ranks: All ranks of the run.
+        should_stop: Asked between two batches.
         **kwargs: What stock's trainer takes.
     """
 
@@ -49,6 +52,8 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
         generation: dict[str, Any],
         title: str,
         when_done: Callable[[list[dict[str, Any]]], dict[str, float]],
+        ranks: Ranks,
+        should_stop: Callable[[], bool],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -58,6 +63,8 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
         self._generation = generation
         self._title = title
         self._when_done = when_done
+        self._ranks = ranks
+        self._should_stop = should_stop
 
     def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test", **gen_kwargs: Any):
         """Generates for every row of ``test_dataset``; returns counts, not tensors."""
@@ -73,7 +80,8 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
             batch_size=self.args.per_device_eval_batch_size,
             process_index=self.args.process_index,
             num_processes=self.args.world_size,
-            barrier=self.accelerator.wait_for_everyone,
+            barrier=lambda: self._ranks.wait(self._title),
+            should_stop=self._should_stop,
             progress=self._title if not self.args.disable_tqdm else None,
             synced_gpus=shards_parameters(self),
             seed=self.args.seed,
@@ -83,8 +91,10 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
             f"{metric_key_prefix}_failed": sum("error" in row for row in rows),
         }
         if self.is_world_process_zero():
-            metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self._when_done(rows).items()})
-        self.accelerator.wait_for_everyone()
+            with self._ranks.working(f"{self._title}, gathered"):
+                found = self._when_done(rows)
+            metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        self._ranks.wait(f"{self._title}, gathered")
         return PredictionOutput(predictions=None, label_ids=None, metrics=metrics)
 
     def save_predictions(self, dataset: Any, predict_results: Any, skip_special_tokens: bool = True) -> None:
@@ -98,7 +108,7 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
             from transformers.integrations.deepspeed import deepspeed_init
 
             deepspeed_init(self, num_training_steps=0, inference=True)
-        return self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        return self.accelerator.prepare(self.model)
 
 
 def shards_parameters(trainer: Any) -> bool:

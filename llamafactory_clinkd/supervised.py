@@ -27,10 +27,12 @@ import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 
 from .checkpoint_names import accepts_saved_names
-from .supervised_head import head_forward, keeps_positions, logits_at, plain_head, supervised_positions
+from .supervised_head import IGNORE_INDEX, head_forward, keeps_positions, logits_at, plain_head, supervised_positions
 
 
 logger = logging.getLogger(__name__)
+
+REPEATED = "clinkd_repeated"
 
 
 class SupervisedTrainer(CustomSeq2SeqTrainer):
@@ -61,8 +63,26 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """Supervised tokens of the accumulation window over all ranks; the first token of a row is never predicted."""
-        shifted = [{**batch, "labels": batch["labels"][..., 1:]} for batch in batch_samples if "labels" in batch]
+        self._note_repeated(batch_samples)
+        shifted = [
+            {**batch, "labels": batch["labels"][: len(batch["labels"]) - batch.get(REPEATED, 0), 1:]}
+            for batch in batch_samples
+            if "labels" in batch
+        ]
         return super()._get_num_items_in_batch(shifted, device)
+
+    def _note_repeated(self, batch_samples: list[dict[str, Any]]) -> None:
+        """Notes in the last batch of an epoch how many of this rank's rows are there a second time.
+
+        So that all ranks have equal batches, accelerate fills the last ones up with the first rows of the epoch.
+        """
+        state = self.accelerator.gradient_state
+        if not batch_samples or not state.end_of_dataloader or state.remainder <= 0:
+            return
+        batch = batch_samples[-1]
+        rows = len(batch["labels"])
+        real = state.remainder - self.args.process_index * rows
+        batch[REPEATED] = rows - min(max(real, 0), rows)
 
     def compute_loss(
         self,
@@ -72,18 +92,21 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Loss of one micro-batch, a scalar whose sum over the window and mean over ranks is the loss of the step."""
+        repeated = inputs.pop(REPEATED, 0)
         if return_outputs and self.compute_metrics is not None:  # token accuracy needs stock's full logits
             return super().compute_loss(model, inputs, return_outputs)
 
         inputs = {key: value for key, value in inputs.items() if key != "num_items_in_batch"}
         kept, targets = supervised_positions(inputs.pop("labels"))
+        learned = targets.clone()
+        learned[len(targets) - repeated :] = IGNORE_INDEX
         with self.learning_from(inputs, kept, targets) as teacher:
             if self._head is not None:
-                result = self._loss_in_head(model, inputs, kept, targets, teacher, num_items_in_batch)
+                result = self._loss_in_head(model, inputs, kept, targets, learned, teacher, num_items_in_batch)
             else:
                 logits = logits_at(model, inputs, kept, restricts=self._keeps_positions).flatten(0, 1)
                 self.observe(kept, targets, lambda rows: logits[rows])
-                result = self.loss_of_logits(logits, targets.flatten(), teacher, num_items_in_batch)
+                result = self.loss_of_logits(logits, learned.flatten(), teacher, num_items_in_batch)
 
         loss = result.loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
@@ -95,13 +118,13 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
                 self._parts[name] = self._parts.get(name, 0.0) + value.detach().float()
         return (loss, {}) if return_outputs else loss
 
-    def _loss_in_head(self, model, inputs, kept, targets, teacher, num_items) -> Any:
+    def _loss_in_head(self, model, inputs, kept, targets, learned, teacher, num_items) -> Any:
         """Computes the loss inside the head module's call, where its weight is whole under every engine."""
         results = []
 
         def forward(hidden: torch.Tensor) -> torch.Tensor:
             self.observe(kept, targets, lambda rows: self._project(hidden.flatten(0, 1)[rows]))
-            results.append(self.loss_of_hidden(hidden.flatten(0, 1), targets.flatten(), teacher, num_items))
+            results.append(self.loss_of_hidden(hidden.flatten(0, 1), learned.flatten(), teacher, num_items))
             return results[0].loss.view(1, 1, 1)
 
         with head_forward(self._head, forward):
@@ -156,6 +179,11 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
     def logged_parts(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
         """Parts of the loss to log beside it, each summing over window and ranks to the step's value."""
         return {}
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Stock's, awaited on all ranks: who finds rank 0's ``trainer_state.json`` finds every rank's part."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         with accepts_saved_names(self.model):

@@ -24,3 +24,11 @@ def workspace(tmp_path_factory):
     if not qwen_tokenizer_available():
         pytest.skip("the package dashscope, which carries Qwen2-VL's tokenizer file, is not installed")
     return build_workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="session")
+def quick_workspace(tmp_path_factory):
+    """The same with a vocabulary of its own, for tests that start many runs; needs no tokenizer file."""
+    from small_run import build_workspace
+
+    return build_workspace(tmp_path_factory.mktemp("quick"), own_vocabulary=True)

@@ -61,11 +61,15 @@ def drawn_rows(folder: Path, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def build_workspace(folder: Path, *, train: int = 8, test: int = 4) -> Path:
-    """Models and data in ``folder``: ``student``, ``teacher``, ``data``."""
-    build_tiny_qwen2vl(folder / "student", hidden_size=32, layers=1, seed=0)
-    build_tiny_qwen2vl(folder / "teacher", hidden_size=64, layers=2, seed=1)
+def build_workspace(folder: Path, *, train: int = 8, test: int = 4, own_vocabulary: bool = False) -> Path:
+    """Models and data in ``folder``: ``student``, ``teacher``, ``data``.
+
+    With ``own_vocabulary`` the models have 1,024 tokens instead of Qwen's, and a run is over in half the time.
+    """
     rows = drawn_rows(folder / "data", train + test)
+    texts = [text for row in rows for text in row["turns"][0]] if own_vocabulary else None
+    build_tiny_qwen2vl(folder / "student", hidden_size=32, layers=1, seed=0, texts=texts)
+    build_tiny_qwen2vl(folder / "teacher", hidden_size=64, layers=2, seed=1, texts=texts)
     write_sharegpt(folder / "data" / "train.json", rows[:train])
     write_sharegpt(folder / "data" / "test.json", rows[train:])
     entries = {"tiny_train": dataset_info_entry("train.json"), "tiny_test": dataset_info_entry("test.json")}
@@ -115,12 +119,14 @@ def write_recipe(path: Path, keys: dict[str, Any]) -> Path:
 
 
 def llamafactory_cli(
-    *arguments: str, env: dict[str, str] | None = None, timeout: float = 600
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 600, file_size: int | None = None
 ) -> subprocess.CompletedProcess:
-    """Runs ``llamafactory-cli`` of this environment."""
+    """Runs ``llamafactory-cli`` of this environment; ``file_size`` limits each file it writes, in bytes."""
     command = [str(Path(sys.executable).with_name("llamafactory-cli")), *arguments]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     full = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **(env or {})}
+    if file_size is not None:
+        command = ["prlimit", f"--fsize={file_size}", *command]
     return subprocess.run(command, env=full, capture_output=True, text=True, timeout=timeout)
 
 

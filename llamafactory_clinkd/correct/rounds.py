@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 
 from ..rows import ROW_NUMBER
-from ..supervised import SupervisedTrainer
+from ..supervised import REPEATED, SupervisedTrainer
 from .schedule import round_of_step, stretched, update_steps
 
 
@@ -75,6 +75,9 @@ class RoundsTrainer(SupervisedTrainer):
         """The loss; the rows' numbers, which only the recorder wants, do not reach the model."""
         numbers = inputs.pop(ROW_NUMBER, None)
         self._row_numbers = [] if numbers is None else numbers.tolist()
+        repeated = inputs.get(REPEATED, 0)
+        if repeated:  # these rows are recorded where they stand the first time
+            self._row_numbers[-repeated:] = [-1] * repeated
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def observe(

@@ -24,6 +24,10 @@ from ..run_state import read_json, read_jsonl, write_json, write_jsonl
 Row = dict[str, Any]
 
 
+class UnfinishedError(RuntimeError):
+    """Generation was stopped early; what is there is whole, and the next run goes on from it."""
+
+
 def part_path(out_path: Path, process_index: int) -> Path:
     """Where one rank appends."""
     return Path(f"{out_path}.rank{process_index}")
@@ -72,21 +76,21 @@ def read_parts(out_path: Path, row_ids: Sequence[str]) -> dict[str, Row]:
 
 
 def merge_parts(out_path: Path, row_ids: Sequence[str]) -> None:
-    """Writes all rows in the order of ``row_ids`` to ``out_path`` and removes the parts.
-
-    Raises:
-        RuntimeError: If a row is in none of them.
-    """
-    parts = _parts(out_path)
-    if out_path.exists() and not parts:
+    """Writes all rows in the order of ``row_ids`` to ``out_path`` and removes the parts; waits for missing rows."""
+    if is_merged(out_path):
         return
+    parts = _parts(out_path)
     rows = read_parts(out_path, row_ids)
-    missing = [id_ for id_ in row_ids if id_ not in rows]
-    if missing:
-        raise RuntimeError(f"{len(missing)} rows were never written, for example {missing[0]!r}: run it again.")
+    if any(id_ not in rows for id_ in row_ids):
+        return
     write_jsonl(out_path, (rows[id_] for id_ in row_ids))
     for part in parts:
         part.unlink()
+
+
+def is_merged(out_path: Path) -> bool:
+    """Whether the ordered file is all there is."""
+    return out_path.exists() and not _parts(out_path)
 
 
 def _parts(out_path: Path) -> list[Path]:

@@ -33,7 +33,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..run_state import append_jsonl, read_jsonl
 from .decode import generation_settings
-from .parts import check_settings, merge_parts, part_path, read_parts
+from .parts import UnfinishedError, check_settings, is_merged, merge_parts, part_path, read_parts
 from .undisturbed import undisturbed
 from .worker import Worker
 
@@ -52,6 +52,7 @@ def generate_rows(
     process_index: int = 0,
     num_processes: int = 1,
     barrier: Callable[[], Any] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
     progress: bool | str | None = None,
     device: torch.device | str | None = None,
     synced_gpus: bool = False,
@@ -77,6 +78,8 @@ def generate_rows(
         process_index: This rank.
         num_processes: The number of ranks.
         barrier: Waits for all ranks; by default ``torch.distributed.barrier``.
+        should_stop: Asked between two batches; when it says yes on a rank, that rank (all, with ``synced_gpus``) goes
+            no further and what it has is kept.
         progress: Show a progress bar with an ETA on rank 0; a string is its title.
         device: Where the batches go; by default where the model is.
         synced_gpus: For ZeRO-3 and FSDP, where all ranks must run the model together. Ranks without work of their own
@@ -93,6 +96,7 @@ def generate_rows(
         ValueError: If ids and rows do not match, ``out_path`` was written with other settings or from other data, or
             the collator pads on the right.
         RuntimeError: If the first rows all fail: the set-up is broken, not the rows.
+        UnfinishedError: On every rank, if a rank stopped early; the next run generates the rest.
     """
     out_path = Path(out_path)
     barrier = _check(dataset, row_ids, num_processes, barrier)
@@ -115,6 +119,7 @@ def generate_rows(
         seed=seed,
         synced_gpus=synced_gpus,
         skip_special_tokens=skip_special_tokens,
+        should_stop=should_stop,
     )
     part = part_path(out_path, process_index)
     mine = pending[process_index::num_processes]
@@ -127,6 +132,8 @@ def generate_rows(
     if process_index == 0:
         merge_parts(out_path, row_ids)
     barrier()
+    if not is_merged(out_path):
+        raise UnfinishedError(f"{out_path} is not complete: a rank was told to stop. The next run generates the rest.")
     return read_jsonl(out_path)
 
 

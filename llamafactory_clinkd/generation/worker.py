@@ -40,7 +40,8 @@ class Worker:
     """One rank's generation.
 
     Attributes:
-        model, tokenizer, dataset, collate, row_ids, seed, synced_gpus, skip_special_tokens: See `generate_rows`.
+        model, tokenizer, dataset, collate, row_ids, seed, synced_gpus, skip_special_tokens, should_stop: See
+            `generate_rows`.
         settings: From :func:`.decode.generation_settings`.
         device: Where the batches go.
         good: Rows generated so far.
@@ -57,6 +58,7 @@ class Worker:
     seed: int = 0
     synced_gpus: bool = False
     skip_special_tokens: bool = False
+    should_stop: Callable[[], bool] = lambda: False
     good: int = 0
     bad: int = 0
 
@@ -68,7 +70,7 @@ class Worker:
             RuntimeError: If the first rows all fail: the set-up is broken, not the rows.
         """
         queue = deque(batches)
-        while self._any_rank_has(queue):
+        while self._goes_on(queue):
             if not queue:
                 self._decode([], self._spare_batch())
                 continue
@@ -86,12 +88,14 @@ class Worker:
             else:
                 yield [self._failed(batch[0], error)]
 
-    def _any_rank_has(self, queue: deque) -> bool:
+    def _goes_on(self, queue: deque) -> bool:
+        """Whether there is work, here or (where all run together) on any rank, and nobody is to stop."""
         if not self.synced_gpus:
-            return bool(queue)
-        left = torch.tensor(len(queue), device=self.device)
-        torch.distributed.all_reduce(left, op=torch.distributed.ReduceOp.MAX)
-        return bool(left.item())
+            return bool(queue) and not self.should_stop()
+        state = torch.tensor([len(queue), int(self.should_stop())], device=self.device)
+        torch.distributed.all_reduce(state, op=torch.distributed.ReduceOp.MAX)
+        left, stops = state.tolist()
+        return left > 0 and not stops
 
     def _collate(self, batch: list[int]) -> tuple[Mapping[str, Any] | None, Exception | None]:
         try:

@@ -25,18 +25,24 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import set_seed
 
 from ..arguments import PHASES, TRAINING_PHASES
+from ..generation.parts import UnfinishedError
+from ..ranks import Ranks, Stopped
+from .checkpoints import remove_broken_checkpoints
 from .checks import check_recipe
 from .corrector import recipe_corrector
+from .failing import told_to_all
 from .inputs import inputs_hash, phase_inputs
 from .run import Run
 from .state import ProcedureState, Stopwatch
+from .stopping import ABORTED, stopped_by_sigterm
 
 
 logger = logging.getLogger(__name__)
+
+SIGTERM_CODE = 128 + 15
 
 
 def run_procedure(workflow: Any, arguments: Any, callbacks: list[Any]) -> None:
@@ -49,51 +55,77 @@ def run_procedure(workflow: Any, arguments: Any, callbacks: list[Any]) -> None:
 
     Raises:
         ValueError: If the recipe is incomplete, or changed since a training phase of the same ``output_dir`` ran.
+        SystemExit: With 143, after SIGTERM.
     """
-    processes = PartialState()
-    processes.wait_for_everyone()
     output_dir = Path(arguments.training.output_dir)
+    ranks = Ranks.of_process_group(arguments.training.ddp_timeout)
+    try:
+        with stopped_by_sigterm(ranks), told_to_all(ranks, output_dir):
+            ranks.wait("the start")
+            _run_phases(workflow, arguments, callbacks, output_dir, ranks)
+            ranks.wait("the end")
+    except Stopped as stop:
+        reason = ranks.stop_reason()
+        _say(ranks, f"Stopped by {reason} at {ranks.place}: {stop}. The same command continues the run.")
+        if reason != ABORTED:
+            raise SystemExit(SIGTERM_CODE) from None
+    finally:
+        ranks.close()
+
+
+def _run_phases(workflow: Any, arguments: Any, callbacks: list[Any], output_dir: Path, ranks: Ranks) -> None:
     check_recipe(arguments)
     if "correct" in arguments.finetuning.clinkd_phases:
         recipe_corrector(arguments.finetuning)  # a missing key or a forbidden server is told before the first phase
-    if arguments.training.overwrite_output_dir and processes.is_main_process:
+    if arguments.training.overwrite_output_dir and ranks.rank == 0:
         for path in (output_dir / "clinkd", *output_dir.glob("checkpoint-*")):
             shutil.rmtree(path, ignore_errors=False) if path.is_dir() else None
-    processes.wait_for_everyone()
+    ranks.wait("the old files")
 
-    state = ProcedureState(output_dir / "clinkd", writes=processes.is_main_process)
+    state = ProcedureState(output_dir / "clinkd", writes=ranks.rank == 0)
     chosen = [phase for phase in PHASES if phase in arguments.finetuning.clinkd_phases]
-    run = Run(workflow, arguments, callbacks, output_dir, chosen)
+    run = Run(workflow, arguments, callbacks, output_dir, chosen, ranks)
     previous = None
     for number, phase in enumerate(chosen, start=1):
         inputs = phase_inputs(phase, arguments, previous)
         previous = inputs_hash(inputs)
         title = f"ClinKD phase {number}/{len(chosen)}: {phase}"
         if state.is_finished(phase, inputs) and run.outputs_exist(state.phases[phase]["outputs"]):
-            _say(processes, f"{title} is finished already, skipped.")
+            _say(ranks, f"{title} is finished already, skipped.")
         else:
+            run.leave_if_asked(f"before phase {phase}")
             run.resumes = state.was_started(phase, inputs)
-            processes.wait_for_everyone()
-            _say(processes, f"{title} {'continues' if run.resumes else 'starts'}.")
+            if phase in TRAINING_PHASES and ranks.rank == 0:
+                remove_broken_checkpoints(run.folder_of(phase))
+            ranks.phase = phase
+            ranks.wait("the start")
+            _say(ranks, f"{title} {'continues' if run.resumes else 'starts'}.")
             state.start(phase, inputs)
             watch = Stopwatch()
             set_seed(arguments.training.seed)
-            outputs = import_module(f".{phase}", __name__).run_phase(run)  # a phase's libraries load with it
+            outputs = _outputs_of(phase, run)
             gc.collect()
-            if run.was_aborted():
-                _say(processes, f"{title} was stopped; the same command continues it.")
-                return
+            ranks.wait("the end")
+            ranks.phase = ""
             state.finish(phase, outputs, watch.seconds())
-            _say(processes, f"{title} finished in {watch.seconds():.0f} s.")
+            _say(ranks, f"{title} finished in {watch.seconds():.0f} s.")
         if phase in TRAINING_PHASES:
             run.model_folder = run.folder_of(phase)
-    if "evaluate" in chosen and processes.is_main_process:
+    if "evaluate" in chosen and ranks.rank == 0:
         from ..report import build_report
 
-        _say(processes, f"Report: {build_report([output_dir], output_dir / 'clinkd' / 'report.html')}")
-    processes.wait_for_everyone()
+        with ranks.working("the report"):
+            _say(ranks, f"Report: {build_report([output_dir], output_dir / 'clinkd' / 'report.html')}")
 
 
-def _say(processes: PartialState, message: str) -> None:
-    if processes.is_main_process:
+def _outputs_of(phase: str, run: Run) -> list[str]:
+    """Runs a phase, whose libraries load with it; a generation that was stopped early is a stop."""
+    try:
+        return import_module(f".{phase}", __name__).run_phase(run)
+    except UnfinishedError as stop:
+        raise Stopped(str(stop)) from stop
+
+
+def _say(ranks: Ranks, message: str) -> None:
+    if ranks.rank == 0:
         logger.info(message)

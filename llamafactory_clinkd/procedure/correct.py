@@ -57,6 +57,7 @@ def run_phase(run: Run) -> list[str]:
         similarity=lambda: load_similarity(settings.correction_similarity, model=settings.correction_similarity_model),
         corrector=lambda: recipe_corrector(settings),
         scorer=recipe_scorer(settings) if arguments.training.process_index == 0 else None,
+        run=run,
     )
     rounds.begin(fresh=arguments.training.resume_from_checkpoint is None)
 

@@ -27,7 +27,7 @@ from ..generation import generate_rows
 from ..rows import TrackedData, describe_rows, with_answers
 from ..run_state import read_json, read_jsonl, write_json
 from .recipes import beam_settings
-from .run import seeded_subset
+from .run import Run, seeded_subset
 
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class CorrectionRounds:
         similarity: Loads the text similarity, on rank 0 only.
         corrector: Loads the corrector, on rank 0 only.
         scorer: Scores candidates against the image when the best one is chosen; rank 0 only.
+        run: The run, for its ranks and for requests to stop.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class CorrectionRounds:
         similarity: Callable[[], Any],
         corrector: Callable[[], Any],
         scorer: Any = None,
+        run: Run,
     ) -> None:
         self.folder = folder
         self.trainer: Any = None
@@ -69,14 +71,14 @@ class CorrectionRounds:
         self._similarity = similarity
         self._corrector = corrector
         self._scorer = scorer
+        self._run = run
         self._rows: dict[int, Any] = {}
 
     def begin(self, *, fresh: bool) -> None:
         """Forgets the corrections of another model: a training that starts anew has none."""
-        training = self._arguments.training
-        with training.main_process_first(desc="corrections"):
-            if fresh and training.process_index == 0 and self.folder.is_dir():
-                shutil.rmtree(self.folder)
+        if fresh and self._run.ranks.rank == 0 and self.folder.is_dir():
+            shutil.rmtree(self.folder)
+        self._run.ranks.wait("the old corrections")
 
     def correct(self, ended: int) -> None:
         """Corrects after round ``ended``, on all ranks together; does nothing if that was done before."""
@@ -90,26 +92,33 @@ class CorrectionRounds:
             answers = self.recorder.collect(ended, chosen, keys)
         else:
             answers = self._generate(aligned.select(chosen), keys, ended)
-        trainer = self.trainer
-        if trainer.is_world_process_zero():
-            rows = [
-                {**described[index], "id": described[index]["key"], "response": _best(answer)}
-                for index, answer in zip(chosen, answers, strict=True)
-            ]
-            summary = correct_round(
-                rows,
-                similarity=self._similarity(),
-                corrector=self._corrector(),
-                threshold=self._settings.correction_threshold,
-                iou_threshold=self._settings.correction_iou,
-                candidates=self._settings.correction_candidates,
-                out_path=self._path(ended),
-                existing_labels=self._earlier_corrections(ended),
-                scorer=self._scorer,
-                token_prices=self._settings.correction_token_prices,
-            )
-            write_json(self._summary_path(ended), summary.as_dict())
-        trainer.accelerator.wait_for_everyone()
+        if self._run.ranks.rank == 0:
+            with self._run.ranks.working(f"correction after round {ended}"):
+                self._judge(described, chosen, answers, ended)
+        self._run.ranks.wait(f"correction after round {ended}")
+
+    def _judge(
+        self, described: list[dict[str, Any]], chosen: list[int], answers: list[dict[str, Any]], ended: int
+    ) -> None:
+        """Judges and corrects on rank 0, for as long as the corrector takes; may stop between two groups of rows."""
+        rows = [
+            {**described[index], "id": described[index]["key"], "response": _best(answer)}
+            for index, answer in zip(chosen, answers, strict=True)
+        ]
+        summary = correct_round(
+            rows,
+            similarity=self._similarity(),
+            corrector=self._corrector(),
+            threshold=self._settings.correction_threshold,
+            iou_threshold=self._settings.correction_iou,
+            candidates=self._settings.correction_candidates,
+            out_path=self._path(ended),
+            existing_labels=self._earlier_corrections(ended),
+            scorer=self._scorer,
+            token_prices=self._settings.correction_token_prices,
+            progress=lambda stage, done, total: self._run.leave_if_asked(f"{done} of {total} rows at stage {stage}"),
+        )
+        write_json(self._summary_path(ended), summary.as_dict())
 
     def flush(self) -> None:
         """Puts what was recorded while training on disk, before a checkpoint counts it as done."""
@@ -153,7 +162,8 @@ class CorrectionRounds:
                 batch_size=trainer.args.per_device_eval_batch_size,
                 process_index=trainer.args.process_index,
                 num_processes=trainer.args.world_size,
-                barrier=trainer.accelerator.wait_for_everyone,
+                barrier=lambda: self._run.ranks.wait(f"answers after round {ended}"),
+                should_stop=self._run.should_stop,
                 progress=None if trainer.args.disable_tqdm else f"answers after round {ended}",
                 synced_gpus=shards_parameters(trainer),
                 seed=trainer.args.seed,

@@ -27,8 +27,9 @@ def run_phase(run: Run) -> list[str]:
     if not predictions.is_file():
         raise FileNotFoundError(f"{predictions} does not exist: run phase predict first (add it to `clinkd_phases`).")
     out_path = run.folder / "metrics.json"
-    if run.recipe.training.process_index == 0:
-        metrics = evaluate_predictions(read_jsonl(predictions))
-        write_json(out_path, metrics)
-        Console().print(metrics_table(metrics))
+    if run.ranks.rank == 0:
+        with run.ranks.working("evaluation"):
+            metrics = evaluate_predictions(read_jsonl(predictions))
+            write_json(out_path, metrics)
+            Console().print(metrics_table(metrics))
     return [run.relative(out_path)]

@@ -63,6 +63,8 @@ def run_phase(run: Run) -> list[str]:
             generation=beam_settings(arguments.generating, settings.sasg_candidates) if beams else sample_settings(),
             title="candidates",
             when_done=when_done,
+            ranks=run.ranks,
+            should_stop=run.should_stop,
             **kwargs,
         )
 

@@ -52,6 +52,8 @@ def run_phase(run: Run) -> list[str]:
             generation=beam_settings(run.recipe.generating, PSEUDO_LABEL_BEAMS),
             title="teacher's pseudo-labels",
             when_done=lambda rows: write_pseudo_labels(out_path, described, rows),
+            ranks=run.ranks,
+            should_stop=run.should_stop,
             **kwargs,
         )
 

@@ -17,7 +17,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
+from .checkpoints import last_whole_checkpoint
+from .engines import fresh_engine
 
 
 def training_arguments(arguments: Any, output_dir: Path, *, epochs: float, resume: bool, is_last: bool) -> Any:
@@ -27,7 +28,7 @@ def training_arguments(arguments: Any, output_dir: Path, *, epochs: float, resum
         arguments: The recipe.
         output_dir: Where checkpoints and the model go.
         epochs: Number of epochs; ``num_train_epochs`` of the recipe is not used.
-        resume: Whether to continue from the last checkpoint in ``output_dir``.
+        resume: Whether to continue from the last whole checkpoint in ``output_dir``.
         is_last: Whether this is the model that the recipe asked for, and may be pushed if the recipe says so.
     """
     training = copy.copy(arguments.training)
@@ -38,11 +39,11 @@ def training_arguments(arguments: Any, output_dir: Path, *, epochs: float, resum
     training.predict_with_generate = False
     training.overwrite_output_dir = False
     training.push_to_hub = training.push_to_hub and is_last
-    has_checkpoint = resume and output_dir.is_dir()
-    training.resume_from_checkpoint = get_last_checkpoint(str(output_dir)) if has_checkpoint else None
+    checkpoint = last_whole_checkpoint(output_dir) if resume else None
+    training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     data = copy.copy(arguments.data)
     data.eval_on_each_dataset = False
-    return arguments._replace(training=training, data=data)
+    return arguments._replace(training=fresh_engine(training), data=data)
 
 
 def generating_arguments(arguments: Any, output_dir: Path, *, over_training_rows: bool) -> Any:
@@ -58,7 +59,7 @@ def generating_arguments(arguments: Any, output_dir: Path, *, over_training_rows
     data.eval_on_each_dataset = False
     if over_training_rows:
         data.dataset, data.eval_dataset, data.val_size = None, data.dataset, 0.0
-    return arguments._replace(training=training, data=data)
+    return arguments._replace(training=fresh_engine(training), data=data)
 
 
 def with_model(arguments: Any, folder: Path | None) -> Any:

@@ -20,8 +20,10 @@ from typing import Any
 
 from ..arguments import TRAINING_PHASES
 from ..positions_of_run import apply_saved_positions
+from ..ranks import Ranks, Stopped
 from ..run_state import content_hash
 from .recipes import with_model
+from .stopping import ABORTED, StopCallback
 
 
 class Run:
@@ -29,7 +31,8 @@ class Run:
 
     Attributes:
         workflow: The stock workflow that phases delegate to.
-        callbacks: LLaMA-Factory's callbacks.
+        ranks: All ranks of the run.
+        callbacks: LLaMA-Factory's callbacks, and the one that stops training where the run can be taken up again.
         output_dir: The recipe's ``output_dir``.
         folder: ``<output_dir>/clinkd``.
         phases: The phases chosen, in order.
@@ -38,10 +41,13 @@ class Run:
     """
 
     def __init__(
-        self, workflow: Any, arguments: Any, callbacks: list[Any], output_dir: Path, phases: list[str]
+        self, workflow: Any, arguments: Any, callbacks: list[Any], output_dir: Path, phases: list[str], ranks: Ranks
     ) -> None:
         self.workflow = workflow
+        self.ranks = ranks
+        self._stock_callbacks = callbacks
         self.callbacks = callbacks
+        self.callbacks = self.callbacks_with(StopCallback(ranks, self.was_aborted))
         self.output_dir = output_dir
         self.folder = output_dir / "clinkd"
         self.phases = phases
@@ -78,14 +84,28 @@ class Run:
 
     def forget_unless_resumed(self, phase: str) -> None:
         """Removes what an attempt with other inputs left in the phase's folder."""
-        training = self._arguments.training
-        with training.main_process_first(desc=phase):
-            if not self.resumes and training.process_index == 0 and (self.folder / phase).is_dir():
-                shutil.rmtree(self.folder / phase)
+        if not self.resumes and self.ranks.rank == 0 and (self.folder / phase).is_dir():
+            shutil.rmtree(self.folder / phase)
+        self.ranks.wait("the old files")
 
     def was_aborted(self) -> bool:
         """Whether LLaMA Board asked to stop."""
-        return any(getattr(callback, "aborted", False) for callback in self.callbacks)
+        return any(getattr(callback, "aborted", False) for callback in self._stock_callbacks)
+
+    def should_stop(self) -> bool:
+        """Whether to leave at the next place where the run can be taken up again."""
+        if self.was_aborted():
+            self.ranks.request_stop(ABORTED)
+        return bool(self.ranks.stop_reason())
+
+    def leave_if_asked(self, where: str) -> None:
+        """Leaves where nothing is under way.
+
+        Raises:
+            Stopped: If this rank was asked to stop.
+        """
+        if self.should_stop():
+            raise Stopped(where)
 
     def callbacks_with(self, *extra: Any) -> list[Any]:
         """LLaMA-Factory's callbacks with more of them before the last one, which must stay last."""

@@ -21,7 +21,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from llamafactory_clinkd.generation import generate_rows, plan_batches
+from llamafactory_clinkd.generation import UnfinishedError, generate_rows, plan_batches
 from llamafactory_clinkd.run_state import append_jsonl, read_json, read_jsonl
 
 from .conftest import Collator, make_rows
@@ -159,6 +159,43 @@ def test_the_number_of_ranks_may_change(model, tokenizer, data, tmp_path, settin
     assert collate.sizes == [4, 2]
     assert read_bytes(out) == read_bytes(tmp_path / "whole.jsonl")
     assert not list(tmp_path.glob("out.jsonl.rank*"))
+
+
+@pytest.mark.parametrize("settings", [BEAMS, SAMPLES])
+def test_told_to_stop_keeps_its_rows_and_goes_on_later(model, tokenizer, data, tmp_path, settings):
+    rows, ids = data
+    out, collator = tmp_path / "out.jsonl", CollatorWithEvents()
+    stop = {"should_stop": lambda: len(collator.sizes) >= 2}
+    with pytest.raises(UnfinishedError, match="is not complete"):
+        generate_rows(model, tokenizer, rows, collator, ids, out, **settings, **stop)
+    kept = read_jsonl(tmp_path / "out.jsonl.rank0")
+    assert len(kept) == 8 and not out.exists()
+    rest = CollatorWithEvents()
+    got = generate_rows(model, tokenizer, rows, rest, ids, out, **settings)
+    assert len(rest.sizes) == 4 and [row for row in got if row["id"] in {each["id"] for each in kept}]
+    whole = generate_rows(model, tokenizer, rows, Collator(), ids, tmp_path / "whole.jsonl", **settings)
+    assert got == whole
+
+
+def test_one_rank_told_to_stop_stops_the_run_for_all(model, tokenizer, data, tmp_path):
+    rows, ids = data
+    barrier, errors = threading.Barrier(2), [None, None]
+
+    def run(rank):
+        try:
+            generate_rows(
+                copy.deepcopy(model), tokenizer, rows, Collator(), ids, tmp_path / "out.jsonl", process_index=rank,
+                num_processes=2, barrier=barrier.wait, should_stop=lambda: rank == 1, **BEAMS,
+            )  # fmt: skip
+        except UnfinishedError as error:
+            errors[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(errors) and len(read_jsonl(tmp_path / "out.jsonl.rank0")) == 12
 
 
 def test_a_bad_row_loses_no_other_and_is_tried_again(model, tokenizer, data, tmp_path, caplog):

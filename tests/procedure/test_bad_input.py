@@ -187,8 +187,8 @@ def test_engine_that_computes_its_own_positions(workspace, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_changed_recipe_is_said_and_never_mixed(workspace, tmp_path):
-    keys = recipe(workspace, tmp_path / "out")
+def test_changed_recipe_is_said_and_never_mixed(quick_workspace, tmp_path):
+    keys = recipe(quick_workspace, tmp_path / "out")
     run(keys)
     with pytest.raises(ValueError, match="kd_alpha was 0.5, is 0.6.*overwrite_output_dir"):
         run({**keys, "kd_alpha": 0.6})

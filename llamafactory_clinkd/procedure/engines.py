@@ -1,0 +1,42 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""DeepSpeed for several trainings in one process.
+
+LLaMA-Factory parses ``deepspeed:`` once, into a configuration whose "auto" values the first trainer fills in, and
+accelerate takes one such plugin a process. Each phase has its own model, teacher and number of steps, so each gets a
+configuration of its own. (FSDP keeps no state between trainers.)
+"""
+
+from typing import Any
+
+
+def fresh_engine(training: Any) -> Any:
+    """Gives a phase's copy of the training arguments an engine that no earlier phase has used; returns it.
+
+    Args:
+        training: ``TrainingArguments``, already a copy.
+    """
+    if not training.deepspeed:
+        return training
+
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DeepSpeedPlugin
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+    AcceleratorState._reset_state()  # the process group, which is `PartialState`'s, stays
+    training.hf_deepspeed_config = HfTrainerDeepSpeedConfig(training.deepspeed)
+    training.hf_deepspeed_config.trainer_config_process(training)
+    training.deepspeed_plugin = DeepSpeedPlugin(hf_ds_config=training.hf_deepspeed_config)
+    return training

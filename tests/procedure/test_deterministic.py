@@ -1,0 +1,44 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The same recipe twice, in two processes: the same models and files, bit by bit."""
+
+import pytest
+from small_run import llamafactory_cli, losses, recipe, write_recipe
+
+from llamafactory_clinkd.run_state import read_json
+
+
+PHASES = "pseudo_label,distill,correct,predict"
+FILES = [
+    "clinkd/pseudo_labels.jsonl", "clinkd/distill/model.safetensors", "clinkd/corrections/round-1.outputs.jsonl",
+    "clinkd/corrections/round-1.jsonl", "model.safetensors", "clinkd/predict/answers.jsonl",
+    "clinkd/predictions.jsonl", "clinkd_config.json",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["beam", "sample"])
+def test_same_seed_same_bits(quick_workspace, tmp_path, mode):
+    for name in ("one", "two"):
+        changes = {"clinkd_phases": PHASES, "pseudo_label_samples": 6, "sasg_candidates": 2, "sasg_mode": mode}
+        changes |= {"kd_noise_std": 0.1, "rope_variant": "mcg"}
+        path = write_recipe(tmp_path / f"{name}.yaml", recipe(quick_workspace, tmp_path / name, **changes))
+        done = llamafactory_cli("train", str(path))
+        assert done.returncode == 0, done.stderr[-2000:]
+    for name in FILES:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    for folder in ("clinkd/distill", "."):
+        assert losses(tmp_path / "one" / folder) == losses(tmp_path / "two" / folder)
+    one, two = (read_json(tmp_path / name / "clinkd" / "state.json")["phases"] for name in ("one", "two"))
+    assert {phase: one[phase]["hash"] for phase in one} == {phase: two[phase]["hash"] for phase in two}
