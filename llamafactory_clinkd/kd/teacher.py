@@ -84,7 +84,7 @@ class Teacher:
         weights = [self.head.weight] if self.head.bias is None else [self.head.weight, self.head.bias]
         with contextlib.ExitStack() as stack:
             if hasattr(self.head.weight, "ds_id"):
-                from deepspeed.zero import GatheredParameters
+                from deepspeed.runtime.zero import GatheredParameters
 
                 stack.enter_context(GatheredParameters(weights))
             yield self.head.weight, self.head.bias

@@ -110,7 +110,11 @@ def workspace_of(kind, folder):
         write_sharegpt(folder / "data" / "train.json", rows)
         write_dataset_info(folder / "data", {"tiny_train": dataset_info_entry("train.json")})
     else:
-        pairs = [{"instruction": question, "input": "", "output": answer} for row in rows for question, answer in row["turns"]]
+        pairs = [
+            {"instruction": question, "input": "", "output": answer}
+            for row in rows
+            for question, answer in row["turns"]
+        ]
         (folder / "data" / "train.json").write_text(json.dumps(pairs))
         (folder / "data" / "dataset_info.json").write_text(json.dumps({"tiny_train": {"file_name": "train.json"}}))
     return folder

@@ -14,6 +14,7 @@
 
 """``kd_cache: hidden`` in the real recipe, against the same recipe without it."""
 
+import json
 import logging
 import shutil
 from types import SimpleNamespace
@@ -70,6 +71,14 @@ def test_cached_is_live_to_the_last_digit(small_workspace, tmp_path, counted, ba
     assert len(history(live)) > 3 and set(history(live)[0]) >= {"loss", "ce", "kl"}
     assert history(cached) == history(live)
     assert same_bits(weights(cached), weights(live))
+
+
+def test_token_accuracy_in_evaluation_needs_no_teacher(small_workspace, tmp_path, counted):
+    keys = {"eval_dataset": "tiny_test", "eval_strategy": "epoch", "compute_accuracy": True}
+    out = distil(small_workspace, tmp_path, kd_cache="hidden", kd_epochs=1, **keys)
+    assert counted.runs == ROWS
+    logged = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    assert any("eval_accuracy" in entry for entry in logged)
 
 
 def test_evaluation_rows_are_cached_too(small_workspace, tmp_path, counted):

@@ -1,0 +1,81 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Distillation by two processes, through torchrun."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from kd_runs import history
+from small_run import llamafactory_cli, recipe, write_recipe
+
+from llamafactory_clinkd.kd.cache import HEAD_NAME
+
+
+pytestmark = pytest.mark.slow
+TWO = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "HF_HUB_OFFLINE": "1"}
+ZERO_3 = {
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "zero_allow_untested_optimizer": True,
+    "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
+}
+EXACT = 1e-4  # sums of fp32 in another order
+
+
+def distil(workspace: Path, output_dir: Path, env: dict[str, str] | None = None, **changes) -> str:
+    """Runs a recipe in processes of its own; returns what it printed."""
+    keys = recipe(
+        workspace,
+        output_dir,
+        **{"kd_epochs": 2, "per_device_train_batch_size": 1, "eval_dataset": None, "kd_alpha": 0.7} | changes,
+    )
+    run = llamafactory_cli("train", str(write_recipe(output_dir.with_suffix(".yaml"), keys)), env=env)
+    assert run.returncode == 0, (run.stdout + run.stderr)[-3000:]
+    return run.stdout + run.stderr
+
+
+def assert_same(one: Path, two: Path, rel: float = EXACT) -> None:
+    assert len(history(one)) == len(history(two)) > 1
+    for ours, theirs in zip(history(one), history(two), strict=True):
+        assert ours == pytest.approx(theirs, rel=rel)
+
+
+def test_two_ranks_accumulate_as_one(small_workspace, tmp_path):
+    keys = {"disable_shuffling": True}
+    distil(small_workspace, tmp_path / "one", gradient_accumulation_steps=4, **keys)
+    distil(small_workspace, tmp_path / "two", TWO, gradient_accumulation_steps=2, **keys)
+    assert_same(tmp_path / "one", tmp_path / "two")
+
+
+def test_two_ranks_share_the_cache(small_workspace, tmp_path):
+    distil(small_workspace, tmp_path / "live", TWO, kd_epochs=3)
+    printed = distil(small_workspace, tmp_path / "cached", TWO, kd_epochs=3, kd_cache="hidden")
+    assert history(tmp_path / "cached") == history(tmp_path / "live")
+    assert "is loaded for samples that the cache" not in printed, "a rank did not see what the other computed"
+    names = sorted(path.name for path in (tmp_path / "cached" / "clinkd" / "teacher_cache").iterdir())
+    assert names[0] == HEAD_NAME and {name[:17] for name in names[1:]} == {"hidden-rank00000-", "hidden-rank00001-"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+@pytest.mark.parametrize("cache", ["off", "hidden"])
+def test_zero_3_partitions_both_models(small_workspace, tmp_path, cache):
+    (tmp_path / "zero3.json").write_text(json.dumps(ZERO_3))
+    distil(small_workspace, tmp_path / "plain", TWO)
+    distil(small_workspace, tmp_path / "zero3", TWO, deepspeed=str(tmp_path / "zero3.json"), kd_cache=cache)
+    assert_same(tmp_path / "plain", tmp_path / "zero3")
