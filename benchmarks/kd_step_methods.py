@@ -41,10 +41,13 @@ class Bench(NamedTuple):
 
     student: torch.nn.Module
     teacher: torch.nn.Module | None
+    """None where there is none, or its states are cached and its head alone is left."""
+    teacher_head: torch.Tensor | None
+    """``[V, H]``."""
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
-    cached: torch.Tensor | None
-    """Teacher's hidden states ``[B * K, H]``, read from the cache on disk at each step."""
+    cache: HiddenCache | None = None
+    """The teacher's hidden states by row, read from disk at each step."""
 
 
 def build_model(shape: str, dtype: torch.dtype, device: str, head: str) -> torch.nn.Module:
@@ -76,7 +79,7 @@ def build_model(shape: str, dtype: torch.dtype, device: str, head: str) -> torch
 
 
 def build(case: dict[str, Any]) -> Bench:
-    """Models, a batch whose last tokens are supervised, and the cache if the method reads one."""
+    """Models and a batch whose last tokens are supervised."""
     torch.manual_seed(0)
     torch.set_num_threads(case["threads"])
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[case["dtype"]]
@@ -86,10 +89,11 @@ def build(case: dict[str, Any]) -> Bench:
     labels = torch.full_like(ids, -100)
     labels[:, -answer:] = ids[:, -answer:]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    student, teacher, cached = build_model(**make).train(), None, None
-    if METHODS[case["method"]].teacher:
-        teacher = build_model(**make).requires_grad_(False).eval()
-    return Bench(student, teacher, inputs, labels, cached)
+    student = build_model(**make).train()
+    if not METHODS[case["method"]].teacher:
+        return Bench(student, None, None, inputs, labels)
+    teacher = build_model(**make).requires_grad_(False).eval()
+    return Bench(student, teacher, teacher.get_output_embeddings().weight, inputs, labels)
 
 
 def stock_sft(bench: Bench) -> torch.Tensor:
@@ -120,7 +124,6 @@ def in_head(bench: Bench, teacher: Callable[[torch.Tensor], torch.Tensor] | None
     kept, targets = supervised_positions(bench.labels)
     hidden_t = None if teacher is None else teacher(kept)
     head, found = bench.student.get_output_embeddings(), []
-    head_t = None if teacher is None else bench.teacher.get_output_embeddings().weight
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         found.append(
@@ -128,7 +131,7 @@ def in_head(bench: Bench, teacher: Callable[[torch.Tensor], torch.Tensor] | None
                 hidden.flatten(0, 1),
                 head.weight,
                 hidden_t,
-                head_t,
+                bench.teacher_head,
                 targets.flatten(),
                 alpha=0.0 if teacher is None else ALPHA,
                 temperature=TEMPERATURE,
@@ -150,7 +153,7 @@ def cached(bench: Bench) -> torch.Tensor:
     """Distillation with the teacher's hidden states read from the cache on disk."""
 
     def read(kept: torch.Tensor) -> torch.Tensor:
-        rows = [bench.cached.get(str(row)) for row in range(len(bench.labels))]
+        rows = [bench.cache.get(str(row)) for row in range(len(bench.labels))]
         return torch.cat(rows).to(bench.labels.device)
 
     return in_head(bench, read)
@@ -192,8 +195,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     bench = build(case)
     with tempfile.TemporaryDirectory() as folder:
         if case["method"] == "cached":
-            bench = bench._replace(cached=_fill_cache(bench, folder))
-            bench.teacher.model = None  # its head alone stays
+            bench = bench._replace(cache=_fill_cache(bench, folder), teacher=None)
 
         def step() -> float:
             loss = METHODS[case["method"]].step(bench)
