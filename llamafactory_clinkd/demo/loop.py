@@ -73,14 +73,14 @@ def train(
         save_seconds: Seconds between two checkpoints.
 
     Returns:
-        The mean loss of the last 20 steps that were run (nan if none was left to run).
+        The mean loss of the last 20 steps that were run; where none was left to run, what the checkpoint says of it.
 
     Raises:
         FloatingPointError: If the loss is not finite.
     """
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     optimizer = torch.optim.AdamW(named.values(), lr=peak, weight_decay=0.01)
-    start = _load(checkpoint, named, optimizer) if checkpoint.exists() else 0
+    start, reached = _load(checkpoint, named, optimizer) if checkpoint.exists() else (0, math.nan)
     saved, losses = time.monotonic(), []
     for step in range(start, steps):
         for group in optimizer.param_groups:
@@ -95,9 +95,9 @@ def train(
         losses.append(loss.item())
         advance(step + 1, steps, losses[-1])
         if step + 1 == steps or time.monotonic() - saved > save_seconds:
-            _save(checkpoint, named, optimizer, step + 1)
+            _save(checkpoint, named, optimizer, step + 1, float(np.mean(losses[-20:])))
             saved = time.monotonic()
-    return float(np.mean(losses[-20:])) if losses else math.nan
+    return float(np.mean(losses[-20:])) if losses else reached
 
 
 def _tensors(named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> Iterator[tuple[str, Tensor]]:
@@ -107,17 +107,18 @@ def _tensors(named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> It
             yield f"{moment}/{name}", optimizer.state[parameter][moment]
 
 
-def _save(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, step: int) -> None:
+def _save(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, step: int, loss: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    save_file({key: tensor.contiguous() for key, tensor in _tensors(named, optimizer)}, partial, {"step": str(step)})
+    partial, facts = path.with_suffix(".part"), {"step": str(step), "loss": repr(loss)}
+    save_file({key: tensor.contiguous() for key, tensor in _tensors(named, optimizer)}, partial, facts)
     partial.replace(path)
 
 
-def _load(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> int:
-    """Restores parameters and moments; returns the step to go on with."""
+def _load(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> tuple[int, float]:
+    """Restores parameters and moments; returns the step to go on with and the loss that was reached."""
     with safe_open(path, framework="pt") as file, torch.no_grad():
-        step = int(file.metadata()["step"])
+        facts = file.metadata()
+        step = int(facts["step"])
         for name, parameter in named.items():
             parameter.copy_(file.get_tensor(f"parameter/{name}"))
             optimizer.state[parameter] = {
@@ -125,4 +126,4 @@ def _load(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.Ada
                 "exp_avg": file.get_tensor(f"exp_avg/{name}"),
                 "exp_avg_sq": file.get_tensor(f"exp_avg_sq/{name}"),
             }
-    return step
+    return step, float(facts["loss"])
