@@ -141,7 +141,7 @@ def facts_of(
         accumulation=int(keys.get("gradient_accumulation_steps", 1)),
         checkpointing=not keys.get("disable_gradient_checkpointing", False),
         row_tokens=row_tokens or cutoff,
-        image_tokens=student.image_tokens(int(keys.get("image_max_pixels", 768 * 768))),
+        image_tokens=min(student.image_tokens(int(keys.get("image_max_pixels", 768 * 768))), row_tokens or cutoff),
         new_tokens=new_tokens,
         answer_tokens=answer_tokens,
         pseudo_label_beams=max(3, beams),

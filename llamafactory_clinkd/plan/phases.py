@@ -98,7 +98,7 @@ def _generation(facts: Facts, shape, beams: int) -> int:
         shape,
         rows=facts.eval_batch,
         beams=beams,
-        prompt=max(facts.image_tokens + 1, facts.row_tokens - facts.answer_tokens),
+        prompt=max(1, facts.row_tokens - facts.answer_tokens),
         new=facts.new_tokens,
         image_tokens=facts.image_tokens,
         e=e,
