@@ -84,7 +84,7 @@ class BoardPage:
         self.choose(LOCALES["lang"][self.lang]["label"], lang)
         self.lang = lang
         title = texts(lang)["groups"]["clinkd"]
-        self.page.get_by_role("button", name=title).wait_for()
+        self.page.get_by_text(title).first.wait_for(state="attached")  # in whatever tab
 
     def set_up_run(self, workspace: Path, output_dir: str, extra_args: str) -> None:
         """Fills in what a run of the tiny models needs."""
@@ -122,9 +122,8 @@ class BoardPage:
 
     def close_messages(self) -> None:
         """Closes every message in the corner."""
-        close = self.page.get_by_test_id("toast-close")
-        while close.count():
-            close.first.click()
+        self.page.evaluate("document.querySelectorAll('[data-testid=toast-close]').forEach(cross => cross.click())")
+        self.page.get_by_test_id("toast-close").first.wait_for(state="detached")
 
     def fill_query(self, tab: Any, text: str) -> None:
         """Writes a question."""

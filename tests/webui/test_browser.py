@@ -99,18 +99,20 @@ def test_saved_configuration_loads_without_the_plugin(ready, open_board, server)
 
 
 BAD_VALUES = {
-    "en": [("kd_temperature", "0", "kd_temperature: 0.0"), ("sasg_candidates", "1.5", "sasg_candidates: 1.5")],
     "ru": [("kd_alpha", "-1", "kd_alpha: -1.0"), ("mcg_alpha_h", "0", "mcg_alpha_h: 0")],
     "zh": [("rope_sections", "1,2", "rope_sections: [1, 2]"), ("pseudo_label_samples", "", "pseudo_label_samples")],
     "ko": [("correction_max_samples", "many", "correction_max_samples: many"), ("kd_epochs", "0", "kd_epochs: 0.0")],
     "ja": [("ref_model", "", "ref_model is missing"), ("ref_model", "./nowhere", "ref_model: ./nowhere")],
+    "en": [
+        ("kd_temperature", "0", "kd_temperature: 0.0"),
+        ("sasg_candidates", "1.5", "sasg_candidates: 1.5"),
+    ],  # last: the server keeps the language for the next page
 }
 
 
 def test_bad_input_is_told_in_every_language_and_nothing_starts(ready, server, tmp_path):
     for lang, cases in BAD_VALUES.items():
-        if lang != ready.lang:
-            ready.speak(lang)
+        ready.speak(lang)
         for box, value, says in cases:
             good = ready.box(box).input_value()
             ready.fill(ready.words(box), value)
