@@ -108,7 +108,7 @@ class BoardPage:
         self.fill("Model path", str(folder))
         self.choose("Finetuning method", "full")
         self.page.get_by_role("tab", name="Chat").click()
-        tab = self.page.get_by_role("tabpanel").filter(visible=True)
+        tab = self.page.get_by_role("tabpanel").filter(visible=True).first  # it has tabs of its own
         submit = tab.get_by_role("button", name="Submit", exact=True)
         if not submit.is_visible():  # it is loaded for every browser at once
             tab.get_by_role("button", name="Load model", exact=True).click()
