@@ -22,7 +22,7 @@
 - :mod:`.progress`, :mod:`.monitor`: a run under way and at its end
 - :mod:`.trainer_log`: cross-entropy and KL divergence in ``trainer_log.jsonl``
 - :mod:`.evaluation`: the Evaluate & Predict tab
-- :mod:`.loading`, :mod:`.chat`, :mod:`.candidates`, :mod:`.drawing`: the Chat tab
+- :mod:`.loading`, :mod:`.chat`, :mod:`.chat_texts`, :mod:`.candidates`, :mod:`.drawing`: the Chat tab
 - :mod:`.locales`: every text in the five languages
 
 :mod:`llamafactory_clinkd.attach` puts them in place; gradio is imported when a page is built, never before.

@@ -24,21 +24,16 @@ from PIL import Image
 from ..boxes import parse_boxes
 from .accordion import component
 from .candidates import generate_candidates
+from .chat_texts import OPTIONS, Refused, boxes_label, check, escaped, table_of, translate
 from .drawing import draw_boxes
+from .loading import positions_note
 from .locales import texts
-from .recipe import to_key
-from .validation import check_keys, in_language
 
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = ("sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer")
 SETTINGS = ("max_new_tokens", "top_p", "temperature", "skip_special_tokens")
 """Stock's own boxes that steer our generation too."""
-
-
-class Refused(ValueError):
-    """A question that cannot be answered as it stands; the message is for the page, in its language."""
 
 
 class Parts(NamedTuple):
@@ -46,6 +41,7 @@ class Parts(NamedTuple):
 
     Attributes:
         accordion: Around everything.
+        note: Which positions the loaded checkpoint got.
         options: Box name -> component.
         answer: Button: answers the question with the best of several candidates.
         draw: Button: draws the boxes of the last answer, whoever gave it.
@@ -55,6 +51,7 @@ class Parts(NamedTuple):
     """
 
     accordion: Any
+    note: Any
     options: dict[str, Any]
     answer: Any
     draw: Any
@@ -93,6 +90,7 @@ def create_chat_box(
 def _build() -> Parts:
     words = texts("en")["chat"]
     with gr.Accordion(words["title"], open=False) as accordion:
+        note = gr.Markdown(visible=False)
         with gr.Row():
             options = {name: component(name, interactive=True) for name in OPTIONS[:-1]}
         options[OPTIONS[-1]] = component(OPTIONS[-1], interactive=True)
@@ -104,7 +102,7 @@ def _build() -> Parts:
         )
         picture = gr.Image(visible=False, interactive=False, type="pil", format="png", height=480)
         shown = gr.State(None)
-    return Parts(accordion, options, answer, draw, picture, table, shown)
+    return Parts(accordion, note, options, answer, draw, picture, table, shown)
 
 
 def _wire(
@@ -175,6 +173,13 @@ def _wire(
     parts.draw.click(draw, [messages, lang, elements["image"]], results)
     elements["clear_btn"].click(lambda: (*hidden(), None), outputs=results)
 
+    def positions(language) -> Any:
+        note = positions_note(engine.chatter.engine, language)
+        return gr.Markdown(note, visible=note is not None)
+
+    parts.accordion.expand(positions, [lang], [parts.note], queue=False, show_progress="hidden")
+    lang.change(positions, [lang], [parts.note], queue=False, show_progress="hidden")
+
     translated = [parts.accordion, parts.answer, parts.draw, *parts.options.values(), parts.picture, parts.table]
 
     def retranslate(language, scorer, shown) -> list[Any]:
@@ -191,39 +196,6 @@ def _wire(
     )
 
 
-def check(
-    chatter: Any,
-    values: dict[str, Any],
-    query: str,
-    image: Image.Image | None,
-    lang: str | None,
-    load_scorer: Callable[[str], Any],
-) -> tuple[dict[str, Any], Any]:
-    """The options as recipe keys and the loaded scorer, before anything is asked.
-
-    Raises:
-        Refused: For whatever stands in the way of an answer.
-    """
-    words = texts(lang)["chat"]
-    options = {name: to_key(name, value) for name, value in values.items()}
-    try:
-        check_keys({"use_clinkd": True, "clinkd_phases": "predict", **options})
-    except ValueError as error:
-        raise Refused(in_language(str(error), lang)) from error
-    if not (query or "").strip():
-        raise Refused(words["no_question"])
-    if getattr(chatter.engine, "name", None) != "huggingface":
-        raise Refused(words["not_huggingface"])
-    try:
-        scorer = load_scorer(options["sasg_scorer"])
-    except RuntimeError as error:
-        label = texts(lang)["elements"]["sasg_scorer"]["label"]
-        raise Refused(f"{label}: {error}") from error
-    if scorer.reads_images and image is None:
-        raise Refused(words["no_image_to_score"])
-    return options, scorer
-
-
 def show(shown: dict[str, Any], image: Image.Image | None, lang: str | None) -> tuple[Any, Any, dict[str, Any]]:
     """Picture, table and what they show."""
     picture = gr.Image(visible=False, value=None)
@@ -238,41 +210,3 @@ def show(shown: dict[str, Any], image: Image.Image | None, lang: str | None) -> 
 def hidden() -> tuple[Any, Any]:
     """Picture and table before the first answer."""
     return gr.Image(visible=False, value=None), gr.Dataframe(visible=False)
-
-
-def boxes_label(boxes: list[Any], lang: str | None) -> str:
-    """What stands over the picture."""
-    return texts(lang)["chat"]["boxes"].format(count=len(boxes))
-
-
-def table_of(row: dict[str, Any], lang: str | None) -> dict[str, Any]:
-    """Properties of the table: best candidate first, the scorer's name over it."""
-    words = texts(lang)["chat"]
-    ranked = sorted(row["candidates"], key=lambda candidate: candidate["rank"])
-    data = [[str(c["rank"]), _number(c["score"]), _number(c["logprob"]), c["text"]] for c in ranked]
-    headers = [words[name] for name in ("rank", "score", "logprob", "text")]
-    label = words["scored_by"].format(scorer=row["scorer"])
-    return {"value": {"headers": headers, "data": data}, "label": label, "show_label": True, "visible": True}
-
-
-def translate(lang: str | None, scorer: str, shown: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Properties in a language of the accordion, the buttons, the options, the picture and the table."""
-    catalogue = texts(lang)
-    words = catalogue["chat"]
-    updates = [{"label": words["title"]}, {"value": words["answer"]}, {"value": words["draw"]}]
-    for name in OPTIONS:
-        unused = name == "sasg_region" and scorer == "logprob"
-        info = catalogue["reasons"]["needs_image_scorer"] if unused else catalogue["elements"][name]["info"]
-        updates.append({"label": catalogue["elements"][name]["label"], "info": info, "interactive": not unused})
-    updates.append({"label": boxes_label(shown["boxes"], lang)} if shown else {})
-    updates.append(table_of(shown["row"], lang) if shown and shown["row"] else {})
-    return updates
-
-
-def escaped(text: str) -> str:
-    """An answer as stock shows it with "Escape HTML tags"."""
-    return text.replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

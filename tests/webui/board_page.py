@@ -119,6 +119,7 @@ class BoardPage:
         """Changes the window's width and the colour scheme, as gradio's own settings do."""
         self.page.set_viewport_size({"width": width, "height": 1000})
         self.page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
+        self.page.wait_for_timeout(800)  # colours change by and by, and a table measures its columns anew
 
     def close_messages(self) -> None:
         """Closes every message in the corner."""
@@ -140,6 +141,12 @@ class BoardPage:
     def wait_for_text(self, text: str) -> None:
         """Waits until a visible element has the text."""
         self.page.get_by_text(text).filter(visible=True).first.wait_for()
+
+    def wait_for_text_anywhere(self, text: str) -> None:
+        """Waits until a text, whose backticks may have become markup, can be read on the page."""
+        self.page.wait_for_function(
+            "text => document.body.innerText.replaceAll('`', '').replaceAll(/\\s+/g, ' ').includes(text)", arg=text
+        )
 
     def text(self) -> str:
         """Everything that can be read on the page."""

@@ -101,6 +101,7 @@ def open_board(chromium, server):
     contexts, errors = [], []
 
     def open_one(width: int = 1280, scheme: str = "light", url: str = server.url) -> BoardPage:
+        (server.folder / "llamaboard_cache" / "user_config.yaml").unlink(missing_ok=True)  # the last page's language
         context = chromium.new_context(viewport={"width": width, "height": 1000})
         contexts.append(context)
         page = context.new_page()

@@ -138,6 +138,7 @@ def test_candidates_and_boxes_in_a_browser(open_board, server, answering_model, 
         board.speak(lang)
         foreign = texts(lang)["chat"]
         board.wait_for_text(foreign["boxes"].format(count=1))
+        board.wait_for_text(positions_text(lang))
         shown = tab.inner_text()
         for name in ("title", "answer", "draw", "rank", "score", "logprob", "text"):
             assert foreign[name] in shown, (lang, name)

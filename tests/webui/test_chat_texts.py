@@ -19,13 +19,9 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from llamafactory_clinkd.webui.chat_texts import OPTIONS, Refused, check, table_of, translate
+from llamafactory_clinkd.webui.loading import with_positions_told
 from llamafactory_clinkd.webui.locales import LANGUAGES, texts
-
-
-pytest.importorskip("gradio", reason="gradio is not installed: it comes with LLaMA-Factory's own requirements")
-
-from llamafactory_clinkd.webui.chat import OPTIONS, Refused, check, table_of, translate  # noqa: E402
-from llamafactory_clinkd.webui.loading import with_positions_told  # noqa: E402
 
 
 ROW = {
@@ -97,6 +93,7 @@ def test_a_model_that_cannot_be_served_is_answered_with_the_reason():
         yield "Loading"
         raise ValueError("`infer_backend: vllm` computes rotary positions itself")
 
+    pytest.importorskip("gradio", reason="gradio is not installed: it comes with LLaMA-Factory's own requirements")
     page = SimpleNamespace(manager=SimpleNamespace(get_elem_by_id=lambda name: name), loaded=False)
     with pytest.warns(UserWarning, match="infer_backend"):
         said = list(with_positions_told(stock)(page, {"top.lang": "ru"}))

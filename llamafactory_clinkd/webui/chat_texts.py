@@ -1,0 +1,103 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the Chat tab's accordion says: refusals, the table of candidates, every text in another language."""
+
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+from .locales import texts
+from .recipe import to_key
+from .validation import check_keys, in_language
+
+
+OPTIONS = ("sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer")
+"""Boxes of the Train tab that the Chat tab has too."""
+
+
+class Refused(ValueError):
+    """A question that cannot be answered as it stands; the message is for the page, in its language."""
+
+
+def check(
+    chatter: Any,
+    values: dict[str, Any],
+    query: str,
+    image: Image.Image | None,
+    lang: str | None,
+    load_scorer: Callable[[str], Any],
+) -> tuple[dict[str, Any], Any]:
+    """The options as recipe keys and the loaded scorer, before anything is asked.
+
+    Raises:
+        Refused: For whatever stands in the way of an answer.
+    """
+    words = texts(lang)["chat"]
+    options = {name: to_key(name, value) for name, value in values.items()}
+    try:
+        check_keys({"use_clinkd": True, "clinkd_phases": "predict", **options})
+    except ValueError as error:
+        raise Refused(in_language(str(error), lang)) from error
+    if not (query or "").strip():
+        raise Refused(words["no_question"])
+    if getattr(chatter.engine, "name", None) != "huggingface":
+        raise Refused(words["not_huggingface"])
+    try:
+        scorer = load_scorer(options["sasg_scorer"])
+    except RuntimeError as error:
+        label = texts(lang)["elements"]["sasg_scorer"]["label"]
+        raise Refused(f"{label}: {error}") from error
+    if scorer.reads_images and image is None:
+        raise Refused(words["no_image_to_score"])
+    return options, scorer
+
+
+def boxes_label(boxes: list[Any], lang: str | None) -> str:
+    """What stands over the picture."""
+    return texts(lang)["chat"]["boxes"].format(count=len(boxes))
+
+
+def table_of(row: dict[str, Any], lang: str | None) -> dict[str, Any]:
+    """Properties of the table: best candidate first, the scorer's name over it."""
+    words = texts(lang)["chat"]
+    ranked = sorted(row["candidates"], key=lambda candidate: candidate["rank"])
+    data = [[str(c["rank"]), _number(c["score"]), _number(c["logprob"]), c["text"]] for c in ranked]
+    headers = [words[name] for name in ("rank", "score", "logprob", "text")]
+    label = words["scored_by"].format(scorer=row["scorer"])
+    return {"value": {"headers": headers, "data": data}, "label": label, "show_label": True, "visible": True}
+
+
+def translate(lang: str | None, scorer: str, shown: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Properties in a language of the accordion, the buttons, the options, the picture and the table."""
+    catalogue = texts(lang)
+    words = catalogue["chat"]
+    updates = [{"label": words["title"]}, {"value": words["answer"]}, {"value": words["draw"]}]
+    for name in OPTIONS:
+        unused = name == "sasg_region" and scorer == "logprob"
+        info = catalogue["reasons"]["needs_image_scorer"] if unused else catalogue["elements"][name]["info"]
+        updates.append({"label": catalogue["elements"][name]["label"], "info": info, "interactive": not unused})
+    updates.append({"label": boxes_label(shown["boxes"], lang)} if shown else {})
+    updates.append(table_of(shown["row"], lang) if shown and shown["row"] else {})
+    return updates
+
+
+def escaped(text: str) -> str:
+    """An answer as stock shows it with "Escape HTML tags"."""
+    return text.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
