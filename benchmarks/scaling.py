@@ -113,7 +113,7 @@ def build(folder: Path, rows: int) -> dict[str, Path]:
     entries = {name: dataset_info_entry(f"{name}.json") for name in ("train", "test")}
     write_dataset_info(folder / "data", entries)
     texts = [text for row in data for text in row["turns"][0]]
-    return build_demo_models(folder, texts, base=ModelSize(256, 6), teacher=ModelSize(320, 8))
+    return build_demo_models(folder, texts, base=ModelSize(256, 4), teacher=ModelSize(320, 5))
 
 
 def run(folder: Path, name: str, models: dict[str, Path], processes: int, **changes: Any) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def run(folder: Path, name: str, models: dict[str, Path], processes: int, **chan
         "do_train": True, "finetuning_type": "full", "use_clinkd": True, "clinkd_phases": ",".join(PHASES),
         "kd_epochs": 1, "correction_rounds": 2, "correction_similarity": "lexical", "sasg_scorer": "logprob",
         "dataset_dir": str(folder / "data"), "dataset": "train", "eval_dataset": "test", "template": "qwen2_vl",
-        "cutoff_len": 512, "max_new_tokens": 16, "output_dir": str(folder / name), "overwrite_cache": True,
+        "cutoff_len": 512, "max_new_tokens": 12, "output_dir": str(folder / name), "overwrite_cache": True,
         "logging_steps": 1, "save_strategy": "no", "per_device_train_batch_size": 1, "learning_rate": 1e-4,
         "gradient_accumulation_steps": WINDOW // processes, "per_device_eval_batch_size": 4, "report_to": "none",
         "disable_tqdm": True, **changes,
@@ -132,6 +132,7 @@ def run(folder: Path, name: str, models: dict[str, Path], processes: int, **chan
     path.write_text(json.dumps(keys))
     launcher = Path(importlib.util.find_spec("llamafactory").submodule_search_locations[0]) / "launcher.py"
     torchrun = [] if processes == 1 else ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    Console().print(f"running {name} ...")
     before = loopback_bytes()
     done = subprocess.run(
         [sys.executable, *torchrun, str(launcher), str(path)],
@@ -218,7 +219,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=64, help="training rows; half as many test rows")
+    parser.add_argument("--rows", type=int, default=24, help="training rows; half as many test rows")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     arguments = parser.parse_args()
     found = measure(arguments.rows)
