@@ -29,12 +29,11 @@ A peer that cannot be imported is shown as missing with its reason. The JSON is 
 import argparse
 import itertools
 import json
-import os
-import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from cases import add_run_options, parse, run_cases, run_in_process
 
 
 KEYS = ("method", "rows", "dtype", "head", "device", "threads", "vocabulary", "errors")
@@ -61,23 +60,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--heads", nargs="+", default=["frozen", "trained"], choices=["frozen", "trained"])
     parser.add_argument("--error-rows", type=int, default=512, help="compare gradients up to this many rows; 0: never")
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--timeout", type=float, default=1800, help="seconds a case may take")
-    parser.add_argument("--json", type=Path, help="where results go")
-    parser.add_argument("--resume", action="store_true", help="keep the cases that the JSON already holds")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.resume and not options.json:
-        parser.error("--resume needs --json")
-    return options
+    add_run_options(parser)
+    return parse(parser)
 
 
 def run_all(options: argparse.Namespace) -> None:
     from rich.console import Console
-    from rich.progress import Progress
-
-    from llamafactory_clinkd.run_state import read_json, write_json
 
     grid = itertools.product(options.rows, options.dtypes, options.heads, options.methods)
     cases = [
@@ -85,41 +73,26 @@ def run_all(options: argparse.Namespace) -> None:
         for rows, dtype, head, method in grid
         for shared in [(options.device, options.threads, options.vocabulary)]
     ]
-    done = read_json(options.json)["cases"] if options.resume and options.json.exists() else []
-    known = {json.dumps({key: row[key] for key in KEYS}): row for row in done}
-    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "load_at_start": os.getloadavg()}
-    results: list[dict[str, Any]] = []
+    results = run_cases(
+        cases,
+        options,
+        run=lambda case, _: run_where_it_can(case, options),
+        title=lambda case: f"{case['method']}, {case['rows']} {case['dtype']} {case['head']}",
+    )
     console = Console()
-    with Progress(console=console) as progress:
-        bar = progress.add_task("", total=len(cases))
-        for case in cases:
-            progress.update(bar, description=f"{case['method']}, {case['rows']} {case['dtype']} {case['head']}")
-            results.append(known.get(json.dumps(case)) or {**case, **run_in_process(case, options)})
-            if options.json:
-                write_json(options.json, {"machine": machine, "cases": results})
-            progress.advance(bar)
     for rows, dtype, head in itertools.product(options.rows, options.dtypes, options.heads):
         picked = [r for r in results if (r["rows"], r["dtype"], r["head"]) == (rows, dtype, head)]
         console.print(table(f"{rows} tokens, {dtype}, head {head}", picked))
 
 
-def run_in_process(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Runs one case in the environment it needs; a failure becomes part of the result."""
+def run_where_it_can(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Runs one case in the environment it needs."""
     from kd_loss_methods import METHODS
 
     python = options.peers_python if METHODS[case["method"]].peer else Path(sys.executable)
     if python is None:
         return {"missing": "--peers-python was not given"}
-    command = [str(python), __file__, "--case", json.dumps(case)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    try:
-        child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=options.timeout)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"took more than {options.timeout:.0f} s"}
-    if child.returncode != 0:
-        lines = child.stderr.strip().splitlines() or ["no message"]
-        return {"failed": f"exit {child.returncode}: {lines[-1]}"}
-    return json.loads(child.stdout.strip().splitlines()[-1])
+    return run_in_process(case, options, python=python, script=__file__)
 
 
 def table(title: str, results: list[dict[str, Any]]) -> Any:

@@ -27,12 +27,11 @@ needs more memory than is free is left out and says so.
 import argparse
 import itertools
 import json
-import os
-import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from cases import add_run_options, parse, run_cases, run_in_process
 
 
 KEYS = ("method", "length", "answer", "rows", "dtype", "head", "shape", "device", "threads", "repeats")
@@ -60,18 +59,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--head", default="trained", choices=["trained", "frozen"])
     parser.add_argument("--shape", default="small", choices=["small", "2b"])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=3, help="timed steps after one that warms up")
-    parser.add_argument("--timeout", type=float, default=1800, help="seconds a case may take")
-    parser.add_argument("--json", type=Path, help="where results go")
-    parser.add_argument("--resume", action="store_true", help="keep the cases that the JSON already holds")
     parser.add_argument("--plot", type=Path, help="time and memory over L, one line a method and share")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.resume and not options.json:
-        parser.error("--resume needs --json")
-    return options
+    add_run_options(parser)
+    return parse(parser)
 
 
 def cases_of(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -87,23 +78,15 @@ def cases_of(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def run_all(options: argparse.Namespace) -> None:
     from rich.console import Console
-    from rich.progress import Progress
 
-    from llamafactory_clinkd.run_state import read_json, write_json
-
-    done = read_json(options.json)["cases"] if options.resume and options.json.exists() else []
-    known = {json.dumps({key: row[key] for key in KEYS}): row for row in done if "failed" not in row}
-    machine = {"platform": platform.platform(), "cpus": os.cpu_count(), "load_at_start": os.getloadavg()}
-    cases, results, console = cases_of(options), [], Console()
-    with Progress(console=console) as progress:
-        bar = progress.add_task("", total=len(cases))
-        for case in cases:
-            progress.update(bar, description=f"{case['method']}, L = {case['length']}, {case['answer']} supervised")
-            found = known.get(json.dumps(case)) or same_work(case, results) or run_in_process(case, options)
-            results.append({**found, **case})
-            if options.json:
-                write_json(options.json, {"machine": machine, "cases": results})
-            progress.advance(bar)
+    results = run_cases(
+        cases_of(options),
+        options,
+        run=lambda case, found: same_work(case, found) or run_if_it_fits(case, options),
+        title=lambda case: f"{case['method']}, L = {case['length']}, {case['answer']} supervised",
+        again=lambda row: "failed" in row,
+    )
+    console = Console()
     for length, answer in dict.fromkeys((row["length"], row["answer"]) for row in results):
         picked = [row for row in results if (row["length"], row["answer"]) == (length, answer)]
         console.print(table(f"B = {options.rows}, L = {length}, {answer} supervised, {options.dtype}", picked))
@@ -119,20 +102,12 @@ def same_work(case: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, 
     return next((row for row in same if all(row[key] == case[key] for key in KEYS)), None)
 
 
-def run_in_process(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Runs one case; a failure, or too little memory for it, becomes part of the result."""
+def run_if_it_fits(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Runs one case; too little memory for it becomes part of the result."""
     needed = least_bytes(case)
     if case["device"] == "cpu" and needed > free_bytes():
         return {"failed": f"left out: needs at least {needed / 2**30:.0f} GiB, {free_bytes() / 2**30:.0f} are free"}
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    command = [sys.executable, __file__, "--case", json.dumps(case)]
-    try:
-        child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=options.timeout)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"took more than {options.timeout:.0f} s"}
-    if child.returncode != 0:
-        return {"failed": f"exit {child.returncode}: {(child.stderr.strip().splitlines() or ['no message'])[-1]}"}
-    return json.loads(child.stdout.strip().splitlines()[-1])
+    return run_in_process(case, options, python=Path(sys.executable), script=__file__)
 
 
 def least_bytes(case: dict[str, Any]) -> int:
