@@ -23,7 +23,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from .arguments_checks import bad_value, require_choice, require_range, split_list
+from .arguments_checks import bad_value, parse_numbers, require_choice, require_range, split_list
 
 
 PHASES = ("pseudo_label", "distill", "correct", "predict", "evaluate")
@@ -235,27 +235,16 @@ class ClinkdArguments:
         return phases
 
     def _parse_sections(self) -> list[int] | None:
-        if self.rope_sections is None:
-            return None
-        try:
-            sections = [int(part) for part in split_list(self.rope_sections)]
-        except ValueError as error:
-            raise bad_value("rope_sections", self.rope_sections, "three integers", "0,32,32") from error
-        if len(sections) != 3 or min(sections) < 0 or sum(sections) == 0:
+        sections = parse_numbers("rope_sections", self.rope_sections, int, "three integers", "0,32,32")
+        if sections is not None and (len(sections) != 3 or min(sections) < 0 or sum(sections) == 0):
             raise bad_value("rope_sections", sections, "three integers >= 0 (time, height, width)", "0,32,32")
         return sections
 
     def _parse_prices(self) -> list[float] | None:
-        if self.correction_token_prices is None:
-            return None
-        try:
-            prices = [float(part) for part in split_list(self.correction_token_prices)]
-        except ValueError as error:
-            raise bad_value(
-                "correction_token_prices", self.correction_token_prices, "two prices", "2.50,10.00"
-            ) from error
-        if len(prices) != 2 or not all(math.isfinite(price) and price >= 0 for price in prices):
-            raise bad_value("correction_token_prices", prices, "two prices >= 0 (prompt, completion)", "2.50,10.00")
+        key, example = "correction_token_prices", "2.50,10.00"
+        prices = parse_numbers(key, self.correction_token_prices, float, "two prices", example)
+        if prices is not None and (len(prices) != 2 or not all(0 <= price < math.inf for price in prices)):
+            raise bad_value(key, prices, "two prices >= 0 (prompt, completion)", example)
         return prices
 
     def _check_conflicts(self) -> None:

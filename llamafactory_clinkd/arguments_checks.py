@@ -15,6 +15,7 @@
 """Checks of one key's value, with messages that name key, value, what is allowed, and the fix."""
 
 import math
+from collections.abc import Callable
 from dataclasses import Field
 from typing import Any, Literal, get_args, get_origin
 
@@ -29,6 +30,20 @@ def split_list(value: str | list[Any] | tuple[Any, ...]) -> list[Any]:
     if isinstance(value, str):
         return [part.strip() for part in value.strip("[] ").split(",") if part.strip()]
     return list(value)
+
+
+def parse_numbers(key: str, value: Any, kind: Callable[[Any], Any], expected: str, example: str) -> list[Any] | None:
+    """The numbers of a comma-separated value, ``None`` where there is none.
+
+    Raises:
+        ValueError: If one of them is no ``kind``.
+    """
+    if value is None:
+        return None
+    try:
+        return [kind(part) for part in split_list(value)]
+    except ValueError as error:
+        raise bad_value(key, value, expected, example) from error
 
 
 def require_choice(item: Field, value: Any) -> None:

@@ -39,7 +39,7 @@ def examine(recipe: str | Path | None = None) -> list[Finding]:
     keys = read_recipe(recipe) if recipe is not None else {}
     found = [*versions(), *attached_seams(), *seam_names(), *packages(), java(), clip_weights(keys)]
     found += [sentence_model(keys), devices(), endpoint(keys)]
-    return found if recipe is None else [*found, sending(recipe)]
+    return found if recipe is None else [*found, sending(keys)]
 
 
 def examine_seams() -> list[Finding]:

@@ -125,13 +125,11 @@ def endpoint(keys: Mapping[str, Any]) -> Finding:
     return finding("API endpoint", "ok", f"{where}: accepts connections")
 
 
-def sending(recipe: str | Path) -> Finding:
-    """What a recipe would send, and where; ``broken`` where the run would refuse to."""
-    from omegaconf import OmegaConf
-
+def sending(keys: Mapping[str, Any]) -> Finding:
+    """What a recipe with these keys would send, and where; ``broken`` where the run would refuse to."""
     from ..correct import describe_recipe
 
     try:
-        return finding("sends", "ok", describe_recipe(OmegaConf.to_container(OmegaConf.load(recipe))))
+        return finding("sends", "ok", describe_recipe(keys))
     except ValueError as error:
         return finding("sends", "broken", "the run would stop before it sends anything", str(error))

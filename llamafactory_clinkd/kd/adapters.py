@@ -14,6 +14,8 @@
 
 """The teacher's adapters inside the student: loaded frozen, and kept out of everything that is saved."""
 
+import contextlib
+from collections.abc import Iterator
 from types import MethodType
 from typing import Any
 
@@ -31,17 +33,26 @@ def add_teacher_adapters(model: nn.Module, paths: list[str], **options: Any) -> 
     Returns:
         The names under which the model holds them.
     """
+    names = [f"clinkd_teacher_{number}" for number in range(len(paths))]
+    _save_only(model, list(model.active_adapters))
+    with student_restored(model):
+        for name, path in zip(names, paths, strict=True):
+            model.load_adapter(path, adapter_name=name, is_trainable=False, **options)
+    return names
+
+
+@contextlib.contextmanager
+def student_restored(model: nn.Module) -> Iterator[None]:
+    """Inside, adapters may be switched; afterwards the student has its own, its mode and its trainable parameters."""
     student, training = list(model.active_adapters), model.training
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    names = [f"clinkd_teacher_{number}" for number in range(len(paths))]
-    for name, path in zip(names, paths, strict=True):
-        model.load_adapter(path, adapter_name=name, is_trainable=False, **options)
-    model.base_model.set_adapter(student, inference_mode=True)
-    for parameter in trainable:
-        parameter.requires_grad_(True)
-    model.train(training)
-    _save_only(model, student)
-    return names
+    try:
+        yield
+    finally:
+        model.base_model.set_adapter(student, inference_mode=True)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        model.train(training)
 
 
 def _save_only(model: nn.Module, adapters: list[str]) -> None:

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from ..supervised_head import hidden_at, keeps_positions, logits_at, plain_head
+from .adapters import student_restored
 
 
 logger = logging.getLogger(__name__)
@@ -105,18 +106,11 @@ class AdapterTeacher(Teacher):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[nn.Module]:
-        """The student as the teacher; afterwards it has its adapter, mode and trainable parameters back."""
-        tuner, training = self.model.base_model, self.model.training
-        student, trainable = self.model.active_adapters, [p for p in self.model.parameters() if p.requires_grad]
-        self.model.eval()
-        tuner.set_adapter(self._adapters, inference_mode=True)
-        try:
+        """The student as the teacher; afterwards it is the student again."""
+        with student_restored(self.model):
+            self.model.eval()
+            self.model.base_model.set_adapter(self._adapters, inference_mode=True)
             yield self.model
-        finally:
-            tuner.set_adapter(student, inference_mode=True)
-            for parameter in trainable:
-                parameter.requires_grad_(True)
-            self.model.train(training)
 
 
 def text_config(config: Any) -> Any:

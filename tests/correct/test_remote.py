@@ -25,7 +25,7 @@ from llamafactory_clinkd.correct import (
     make_corrector,
 )
 from llamafactory_clinkd.correct.remote import RemoteNotAllowedError, is_loopback, resolve_base_url
-from llamafactory_clinkd.doctor import sending
+from llamafactory_clinkd.doctor import read_recipe, sending
 
 from .fault_server import FaultServer, make_rows
 
@@ -181,8 +181,8 @@ def test_a_recipe_that_would_stop_is_described_as_it_would_stop(keys):
 def test_doctor_tells_what_a_recipe_sends(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("use_clinkd: true\ncorrector: openai\ncorrection_base_url: http://10.1.2.3/v1\n")
-    found = sending(path)
+    found = sending(read_recipe(path))
     assert (found["name"], found["state"]) == ("sends", "broken") and "10.1.2.3" in found["mend"]
     path.write_text(path.read_text() + "correction_allow_remote: true\n")
-    found = sending(path)
+    found = sending(read_recipe(path))
     assert found["state"] == "ok" and "LEAVE THIS MACHINE for 10.1.2.3" in found["found"]
