@@ -42,13 +42,17 @@ _counter: TokenCounter | None = None  # one a worker process
 
 @dataclass
 class Check:
-    """What a check found. ``counts`` has each code; ``examples`` the first findings of each."""
+    """What a check found. ``counts`` has each code; ``examples`` the first findings of each.
+
+    ``unread_against`` images of the other sets do not open: they were compared by path and volume, not by content.
+    """
 
     path: str
     rows: int = 0
     images: int = 0
     tokens_checked: bool = False
     longest: int = 0
+    unread_against: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     findings_path: str = ""
@@ -109,6 +113,7 @@ def check(
     ):
         known = _pictures(folder, list(here | there), Path(report + ".images.jsonl"), pool, tell)
         result.images = len(here)
+        result.unread_against = sum(not known[image].digest for image in there)
         leaks = _Leaks(there, known)
         seen: dict[int, tuple[int, int]] = {}  # hash of the id -> first row, hash of its content
         contents: dict[int, int] = {}  # hash of the content -> first row

@@ -123,6 +123,8 @@ def convert(
     console.print(conversion_table(done))
     for warning in done.warnings:
         console.print(f"[yellow]Warning[/]: {escape(warning)}")
+    if done.warned > len(done.warnings):
+        console.print(f"[yellow]{done.warned - len(done.warnings):,} more warnings[/] of these kinds are not shown.")
     if done.rejected:
         console.print(f"The rejected rows are in {done.rejects_path}.")
     media = options.image_folder
@@ -173,6 +175,11 @@ def check(
         console.print(f"The longest row has {found.longest:,} tokens; cutoff_len is {cutoff_len:,}.")
     else:
         console.print("Tokens were not counted: name the model with --model.")
+    if found.unread_against:
+        console.print(
+            f"[yellow]{found.unread_against:,} images of the other sets do not open[/] in this image folder: "
+            "they were compared by path and volume only."
+        )
     console.print(f"All findings: {found.findings_path}", soft_wrap=True)
     if found.errors:
         raise typer.Exit(1)
@@ -193,12 +200,13 @@ def stats(
             image_folder=image_folder or dataset.parent,
             on_rows=lambda rows: progress.update(bar, completed=rows),
         )
-        figure = figure or dataset.with_suffix(".modalities.png")
-        draw_modalities(counted["modalities"], figure)
     console.print(modality_table(counted, dataset), detail_table(counted), sep="\n")
-    console.print(f"Figure: {figure}", soft_wrap=True)
     if json:
         write_json(json, counted)
+    figure = figure or dataset.with_suffix(".modalities.png")
+    with _told():
+        draw_modalities(counted["modalities"], figure)
+    console.print(f"Figure: {figure}", soft_wrap=True)
 
 
 @app.command()

@@ -40,8 +40,8 @@ class StrictError(ValueError):
 class Conversion:
     """What a conversion did.
 
-    ``rows_in == converted + rejected``, and ``rows_out == converted`` unless turns are split. ``resumed_at`` is the
-    number of rows that an interrupted run had dealt with.
+    ``rows_in == converted + rejected``, and ``rows_out == converted`` unless turns are split. ``warnings`` has the
+    first hundred of ``warned``. ``resumed_at`` is the number of rows that an interrupted run had dealt with.
     """
 
     path: Path
@@ -55,6 +55,7 @@ class Conversion:
     tasks: dict[str, int]
     modalities: dict[str, int]
     warnings: list[str]
+    warned: int
     resumed_at: int
 
     def as_json(self) -> dict[str, Any]:
@@ -105,7 +106,8 @@ def convert(
         on_format(kind, format is None)
 
     stat = source.stat()
-    signature = content_hash([str(source.resolve()), stat.st_size, stat.st_mtime_ns, kind.name, name, repr(options)])
+    work = [str(source.resolve()), stat.st_size, stat.st_mtime_ns, kind.name, name, repr(options)]
+    signature = content_hash([*work, "strict"] if strict else work)  # what was rejected before would go unsaid
     writer = RowWriter(output, name, signature)
     resumed_at = writer.done
     try:
@@ -135,6 +137,7 @@ def convert(
         tasks=_counted(counts, "task "),
         modalities=_counted(counts, "modality "),
         warnings=writer.warnings,
+        warned=counts["warnings"],
         resumed_at=resumed_at,
     )
 
@@ -156,18 +159,28 @@ def _format(source: Path, name: str | None) -> Format:
 
 
 def _sample(source: Path) -> Iterator[dict[str, Any]]:
-    """The first readable rows; a file that breaks off later is dealt with when it is converted."""
-    found = 0
+    """The first readable rows; a file that breaks off later is dealt with when it is converted.
+
+    Raises:
+        ValueError: If the file has rows and none of them can be read.
+    """
+    found, fault = 0, None
     try:
-        for _, row in read_rows(source):
-            if not isinstance(row, Reject):
-                found += 1
-                yield row
+        for number, row in read_rows(source):
+            if isinstance(row, Reject):
+                fault = fault or f"row {number}: {row}"
+                continue
+            found += 1
+            yield row
             if found == SAMPLE:
                 return
     except BrokenFileError:
         if not found:
             raise
+    if fault and not found:
+        raise ValueError(
+            f"{source} has no row that can be read; {fault}. Expected a JSON array of objects, or an object a line."
+        )
 
 
 def _identity(row: Any) -> Any:

@@ -20,9 +20,8 @@ from typing import Any
 
 from .reader import read_rows
 from .rejects import Reject
-from .sharegpt import dataset_info_entry, write_dataset_info
+from .sharegpt import dataset_info_entry, write_array, write_dataset_info
 from .subsets import choose_subset, parts_of, row_keys, split_groups, stratum_of
-from .writer import write_array
 
 
 def write_subset(path: str | Path, name: str, size: int, *, seed: int = 0, stratify: bool = False) -> int:
@@ -67,9 +66,15 @@ def write_split(
         The number of rows of each part.
 
     Raises:
-        ValueError: If a row cannot be read, a name is the data set's own, or the share is not within (0, 1).
+        ValueError: If a row cannot be read, a name is the data set's own, the share is not within (0, 1), or nothing
+            is left for the training part.
     """
     is_test = split_groups([parts_of(row, by) for row in _rows(path)], share, seed)
+    if all(is_test):
+        raise ValueError(
+            f"Nothing is left of the {len(is_test)} rows of {path} for the training part, because each {by} stays on "
+            f"one side. Take a smaller share{', or split by image' if by == 'volume' else ', or more images'}."
+        )
     return (
         _write(path, train, lambda index: not is_test[index]),
         _write(path, test, lambda index: is_test[index]),

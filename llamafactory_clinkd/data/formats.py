@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .images import is_scan
 from .names import relative_path
 from .rejects import Reject
 
@@ -30,6 +31,7 @@ IMAGE = "<image>"
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _IMG_TAG = re.compile(r"(?:Picture\s+\d+:\s*)?<img>(.*?)</img>", re.DOTALL)
 _PICTURE = (".png", ".jpg", ".jpeg")
+_MISSPELT = "conversatons"  # the key of LLaVA-Med's published instruction files
 
 
 @dataclass
@@ -157,7 +159,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _med_grit(row: Mapping[str, Any]) -> Conversation:
     identity = text_of(row, "id")
-    image = identity if identity.lower().endswith(_PICTURE) else identity + ".png"
+    image = identity if identity.lower().endswith(_PICTURE) or is_scan(identity) else identity + ".png"
     if not identity.strip():
         raise Reject("missing_field", "the id, which names the image, is empty")
     system, turns = None, row.get("conversations")
@@ -181,7 +183,7 @@ def _slake(row: Mapping[str, Any]) -> Conversation:
 
 
 def _llava_med(row: Mapping[str, Any]) -> Conversation:
-    system, turns = _messages(row.get("conversations"), "from", "value")
+    system, turns = _messages(row.get("conversations", row.get(_MISSPELT)), "from", "value")
     modality = row.get("domain", row.get("modality"))
     return _conversation(text_of(row, "id"), _listed(row.get("image")), turns, system=system, modality=modality)
 
@@ -221,7 +223,10 @@ FORMATS = {
         Format(
             "llava_med",
             "LLaVA-Med instructions",
-            lambda row: {"id", "image"} <= row.keys() and isinstance(_first(row.get("conversations")), dict),
+            lambda row: (
+                {"id", "image"} <= row.keys()
+                and isinstance(_first(row.get("conversations", row.get(_MISSPELT))), dict)
+            ),
             _llava_med,
         ),
         Format(

@@ -24,7 +24,6 @@ Only pixels reach the PNG: no header field, no name, no date is copied.
 
 import importlib
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,16 +137,15 @@ def scan_to_png(
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
-    """Writes uint8 ``[h, w]`` or ``[h, w, 3]`` atomically, without metadata."""
+    """Writes uint8 ``[h, w]`` or ``[h, w, 3]`` atomically, without metadata.
+
+    The unfinished file's name is fixed: what a killed run left of it, the next one overwrites.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".png", delete=False) as f:
-        try:
-            Image.fromarray(pixels).save(f, format="PNG")
-        except BaseException:
-            Path(f.name).unlink()
-            raise
-    Path(f.name).chmod(0o644)
-    Path(f.name).replace(path)
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.unlink(missing_ok=True)  # a link of that name must not lead the picture elsewhere
+    Image.fromarray(pixels).save(unfinished, format="PNG")
+    unfinished.replace(path)
 
 
 def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:

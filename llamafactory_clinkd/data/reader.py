@@ -83,10 +83,18 @@ def _windows(f: BinaryIO, on_bytes: Callable[[int], None] | None) -> Iterator[st
 
 def _lines(windows: Iterator[str]) -> Iterator[Any]:
     """Rows of a JSONL file. Only a line feed ends a line: U+2028 and the like may stand inside a string."""
-    rest = ""
+    rest, skipping = "", False
     for window in windows:
         *lines, rest = (rest + window).split("\n")
+        if skipping:
+            if not lines:
+                rest = ""
+                continue
+            lines, skipping = lines[1:], False
         yield from map(_line, filter(str.strip, lines))
+        if len(rest) > LARGEST_ROW:  # no row, but a file without line feeds: it must not fill the memory
+            yield Reject("not_json", f"the line has more than {LARGEST_ROW:,} characters")
+            rest, skipping = "", True
     if rest.strip():
         yield _line(rest)
 

@@ -20,12 +20,13 @@ stock LLaMA-Factory and read by this project's evaluation and report.
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..boxes import convert_tags
-from ..run_state import write_json, write_text
+from ..run_state import read_json, write_json
 
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -65,9 +66,27 @@ def sharegpt_row(row: Mapping[str, Any], *, tags: str = "qwen2_vl") -> dict[str,
 
 def write_sharegpt(path: str | Path, rows: Iterable[Mapping[str, Any]], *, tags: str = "qwen2_vl") -> int:
     """Writes rows (see :func:`sharegpt_row`) as one JSON array, a row a line, atomically; returns how many."""
-    lines = [json.dumps(sharegpt_row(row, tags=tags), ensure_ascii=False) for row in rows]
-    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
-    return len(lines)
+    return write_array(path, (sharegpt_row(row, tags=tags) for row in rows))
+
+
+def write_array(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Streams rows that are in ShareGPT form already to a JSON array, a row a line, atomically; returns how many."""
+    path, count = Path(path), 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")  # a fixed name: what a killed run left is overwritten
+    try:
+        with open(unfinished, "w", encoding="utf-8") as f:
+            for row in rows:
+                f.write(("[\n" if not count else ",\n") + json.dumps(row, ensure_ascii=False))
+                count += 1
+            f.write("\n]\n" if count else "[]\n")
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return count
 
 
 def dataset_info_entry(file_name: str) -> dict[str, Any]:
@@ -81,8 +100,16 @@ def dataset_info_entry(file_name: str) -> dict[str, Any]:
 
 
 def write_dataset_info(directory: str | Path, entries: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Adds ``entries`` (data set name -> entry) to ``directory/dataset_info.json``, keeping what others put there."""
+    """Adds ``entries`` (data set name -> entry) to ``directory/dataset_info.json``, keeping what others put there.
+
+    Raises:
+        ValueError: If the file is there and is not a JSON object; the message names it.
+    """
     path = Path(directory) / "dataset_info.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = read_json(path) if path.exists() else {}
+    if not isinstance(known, dict):
+        raise ValueError(
+            f"{path} holds a {type(known).__name__}, expected data set names with their entries. Mend it."
+        )
     write_json(path, known | {name: dict(entry) for name, entry in entries.items()})
     return path

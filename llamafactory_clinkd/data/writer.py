@@ -19,11 +19,9 @@ written after both are on disk. A later run with the same source and options cut
 for and goes on from there, so its files are byte for byte those of an undisturbed run.
 """
 
-import itertools
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -35,26 +33,6 @@ from .sharegpt import dataset_info_entry, write_dataset_info
 
 CHECKPOINT = 5000  # rows of the source
 MOST_WARNINGS = 100
-
-
-def write_array(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Streams rows that are in ShareGPT form already to a JSON array, a row a line, atomically; returns how many."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as f:
-        try:
-            for row in rows:
-                f.write(("[\n" if not count else ",\n") + json.dumps(row, ensure_ascii=False))
-                count += 1
-            f.write("\n]\n" if count else "[]\n")
-            f.flush()
-            os.fsync(f.fileno())
-        except BaseException:
-            Path(f.name).unlink()
-            raise
-    os.replace(f.name, path)
-    return count
 
 
 class RowWriter:
@@ -105,7 +83,9 @@ class RowWriter:
 
     def write(self, rows: Iterable[Mapping[str, Any]], warnings: Iterable[str] = ()) -> None:
         """Adds the rows of one row of the source, and what is to be said about them."""
-        self.warnings += itertools.islice(warnings, MOST_WARNINGS - len(self.warnings))
+        warnings = list(warnings)
+        self.counts["warnings"] += len(warnings)
+        self.warnings += warnings[: MOST_WARNINGS - len(self.warnings)]
         for row in rows:
             start = "[\n" if not self.counts["rows"] else ",\n"
             self._rows.write((start + json.dumps(row, ensure_ascii=False)).encode("utf-8"))
@@ -165,7 +145,7 @@ class RowWriter:
         with open(merged, "wb") as target, open(self._parts / "rejects", "rb") as new:
             if self.rejects_path.exists():
                 with open(self.rejects_path, "rb") as old:
-                    target.writelines(line for line in old if json.loads(line)["dataset"] != self.name)
+                    target.writelines(line for line in old if _dataset_of(line) != self.name)
             shutil.copyfileobj(new, target)
             target.flush()
             os.fsync(target.fileno())
@@ -175,3 +155,12 @@ class RowWriter:
         shutil.rmtree(self._parts)
         if not any(self._parts.parent.iterdir()):
             self._parts.parent.rmdir()
+
+
+def _dataset_of(line: bytes) -> Any:
+    """Whose line of ``rejects.jsonl`` it is; one that this project did not write belongs to nobody and stays."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found.get("dataset") if isinstance(found, dict) else None

@@ -52,6 +52,7 @@ LLAVA_MED = {
         {"from": "gpt", "value": "It is of normal size."},
     ],
 }
+LLAVA_MED_MISSPELT = {"conversatons" if key == "conversations" else key: LLAVA_MED[key] for key in LLAVA_MED}
 LLAVA_MED_QA = {
     "question_id": 3,
     "image": "a.jpg",
@@ -68,7 +69,7 @@ SOURCES = {
     "med_grit": [MED_GRIT_TRAIN, MED_GRIT_TEST],
     "vqa_rad": [VQA_RAD],
     "slake": [SLAKE],
-    "llava_med": [LLAVA_MED],
+    "llava_med": [LLAVA_MED, LLAVA_MED_MISSPELT],
     "llava_med_qa": [LLAVA_MED_QA],
     "sharegpt": [SHAREGPT],
 }

@@ -13,8 +13,10 @@
 # limitations under the License.
 
 import json
+import random
 
 import pytest
+from PIL import Image
 
 from llamafactory_clinkd.data.check import check
 from llamafactory_clinkd.data.pictures import ERRORS, WARNINGS
@@ -139,6 +141,24 @@ def test_leakage_by_path_content_and_volume(folder):
     assert [line["row"] for line in found.examples["leak_image"]] == [1, 2]
     assert found.examples["leak_volume"][0]["row"] == 3
     assert "brats--b_1" in found.examples["leak_volume"][0]["detail"]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_pictures_that_break_off_are_found(folder, suffix, share):
+    noise = random.Random(0).randbytes(200 * 150)
+    Image.frombytes("L", (200, 150), noise).save(folder / f"whole.{suffix}")
+    content = (folder / f"whole.{suffix}").read_bytes()
+    (folder / f"cut.{suffix}").write_bytes(content[: int(share * len(content))])
+    found = checked(folder, [sharegpt(f"whole.{suffix}"), sharegpt(f"cut.{suffix}")])
+    assert dict(found.counts) == {"image_truncated": 1}
+    assert found.examples["image_truncated"][0]["row"] == 2
+
+
+def test_pictures_of_the_other_set_that_do_not_open_are_counted(folder):
+    test = write_source(folder / "test.json", [sharegpt("absent.png"), sharegpt("ct_1.png")])
+    found = checked(folder, [sharegpt("ct_0.png")], against=[test])
+    assert (found.unread_against, dict(found.counts)) == (1, {})
 
 
 def test_links_out_of_the_folder_are_not_opened(tmp_path):

@@ -14,6 +14,7 @@
 
 import importlib
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -92,6 +93,22 @@ def test_stats_prints_the_table_and_draws_the_figure(run, tmp_path):
     assert "50.0%" in done.output and "40 x 30: 1" in done.output and "1 do not open" in done.output
     assert (tmp_path / "set.modalities.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "stats.json").read_text())["modalities"] == {"ct": 1, "mr": 1}
+
+
+def test_without_a_figure_the_numbers_are_there_all_the_same(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    path = write_source(tmp_path / "set.json", [sharegpt("ct_0.png")])
+    done = run("stats", path, "--json", tmp_path / "stats.json")
+    assert done.exit_code == 2
+    assert "100.0%" in done.output and "pip install 'llamafactory-clinkd[eval]'" in done.output
+    assert json.loads((tmp_path / "stats.json").read_text())["turns"] == 1
+
+
+def test_check_says_what_it_could_not_compare(run, tmp_path):
+    draw(tmp_path, "ct_0.png")
+    test = write_source(tmp_path / "test.json", [sharegpt("absent.png")])
+    done = run("check", write_source(tmp_path / "set.json", [sharegpt("ct_0.png")]), "--workers", 1, "--against", test)
+    assert "1 images of the other sets do not open" in done.output
 
 
 def test_split_and_subset(run, tmp_path):

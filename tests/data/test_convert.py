@@ -21,7 +21,17 @@ from llamafactory_clinkd.data.build import Options
 from llamafactory_clinkd.data.convert import convert
 from llamafactory_clinkd.data.formats import FORMATS, detect_format
 
-from .samples import LLAVA_MED, MED_GRIT_TEST, MED_GRIT_TRAIN, SHAREGPT, SLAKE, SOURCES, TRAIN_ID, write_source
+from .samples import (
+    LLAVA_MED,
+    LLAVA_MED_MISSPELT,
+    MED_GRIT_TEST,
+    MED_GRIT_TRAIN,
+    SHAREGPT,
+    SLAKE,
+    SOURCES,
+    TRAIN_ID,
+    write_source,
+)
 
 
 def converted(tmp_path, rows, **options):
@@ -97,6 +107,19 @@ def test_fields_of_the_other_sources(tmp_path):
     assert found["sharegpt"] == ("one", ["images/ct_1.png"], "Here.", "MIA", "ct")
 
 
+def test_the_key_that_llava_med_itself_misspells(tmp_path):
+    done, (row,) = converted(tmp_path, [LLAVA_MED_MISSPELT])
+    assert done.format == "llava_med"
+    assert row == converted(tmp_path, [LLAVA_MED])[1][0]
+
+
+def test_a_file_without_a_readable_row_says_what_is_wrong(tmp_path):
+    source = tmp_path / "source.json"
+    source.write_text(json.dumps({"data": [SHAREGPT]}, indent=1))
+    with pytest.raises(ValueError, match="no row that can be read; row 1: not_json: .* an object a line"):
+        convert(source, tmp_path / "out")
+
+
 def test_turns_stay_together_or_are_split(tmp_path):
     done, (row,) = converted(tmp_path, [LLAVA_MED])
     assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2
@@ -153,6 +176,27 @@ def test_names_and_formats_are_checked(tmp_path):
         convert(source, tmp_path)
     with pytest.raises(ValueError, match="leaves the data folder"):
         Options(image_prefix="../up")
+
+
+def test_what_others_left_in_the_folder_stays(tmp_path):
+    source, out = write_source(tmp_path / "source.json", [SHAREGPT]), tmp_path / "out"
+    out.mkdir()
+    foreign = 'a note\n["a list"]\n{"id": 3}\n'
+    (out / "rejects.jsonl").write_text(foreign)
+    (out / "dataset_info.json").write_text('{"mine": {"file_name": "mine.json"}}')
+    convert(source, out)
+    assert (out / "rejects.jsonl").read_text() == foreign
+    assert set(json.loads((out / "dataset_info.json").read_text())) == {"mine", "source"}
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "is not valid JSON"), ("[]", "holds a list")])
+def test_a_broken_dataset_info_is_named_and_kept(tmp_path, text, said):
+    source, out = write_source(tmp_path / "source.json", [SHAREGPT]), tmp_path / "out"
+    out.mkdir()
+    (out / "dataset_info.json").write_text(text)
+    with pytest.raises(ValueError, match=f"dataset_info.json {said}"):
+        convert(source, out)
+    assert (out / "dataset_info.json").read_text() == text
 
 
 def test_data_sets_share_a_folder(tmp_path):

@@ -173,6 +173,38 @@ def test_a_picture_is_made_once(tmp_path):
     assert (tmp_path / target).stat().st_mtime_ns > made
 
 
+def test_what_a_killed_run_left_of_a_picture_is_overwritten(tmp_path, monkeypatch):
+    def killed(self, path, **_):
+        path.write_bytes(b"half a picture")
+        raise SystemExit
+
+    dicom(tmp_path / "ct_1.dcm", HU)
+    monkeypatch.setattr(Image.Image, "save", killed)
+    with pytest.raises(SystemExit):
+        scan_to_png(tmp_path, "ct_1.dcm")
+    monkeypatch.undo()
+    (left,) = (tmp_path / "clinkd_png").iterdir()
+    assert left.read_bytes() == b"half a picture" and left.name != "ct_1--z_0000.png"
+    scan_to_png(tmp_path, "ct_1.dcm")
+    assert [path.name for path in (tmp_path / "clinkd_png").iterdir()] == ["ct_1--z_0000.png"]
+
+
+def test_a_link_in_place_of_the_unfinished_picture_is_not_followed(tmp_path):
+    dicom(tmp_path / "data" / "ct_1.dcm", HU)
+    (tmp_path / "data" / "clinkd_png").mkdir()
+    (tmp_path / "data" / "clinkd_png" / ".ct_1--z_0000.png.part").symlink_to(tmp_path / "elsewhere.png")
+    target, _ = scan_to_png(tmp_path / "data", "ct_1.dcm")
+    assert (tmp_path / "data" / target).is_file() and not (tmp_path / "elsewhere.png").exists()
+
+
+def test_med_grit_ids_may_name_scans(tmp_path):
+    nifti(tmp_path / "ct_1.nii.gz")
+    row = {"id": "ct_1.nii.gz#z:2", "conversations": [["What is this?", "A ramp."]]}
+    done = convert(write_source(tmp_path / "grit.json", [row]), tmp_path / "out")
+    assert (done.format, done.rejected) == ("med_grit", 0)
+    assert '"clinkd_png/ct_1--z_0002.png"' in done.path.read_text()
+
+
 def test_faulty_scans(tmp_path):
     (tmp_path / "bad.dcm").write_bytes(b"no header")
     (tmp_path / "bad.nii").write_bytes(b"\0" * 400)
@@ -211,6 +243,13 @@ def test_rows_name_scans(tmp_path):
         assert done.reasons == {"bad_scan": 1}
         assert len(done.warnings) == 1
     assert '"clinkd_png/scans/ct_1--z_0000.png"' in done.path.read_text()
+
+
+def test_warnings_beyond_the_first_hundred_are_counted(tmp_path):
+    dicom(tmp_path / "scans" / "ct_1.dcm", HU, BurnedInAnnotation="YES")
+    source = write_source(tmp_path / "source.json", [SHAREGPT | {"images": ["scans/ct_1.dcm"]}] * 103)
+    done = convert(source, tmp_path / "out", options=Options(image_folder=tmp_path))
+    assert (len(done.warnings), done.warned) == (100, 103)
 
 
 def test_a_real_mr_of_pydicom(tmp_path):

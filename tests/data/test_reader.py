@@ -100,6 +100,20 @@ def test_a_row_over_the_limit_is_an_error_not_a_memory_leak(tmp_path, monkeypatc
     assert max(read) < 5000
 
 
+@pytest.mark.parametrize("end", ["", "\n", '\n{"a": 3}'])
+def test_a_line_over_the_limit_costs_itself_and_no_memory(tmp_path, monkeypatch, end):
+    monkeypatch.setattr(reader, "WINDOW", 100)
+    monkeypatch.setattr(reader, "LARGEST_ROW", 1000)
+    longest = []
+    real = reader._line
+    monkeypatch.setattr(reader, "_line", lambda line: longest.append(len(line)) or real(line))
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": "' + "x" * 100_000 + '"}' + end)
+    found = [{"a": 1}, "not_json"] + ([{"a": 3}] if "3" in end else [])
+    assert plain(path) == found
+    assert max(longest) < 1000
+
+
 def test_bytes_read_reach_the_end(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(ROWS))

@@ -13,10 +13,12 @@
 # limitations under the License.
 
 import json
+from pathlib import Path
 
 import pytest
 
 from llamafactory_clinkd.data.convert import convert
+from llamafactory_clinkd.data.formats import FORMATS
 from llamafactory_clinkd.data.rejects import CHOICES, REASONS, Reject
 
 from .samples import LLAVA_MED, MED_GRIT_TRAIN, SHAREGPT, SLAKE, VQA_RAD, read_rejects
@@ -116,3 +118,9 @@ def test_strict_stops_and_leaves_nothing(tmp_path, reason, kind, row):
 def test_a_reason_has_to_be_known():
     with pytest.raises(KeyError, match="expected one of"):
         Reject("whatever", "detail")
+
+
+def test_the_page_on_data_lists_every_reason_and_format():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [reason for reason, text in REASONS.items() if f"| `{reason}` | {text} |" not in page] == []
+    assert [name for name in FORMATS if f"| `{name}` |" not in page] == []

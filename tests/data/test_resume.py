@@ -142,6 +142,16 @@ def test_other_work_is_not_taken_up(tmp_path, monkeypatch, change):
     assert len(json.loads(done.path.read_text())) == done.rows_out
 
 
+def test_strict_does_not_go_on_from_a_run_that_passed_over_a_bad_row(tmp_path, monkeypatch):
+    source = source_of(tmp_path / "source.json", 60)
+    monkeypatch.setattr(writer.RowWriter, "finish", _killed)
+    with pytest.raises(SystemExit):
+        convert(source, tmp_path / "out", name="grit")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="row 1 .*empty_answer"):
+        convert(source, tmp_path / "out", name="grit", strict=True)
+
+
 def test_killed_between_the_last_steps(tmp_path, monkeypatch):
     source = source_of(tmp_path / "source.json", 60)
     convert(source, tmp_path / "undisturbed", name="grit")

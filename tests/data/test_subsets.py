@@ -135,6 +135,15 @@ def test_split_of_images_that_have_no_volume():
         split_groups([["a"]], 1.0, 0)
 
 
+@pytest.mark.parametrize(("by", "advice"), [("volume", "or split by image"), ("image", "or more images")])
+def test_a_split_that_leaves_nothing_to_train_on_is_an_error(tmp_path, by, advice):
+    image = "ct_00--set--case_1--x_0001.png"
+    path = write_source(tmp_path / "grit.json", [sharegpt(image, answer=str(n)) for n in range(5)])
+    with pytest.raises(ValueError, match=f"Nothing is left of the 5 rows.*{advice}"):
+        write_split(path, "train", "test", by=by)
+    assert not (tmp_path / "train.json").exists()
+
+
 def test_files(tmp_path):
     rows = rows_of(100)
     path = write_source(tmp_path / "grit.json", rows)
@@ -153,4 +162,4 @@ def test_files(tmp_path):
     with pytest.raises(ValueError, match="row 2"):
         write_subset(path, "some", 1)
     assert len(json.loads((tmp_path / "some.json").read_text())) == 30
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".*"))
