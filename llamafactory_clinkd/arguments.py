@@ -20,8 +20,9 @@ allowed, and the fix. Neither torch nor LLaMA-Factory is imported here.
 """
 
 import math
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from .arguments_checks import bad_value, parse_numbers, require_choice, require_range, split_list
 
@@ -29,11 +30,16 @@ from .arguments_checks import bad_value, parse_numbers, require_choice, require_
 PHASES = ("pseudo_label", "distill", "correct", "predict", "evaluate")
 TRAINING_PHASES = ("distill", "correct")
 BIOMED_CLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
+OPTIONS_WRITTEN: ContextVar[frozenset[str] | None] = ContextVar("options_written", default=None)
+"""The options of a command line while it is parsed: argparse hands over every default as if it had been written."""
 
 
 @dataclass
 class ClinkdArguments:
-    r"""Arguments pertaining to ClinKD."""
+    r"""Arguments pertaining to ClinKD.
+
+    ``clinkd_written``, no field, has the names of the keys that were written, at whatever value: a default is no wish.
+    """
 
     use_clinkd: bool = field(
         default=False,
@@ -176,6 +182,22 @@ class ClinkdArguments:
     sasg_region: Literal["image", "crop"] = field(
         default="image", metadata={"help": "What is scored against the text: the image, or the candidate's own box."}
     )
+    spice_jars: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of Stanford CoreNLP 3.6.0's two jars (archive stanford-corenlp-full-2015-12-09): the real "
+            "SPICE is computed with them. Default: SPICE-approx."
+        },
+    )
+
+    def __new__(cls, *args: Any, **keys: Any) -> Self:
+        """Notes the keys that were written; one at ``None`` was not."""
+        self = super().__new__(cls)
+        options = OPTIONS_WRITTEN.get()
+        self.clinkd_written = frozenset(
+            key for key, value in keys.items() if value is not None and (options is None or key in options)
+        )
+        return self
 
     def check_clinkd(self) -> None:
         """Normalises and validates this group.
@@ -215,10 +237,14 @@ class ClinkdArguments:
         """The keys of this group as a plain dictionary."""
         return {item.name: getattr(self, item.name) for item in fields(ClinkdArguments)}
 
+    def asks_for(self, key: str) -> bool:
+        """Whether a key was written, or set to another value than its default."""
+        return key in self.clinkd_written or getattr(self, key) != type(self).__dataclass_fields__[key].default
+
     def _reject_keys_without_switch(self) -> None:
         for item in fields(ClinkdArguments):
             value = getattr(self, item.name)
-            if item.name != "use_clinkd" and value != item.default:
+            if item.name != "use_clinkd" and self.asks_for(item.name):
                 raise ValueError(
                     f"`{item.name}: {value}` is a ClinKD key, but `use_clinkd` is false. "
                     f"Set `use_clinkd: true`, or remove `{item.name}`."

@@ -13,53 +13,81 @@
 # limitations under the License.
 """Which rotary positions a model has in a run, and that nothing serves it with others.
 
-The recipe's keys and the ``clinkd_config.json`` beside a saved model must agree; a model that was saved with its own
-positions gets them without a key, for training, prediction, chat, API and export alike.
+The keys that a recipe writes and the ``clinkd_config.json`` beside a saved model must agree; a model that was saved
+with its own positions gets them without a key, for training, prediction, chat, API and export alike.
 """
 
+import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
+from transformers.utils import cached_file
+
+from .arguments_checks import split_list
 from .rope import apply_rope, read_mixed, write_mixed
-from .rope.config import read_rope_config, reconcile, write_rope_config
+from .rope.config import FILE, read_rope_config, reconcile, write_rope_config
+from .rope.mixed import FILE as MIXED_FILE
 from .rope.qwen2_vl import inner_model
 
 
 logger = logging.getLogger(__name__)
 
+SETTING_OF_KEY = {
+    "rope_variant": "variant",
+    "mcg_alpha_h": "alpha_h",
+    "mcg_alpha_w": "alpha_w",
+    "mcg_gap": "gap",
+    "rope_sections": "sections",
+    "image_square": "image_square",
+}
+"""Recipe key -> its name in ``clinkd_config.json``."""
+
 
 def requested_settings(arguments: Any) -> dict[str, Any] | None:
-    """The positions that a recipe with ``use_clinkd: true`` asks for, ``None`` without it."""
+    """The positions of a recipe with ``use_clinkd: true``, defaults included; ``None`` without it."""
     if not getattr(arguments, "use_clinkd", False):
         return None
-    return {
-        "variant": arguments.rope_variant,
-        "alpha_h": arguments.mcg_alpha_h,
-        "alpha_w": arguments.mcg_alpha_w,
-        "gap": arguments.mcg_gap,
-        "sections": arguments.rope_sections,
-        "image_square": arguments.image_square,
-    }
+    return {setting: getattr(arguments, key) for key, setting in SETTING_OF_KEY.items()}
 
 
 def saved_settings(model_args: Any) -> dict[str, Any] | None:
     """The positions saved beside the last adapter, else beside the model; ``None`` where neither has any."""
-    for folder in reversed(_folders(model_args)):
+    for folder in reversed(_folders_with(FILE, model_args)):
         settings = read_rope_config(folder)
         if settings is not None:
             return settings
     return None
 
 
-def _folders(model_args: Any) -> list[Path]:
-    """The local folders that a model is loaded from: its own, then its adapters'."""
-    adapters = model_args.adapter_name_or_path or []
-    adapters = [adapters] if isinstance(adapters, str) else list(adapters)
-    folders = [Path(name) for name in [model_args.model_name_or_path, *adapters] if name]
-    return [folder for folder in folders if folder.is_dir()]
+def _folders_with(file: str, model_args: Any) -> list[Path]:
+    """The folders with ``file`` that a model is loaded from: its own, then its adapters'; hub names by their cache."""
+    names = [model_args.model_name_or_path, *split_list(model_args.adapter_name_or_path or [])]
+    found = (_find(name, file, model_args) for name in names if name)
+    return [path.parent for path in found if path is not None]
+
+
+def _find(name: str, file: str, model_args: Any) -> Path | None:
+    """A file beside a saved model, fetched where the model is one of the hub; ``None`` where there is none."""
+    if Path(name).is_dir():
+        path = Path(name, file)
+        return path if path.is_file() else None
+    try:
+        path = cached_file(
+            name,
+            file,
+            cache_dir=getattr(model_args, "cache_dir", None),
+            revision=getattr(model_args, "model_revision", None),
+            token=getattr(model_args, "hf_hub_token", None),
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:  # neither a folder nor a model of the hub: stock's own error when it loads the name says more
+        return None
+    return None if path is None else Path(path)
 
 
 def _computes_image_positions(model: Any) -> bool:
@@ -94,11 +122,15 @@ def teacher_settings(arguments: Any, finetuning_args: Any) -> dict[str, Any] | N
     Args:
         arguments: ``ModelArguments`` that load the teacher.
         finetuning_args: The recipe's ClinKD keys.
+
+    Raises:
+        ValueError: If a ``teacher_rope_variant`` that the recipe asks for differs from the saved one.
     """
-    saved = saved_settings(arguments)
-    if saved is not None or finetuning_args.teacher_rope_variant == "mrope":
-        return saved
-    return {"variant": finetuning_args.teacher_rope_variant}
+    saved, variant = saved_settings(arguments), finetuning_args.teacher_rope_variant
+    if saved is not None:
+        asked = {"variant": variant} if finetuning_args.asks_for("teacher_rope_variant") else {}
+        return reconcile(saved, asked, model="The teacher")
+    return None if variant == "mrope" else {"variant": variant}
 
 
 def bind_settings(model: Any, settings: dict[str, Any] | None) -> Any:
@@ -114,13 +146,29 @@ def bind_settings(model: Any, settings: dict[str, Any] | None) -> Any:
 
 
 def settings_of_run(model_args: Any, finetuning_args: Any) -> dict[str, Any] | None:
-    """Saved and requested positions, reconciled.
+    """Saved and requested positions, reconciled: a key that the recipe does not write takes the saved value.
 
     Raises:
-        ValueError: If a recipe's keys disagree with those that the model was saved with.
+        ValueError: If a key that the recipe writes disagrees with what the model was saved with.
     """
     saved, requested = saved_settings(model_args), requested_settings(finetuning_args)
-    return requested if saved is None else reconcile(saved, requested)
+    if saved is None or requested is None:
+        return requested if saved is None else saved
+    asked = {setting: requested[setting] for key, setting in SETTING_OF_KEY.items() if finetuning_args.asks_for(key)}
+    return {**requested, **reconcile(saved, asked)}
+
+
+def with_saved_positions(model_args: Any, finetuning_args: Any) -> Any:
+    """A copy of the recipe's keys in which the model's saved positions stand for those that are not written.
+
+    Raises:
+        ValueError: As :func:`settings_of_run`.
+    """
+    settings = settings_of_run(model_args, finetuning_args)
+    resolved = copy.copy(finetuning_args)
+    for key, setting in SETTING_OF_KEY.items():
+        setattr(resolved, key, settings[setting])
+    return resolved
 
 
 def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> Any:
@@ -131,7 +179,7 @@ def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> 
 
     bind_settings(model, settings)
     if settings["variant"] == "rope_mixed":
-        for folder in _folders(model_args):
+        for folder in _folders_with(MIXED_FILE, model_args):
             read_mixed(folder, model)
     model.save_pretrained = MethodType(_saving(model.save_pretrained, settings), model)
     if hasattr(model, "load_adapter") and hasattr(model, "peft_config"):

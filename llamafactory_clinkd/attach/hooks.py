@@ -35,12 +35,13 @@ def hook_parser(parser: ModuleType) -> None:
         _refuse_clinkd_keys(parser, error)
         raise
 
-    from .recipe_arguments import extend_finetuning_arguments
+    from .recipe_arguments import extend_finetuning_arguments, noting_options
 
     stock = parser.FinetuningArguments
     extended = extend_finetuning_arguments(stock)
     for name in ("_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_TRAIN_MCA_ARGS"):
         REGISTRY.replace_items(getattr(parser, name, []), stock, extended)
+    REGISTRY.replace(parser, "_parse_args", noting_options(parser._parse_args, parser.read_args))
 
     find_checkpoint = parser.get_last_checkpoint
 
@@ -77,9 +78,10 @@ def hook_sft_workflow(workflow: ModuleType) -> None:
     def run_sft(model_args, data_args, training_args, finetuning_args, generating_args, callbacks=None):
         if not REGISTRY.attached:
             return stock(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
-        if not getattr(finetuning_args, "use_clinkd", False):
-            from .stock_runs import saved_positions
+        from .stock_runs import fetch_from_other_hub, saved_positions
 
+        fetch_from_other_hub(model_args)
+        if not getattr(finetuning_args, "use_clinkd", False):
             with saved_positions(workflow, model_args):
                 return stock(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
 
@@ -103,8 +105,9 @@ def hook_other_stage(workflow: ModuleType) -> None:
     def run(model_args, *args, **kwargs):
         if not REGISTRY.attached:
             return stock(model_args, *args, **kwargs)
-        from .stock_runs import saved_positions
+        from .stock_runs import fetch_from_other_hub, saved_positions
 
+        fetch_from_other_hub(model_args)
         with saved_positions(workflow, model_args):
             return stock(model_args, *args, **kwargs)
 

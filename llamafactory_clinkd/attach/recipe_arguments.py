@@ -14,11 +14,14 @@
 
 """ClinKD's keys inside LLaMA-Factory's own arguments."""
 
+import argparse
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..arguments import ClinkdArguments
+from ..arguments import OPTIONS_WRITTEN, ClinkdArguments
 
 
 def extend_finetuning_arguments(stock: type) -> type:
@@ -36,6 +39,32 @@ def extend_finetuning_arguments(stock: type) -> type:
     FinetuningArguments.__qualname__ = stock.__qualname__
     FinetuningArguments.__doc__ = stock.__doc__
     return FinetuningArguments
+
+
+def noting_options(parse: Callable[..., Any], read_args: Callable[[Any], Any]) -> Callable[..., Any]:
+    """LLaMA-Factory's ``_parse_args`` during which it is known which options a command line has.
+
+    A recipe (a dictionary) hands over what it has; argparse hands over every default too.
+    """
+
+    @functools.wraps(parse)
+    def _parse_args(argument_parser: argparse.ArgumentParser, args: Any = None, *rest: Any, **keys: Any) -> Any:
+        args = read_args(args)
+        token = OPTIONS_WRITTEN.set(None if isinstance(args, dict) else _written_options(argument_parser, args))
+        try:
+            return parse(argument_parser, args, *rest, **keys)
+        finally:
+            OPTIONS_WRITTEN.reset(token)
+
+    return _parse_args
+
+
+def _written_options(parser: argparse.ArgumentParser, args: list[str]) -> frozenset[str]:
+    """The names of the options in ``args``: argparse leaves an attribute that is there already at its value."""
+    unset = object()
+    found = argparse.Namespace(**{action.dest: unset for action in parser._actions})
+    parser.parse_known_args(args, found)
+    return frozenset(name for name, value in vars(found).items() if value is not unset)
 
 
 def resumable_folder(folder: str) -> str | None:

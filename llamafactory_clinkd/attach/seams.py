@@ -30,6 +30,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "FinetuningArguments", "_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_parse_args", "read_args",
         "get_last_checkpoint", "get_train_args", "get_infer_args",
     ),
+    "llamafactory.extras.misc": ("try_download_model_from_other_hub",),
     "llamafactory.hparams.finetuning_args": (
         "FinetuningArguments(ref_model)", "FinetuningArguments(ref_model_adapters)",
         "FinetuningArguments(ref_model_quantization_bit)", "FinetuningArguments(freeze_vision_tower)",

@@ -27,6 +27,13 @@ from .squared import squaring
 from .workflow import swapped
 
 
+def fetch_from_other_hub(model_args: Any) -> None:
+    """Fetches a model of ModelScope or openMind as stock does a little later, so that what lies beside it is seen."""
+    from llamafactory.extras.misc import try_download_model_from_other_hub
+
+    model_args.model_name_or_path = try_download_model_from_other_hub(model_args)
+
+
 @contextlib.contextmanager
 def saved_positions(workflow: ModuleType, model_args: Any) -> Iterator[None]:
     """Inside, the workflow loads models with the positions, and images with the sides, that they were saved with.

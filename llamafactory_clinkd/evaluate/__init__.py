@@ -18,6 +18,7 @@
 - :func:`evaluate_predictions`, :func:`evaluate_file`: rows or a file to ``metrics.json``
 - :func:`read_predictions`, :func:`read_rows`: rows of the shared vocabulary, and a list of what could not be read
 - :func:`metrics_table`, :func:`progress_bar`: for the terminal
+- :func:`require_spice`: whether the real SPICE can be computed
 - :func:`mean_box_baseline`: grounding without looking
 - :mod:`.paper`: Tables 1, 2 and 3
 """
@@ -33,6 +34,7 @@ _OFFERED = {
     "load_rows": "reading",
     "metrics_table": "table",
     "progress_bar": "progress",
+    "require_spice": "spice",
     "mean_box_baseline": "baselines",
 }
 

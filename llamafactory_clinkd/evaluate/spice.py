@@ -121,8 +121,14 @@ def _canonical(tuples: Tuples) -> set[tuple[str, ...]]:
     return {tuple(_GROUP.get(word, word) for word in one) for one in tuples}
 
 
-def _real_spice(rows: Sequence[dict], jars: Path) -> list[float]:
-    """Runs ``spice-1.0.jar`` once for all rows, in a temporary folder."""
+def require_spice(folder: str | Path) -> None:
+    """Checks that the real SPICE can be computed with the jars in ``folder``.
+
+    Raises:
+        FileNotFoundError: If a jar is missing, or there is no Java; the message says how to get it.
+        ImportError: If ``pycocoevalcap``, which brings SPICE itself, is not installed.
+    """
+    jars = Path(folder)
     missing = [name for name in CORENLP_JARS if not (jars / name).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -131,7 +137,12 @@ def _real_spice(rows: Sequence[dict], jars: Path) -> list[float]:
         )
     if java_command() is None:
         raise FileNotFoundError("SPICE needs `java` on the path (Debian: apt-get install default-jre-headless).")
+    coco_folder()
 
+
+def _real_spice(rows: Sequence[dict], jars: Path) -> list[float]:
+    """Runs ``spice-1.0.jar`` once for all rows, in a temporary folder."""
+    require_spice(jars)
     home = coco_folder() / "spice"
     classes = [home / "spice-1.0.jar", *(jars.resolve() / name for name in CORENLP_JARS), home / "lib" / "*"]
     with tempfile.TemporaryDirectory() as folder:

@@ -29,10 +29,11 @@ from transformers import set_seed
 
 from ..arguments import PHASES, TRAINING_PHASES
 from ..generation.parts import UnfinishedError
+from ..positions_of_run import with_saved_positions
 from ..ranks import Ranks, Stopped
 from .checkpoints import remove_broken_checkpoints
 from .checks import check_recipe
-from .corrector import recipe_corrector
+from .corrector import check_correction
 from .failing import told_to_all
 from .inputs import inputs_hash, phase_inputs
 from .run import Run
@@ -75,8 +76,9 @@ def run_procedure(workflow: Any, arguments: Any, callbacks: list[Any]) -> None:
 
 def _run_phases(workflow: Any, arguments: Any, callbacks: list[Any], output_dir: Path, ranks: Ranks) -> None:
     check_recipe(arguments)
+    arguments = arguments._replace(finetuning=with_saved_positions(arguments.model, arguments.finetuning))
     if "correct" in arguments.finetuning.clinkd_phases:
-        recipe_corrector(arguments.finetuning)  # a missing key or a forbidden server is told before the first phase
+        check_correction(arguments.finetuning)
     if arguments.training.overwrite_output_dir and ranks.rank == 0:
         for path in (output_dir / "clinkd", *output_dir.glob("checkpoint-*")):
             shutil.rmtree(path, ignore_errors=False) if path.is_dir() else None

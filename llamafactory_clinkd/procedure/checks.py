@@ -14,9 +14,12 @@
 """What is checked before the first phase starts, so that a long run does not end in hour three for a typing error."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ..arguments import TRAINING_PHASES
+from ..evaluate import require_spice
+from ..positions_of_run import settings_of_run, teacher_settings
 
 
 def check_recipe(arguments: Any) -> None:
@@ -41,10 +44,22 @@ def check_recipe(arguments: Any) -> None:
         if getattr(model, switch, False):
             raise ValueError(f"`{switch}: true` replaces the model that ClinKD extends. Set it to false.")
     _check_ray()
+    if "evaluate" in phases and arguments.finetuning.spice_jars:
+        require_spice(arguments.finetuning.spice_jars)
     check_model_path("model_name_or_path", model.model_name_or_path)
     for key in ("ref_model", "ref_model_adapters"):
         if getattr(arguments.finetuning, key):
             check_model_path(key, getattr(arguments.finetuning, key))
+    _check_positions(model, arguments.finetuning)
+
+
+def _check_positions(model: Any, finetuning: Any) -> None:
+    """Compares the recipe with what was saved beside student and teacher, before a phase spends hours."""
+    settings_of_run(model, finetuning)
+    if finetuning.ref_model or finetuning.ref_model_adapters:
+        name = finetuning.ref_model or model.model_name_or_path
+        beside = {"model_name_or_path": name, "adapter_name_or_path": finetuning.ref_model_adapters}
+        teacher_settings(SimpleNamespace(**{**vars(model), **beside}), finetuning)
 
 
 def _check_ray() -> None:

@@ -14,9 +14,11 @@
 
 """Phase 5: the paper's four metrics of the predictions."""
 
+import contextlib
+
 from rich.console import Console
 
-from ..evaluate import evaluate_predictions, metrics_table
+from ..evaluate import evaluate_predictions, metrics_table, progress_bar
 from ..run_state import read_jsonl, write_json
 from .run import Run
 
@@ -29,7 +31,11 @@ def run_phase(run: Run) -> list[str]:
     out_path = run.folder / "metrics.json"
     if run.ranks.rank == 0:
         with run.ranks.working("evaluation"):
-            metrics = evaluate_predictions(read_jsonl(predictions))
+            shown = contextlib.nullcontext() if run.recipe.training.disable_tqdm else progress_bar()
+            with shown as progress:
+                metrics = evaluate_predictions(
+                    read_jsonl(predictions), spice_jars=run.settings.spice_jars, progress=progress
+                )
             write_json(out_path, metrics)
             Console().print(metrics_table(metrics))
     return [run.relative(out_path)]

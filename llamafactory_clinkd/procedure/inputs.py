@@ -51,7 +51,7 @@ PHASE_KEYS = {
         *POSITION_KEYS, *FINETUNING_KEYS,
     ),
     "predict": ("sasg_candidates", "sasg_mode", "sasg_scorer", "sasg_region", *POSITION_KEYS),
-    "evaluate": (),
+    "evaluate": ("spice_jars",),
 }  # fmt: skip
 GENERATING_PHASES = ("pseudo_label", "correct", "predict")
 GENERATION_KEYS = ("num_beams", "max_new_tokens", "max_length", "temperature", "top_p", "top_k", "repetition_penalty")

@@ -66,10 +66,17 @@ def read_rope_config(directory: str | Path) -> dict[str, Any] | None:
     return settings
 
 
-def reconcile(saved: dict[str, Any] | None, requested: dict[str, Any] | None) -> dict[str, Any] | None:
+def reconcile(
+    saved: dict[str, Any] | None, requested: dict[str, Any] | None, *, model: str = "The model"
+) -> dict[str, Any] | None:
     """The settings to use, where what was saved and what a recipe asks for agree.
 
     A key that the recipe leaves out, or leaves at None, is not asked for; what neither side has stays absent.
+
+    Args:
+        saved: What :func:`read_rope_config` found.
+        requested: What the recipe asks for.
+        model: Whose settings they are, for the message.
 
     Raises:
         ValueError: If a requested key differs from the saved one; the message shows both.
@@ -81,8 +88,9 @@ def reconcile(saved: dict[str, Any] | None, requested: dict[str, Any] | None) ->
     if different:
         rows = "; ".join(f"{key}: saved {saved[key]!r}, requested {asked[key]!r}" for key in different)
         raise ValueError(
-            f"The model was saved with other positions than the recipe asks for ({rows}). Saved: {saved}. Requested: "
-            f"{requested}. Give the recipe the saved values, or start from a model without {FILE}."
+            f"{model} was saved with other positions than the recipe asks for ({rows}). Saved: {saved}. Requested: "
+            f"{asked}. Take these keys out of the recipe, and the saved values apply; or start from a model without "
+            f"{FILE}."
         )
     return {**asked, **saved}
 

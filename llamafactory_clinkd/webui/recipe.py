@@ -43,6 +43,8 @@ def to_key(name: str, value: Any) -> Any:
         return ",".join(value or []) or None
     if name == "ref_model_quantization_bit":
         return None if value in (None, "none") else int(value)
+    if name == "teacher_rope_variant" and value == box.default:
+        return None  # as its label says, a teacher then keeps what was saved with it
     if box.kind == "text":
         return (value or "").strip() or None
     if box.kind == "count":

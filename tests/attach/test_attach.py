@@ -84,8 +84,8 @@ def test_attach_twice_and_detach_restores_every_object():
         import llamafactory.chat.chat_model as chat, llamafactory.train.sft as sft
         def picture():
             return [workflow.run_sft, sft.run_sft, tuner.run_sft, tuner.load_model, parser.get_last_checkpoint,
-                    chat.get_infer_args, engine.HuggingfaceEngine.__init__, *parser._TRAIN_ARGS, *parser._INFER_ARGS,
-                    *parser._EVAL_ARGS]
+                    parser._parse_args, chat.get_infer_args, engine.HuggingfaceEngine.__init__,
+                    *parser._TRAIN_ARGS, *parser._INFER_ARGS, *parser._EVAL_ARGS]
         stock = picture()
         attach.attach(); once = picture()
         attach.attach(); twice = picture()
@@ -98,7 +98,7 @@ def test_attach_twice_and_detach_restores_every_object():
         print(sum(a is not b for a, b in zip(stock, picture())))
         """
     )
-    assert out.splitlines()[-2:] == ["10 True False", "10"]
+    assert out.splitlines()[-2:] == ["11 True False", "11"]
 
 
 def test_import_torch_loads_nothing_heavy():

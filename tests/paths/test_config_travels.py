@@ -60,6 +60,22 @@ def test_training_refuses_other_positions(trained, sharp_workspace, tmp_path):
         train(sharp_workspace, tmp_path, model_name_or_path=str(trained("mcg")), rope_variant="mcg_released")
 
 
+def test_training_takes_the_saved_positions_where_the_recipe_says_nothing(trained, sharp_workspace, tmp_path):
+    """Positions and pixels of a second training are the first one's, and so is what is recorded."""
+    saved = trained("rope_2d", image_square=False, rope_sections="0,4,4")
+    train(sharp_workspace, tmp_path, model_name_or_path=str(saved), num_train_epochs=1, save_strategy="no")
+    assert read_rope_config(tmp_path) == read_rope_config(saved)
+    inputs = json.loads((tmp_path / "clinkd" / "state.json").read_text())["phases"]["distill"]["inputs"]
+    assert (inputs["rope_variant"], inputs["rope_sections"], inputs["image_square"]) == ("rope_2d", [0, 4, 4], False)
+
+
+def test_chat_takes_the_saved_positions_with_the_switch_alone(trained):
+    from llamafactory.chat import ChatModel
+
+    engine = ChatModel(infer_keys(trained("rope_2d"), use_clinkd=True, clinkd_phases="predict")).engine
+    assert rope_settings(engine.model)["variant"] == "rope_2d"
+
+
 def test_stock_prediction_needs_no_key(trained, sharp_workspace, tmp_path, monkeypatch):
     """LLaMA-Factory's own ``do_predict``, without a ClinKD key, answers as chat does."""
     from llamafactory.chat import ChatModel

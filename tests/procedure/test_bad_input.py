@@ -22,6 +22,7 @@ from small_run import drawn_rows, llamafactory_cli, recipe, write_recipe
 
 from llamafactory_clinkd.arguments import ClinkdArguments
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
+from llamafactory_clinkd.rope import write_rope_config
 
 
 def run(keys):
@@ -82,6 +83,28 @@ def test_every_default_is_valid_and_off_means_off():
 def test_model_path_that_does_not_exist(workspace, tmp_path, key):
     with pytest.raises(FileNotFoundError, match=f"`{key}: ./nowhere` does not exist"):
         run(recipe(workspace, tmp_path / "out", **{key: "./nowhere"}))
+
+
+def test_spice_jars_that_are_not_there_are_told_before_the_first_phase(workspace, tmp_path):
+    keys = {"clinkd_phases": "distill,predict,evaluate", "spice_jars": str(tmp_path)}
+    with pytest.raises(FileNotFoundError, match="SPICE needs stanford-corenlp-3.6.0.jar.*2015-12-09"):
+        run(recipe(workspace, tmp_path / "out", **keys))
+    assert not (tmp_path / "out" / "clinkd" / "distill").exists()
+
+
+def test_positions_that_disagree_are_told_before_the_first_phase(workspace, tmp_path):
+    student = shutil.copytree(workspace / "student", tmp_path / "student")
+    teacher = shutil.copytree(workspace / "teacher", tmp_path / "teacher")
+    write_rope_config(student, {"variant": "mrope", "image_square": True})
+    write_rope_config(teacher, {"variant": "rope_2d"})
+    keys = {"clinkd_phases": "pseudo_label,distill", "model_name_or_path": str(student), "ref_model": str(teacher)}
+    for written, message in (
+        ({"rope_variant": "mcg"}, "The model was saved.*variant: saved 'mrope', requested 'mcg'"),
+        ({"teacher_rope_variant": "mcg"}, "The teacher was saved.*variant: saved 'rope_2d', requested 'mcg'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(recipe(workspace, tmp_path / "out", **keys, **written))
+    assert not (tmp_path / "out" / "clinkd" / "state.json").exists()
 
 
 def test_folder_without_a_model(workspace, tmp_path):

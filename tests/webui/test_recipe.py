@@ -71,6 +71,12 @@ def test_what_does_not_apply_is_saved_but_not_in_the_recipe():
     assert unfold(fold("{}", values))[1]["mcg_alpha_h"] == 3
 
 
+def test_an_untouched_teacher_box_leaves_a_saved_teacher_its_own():
+    values = default_values() | {"use_clinkd": True}
+    assert "teacher_rope_variant" not in recipe_keys(values)
+    assert recipe_keys(values | {"teacher_rope_variant": "mcg"})["teacher_rope_variant"] == "mcg"
+
+
 def test_phases_stand_in_their_order():
     assert to_key("clinkd_phases", ["evaluate", "distill"]) == "distill,evaluate"
 

@@ -1,0 +1,74 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which keys were written: a default is no wish, and the installed LLaMA-Factory parses recipe and command line."""
+
+import copy
+import pickle
+
+import pytest
+from llamafactory.hparams import get_infer_args, get_train_args, parser
+
+from llamafactory_clinkd.arguments import OPTIONS_WRITTEN, ClinkdArguments
+
+
+BASE = {"model_name_or_path": "model", "dataset": "any", "template": "qwen2_vl", "do_train": True, "use_clinkd": True}
+WRITTEN = {"rope_variant": "mcg", "image_square": True, "kd_method": "none", "clinkd_phases": "distill"}
+
+
+def options(keys):
+    return [part for key, value in keys.items() for part in (f"--{key}", str(value))]
+
+
+@pytest.mark.parametrize("as_given", [dict, options], ids=["recipe", "command line"])
+def test_keys_are_noted_at_whatever_value(as_given, tmp_path):
+    finetuning = get_train_args(as_given(BASE | WRITTEN | {"output_dir": str(tmp_path)}))[3]
+    assert finetuning.clinkd_written & set(finetuning.clinkd_dict()) == {"use_clinkd", *WRITTEN}
+    assert [finetuning.asks_for(key) for key in ("rope_variant", "mcg_gap", "sasg_candidates")] == [True, False, False]
+    assert OPTIONS_WRITTEN.get() is None
+
+
+def test_other_spellings_of_an_option(tmp_path):
+    line = [*options(BASE | {"output_dir": str(tmp_path), "kd_method": "none", "clinkd_phases": "distill"})]
+    finetuning = get_train_args([*line, "--rope-variant=mcg", "--no_image_square"])[3]
+    assert {"rope_variant", "image_square"} <= finetuning.clinkd_written
+    assert "mcg_gap" not in finetuning.clinkd_written
+
+
+def test_inference_keys_are_noted_too():
+    keys = {"model_name_or_path": "model", "template": "qwen2_vl", "use_clinkd": True, "clinkd_phases": "predict"}
+    assert not get_infer_args(keys)[2].asks_for("rope_variant")
+    assert get_infer_args(keys | {"rope_variant": "mcg"})[2].asks_for("rope_variant")
+
+
+def test_a_copy_still_knows(tmp_path):
+    arguments = ClinkdArguments(rope_variant="mcg", rope_sections=None, kd_alpha=1.0)
+    for same in (copy.copy(arguments), copy.deepcopy(arguments), pickle.loads(pickle.dumps(arguments))):
+        assert same == arguments and same.clinkd_written == {"rope_variant", "kd_alpha"}
+    arguments.mcg_gap = 5
+    assert arguments.asks_for("mcg_gap") and not arguments.asks_for("mcg_alpha_h")
+
+
+@pytest.mark.parametrize("as_given", [dict, options], ids=["recipe", "command line"])
+def test_a_key_at_its_default_needs_the_switch_too(as_given, tmp_path):
+    keys = {key: value for key, value in BASE.items() if key != "use_clinkd"} | {"output_dir": str(tmp_path)}
+    with pytest.raises(ValueError, match="`rope_variant: mcg` is a ClinKD key, but `use_clinkd` is false"):
+        get_train_args(as_given(keys | {"rope_variant": "mcg"}))
+    assert get_train_args(as_given(keys))[3].use_clinkd is False
+
+
+def test_the_help_shows_the_defaults():
+    shown = " ".join(parser.HfArgumentParser(parser._TRAIN_ARGS).format_help().split())
+    assert "rope_mixed (learnable frequencies in vision). (default: mcg)" in shown
+    assert "clinkd_written" not in shown
