@@ -39,7 +39,7 @@ GROUPS: dict[str, list[list[str]]] = {
         ["correction_prompt", "correction_concurrency", "correction_max_requests", "correction_token_prices"],
         ["correction_allow_remote"],
     ],
-    "selection": [["sasg_candidates", "sasg_mode", "sasg_region"], ["sasg_scorer"]],
+    "selection": [["sasg_candidates", "sasg_mode", "sasg_region"], ["sasg_scorer", "spice_jars"]],
 }
 
 
@@ -88,6 +88,9 @@ def _names(group: str) -> list[str]:
     return [name for row in GROUPS[group] for name in row]
 
 
+OF_PREDICTION = [name for name in _names("selection") if name != "spice_jars"]
+"""The boxes of phase predict; the last one of their group is phase evaluate's."""
+
 NOT_IN_RECIPE = ("teacher_name",)
 """Boxes that only help to fill in others."""
 
@@ -115,7 +118,8 @@ def inapplicable(values: dict[str, Any]) -> dict[str, str]:
     phases, method = values["clinkd_phases"] or [], values["kd_method"]
     distils = "distill" in phases and method != "none"
     rules = [
-        ("needs_predict", "predict" in phases, ["eval_dataset", *_names("selection")]),
+        ("needs_predict", "predict" in phases, ["eval_dataset", *OF_PREDICTION]),
+        ("needs_evaluate", "evaluate" in phases, ["spice_jars"]),
         ("needs_image_scorer", values["sasg_scorer"] != "logprob", ["sasg_region"]),
         ("needs_mcg", values["rope_variant"] == "mcg", ["mcg_alpha_h", "mcg_alpha_w"]),
         ("needs_mcg_released", values["rope_variant"] == "mcg_released", ["mcg_gap"]),

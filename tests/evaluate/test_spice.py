@@ -137,9 +137,21 @@ def test_scores_of_rows():
     assert (metric, made_by) == ("SPICE-approx", scene_graph.RULES)
 
 
-def test_real_spice_needs_its_jars(tmp_path):
-    with pytest.raises(FileNotFoundError, match="models.jar.*2015-12-09"):
-        spice_scores([{"annotation": "a", "response": "a"}], spice_jars=tmp_path)
+def test_real_spice_needs_its_jars_and_java(tmp_path, monkeypatch):
+    pytest.importorskip("pycocoevalcap", reason="needs the extra 'eval'")
+    for call in (
+        spice.require_spice,
+        lambda jars: spice_scores([{"annotation": "a", "response": "a"}], spice_jars=jars),
+    ):
+        with pytest.raises(FileNotFoundError, match="models.jar.*2015-12-09"):
+            call(tmp_path)
+    for name in spice.CORENLP_JARS:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(spice, "java_command", lambda: None)
+    with pytest.raises(FileNotFoundError, match="default-jre-headless"):
+        spice.require_spice(tmp_path)
+    monkeypatch.setattr(spice, "java_command", lambda: "java")
+    spice.require_spice(str(tmp_path))
 
 
 def test_real_spice_runs_the_jar_once_for_all_rows(tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def test_every_box_stands_in_one_group():
 
 def test_every_reason_can_be_given():
     given = set()
-    for phases in ([], ["distill"], ["pseudo_label", "distill", "correct", "predict"]):
+    for phases in ([], ["distill"], ["pseudo_label", "distill", "correct", "predict", "evaluate"]):
         for method in ("pseudo_kd", "vkd", "none"):
             for changes in (
                 {},
