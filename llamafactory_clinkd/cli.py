@@ -27,6 +27,8 @@ from rich.markup import escape
 
 app = typer.Typer(help="ClinKD for stock LLaMA-Factory.", no_args_is_help=True, pretty_exceptions_show_locals=False)
 console = Console()
+PROBLEMS_SHOWN = 20
+"""Malformed rows that `clinkd evaluate` names in the terminal."""
 
 
 @contextmanager
@@ -75,6 +77,12 @@ def evaluate(
     with told_errors(), progress_bar() as progress:
         metrics = evaluate_file(predictions, protocol=protocol, spice_jars=spice_jars, progress=progress, **files)
     console.print(metrics_table(metrics))
+    for problem in metrics["problems"][:PROBLEMS_SHOWN]:
+        console.print(
+            f"row {problem['row']}, {problem['outcome']}: {escape(problem['reason'])}", highlight=False, soft_wrap=True
+        )
+    if len(metrics["problems"]) > PROBLEMS_SHOWN:
+        console.print(f"and {len(metrics['problems']) - PROBLEMS_SHOWN:,} more rows: --json FILE lists them all.")
     if output is not None:
         write_json(output, metrics)
 
@@ -88,12 +96,13 @@ def select(
     region: Annotated[
         Literal["image", "crop"], typer.Option(help="Score the image, or each candidate's box.")
     ] = "image",
+    device: Annotated[str, typer.Option(help="Where the scorer runs, e.g. cuda.")] = "cpu",
 ) -> None:
     """Ranks stored candidates with another scorer, without generating again."""
     from .select import load_scorer, rerank
 
     with told_errors(RuntimeError):  # a scorer that cannot be had, or no row that could be ranked
-        rows = rerank(predictions, load_scorer(scorer), output, image_dir, region=region, progress=True)
+        rows = rerank(predictions, load_scorer(scorer, device=device), output, image_dir, region=region, progress=True)
     console.print(f"{len(rows)} rows ranked into {output}.")
 
 
@@ -161,10 +170,12 @@ def doctor(
 
 
 def main() -> None:
-    """Entry point; ``clinkd data`` and ``clinkd attention`` come from their rooms."""
+    """Entry point; ``clinkd data``, ``clinkd attention`` and ``clinkd reproduce`` come from their rooms."""
     from .attention.cli import attention
     from .data.cli import app as data_app
+    from .reproduce.cli import reproduce
 
     app.command()(attention)
+    app.command()(reproduce)
     app.add_typer(data_app, name="data")
     app()

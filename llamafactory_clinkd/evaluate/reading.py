@@ -26,8 +26,8 @@ LLaVA-Med's question file                ``gpt4_answer`` and ``text``; its answe
 
 A file is JSON lines or one JSON array. The rules for malformed rows:
 
-- *left out*, because nothing can be scored: not JSON, not an object, fields of no known format, no ground truth, a
-  grounding task without a box in its ground truth, an unknown task, or no question to tell the task from;
+- *left out*, because nothing can be scored: not JSON, not an object, fields of no known format, no ground truth (a
+  label or a caption without a word, a grounding without a box), an unknown task, or no question to tell the task from;
 - *counted wrong*, because the model had its chance: a response that is absent, empty, not text, or without any letter
   or digit. It is scored as an empty response.
 
@@ -40,7 +40,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..boxes import MODALITIES, TASKS, has_box, modality_of, task_of
+from ..boxes import MODALITIES, TASKS, has_box, modality_of, strip_boxes, task_of
 
 
 LEFT_OUT, WRONG = "left out", "counted wrong"
@@ -155,6 +155,8 @@ def _read_row(raw: Any, released: bool) -> tuple[dict[str, Any] | None, str | No
         return None, f"unknown task {_short(task)}: expected one of {', '.join(TASKS)}", LEFT_OUT
     if task == "VG" and not has_box(annotation):
         return None, "a grounding task whose ground truth has no box", LEFT_OUT
+    if task in ("ROC", "RC") and not _has_words(strip_boxes(annotation)):
+        return None, f"no ground truth: {task} with a box and no words", LEFT_OUT
 
     candidates = row["response"] if isinstance(row["response"], list) else [row["response"]]
     best = candidates[0] if candidates else None

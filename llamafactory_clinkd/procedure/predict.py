@@ -37,7 +37,8 @@ def run_phase(run: Run) -> list[str]:
     out_path = run.folder / "predictions.jsonl"
     described: list[dict[str, Any]] = []
     data = TrackedData()
-    scorer = load_scorer(settings.sasg_scorer) if arguments.training.process_index == 0 else None
+    training = arguments.training
+    scorer = load_scorer(settings.sasg_scorer, device=str(training.device)) if training.process_index == 0 else None
 
     def keys() -> list[str]:
         described.extend(describe_rows(data.aligned(is_eval=True)))
@@ -51,7 +52,7 @@ def run_phase(run: Run) -> list[str]:
             load_image,
             region=settings.sasg_region,
             out_path=out_path,
-            progress=not arguments.training.disable_tqdm,
+            progress=not training.disable_tqdm,
         )
         return {"not_first_beam": sum(_best_was_not_first(row) for row in selected)}
 

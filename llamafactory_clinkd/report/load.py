@@ -47,6 +47,7 @@ class RunData:
         pseudo_labels: Rows of ``pseudo_labels.jsonl``.
         rounds: The correction rounds in order.
         logs: A log for each training phase that left one.
+        scorer: The record of what ranked the candidates, or None.
         attention: Attention maps, PNG files.
         model: A sentence about the model in the folder, or None.
         missing: For each part that is absent or unreadable, a sentence that says so.
@@ -61,6 +62,7 @@ class RunData:
     rounds: list[CorrectionRound] = field(default_factory=list)
     logs: list[TrainingLog] = field(default_factory=list)
     attention: list[Path] = field(default_factory=list)
+    scorer: dict[str, Any] | None = None
     model: str | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -105,6 +107,7 @@ def _load(folder: Path, name: str) -> RunData:
     run.metrics = _metrics(run, _read(run, home / "metrics.json", read_json, "there are no scores", None))
     rows = _read(run, home / "predictions.jsonl", read_jsonl, "there are no example answers", [])
     run.predictions = _normalised(rows)
+    run.scorer = _scorer(run, home / "predictions.scorer.json")
     run.pseudo_labels = _read(run, home / "pseudo_labels.jsonl", read_jsonl, "the teacher's answers are not shown", [])
     run.rounds = _rounds(run, home / "corrections")
     run.logs = read_training_logs(folder, run.phases, run.missing)
@@ -152,6 +155,15 @@ def _metrics(run: RunData, metrics: Any) -> dict[str, Any] | None:
         run.missing["metrics"] = "clinkd/metrics.json has no `tasks`: there are no scores."
         return None
     return metrics
+
+
+def _scorer(run: RunData, path: Path) -> dict[str, Any] | None:
+    """The identity that selection left beside the predictions; those of other programs have none."""
+    if not path.is_file():
+        return None
+    record = _read(run, path, read_json, "the scorer is known by its short name only", None)
+    identity = record.get("identity") if isinstance(record, dict) else None
+    return identity if isinstance(identity, dict) else None
 
 
 def _normalised(rows: list[Any]) -> list[dict[str, Any]]:

@@ -50,10 +50,20 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
         ("Model now", run.model or "no model in the run's folder"),
         ("Base weights", describe_fingerprint(models[0]) if models else unknown),
         ("Teacher weights", describe_fingerprint(teachers[0]) if teachers else f"{unknown}, or no teacher"),
-        ("Candidates scored by", ", ".join(scorers) or unknown),
+        ("Candidates scored by", _scorers(list(scorers), run.scorer) or unknown),
+    ]
+    tasks = (run.metrics or {}).get("tasks", {})
+    tools = [
+        f"{what} {found}"
+        for task, key, what in (("RC", "parser", "parsed by"), ("MIA", "tokenizer", "split by"))
+        if (found := (tasks.get(task) or {}).get(key))
     ]
     protocol = (run.metrics or {}).get("protocol")
-    return [*facts, ("Mean over modalities", _PROTOCOLS.get(protocol, unknown))]
+    return [
+        *facts,
+        ("Captions", "; ".join(tools) or unknown),
+        ("Mean over modalities", _PROTOCOLS.get(protocol, unknown)),
+    ]
 
 
 def recipe_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:
@@ -78,6 +88,14 @@ def environment() -> list[tuple[str, str]]:
         except PackageNotFoundError:
             found.append((package, "not installed"))
     return found
+
+
+def _scorers(names: Sequence[str], identity: dict[str, Any] | None) -> str:
+    """The scorers' short names, with all that is recorded of the last one."""
+    more = [
+        f"{key.replace('_', ' ')} {value}" for key, value in (identity or {}).items() if key not in ("name", "kind")
+    ]
+    return "; ".join(filter(None, [", ".join(names), (identity or {}).get("kind"), *more]))
 
 
 def _value_of(run: RunData, key: str) -> str:

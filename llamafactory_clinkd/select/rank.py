@@ -27,7 +27,7 @@ from typing import Any
 from PIL import Image
 from rich.progress import track
 
-from ..run_state import append_jsonl, content_hash, read_jsonl, write_jsonl
+from ..run_state import append_jsonl, content_hash, read_jsonl, write_json, write_jsonl
 from .scorers import Scorer
 from .views import Region, Views
 
@@ -69,6 +69,7 @@ def select_rows(
         scorer: From :func:`.scorers.load_scorer`.
         load_image: Opens a row's image.
         out_path: Where the predictions go, atomically at the end; ``<out_path>.<settings>.part`` grows until then.
+            The scorer's whole identity and the region go beside it, see :func:`scorer_path`.
         region: ``image`` scores the whole image, ``crop`` each candidate's own first box (the image without one).
         batch_size: Rows per pass of the scorer.
         resume: Take rows that an interrupted run of the same scorer and region left.
@@ -106,10 +107,16 @@ def select_rows(
         logger.warning(
             "%d of %d rows have an error and could not be ranked: see their `error`.", len(errors), len(rows)
         )
+    write_json(scorer_path(out_path), {"identity": scorer.identity, "region": region})
     write_jsonl(out_path, result)
     for old in out_path.parent.glob(f"{out_path.name}.*.part"):
         old.unlink()
     return result
+
+
+def scorer_path(out_path: str | Path) -> Path:
+    """Where the record of what ranked the predictions lies: ``predictions.scorer.json`` beside them."""
+    return Path(out_path).with_suffix(".scorer.json")
 
 
 def select_row(row: Row, scorer: Scorer, image: Image.Image | None, *, region: Region = "image") -> Row:
@@ -141,11 +148,14 @@ def rerank(
 
     Raises:
         FileNotFoundError: If there are no predictions at ``predictions_path``.
-        ValueError: If no row has stored candidates.
+        ValueError: If no row has stored candidates, or a line is no JSON object.
     """
     if not Path(predictions_path).is_file():
         raise FileNotFoundError(f"There is no predictions file at {predictions_path}.")
     rows = read_jsonl(predictions_path)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{predictions_path}, row {number}: not an object but {type(row).__name__}. Remove it.")
     if not any(row.get("candidates") for row in rows):
         raise ValueError(
             f"{predictions_path} stores no candidates to rank. Predict with `sasg_candidates` of 2 or more first."

@@ -151,6 +151,8 @@ CHANGES = {
     "no question and no task": ({"task": None, "question": None}, LEFT_OUT, "no question"),
     "grounding without a box": ({"annotation": "the liver"}, LEFT_OUT, "no box"),
     "grounding with a torn box": ({"annotation": "<box>(1,2),(3"}, LEFT_OUT, "no box"),
+    "a label without a word": ({"task": "ROC"}, LEFT_OUT, "ROC with a box and no words"),
+    "a caption without a word": ({"task": "RC", "annotation": f"{BOX}."}, LEFT_OUT, "RC with a box and no words"),
     "no response": ({"response": None}, WRONG, "not text"),
     "an empty response": ({"response": ""}, WRONG, "no letter"),
     "a blank response": ({"response": " \n\t"}, WRONG, "no letter"),

@@ -21,6 +21,7 @@ import pytest
 
 from llamafactory_clinkd.report.load import load_runs
 from llamafactory_clinkd.report.model_facts import describe_fingerprint, describe_model
+from llamafactory_clinkd.report.recipe import provenance
 from llamafactory_clinkd.run_state import write_json, write_jsonl
 
 from .run_folder import write_log
@@ -53,6 +54,24 @@ def test_whole_run_is_read(run_dir):
     assert found.setting("kd_alpha") == 0.5 and found.setting("unheard_of") is None
     assert [each.number for each in found.rounds] == [1, 2]
     assert found.predictions[0]["scorer"] == "demo-clip (random weights)"
+
+
+def test_the_record_of_the_scorer_is_shown(run_dir, tmp_path):
+    folder = shutil.copytree(run_dir, tmp_path / "run")
+    identity = {
+        "name": "tiny",
+        "kind": "open_clip, local folder",
+        "library": "open_clip_torch 3",
+        "weights_sha256": "ab",
+    }
+    write_json(folder / "clinkd" / "predictions.scorer.json", {"identity": identity, "region": "image"})
+    said = dict(provenance(load_runs([folder])[0]))["Candidates scored by"]
+    expected = "demo-clip (random weights); open_clip, local folder; library open_clip_torch 3; weights sha256 ab"
+    assert said == expected
+    assert "parsed by" in dict(provenance(load_runs([folder])[0]))["Captions"]
+    (folder / "clinkd" / "predictions.scorer.json").write_text("{")
+    found = load_runs([folder])[0]
+    assert found.scorer is None and "predictions.scorer.json cannot be read" in found.missing["predictions"]
 
 
 def test_distillation_alone_logs_into_the_output_folder(tmp_path):

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from llamafactory_clinkd.boxes import Box, format_box
-from llamafactory_clinkd.run_state import read_jsonl, write_jsonl
+from llamafactory_clinkd.run_state import read_json, read_jsonl, write_jsonl
 from llamafactory_clinkd.select import load_scorer, rank_scores, rerank, select_row, select_rows
 from llamafactory_clinkd.select.views import crop_box
 
@@ -97,6 +97,16 @@ def test_the_best_candidate_answers_and_all_are_kept(image_dir):
         ("liver", 103.0, 1, -0.2),
         ("kidney", 102.0, 3, pytest.approx(-0.3)),
     ]
+
+
+def test_the_scorers_whole_identity_is_kept_beside_the_predictions(image_dir, tmp_path, clip_folder):
+    select([row("a", "ct_1.png", "liver")], WordScorer(), image_dir, out_path=tmp_path / "predictions.jsonl")
+    record = tmp_path / "predictions.scorer.json"
+    assert read_json(record) == {"identity": {"name": "words"}, "region": "image"}
+    clip = load_scorer(str(clip_folder))
+    rerank(tmp_path / "predictions.jsonl", clip, tmp_path / "predictions.jsonl", image_dir, region="crop")
+    assert read_json(record) == {"identity": clip.identity, "region": "crop"}
+    assert len(read_json(record)["identity"]["weights_sha256"]) == 64
 
 
 def test_boxes_and_tags_are_not_scored(image_dir):
@@ -237,6 +247,9 @@ def test_rerank_ranks_stored_candidates_again(image_dir, tmp_path, clip_folder):
 
     write_jsonl(tmp_path / "plain.jsonl", [{"id": "a", "response": "liver"}])
     with pytest.raises(ValueError, match="stores no candidates"):
+        rerank(tmp_path / "plain.jsonl", clip, tmp_path / "x.jsonl", image_dir)
+    (tmp_path / "plain.jsonl").write_text('{"id": "a"}\n["a list"]\n')
+    with pytest.raises(ValueError, match="plain.jsonl, row 2: not an object but list"):
         rerank(tmp_path / "plain.jsonl", clip, tmp_path / "x.jsonl", image_dir)
     with pytest.raises(FileNotFoundError, match="no predictions file"):
         rerank(tmp_path / "nothing.jsonl", clip, tmp_path / "x.jsonl", image_dir)

@@ -119,6 +119,19 @@ def test_a_transformers_text_tower_is_read_from_the_folder(clip_folder, make_cli
         load_scorer(str(folder))
 
 
+def test_it_runs_where_it_is_told_to(clip_folder, monkeypatch):
+    """On the meta device, which every machine has: weights and inputs are there, and nothing is computed."""
+    scorer = load_scorer(str(clip_folder))
+    moved = type(scorer)(
+        scorer.model, scorer.preprocess, scorer.tokenizer, scorer.identity, scorer.short_name, device="meta"
+    )
+    seen = []
+    monkeypatch.setattr(moved.model, "encode_image", lambda x, **kw: seen.append(x.device.type) or torch.ones(1, 2))
+    monkeypatch.setattr(moved.model, "encode_text", lambda x, **kw: seen.append(x.device.type) or torch.ones(1, 2))
+    assert moved.score([picture(0)], [["a"]]) == [[200.0]]
+    assert seen == ["meta", "meta"] and {p.device.type for p in moved.model.parameters()} == {"meta"}
+
+
 def test_errors_say_how_to_get_a_scorer(tmp_path, monkeypatch, clip_folder):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
