@@ -44,6 +44,7 @@ SETTING_OF_KEY = {
     "image_square": "image_square",
 }
 """Recipe key -> its name in ``clinkd_config.json``."""
+KEY_OF_SETTING = {setting: key for key, setting in SETTING_OF_KEY.items()}
 
 
 def requested_settings(arguments: Any) -> dict[str, Any] | None:
@@ -129,7 +130,7 @@ def teacher_settings(arguments: Any, finetuning_args: Any) -> dict[str, Any] | N
     saved, variant = saved_settings(arguments), finetuning_args.teacher_rope_variant
     if saved is not None:
         asked = {"variant": variant} if finetuning_args.asks_for("teacher_rope_variant") else {}
-        return reconcile(saved, asked, model="The teacher")
+        return reconcile(saved, asked, model="The teacher", recipe_keys={"variant": "teacher_rope_variant"})
     return None if variant == "mrope" else {"variant": variant}
 
 
@@ -155,7 +156,7 @@ def settings_of_run(model_args: Any, finetuning_args: Any) -> dict[str, Any] | N
     if saved is None or requested is None:
         return requested if saved is None else saved
     asked = {setting: requested[setting] for key, setting in SETTING_OF_KEY.items() if finetuning_args.asks_for(key)}
-    return {**requested, **reconcile(saved, asked)}
+    return {**requested, **reconcile(saved, asked, recipe_keys=KEY_OF_SETTING)}
 
 
 def with_saved_positions(model_args: Any, finetuning_args: Any) -> Any:

@@ -92,7 +92,10 @@ def test_what_was_not_saved_is_the_recipes(tmp_path):
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ({"rope_variant": "mcg"}, "variant: saved 'rope_2d', requested 'mcg'"),  # written, though it is the default
+        (
+            {"rope_variant": "mcg"},
+            "`rope_variant: saved 'rope_2d', requested 'mcg'`",
+        ),  # written, though it is the default
         ({"rope_variant": "mrope"}, "variant: saved 'rope_2d', requested 'mrope'"),
         ({"mcg_alpha_w": 3}, "alpha_w: saved 1, requested 3"),
         ({"rope_sections": "0,2,6"}, r"sections: saved \[0, 4, 4\], requested \[0, 2, 6\]"),
@@ -123,7 +126,9 @@ def test_a_saved_teacher_keeps_its_own(tmp_path):
     assert teacher_settings(loads(tmp_path), keys()) == MCG
     assert teacher_settings(loads(tmp_path), keys(teacher_rope_variant="mcg")) == MCG
     for asked in ("rope_2d", "mrope"):
-        with pytest.raises(ValueError, match=f"The teacher was saved.*saved 'mcg', requested '{asked}'"):
+        with pytest.raises(
+            ValueError, match=f"The teacher was saved.*`teacher_rope_variant: saved 'mcg', requested '{asked}'"
+        ):
             teacher_settings(loads(tmp_path), keys(teacher_rope_variant=asked))
 
 

@@ -18,6 +18,7 @@ A model served with other positions than those it was trained with is silently w
 forget. It holds a format number, the arguments of :func:`.qwen2_vl.apply_rope`, and ``image_square`` of the data path.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,11 @@ def read_rope_config(directory: str | Path) -> dict[str, Any] | None:
 
 
 def reconcile(
-    saved: dict[str, Any] | None, requested: dict[str, Any] | None, *, model: str = "The model"
+    saved: dict[str, Any] | None,
+    requested: dict[str, Any] | None,
+    *,
+    model: str = "The model",
+    recipe_keys: Mapping[str, str] | None = None,
 ) -> dict[str, Any] | None:
     """The settings to use, where what was saved and what a recipe asks for agree.
 
@@ -77,6 +82,7 @@ def reconcile(
         saved: What :func:`read_rope_config` found.
         requested: What the recipe asks for.
         model: Whose settings they are, for the message.
+        recipe_keys: A setting's name in the recipe, for the message.
 
     Raises:
         ValueError: If a requested key differs from the saved one; the message shows both.
@@ -86,7 +92,8 @@ def reconcile(
     asked = {key: value for key, value in requested.items() if value is not None}
     different = [key for key, value in asked.items() if key in saved and saved[key] != value]
     if different:
-        rows = "; ".join(f"{key}: saved {saved[key]!r}, requested {asked[key]!r}" for key in different)
+        names = {key: (recipe_keys or {}).get(key, key) for key in different}
+        rows = "; ".join(f"`{names[key]}: saved {saved[key]!r}, requested {asked[key]!r}`" for key in different)
         raise ValueError(
             f"{model} was saved with other positions than the recipe asks for ({rows}). Saved: {saved}. Requested: "
             f"{asked}. Take these keys out of the recipe, and the saved values apply; or start from a model without "

@@ -56,6 +56,13 @@ def make_run(
     names = draw_images(folder.parent / f"images-{seed}", images)
     rows = [prediction(number, names, seed, skill) for number in range(questions)]
     write_jsonl(home / "predictions.jsonl", rows)
+    identity = {
+        "name": "demo-clip",
+        "kind": "random weights",
+        "library": "open_clip_torch 3",
+        "weights_sha256": "ab" * 32,
+    }
+    write_json(home / "predictions.scorer.json", {"identity": identity, "region": "image"})
     metrics = evaluate_predictions(rows, resamples=50) if captions else with_captions(rows)
     metrics["baselines"] = {"mean_box": {**metrics["tasks"]["VG"], "macro": 0.098}}
     write_json(home / "metrics.json", metrics)

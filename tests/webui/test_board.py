@@ -163,6 +163,14 @@ def test_invalid_combinations_are_told_before_the_start(engine, page, changes, s
     assert engine.runner.trainer is None
 
 
+def test_a_box_that_disagrees_with_the_saved_model_is_told_before_the_start(engine, page, workspace, tmp_path):
+    model = shutil.copytree(workspace / "student", tmp_path / "model")
+    write_rope_config(model, {"variant": "rope_2d", "image_square": True})
+    said = message_of(engine, page(top__model_path=str(model)))
+    assert "(Student positions: " in said and "`rope_variant: saved 'rope_2d', requested 'mcg'`" in said
+    assert message_of(engine, page(top__model_path=str(model), clinkd__rope_variant="rope_2d")) == ""
+
+
 def test_message_is_headed_in_the_language_of_the_page(engine, page):
     message = message_of(engine, page(top__lang="ja", clinkd__kd_temperature=-1))
     assert message.startswith(
