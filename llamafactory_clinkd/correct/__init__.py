@@ -22,7 +22,7 @@ from .correctors import CorrectionItem, CorrectionResult, Corrector, Usage, make
 from .judge import Verdict, judge
 from .remote import describe_recipe, describe_sending
 from .round import RoundSummary, correct_round
-from .similarity import Similarity, load_similarity
+from .similarity import Similarity, check_similarity, load_similarity
 from .validate import rejection_reasons
 
 
@@ -34,6 +34,7 @@ __all__ = [
     "Similarity",
     "Usage",
     "Verdict",
+    "check_similarity",
     "correct_round",
     "describe_recipe",
     "describe_sending",

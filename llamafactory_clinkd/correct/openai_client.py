@@ -28,11 +28,10 @@ rows in a row given up after all attempts        at :data:`UNREACHABLE_AFTER`, o
 the budget is spent                              later rows are given up without a request
 ===============================================  ============================================================
 
-A row given up keeps its ground truth.
+A row given up keeps its ground truth. The key is taken out of an answer that repeats it.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..run_state import content_hash
+from .clients import make_client, quiet_clients, require_clients, without_key
 from .correctors import CorrectionItem, CorrectionResult, Usage
 from .failures import GiveUpError, code_of, complete, failures, is_refusal, is_transient, retry_after
 from .prompt import PromptTemplate, parse_answer, response_format
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UNREACHABLE_AFTER = 20
-NO_KEY = "no-key-needed"
 
 
 class OpenAICorrector:
@@ -106,7 +105,7 @@ class OpenAICorrector:
                 f"The environment variable OPENAI_API_KEY is not set, and {urlsplit(self._url).hostname} wants a key: "
                 "export it before the run. It is read from nowhere else."
             )
-        _import_clients()
+        require_clients()
         self._prompt = PromptTemplate(prompt_path)
         self._model, self._candidates, self._concurrency = model, candidates, concurrency
         self._max_requests, self._timeout = max_requests, timeout
@@ -128,11 +127,11 @@ class OpenAICorrector:
 
         async def produce(emit: Callable[[CorrectionResult], None]) -> None:
             queue = iter(items)
-            async with self._client() as client, asyncio.TaskGroup() as workers:
+            async with make_client(self._url, self._timeout) as client, asyncio.TaskGroup() as workers:
                 for _ in range(self._concurrency):
                     workers.create_task(self._work(client, queue, emit))
 
-        with _quiet_clients():
+        with quiet_clients():
             yield from stream(produce)
 
     async def _work(self, client: "openai.AsyncOpenAI", queue: Iterator[CorrectionItem], emit: Callable) -> None:
@@ -198,7 +197,7 @@ class OpenAICorrector:
             self.usage.prompt_tokens += answer.usage.prompt_tokens or 0
             self.usage.completion_tokens += answer.usage.completion_tokens or 0
         content = answer.choices[0].message.content
-        return content if isinstance(content, str) else ""
+        return without_key(content) if isinstance(content, str) else ""
 
     def _wait(self, state: Any) -> float:
         """Seconds before the next attempt: backoff with jitter, or Retry-After if that is longer."""
@@ -226,39 +225,3 @@ class OpenAICorrector:
         if self._stopped is None:
             logger.warning("%s (%s). The rest of this round's rows keep their ground truth.", message, code)
             self._stopped = code
-
-    def _client(self) -> "openai.AsyncOpenAI":
-        """A client without redirects and, on loopback, without proxies of the environment: both could leak text."""
-        import openai
-
-        http = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not is_loopback(self._url))
-        return openai.AsyncOpenAI(
-            api_key=os.environ.get("OPENAI_API_KEY") or NO_KEY,
-            base_url=self._url,
-            timeout=self._timeout,
-            max_retries=0,
-            http_client=http,
-        )
-
-
-def _import_clients() -> None:
-    try:
-        import openai  # noqa: F401
-        import tenacity  # noqa: F401
-    except ImportError as error:
-        message = "The openai corrector needs its client: pip install 'llamafactory-clinkd[openai]'."
-        raise ImportError(message) from error
-
-
-@contextlib.contextmanager
-def _quiet_clients() -> Iterator[None]:
-    """Keeps the HTTP libraries at warnings: some versions write whole requests, with our texts, at debug level."""
-    loggers = [logging.getLogger(name) for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2")]
-    levels = [(each, each.level) for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for each, level in levels:
-            each.setLevel(level)

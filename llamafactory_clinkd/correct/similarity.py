@@ -29,6 +29,7 @@ weights lie on the disk: loading it opens no connection.
 """
 
 import hashlib
+import importlib.util
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
 SimilarityKind = Literal["sentence", "clip", "lexical"]
 SIMILARITIES: tuple[SimilarityKind, ...] = ("sentence", "clip", "lexical")
+_LIBRARIES = {  # kind -> module, what users call it, the extra that installs it
+    "sentence": ("sentence_transformers", "sentence-transformers", "sentence"),
+    "clip": ("open_clip", "open_clip", "clip"),
+}
 BIOMED_CLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 FUNCTION_WORDS = frozenset(
     "a an the this that these those it its is are was were be been being of in on at to by for with and or as there "
@@ -119,15 +124,30 @@ def load_similarity(
         ValueError: If the kind is unknown, ``lexical`` is given a model, or a CLIP name carries no weights.
         ImportError: If the library or the packaged weights are not installed; the message gives the command.
     """
+    check_similarity(kind, model)
     if kind == "lexical":
-        if model is not None:
-            raise ValueError(f"The lexical similarity has no model, but {model!r} was given: leave it out.")
         return LexicalSimilarity()
     if kind == "sentence":
         return _load_sentence(model, device, batch_size)
-    if kind == "clip":
-        return _load_clip(model or BIOMED_CLIP, device, batch_size)
-    raise ValueError(f"Unknown similarity {kind!r}: expected one of {', '.join(SIMILARITIES)}.")
+    return _load_clip(model or BIOMED_CLIP, device, batch_size)
+
+
+def check_similarity(kind: str, model: str | None = None) -> None:
+    """Checks that a similarity is known and that what it needs is installed, without loading a model.
+
+    Raises:
+        ValueError: If the kind is unknown, or ``lexical`` is given a model.
+        ImportError: If the library or the packaged weights are not installed; the message gives the command.
+    """
+    if kind not in SIMILARITIES:
+        raise ValueError(f"Unknown similarity {kind!r}: expected one of {', '.join(SIMILARITIES)}.")
+    if kind == "lexical" and model is not None:
+        raise ValueError(f"The lexical similarity has no model, but {model!r} was given: leave it out.")
+    library, package, extra = _LIBRARIES.get(kind, (None, "", ""))
+    if library and importlib.util.find_spec(library) is None:
+        raise ImportError(f"The {kind} similarity needs {package}: pip install 'llamafactory-clinkd[{extra}]'.")
+    if kind == "sentence" and model is None:
+        packaged_minilm()
 
 
 def packaged_minilm() -> Path:
@@ -158,12 +178,7 @@ def _dice(a: Counter[str], b: Counter[str]) -> float:
 
 
 def _load_sentence(model: str | None, device: str, batch_size: int) -> Similarity:
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ImportError(
-            "The sentence similarity needs sentence-transformers: pip install 'llamafactory-clinkd[sentence]'."
-        ) from error
+    from sentence_transformers import SentenceTransformer
 
     source, label = (str(packaged_minilm()), "all-MiniLM-L6-v2") if model is None else (model, model)
     encoder = SentenceTransformer(source, device=device, local_files_only=model is None)
@@ -175,11 +190,8 @@ def _load_sentence(model: str | None, device: str, batch_size: int) -> Similarit
 
 
 def _load_clip(model: str, device: str, batch_size: int) -> Similarity:
-    try:
-        import open_clip
-        import torch
-    except ImportError as error:
-        raise ImportError("The clip similarity needs open_clip: pip install 'llamafactory-clinkd[clip]'.") from error
+    import open_clip
+    import torch
 
     name, tag = _clip_source(model, open_clip.list_pretrained())
     clip = open_clip.create_model(name, pretrained=tag, device=device, **_local_text_tower(name)).eval()

@@ -113,12 +113,25 @@ class CorrectionRounds:
             iou_threshold=self._settings.correction_iou,
             candidates=self._settings.correction_candidates,
             out_path=self._path(ended),
-            existing_labels=self._earlier_corrections(ended),
+            existing_labels=[*(row["annotation"] for row in described), *self._earlier_corrections(ended)],
             scorer=self._scorer,
             token_prices=self._settings.correction_token_prices,
-            progress=lambda stage, done, total: self._run.leave_if_asked(f"{done} of {total} rows at stage {stage}"),
+            progress=self._progress(),
         )
         write_json(self._summary_path(ended), summary.as_dict())
+
+    def _progress(self) -> Callable[[str, int, int], None]:
+        """Says each tenth of a stage, which a server may stretch to hours, and leaves where the run is to stop."""
+        told: set[tuple[str, int]] = set()
+
+        def tell(stage: str, done: int, total: int) -> None:
+            tenth = 10 * done // max(total, 1)
+            if tenth and (stage, tenth) not in told:
+                told.add((stage, tenth))
+                logger.info("Reflective Correction: stage %s, %d of %d rows.", stage, done, total)
+            self._run.leave_if_asked(f"{done} of {total} rows at stage {stage}")
+
+        return tell
 
     def flush(self) -> None:
         """Puts what was recorded while training on disk, before a checkpoint counts it as done."""

@@ -20,8 +20,20 @@ from typing import Any
 from PIL import Image
 
 from ..boxes import strip_boxes
-from ..correct import Corrector, make_corrector
+from ..correct import Corrector, check_similarity, make_corrector
 from ..select import Scorer, load_scorer
+
+
+def check_correction(settings: Any) -> None:
+    """Finds, before the first phase, what would stop the run after its first round; loads no model.
+
+    Raises:
+        ValueError: See :func:`recipe_corrector`, and if the similarity has a model that it does not take.
+        ImportError: If a library, or the packaged sentence model, is not installed.
+    """
+    if settings.correction_rounds > 1:  # one round has nothing to correct for
+        recipe_corrector(settings)
+        check_similarity(settings.correction_similarity, settings.correction_similarity_model)
 
 
 def recipe_corrector(settings: Any) -> Corrector:

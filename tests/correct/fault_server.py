@@ -119,7 +119,8 @@ class FaultServer:
             body = await request.json()
             self.bodies.append(body)
             prompt = body["messages"][0]["content"]
-            row = ROW.search(prompt)[1]
+            found = ROW.search(prompt)
+            row = found[1] if found else ""  # a recipe's own rows; `reply` answers them
             self.requests[row] += 1
             await asyncio.sleep(0.002)
             if self.reply is not None:

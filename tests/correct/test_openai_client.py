@@ -75,6 +75,18 @@ def test_one_request_asks_for_all_candidates_and_tokens_are_counted():
         assert isinstance(message["content"], str) and "image" not in str(message.keys())
 
 
+@pytest.mark.parametrize(("key", "said"), [("sk-" + "secret" * 3, "[key]"), ("none", "none")])
+def test_a_key_that_the_server_repeats_is_taken_out_of_its_answer(monkeypatch, key, said):
+    """A placeholder is no secret, and may be a word of an honest answer."""
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+
+    def answer(row, headers):
+        return web.Response(text=completion(f'["see {headers["Authorization"]}"]'), content_type="application/json")
+
+    with FaultServer(reply=answer) as server:
+        assert results(corrector(server), ITEMS[:1])[0].candidates == (f"see Bearer {said}",)
+
+
 def test_a_server_without_structured_output_is_asked_plainly():
     def answer(row, headers):
         if "response_format" in server.bodies[-1]:

@@ -269,6 +269,8 @@ def kill_and_resume(tmp_path, count, kills, similarity):
     write_jsonl(source, rows)
     with FaultServer(seed=9) as server:
         run(rows, whole, server.url, similarity)
+        assert 2 <= server.most_in_flight <= 8
+        assert {"429", "500", "hang", "cut", "broken_json", "wrong_boxes", "empty", "huge"} <= set(server.kinds)
     rng = random.Random(count)
     targets = sorted(rng.sample(range(count // 10 + 1, count - 10), kills))
     with FaultServer(seed=9) as server:

@@ -20,7 +20,7 @@ import sys
 import numpy as np
 import pytest
 
-from llamafactory_clinkd.correct.similarity import EmbeddingSimilarity, load_similarity
+from llamafactory_clinkd.correct.similarity import EmbeddingSimilarity, check_similarity, load_similarity
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,14 @@ def test_lexical_against_the_definition():
 def test_lexical_has_no_model():
     with pytest.raises(ValueError, match="no model"):
         load_similarity("lexical", model="x")
+
+
+@pytest.mark.parametrize(("kind", "module"), [("sentence", "sentence_transformers"), ("clip", "open_clip")])
+def test_a_library_that_is_not_installed_is_told_without_loading(monkeypatch, kind, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"The {kind} similarity needs .*llamafactory-clinkd\[{kind}\]"):
+        check_similarity(kind)
+    check_similarity("lexical")
 
 
 def test_unknown_kind_lists_the_kinds():
@@ -109,6 +117,14 @@ class TestSentence:
         model = SentenceTransformer(str(packaged_minilm()), device="cpu")
         expected = util.pairwise_cos_sim(model.encode(a), model.encode(b)).tolist()
         assert similarity.scores(a, b) == pytest.approx(expected, abs=1e-5)
+
+    def test_any_model_by_its_path(self, similarity, connections):
+        from llamafactory_clinkd.correct.similarity import packaged_minilm
+
+        named = load_similarity("sentence", model=str(packaged_minilm()), batch_size=2)
+        a, b = ["left lung", "a mass in the liver", "bone"], ["the lung on the left", "two kidneys", "a bone"]
+        assert named.scores(a, b) == pytest.approx(similarity.scores(a, b), abs=1e-5)
+        assert named.name.startswith(f"sentence:{packaged_minilm()}:") and connections == []
 
     def test_name_tells_the_weights(self, similarity):
         kind, model, digest = similarity.name.split(":")
