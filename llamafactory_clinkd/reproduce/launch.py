@@ -1,0 +1,139 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One run: ``llamafactory-cli train recipe.yaml`` in a process of its own, its log in the run's folder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..arguments import TRAINING_PHASES
+from ..run_state import read_json
+from .recipes import Plan, hash_line, local_keys, run_folder, write_recipe
+
+
+LAST_LINES = 12
+POLL_SECONDS = 0.5
+_BREAK = re.compile(r"[\r\n]+")
+
+
+class RunFailed(RuntimeError):
+    """A run that gave no result; the message is for the user."""
+
+
+def launch(plan: Plan, directory: Path, tell: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Trains and evaluates, or goes on with what an earlier attempt left.
+
+    Args:
+        plan: The run.
+        directory: The folder in the place of ``runs/reproduce``.
+        tell: Called with the phase that is under way.
+
+    Returns:
+        Metrics, and phase -> seconds.
+
+    Raises:
+        RunFailed: With the last lines of the log.
+    """
+    folder = run_folder(plan, directory)
+    path = write_recipe(plan, directory)
+    log = folder / "log.txt"
+    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(path)]
+    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {"LLAMAFACTORY_VERBOSITY": "WARN", **os.environ, "PATH": search_path}
+    with open(log, "ab") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                tell(_phase(folder))
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode != 0:
+        raise RunFailed(f"ended with {process.returncode}; the end of {log}:\n{last_lines(log)}")
+    metrics = folder / "clinkd" / "metrics.json"
+    if not metrics.is_file():
+        raise RunFailed(f"wrote no {metrics}: `clinkd_phases` has to end with evaluate.")
+    for checkpoint in [*folder.glob("checkpoint-*"), *(folder / "clinkd").glob("*/checkpoint-*")]:
+        shutil.rmtree(checkpoint)  # the model itself stays
+    phases = read_json(folder / "clinkd" / "state.json")["phases"]
+    return read_json(metrics), {name: phase["seconds"] for name, phase in phases.items()}
+
+
+def take_folder(plan: Plan, directory: Path, *, fresh: bool) -> None:
+    """Makes sure that the run's folder is empty or holds an earlier attempt at exactly this run.
+
+    Args:
+        plan: The run.
+        directory: The folder in the place of ``runs/reproduce``.
+        fresh: Whether to remove the folder of another recipe.
+
+    Raises:
+        RunFailed: If it holds another recipe's run and may not be removed.
+    """
+    folder = run_folder(plan, directory)
+    if not folder.is_dir() or _is_same(plan, directory):
+        return
+    if not fresh:
+        raise RunFailed(
+            f"{folder} holds a run of another recipe, data set or model. Remove it, or let `--fresh` do that."
+        )
+    shutil.rmtree(folder)
+
+
+def model_is_there(plan: Plan, directory: Path) -> bool:
+    """Whether another row can predict with this run's model."""
+    state = run_folder(plan, directory) / "clinkd" / "state.json"
+    if not (state.is_file() and _is_same(plan, directory)):
+        return False
+    phases = read_json(state)["phases"]
+    return all(
+        phases.get(name, {}).get("status") == "finished"
+        for name in TRAINING_PHASES
+        if name in plan.keys["clinkd_phases"]
+    )
+
+
+def _is_same(plan: Plan, directory: Path) -> bool:
+    """Whether the run's folder was made by exactly this recipe, data and models: its recipe.yaml has their hash."""
+    recipe = run_folder(plan, directory) / "recipe.yaml"
+    return recipe.is_file() and hash_line(plan) in recipe.read_text(encoding="utf-8").splitlines()
+
+
+def data_folder(plan: Plan, directory: Path) -> Path:
+    """The run's ``dataset_dir`` on this machine."""
+    return Path(local_keys(plan, directory)["dataset_dir"])
+
+
+def last_lines(log: Path) -> str:
+    """The end of a log; of a progress bar only its last state counts as a line."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = [line.rstrip() for line in _BREAK.split(text) if line.strip()]
+    return "\n".join(lines[-LAST_LINES:])
+
+
+def _phase(folder: Path) -> str:
+    """The phase under way, as the run's state has it."""
+    state = folder / "clinkd" / "state.json"
+    phases = read_json(state)["phases"] if state.is_file() else {}
+    started = [name for name, phase in phases.items() if phase["status"] == "started"]
+    return started[-1] if started else "starting"

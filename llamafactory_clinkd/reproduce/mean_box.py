@@ -1,0 +1,81 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The row that looks at no picture at all: the mean training box of the structure asked for, as answers to VG."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..evaluate import load_rows, mean_box_baseline
+from ..run_state import read_jsonl
+
+
+def mean_box_metrics(data: Path, train: str, test: str) -> dict[str, Any]:
+    """Metrics of the mean box, with VG alone.
+
+    Args:
+        data: LLaMA-Factory's ``dataset_dir``.
+        train: Data set that the means are taken of.
+        test: Data set that is answered.
+
+    Where the demo's facts are there (which structure, plane and box each training row shows, whatever it asks), they
+    are used, those of the models' pretraining too: the baseline knows all that the models were shown.
+
+    Raises:
+        FileNotFoundError: If a data set is not on this machine.
+        ValueError: If there is no box to take a mean of, or no row to answer.
+    """
+    facts = data / f"facts_{_part(test)}.jsonl"
+    if facts.is_file():
+        seen = [fact for part in (_part(train), "pretrain") for fact in read_jsonl(data / f"facts_{part}.jsonl")]
+        found = mean_box_baseline(_of_facts(seen), _of_facts(read_jsonl(facts), only="VG"))
+    else:
+        found = mean_box_baseline(*(_of_sharegpt(load_rows(data / f"{name}.json")) for name in (train, test)))
+    return {"tasks": {"VG": found}, "average": None, "ci": None, "average_of": [], "notes": []}
+
+
+def _part(name: str) -> str:
+    """``demo_train`` -> ``train``."""
+    return name.rsplit("_", 1)[-1]
+
+
+def _of_facts(facts: Iterable[dict[str, Any]], only: str | None = None) -> list[dict[str, Any]]:
+    """A grounding row for each box that is known."""
+    return [
+        {
+            "task": "VG",
+            "question": f"<ref>{fact['structure']}</ref>",
+            "annotation": "<box>({},{}),({},{})</box>".format(*fact["box"]),
+            "image": f"{fact['id']}.png",
+            "modality": fact["modality"],
+            "plane": fact["plane"],
+        }
+        for fact in facts
+        if "box" in fact and only in (None, fact["task"])
+    ]
+
+
+def _of_sharegpt(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    """The first question and answer of each row of the layout of ``clinkd data convert``."""
+    return [
+        {
+            "task": row.get("task"),
+            "question": row["messages"][0]["content"].replace("<image>", ""),
+            "annotation": row["messages"][1]["content"],
+            "image": (row.get("images") or [""])[0],
+            "modality": row.get("modality"),
+        }
+        for row in rows
+    ]

@@ -1,0 +1,123 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The miniature benchmark: real scans and small models, the same from one command, which tables 1 to 3 are run on.
+
+Brain MR, abdominal CT and abdominal MR with the boxes of their structures, seen through random fields of view.
+Training, validation and test share no slice. There is one volume of each kind, so that they do share volumes.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..demo import models as demo_models
+from ..demo import pretrain as demo_pretrain
+from ..demo import scans as demo_scans
+from ..demo.pretrain import PretrainSettings
+from ..demo.render import SIZE
+from ..demo.scans import DataSettings
+from ..run_state import content_hash, file_sha256, read_json, write_json
+from .blind import write_blind
+from .held_out import VALIDATION, hold_out
+
+
+VERSION = 1
+"""Raise it when the same settings give another benchmark."""
+MINI = (DataSettings(seed=0, train=4600, test=2200, pretrain=11000), PretrainSettings())
+"""What is drawn; the validation part and the gap before it are taken out of ``train`` and ``pretrain``."""
+TRAIN, VALIDATION_ROWS = 3200, 600
+SCORER_STEPS = 250
+
+
+def benchmark_id() -> str:
+    """What the results of this benchmark may be compared under; known without building anything."""
+    return content_hash(
+        [VERSION, *map(asdict, MINI), TRAIN, VALIDATION_ROWS, SCORER_STEPS, demo_scans.FORMAT, demo_pretrain.FORMAT]
+        + [asdict(demo_models.BASE), asdict(demo_models.TEACHER)]
+    )
+
+
+def build_mini(directory: Path, cache: Path, show: Callable[..., None], say: Callable[[str], None]) -> None:
+    """Builds data and models in ``directory``, or what is missing of them.
+
+    Args:
+        directory: ``data``, ``models`` and ``work`` are made in it.
+        cache: Folder of the downloaded scans.
+        show: Called with (what, done, total, note).
+        say: Called with each message.
+
+    Raises:
+        ScansUnavailable: If the CT cannot be had: without it this is another benchmark.
+    """
+    build_benchmark_data(directory / "data", cache, show, say)
+    demo_pretrain.pretrain(
+        directory / "data",
+        directory / "models",
+        directory / "work",
+        MINI[1],
+        lambda part, step, steps, loss: show(f"pretraining: {part}", step, steps, f"loss {loss:.2f}"),
+    )
+
+
+def build_scorer(directory: Path) -> None:
+    """Trains the CLIP model that ranks candidates, or finds it trained; it shows its own progress."""
+    from ..run_demo import train_scorer
+
+    data, scorer, marker = directory / "data", directory / "models" / "scorer", directory / "models" / "scorer.json"
+    if not marker.is_file() or read_json(marker) != {"benchmark": benchmark_id()}:
+        for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+            (scorer / name).unlink(missing_ok=True)
+        train_scorer(data, scorer, steps=SCORER_STEPS)
+        write_json(marker, {"benchmark": benchmark_id()})
+
+
+def build_benchmark_data(
+    data: Path, cache: Path, show: Callable[..., None], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Draws the rows, holds the validation part out, and writes the blind copies; ``benchmark.json`` comes last."""
+    from ..demo.fetch import fetch_totalsegmentator
+
+    marker = data / "benchmark.json"
+    identity = content_hash([VERSION, asdict(MINI[0]), TRAIN, VALIDATION_ROWS, demo_scans.FORMAT])
+    if marker.is_file() and (built := read_json(marker))["id"] == identity:
+        return built
+    marker.unlink(missing_ok=True)
+    (data / "build.json").unlink(missing_ok=True)  # half-cut rows are drawn anew
+    archive = fetch_totalsegmentator(cache)
+    built = demo_scans.build_data(
+        data, MINI[0], cache, say=say, advance=lambda done, total: show("real scans -> rows", done, total, "")
+    )
+    kept = hold_out(data, demo_scans.load_scans(archive).volumes, train=TRAIN, validation=VALIDATION_ROWS)
+    write_json(data / "build.json", {**built, "hash": content_hash([built["hash"], VERSION, kept])})
+    write_blind(data, [f"demo_{part}" for part in ("train", VALIDATION, "test")], side=SIZE)
+    files = [f"demo_{part}.json" for part in ("train", VALIDATION, "test", "pretrain")]
+    content = {"id": identity, "rows": {**kept, "test": MINI[0].test}, "scans": built["scans"]}
+    content["sha256"] = {name: file_sha256(data / name) for name in files}
+    write_json(marker, content)
+    return content
+
+
+def inputs_of(directory: Path) -> dict[str, str]:
+    """SHA-256 of everything that a run starts from, to be kept with its result."""
+    weights = {
+        f"models/{name}": file_sha256(directory / "models" / name / file)
+        for name, file in (
+            ("base", "model.safetensors"),
+            ("teacher", "model.safetensors"),
+            ("scorer", "open_clip_model.safetensors"),
+        )
+    }
+    return {**read_json(directory / "data" / "benchmark.json")["sha256"], **weights}

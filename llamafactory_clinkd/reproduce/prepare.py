@@ -1,0 +1,76 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Builds what the runs of a scale start from, where it is not there yet."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .recipes import EXAMPLES, read_recipe
+
+
+NOISE_SIDE = 448
+"""Pixels a side of the noise that stands for Med-GRIT's images."""
+
+
+def benchmark_of(scale: str) -> str | None:
+    """What identifies the data and models that come with a scale; None where the user brings them."""
+    if scale == "paper":
+        return None
+    from .mini import benchmark_id
+
+    return benchmark_id()
+
+
+def inputs_of(scale: str, directory: Path) -> dict[str, str]:
+    """SHA-256 of what a scale's runs start from, to be kept with their results; none where the user brings it."""
+    if scale == "paper":
+        return {}
+    from .mini import inputs_of
+
+    return inputs_of(directory / scale)
+
+
+def prepare(scale: str, directory: Path, cache: Path, console: Console) -> None:
+    """Builds the miniature benchmark, or the data sets of noise beside Med-GRIT's.
+
+    Args:
+        scale: ``paper`` or ``mini``.
+        directory: The folder in the place of ``runs/reproduce``.
+        cache: Folder of downloaded scans.
+        console: Where progress is shown.
+    """
+    if scale == "paper":
+        from .blind import write_blind
+
+        base = read_recipe(EXAMPLES / scale / "base.yaml")
+        made = write_blind(Path(base["dataset_dir"]), [base["dataset"], base["eval_dataset"]], side=NOISE_SIDE)
+        console.print(f"Data sets of noise: {', '.join(made)}. The others come from `clinkd data convert`.")
+        return
+    from .mini import build_mini, build_scorer
+
+    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
+        bars: dict[str, Any] = {}
+
+        def show(name: str, done: int, total: int, note: str) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(name, total=total, note=note)
+            progress.update(bars[name], completed=done, note=note)
+
+        build_mini(directory / scale, cache, show, progress.console.print)
+    build_scorer(directory / scale)

@@ -1,0 +1,122 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What finished runs left: one small JSON file a run, with numbers, the recipe and its hash; no models."""
+
+import platform
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..run_state import read_json, write_json
+from .recipes import Plan, folder_of
+
+
+FORMAT = 1
+PACKAGES = ("llamafactory-clinkd", "llamafactory", "transformers", "torch", "numpy", "open_clip_torch")
+
+
+def results_folder(directory: Path, scale: str, part: str = "test") -> Path:
+    """Where the results of a scale are written."""
+    return directory / folder_of(scale, part) / "results"
+
+
+def find_result(plan: Plan, folders: Iterable[Path]) -> dict[str, Any] | None:
+    """The result of exactly this run in the first folder that has it; None if none has.
+
+    A result of another recipe under the same name, or of another format, is as good as none.
+    """
+    for folder in folders:
+        path = folder / f"{plan.name}.json"
+        if path.is_file():
+            result = read_json(path)
+            if result.get("format") == FORMAT and result["hash"] == plan.hash:
+                return result
+    return None
+
+
+def write_result(
+    plan: Plan, folder: Path, metrics: dict[str, Any], *, phases: dict[str, float], inputs: dict[str, str]
+) -> dict[str, Any]:
+    """Records a finished run, atomically.
+
+    Args:
+        plan: The run.
+        folder: From :func:`results_folder`.
+        metrics: As the evaluation wrote them; what it says about single rows is left out.
+        phases: Phase -> seconds.
+        inputs: Name -> SHA-256 of the files that the run started from.
+    """
+    result = {
+        "format": FORMAT,
+        "row": plan.row.name,
+        "seed": plan.seed if plan.row.seeded else None,
+        "scale": plan.scale,
+        "part": plan.part,
+        "hash": plan.hash,
+        "metrics": {key: value for key, value in metrics.items() if key != "problems"},
+        "seconds": round(sum(phases.values()), 1),
+        "phases": {name: round(seconds, 1) for name, seconds in phases.items()},
+        "inputs": inputs,
+        "versions": versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": plan.keys,
+    }
+    write_json(folder / f"{plan.name}.json", result)
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Python's and the packages' versions."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def score(result: dict[str, Any], task: str) -> float | None:
+    """A task's score in percent, or that of ``Average``; None where there is none."""
+    return _percent(_entry(result, task)[0])
+
+
+def score_interval(result: dict[str, Any], task: str) -> tuple[float, float] | None:
+    """The confidence interval of :func:`score`, in percent."""
+    found = _entry(result, task)[1]
+    return None if found is None else (100 * found[0], 100 * found[1])
+
+
+def modality_score(result: dict[str, Any], task: str, modality: str) -> float | None:
+    """A task's score in one modality; of ``Average``, the mean over the tasks that have this modality."""
+    tasks = result["metrics"]["tasks"]
+    names = list(tasks) if task == "Average" else [task] if task in tasks else []
+    found = [tasks[name]["modalities"].get(modality, {}).get("value") for name in names]
+    values = [value for value in found if value is not None]
+    return _percent(sum(values) / len(values)) if values else None
+
+
+def _entry(result: dict[str, Any], task: str) -> tuple[float | None, Any]:
+    metrics = result["metrics"]
+    if task == "Average":
+        return metrics.get("average"), metrics.get("ci")
+    entry = metrics["tasks"].get(task, {})
+    return entry.get("macro"), entry.get("ci")
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value

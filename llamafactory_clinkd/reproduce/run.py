@@ -1,0 +1,145 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Runs what a table lacks, one run after the other; a run that fails is said, and the others go on."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from .launch import RunFailed, data_folder, launch, model_is_there, take_folder
+from .mean_box import mean_box_metrics
+from .recipes import Plan, plan_run
+from .results import find_result, results_folder, write_result
+from .rows import Row
+
+
+class Launch(Protocol):
+    """What trains and evaluates a recipe; tests put another in its place."""
+
+    def __call__(
+        self, plan: Plan, directory: Path, tell: Callable[[str], None]
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Returns metrics, and phase -> seconds."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What became of the runs of a table.
+
+    Attributes:
+        ran: Names of the runs that were made now.
+        found: Names of those that were finished before.
+        failed: Name -> what went wrong.
+    """
+
+    ran: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def plan_runs(
+    rows: Iterable[Row], seeds: Sequence[int], scale: str, benchmark: Any = None, part: str = "test"
+) -> list[Plan]:
+    """All runs of the rows: every row with the first seed, then with the next; a run comes after the one it uses."""
+    plans: dict[str, Plan] = {}
+    for number, seed in enumerate(seeds):
+        for row in rows:
+            if row.seeded or number == 0:
+                plan = plan_run(row, seed, scale, benchmark, part)
+                for each in (plan.source, plan):
+                    if each is not None:
+                        plans.setdefault(each.name, each)
+    return list(plans.values())
+
+
+def missing_runs(
+    plans: Sequence[Plan], wanted: Iterable[Row], directory: Path, folders: Sequence[Path]
+) -> tuple[list[Plan], list[Plan]]:
+    """Which of the plans have to be run, and which are finished.
+
+    A run that is only there for another row to use counts as finished where its model is, or where that row is
+    finished; its result alone, which may come from another machine, does not help a row that has to be run.
+
+    Args:
+        plans: From :func:`plan_runs`.
+        wanted: The rows that were asked for.
+        directory: The folder in the place of ``runs/reproduce``.
+        folders: Where results are looked for.
+    """
+    names = {row.name for row in wanted}
+    done = {plan.name for plan in plans if find_result(plan, folders) is not None}
+    lacking = {plan.name for plan in plans if plan.row.name in names and plan.name not in done}
+    for plan in plans:
+        if plan.name in lacking and plan.source is not None and not model_is_there(plan.source, directory):
+            lacking.add(plan.source.name)
+    return (
+        [plan for plan in plans if plan.name in lacking],
+        [plan for plan in plans if plan.name not in lacking and plan.row.name in names],
+    )
+
+
+def run_missing(
+    plans: Sequence[Plan],
+    directory: Path,
+    *,
+    fresh: bool = False,
+    inputs: Callable[[], dict[str, str]] = dict,
+    launch_run: Launch = launch,
+    tell: Callable[[Plan, str], None] = lambda plan, text: None,
+) -> Outcome:
+    """Runs the plans in order and writes a result of each.
+
+    Args:
+        plans: Those that have to be run, from :func:`missing_runs`.
+        directory: The folder in the place of ``runs/reproduce``.
+        fresh: Whether to remove the folders of other recipes that stand in the way.
+        inputs: The hashes of what the runs start from.
+        launch_run: What trains and evaluates.
+        tell: Called with a run and what it does.
+    """
+    outcome = Outcome()
+    for plan in plans:
+        tell(plan, "starting")
+        try:
+            if plan.source is not None and plan.source.name in outcome.failed:
+                raise RunFailed(f"needs the model of {plan.source.name}, which failed.")
+            _run_one(plan, directory, fresh, inputs, launch_run, tell)
+        except (RunFailed, OSError, ValueError) as error:
+            outcome.failed[plan.name] = str(error)
+            tell(plan, "failed")
+        else:
+            outcome.ran.append(plan.name)
+            tell(plan, "finished")
+    return outcome
+
+
+def _run_one(
+    plan: Plan,
+    directory: Path,
+    fresh: bool,
+    inputs: Callable[[], dict[str, str]],
+    launch_run: Launch,
+    tell: Callable[[Plan, str], None],
+) -> None:
+    if plan.row.computed:
+        names = (plan.keys["dataset"], plan.keys["eval_dataset"])
+        metrics, phases = mean_box_metrics(data_folder(plan, directory), *names), {}
+    else:
+        take_folder(plan, directory, fresh=fresh)
+        metrics, phases = launch_run(plan, directory, lambda text: tell(plan, text))
+    folder = results_folder(directory, plan.scale, plan.part)
+    write_result(plan, folder, metrics, phases=phases, inputs=inputs())

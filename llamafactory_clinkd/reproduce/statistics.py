@@ -1,0 +1,112 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Means over seeds, and whether a difference is beyond what seeds do by themselves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+from scipy import stats
+
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A score over seeds.
+
+    Attributes:
+        mean: Of the seeds.
+        std: Sample standard deviation; None for one seed.
+        count: Number of seeds.
+    """
+
+    mean: float
+    std: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row's mean minus the reference's.
+
+    Attributes:
+        value: The difference.
+        p: Two-sided p value; None where there are too few seeds for one.
+    """
+
+    value: float
+    p: float | None
+
+    @property
+    def beyond_noise(self) -> bool | None:
+        """Whether seeds alone would rarely make such a difference; None where it is not known."""
+        return None if self.p is None else self.p < 1 - CONFIDENCE
+
+
+def spread(values: list[float]) -> Spread | None:
+    """Mean and standard deviation; None without a value."""
+    if not values:
+        return None
+    return Spread(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+Test = Literal["welch", "paired", "fixed"]
+
+
+def difference(row: Mapping[int, float], reference: Mapping[int, float], test: Test = "welch") -> Difference | None:
+    """The difference of two rows' means, by a t-test over seeds.
+
+    Args:
+        row: Seed -> score.
+        reference: Seed -> score.
+        test: ``welch`` for two trained rows; ``paired`` where both scores of a seed come from the same trained model;
+            ``fixed`` for a row that no seed changes.
+
+    Returns:
+        None if one of them has no score. Where nothing spreads, any difference is beyond noise.
+    """
+    if test == "paired":
+        shared = sorted(row.keys() & reference.keys())
+        a, b = [row[seed] for seed in shared], [reference[seed] for seed in shared]
+    else:
+        a, b = list(row.values()), list(reference.values())
+    if not a or not b:
+        return None
+    value = fmean(a) - fmean(b)
+    if len(b) < 2 or (len(a) < 2 and test != "fixed"):
+        return Difference(value, None)
+    varied = [[x - y for x, y in zip(a, b, strict=True)]] if test == "paired" else [a, b]
+    if all(max(values) - min(values) < 1e-9 for values in varied):
+        return Difference(value, 0.0 if abs(value) > 1e-9 else 1.0)
+    if test == "paired":
+        p = stats.ttest_rel(a, b).pvalue
+    elif test == "fixed":
+        p = stats.ttest_1samp(b, a[0]).pvalue
+    else:
+        p = stats.ttest_ind(a, b, equal_var=False).pvalue
+    return Difference(value, float(p))
+
+
+def mean_interval(intervals: list[tuple[float, float]]) -> tuple[float, float] | None:
+    """The mean over seeds of the intervals' ends: what the choice of test rows leaves open, which seeds do not.
+
+    The rows are the same for all seeds, so that more seeds do not make it narrower.
+    """
+    if not intervals:
+        return None
+    return fmean(low for low, _ in intervals), fmean(high for _, high in intervals)

@@ -1,0 +1,192 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Results -> the paper's tables in Markdown, the paper's values beside ours."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..boxes import MODALITIES, TASKS
+from ..evaluate.paper import MED_GRIT
+from .results import modality_score, score, score_interval
+from .rows import METHODS_OF_PAPER, REFERENCE, ROWS, TEST_SETS, Row, paper_modalities, paper_scores, rows_of
+from .statistics import Difference, Spread, Test, difference, mean_interval, spread
+
+
+COLUMNS = (*TASKS, "Average")
+MODALITY_TITLES = {
+    "ct": "CT", "mr": "MR", "x": "X-ray", "pet": "PET", "endoscopy": "Endoscopy", "dermoscopy": "Dermoscopy",
+    "fundus": "Fundus", "ultrasound": "Ultrasound",
+}  # fmt: skip
+Results = Mapping[str, Mapping[int, dict[str, Any]]]
+"""Row -> seed -> result; a row that no seed changes has the first seed's key."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row's score on one task.
+
+    Attributes:
+        spread: Over seeds; None without a result.
+        interval: 95 % interval over test rows, mean over seeds.
+        difference: To the reference row; None for that row itself.
+        paper: What the paper printed.
+    """
+
+    spread: Spread | None
+    interval: tuple[float, float] | None
+    difference: Difference | None
+    paper: float | None
+
+
+def cell(table: str, row: Row, task: str, results: Results) -> Cell:
+    """One cell of table 1 or 2."""
+    mine, reference = results.get(row.name, {}), results.get(REFERENCE, {})
+    intervals = [found for result in mine.values() if (found := score_interval(result, task)) is not None]
+    compared = row.name != REFERENCE and row.name not in TEST_SETS
+    scores, others = _scores(mine, task), _scores(reference, task)
+    return Cell(
+        spread=spread(list(scores.values())),
+        interval=mean_interval(intervals),
+        difference=difference(scores, others, _test(row)) if compared else None,
+        paper=(paper_scores(table, row.name) or {}).get(task),
+    )
+
+
+def _test(row: Row) -> Test:
+    return "fixed" if not row.seeded else "paired" if row.uses == REFERENCE else "welch"
+
+
+def _scores(results: Mapping[int, dict[str, Any]], task: str) -> dict[int, float]:
+    found = {seed: score(result, task) for seed, result in results.items()}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def markdown(table: str, scale: str, results: Results) -> str:
+    """A table of the paper with ours, and what its columns mean."""
+    if table == "table3":
+        return modalities_table(scale, results)
+    return methods_table(table, scale, results)
+
+
+def methods_table(table: str, scale: str, results: Results) -> str:
+    """Tables 1 and 2, and the numbers behind figure 4."""
+    rows = rows_of(table, scale)
+    metrics = _metric_names(results)
+    heads = ["Model"]
+    heads += {"table1": ["Test data"], "table2": ["MCG-RoPE", "Pseudo-KD", "SASG", "Correction"]}.get(table, [])
+    for task in COLUMNS:
+        heads.append(f"{task} ({metrics[task]})" if task in metrics else task)
+        heads += ["paper"] * (table != "figure4")
+    heads += [f"Beyond noise against {ROWS[REFERENCE].title}", "Seeds"]
+    lines = []
+    for row in rows:
+        cells = {task: cell(table, row, task, results) for task in COLUMNS}
+        line = [_title(table, row)]
+        if table == "table1":
+            line.append(TEST_SETS.get(row.name, MED_GRIT if scale == "paper" else "miniature"))
+        elif table == "table2":
+            line += ["✓" if part in row.parts else "✗" for part in ("mcg", "kd", "sasg", "correction")]
+        for found in cells.values():
+            line.append(_ours(found))
+            if table != "figure4":
+                line.append(_number(found.paper))
+        lines.append([*line, _verdict(row, cells), str(len(results.get(row.name, {})) if row.seeded else "any")])
+    return "\n".join([*_pipes(heads, lines), "", *_notes(table, results)]) + "\n"
+
+
+def modalities_table(scale: str, results: Results) -> str:
+    """Table 3: for each task its score in each modality, ours and the paper's in turn."""
+    metrics = _metric_names(results)
+    heads = ["Task", "Metric", "Method", *MODALITY_TITLES.values(), "Average"]
+    lines = []
+    for task in COLUMNS:
+        for row in rows_of("table3", scale):
+            mine = results.get(row.name, {})
+            values = [[modality_score(result, task, name) for result in mine.values()] for name in MODALITIES]
+            values.append([None if task == "Average" else score(result, task) for result in mine.values()])
+            spreads = [spread([value for value in column if value is not None]) for column in values]
+            lines.append([task, metrics.get(task, "-"), f"{row.title}", *map(_spread, spreads)])
+            printed = paper_modalities(task, row.name)
+            if printed is not None:
+                name = METHODS_OF_PAPER["table3"][row.name]
+                lines.append(["", "", f"*paper: {name}*", *(f"*{_number(value)}*" for value in printed.values())])
+    return "\n".join([*_pipes(heads, lines), "", *_notes("table3", results)]) + "\n"
+
+
+def _title(table: str, row: Row) -> str:
+    printed = METHODS_OF_PAPER[table].get(row.name)
+    title = f"*{row.title}*" if row.sanity else row.title
+    return f"{title} (paper: {printed})" if printed and printed not in row.title else title
+
+
+def _metric_names(results: Results) -> dict[str, str]:
+    """Task -> its metric as the evaluation named it, so that SPICE-approx is called by its name."""
+    return {
+        task: entry["metric"]
+        for seeds in results.values()
+        for result in seeds.values()
+        for task, entry in result["metrics"]["tasks"].items()
+    }
+
+
+def _ours(found: Cell) -> str:
+    text = _spread(found.spread)
+    return text if found.interval is None else f"{text} [{found.interval[0]:.1f}, {found.interval[1]:.1f}]"
+
+
+def _spread(found: Spread | None) -> str:
+    if found is None:
+        return "-"
+    return f"{found.mean:.2f}" if found.std is None else f"{found.mean:.2f} ± {found.std:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _verdict(row: Row, cells: Mapping[str, Cell]) -> str:
+    """Which differences to the reference are beyond noise, each with its sign."""
+    found = {task: each.difference for task, each in cells.items() if each.difference is not None}
+    if not found:
+        return ""
+    if all(each.beyond_noise is None for each in found.values()):
+        return "one seed: not known"
+    beyond = [f"{task} {each.value:+.2f}" for task, each in found.items() if each.beyond_noise]
+    return ", ".join(beyond) or "none"
+
+
+def _notes(table: str, results: Results) -> list[str]:
+    notes = [
+        "Scores in percent: mean ± sample standard deviation over seeds"
+        + ("." if table == "table3" else " [95 % bootstrap interval over the test rows, mean over seeds].")
+    ]
+    if table != "table3":
+        notes.append(
+            "Beyond noise: p < 0.05 of a two-sided t-test over seeds (Welch's; paired where both rows predict with "
+            "the same trained models; one-sample for a row that no seed changes), each task by itself. With three "
+            "seeds such a test sees large differences only."
+        )
+    notes += sorted({note for seeds in results.values() for result in seeds.values() for note in _said(result)})
+    return [f"- {note}" for note in notes]
+
+
+def _said(result: Mapping[str, Any]) -> Sequence[str]:
+    return result["metrics"].get("notes") or []
+
+
+def _pipes(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    marks = [":--" if number == 0 else "--:" for number in range(len(heads))]
+    return [f"| {' | '.join(line)} |" for line in (heads, marks, *lines)]

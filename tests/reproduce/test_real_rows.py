@@ -1,0 +1,112 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Real runs of rows: tiny models through ``llamafactory-cli train``, from the files in ``examples/reproduce``."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from small_run import drawn_rows, llamafactory_cli, write_recipe
+from tiny_llava import build_tiny_llava
+
+from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
+from llamafactory_clinkd.reproduce.recipes import plan_run, run_folder
+from llamafactory_clinkd.reproduce.results import find_result, results_folder
+from llamafactory_clinkd.reproduce.rows import ROWS
+from llamafactory_clinkd.reproduce.run import missing_runs, plan_runs, run_missing
+from llamafactory_clinkd.run_state import read_json
+from llamafactory_clinkd.select import train_demo_scorer
+
+
+def test_the_command_starts_without_torch():
+    code = (
+        "import sys; from llamafactory_clinkd.cli import main\n"
+        "sys.argv = ['clinkd', 'reproduce', '--help']\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "table3" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.fixture
+def small_benchmark(quick_workspace, tmp_path):
+    """The folders of the miniature benchmark with tiny models and drawn pictures."""
+    data, models = tmp_path / "mini" / "data", tmp_path / "mini" / "models"
+    shutil.copytree(quick_workspace / "data", data)
+    for split in ("train", "test"):
+        (data / f"{split}.json").rename(data / f"demo_{split}.json")
+        write_dataset_info(data, {f"demo_{split}": dataset_info_entry(f"demo_{split}.json")})
+    shutil.copytree(quick_workspace / "student", models / "base")
+    rows = read_json(data / "demo_train.json")
+    train_demo_scorer(
+        [(data / row["images"][0], row["messages"][1]["content"]) for row in rows], models / "scorer", steps=1
+    )
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_rows_are_trained_used_and_not_run_again(small_benchmark):
+    """SFT, the same model with SASG, and Pseudo-KD, which fails because its teacher is not there."""
+    rows = [ROWS[name] for name in ("sft", "sasg", "pseudo_kd")]
+    folders = [results_folder(small_benchmark, "mini")]
+    plans = plan_runs(rows, [7], "mini")
+    todo, _ = missing_runs(plans, rows, small_benchmark, folders)
+    outcome = run_missing(todo, small_benchmark)
+    assert outcome.ran == ["sft-seed7", "sasg-seed7"], outcome.failed
+    assert (
+        "ended with 1" in outcome.failed["pseudo_kd-seed7"] and "does not exist" in outcome.failed["pseudo_kd-seed7"]
+    )
+
+    sft, sasg = (find_result(plan, folders) for plan in plans[:2])
+    assert sft["phases"].keys() == {"distill", "correct", "predict", "evaluate"}
+    assert sasg["phases"].keys() == {"predict", "evaluate"}
+    assert all(found["metrics"]["tasks"]["VG"]["n"] == 1 and found["seconds"] > 0 for found in (sft, sasg))
+    one, two = (run_folder(plan, small_benchmark) for plan in plans[:2])
+    assert not list(one.rglob("checkpoint-*")) and (one / "model.safetensors").is_file()
+    assert not list(two.rglob("*.safetensors"))
+    assert "--- " not in (one / "recipe.yaml").read_text() and (one / "log.txt").stat().st_size > 0
+
+    todo, found = missing_runs(plans, rows, small_benchmark, folders)
+    assert [plan.name for plan in todo] == ["pseudo_kd-seed7"] and len(found) == 2
+
+    done = llamafactory_cli("train", str(one / "recipe.yaml"))  # by hand: everything is finished already
+    assert done.returncode == 0 and "is finished already, skipped" in done.stdout + done.stderr, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_llava_goes_through_the_same_phases(tmp_path):
+    data = tmp_path / "data"
+    rows = drawn_rows(data, 6)
+    names = ("med_grit_plain_train", "med_grit_plain_test")
+    for name in names:
+        write_sharegpt(data / f"{name}.json", rows, tags="qwen_vl")
+    write_dataset_info(data, {name: dataset_info_entry(f"{name}.json") for name in names})
+    build_tiny_llava(tmp_path / "llava", [text for row in rows for turn in row["turns"] for text in turn] * 3)
+    keys = plan_run(ROWS["llava"], 1, "paper").keys | {
+        "model_name_or_path": str(tmp_path / "llava"), "dataset_dir": str(data), "output_dir": str(tmp_path / "run"),
+        "deepspeed": None, "bf16": None, "preprocessing_num_workers": None, "max_new_tokens": 4, "disable_tqdm": True,
+        "overwrite_cache": True, "learning_rate": 1e-3,
+    }  # fmt: skip
+    path = write_recipe(tmp_path / "llava.yaml", {key: value for key, value in keys.items() if value is not None})
+    done = llamafactory_cli("train", str(path))
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    state = read_json(tmp_path / "run" / "clinkd" / "state.json")["phases"]
+    assert {name: phase["status"] for name, phase in state.items()} == dict.fromkeys(
+        ("distill", "correct", "predict", "evaluate"), "finished"
+    )
+    tasks = read_json(tmp_path / "run" / "clinkd" / "metrics.json")["tasks"]
+    assert {name: task["n"] for name, task in tasks.items()} == {"VG": 2, "ROC": 2, "RC": 1, "MIA": 1}

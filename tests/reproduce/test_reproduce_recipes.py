@@ -1,0 +1,178 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Every row of every table, at both scales: its recipe, and what stock LLaMA-Factory's parser makes of it."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from llamafactory_clinkd.plan import make_plan
+from llamafactory_clinkd.reproduce.recipes import EXAMPLES, local_keys, plan_run, read_recipe, recipe_text
+from llamafactory_clinkd.reproduce.rows import (
+    ALPHAS,
+    METHODS_OF_PAPER,
+    ROWS,
+    SCALES,
+    TABLES,
+    alpha_row,
+    paper_modalities,
+    paper_scores,
+    rows_of,
+)
+
+
+RECIPES = [(scale, name) for scale in SCALES for name, row in ROWS.items() if scale in row.scales and not row.computed]
+FREE = {"output_dir", "seed"}
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory):
+    """Scale, row -> LLaMA-Factory's argument groups, with the recipe's paths put into an empty folder."""
+    from llamafactory.hparams import get_train_args
+
+    folder, groups = tmp_path_factory.mktemp("parsed"), ("model", "data", "training", "finetuning", "generating")
+    found = {}
+    for scale, name in RECIPES:
+        keys = local_keys(plan_run(ROWS[name], 1, scale), folder)
+        keys.pop("deepspeed", None)  # needs its launcher
+        found[scale, name] = dict(zip(groups, get_train_args({**keys, "use_cpu": True}), strict=True))
+    return found
+
+
+@pytest.mark.parametrize(("scale", "name"), RECIPES)
+def test_stock_parses_every_row(parsed, scale, name):
+    groups, row = parsed[scale, name], ROWS[name]
+    keys = groups["finetuning"]
+    assert keys.use_clinkd and keys.clinkd_phases[-2:] == ["predict", "evaluate"]
+    assert (keys.rope_variant == "mcg") == ("mcg" in row.parts)
+    assert (keys.kd_method == "pseudo_kd") == ("kd" in row.parts)
+    assert (keys.sasg_candidates == 3) == ("sasg" in row.parts) and groups["generating"].num_beams == 3
+    assert (keys.correction_threshold == 0.8) == ("correction" in row.parts)
+    assert (keys.correction_max_samples is None) == ("correction" in row.parts)
+    trains = not (row.uses or name == "teacher")
+    assert ("distill" in keys.clinkd_phases) == trains
+    if trains:
+        assert keys.kd_epochs + keys.correction_rounds * ("correct" in keys.clinkd_phases) == 4
+    assert groups["training"].seed == 1 and groups["data"].eval_dataset and groups["training"].do_train
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_file_is_a_row_and_every_row_a_file(scale):
+    files = {path.stem for path in (EXAMPLES / scale).glob("*.yaml")} - {"base"}
+    assert files == {name for name, row in ROWS.items() if scale in row.scales and not row.computed}
+
+
+@pytest.mark.parametrize(("scale", "name"), RECIPES)
+def test_a_row_differs_from_the_base_in_its_own_keys_only(scale, name):
+    base, row = read_recipe(EXAMPLES / scale / "base.yaml"), ROWS[name]
+    own = read_recipe(EXAMPLES / scale / f"{name}.yaml")
+    if row.uses:
+        own |= read_recipe(EXAMPLES / scale / f"{row.uses}.yaml") | {"model_name_or_path": None}
+    keys = plan_run(row, 1, scale).keys
+    changed = {key for key in base.keys() | keys.keys() if base.get(key) != keys.get(key)}
+    assert changed <= own.keys() | FREE
+    assert not FREE & own.keys()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_what_the_file_of_a_row_says_is_what_makes_it_that_row(scale):
+    differences = {name: read_recipe(EXAMPLES / scale / f"{name}.yaml") for name in ROWS if scale in ROWS[name].scales
+                   and not ROWS[name].computed}  # fmt: skip
+    assert differences["sft"] == {}
+    assert differences["bird"] == {"rope_variant": "rope_2d"}
+    assert differences["mcg"] == {"rope_variant": "mcg"}
+    assert differences["rope_mixed"] == {"rope_variant": "rope_mixed"}
+    assert differences["vkd"] | {"kd_method": "pseudo_kd"} == differences["pseudo_kd"]
+    for alpha in ALPHAS:
+        assert differences[alpha_row(alpha)].get("kd_alpha", 0.5) == alpha
+        rest = {key: value for key, value in differences[alpha_row(alpha)].items() if key != "kd_alpha"}
+        assert rest == differences["pseudo_kd"]
+    full = differences["clinkd"]
+    assert differences["mcg"].items() <= full.items()
+    assert differences["correction"].items() <= full.items()
+    assert {key: value for key, value in differences["sasg"].items() if key != "clinkd_phases"}.items() <= full.items()
+    assert differences["pseudo_kd"].keys() <= full.keys()
+    assert full.items() == (differences["clinkd_uncorrected"] | differences["correction"]).items()
+
+
+def test_a_seed_changes_seed_and_folder_only():
+    one, two = (plan_run(ROWS["clinkd"], seed, "mini") for seed in (1, 2))
+    assert {key for key in one.keys if one.keys[key] != two.keys[key]} == FREE
+    assert one.keys["output_dir"] == "runs/reproduce/mini/clinkd-seed1" and one.hash != two.hash
+
+
+def test_a_row_that_uses_another_predicts_with_its_model():
+    plan = plan_run(ROWS["clinkd_first_beam"], 2, "mini")
+    assert plan.source.name == "clinkd-seed2"
+    assert plan.keys["model_name_or_path"] == plan.source.keys["output_dir"]
+    assert plan.keys["rope_variant"] == plan.source.keys["rope_variant"] == "mcg"
+
+
+def test_the_hash_knows_benchmark_and_source_but_no_folder(tmp_path):
+    plans = [plan_run(ROWS["sasg"], 1, "mini", benchmark) for benchmark in ("a", "b")]
+    assert plans[0].keys == plans[1].keys and plans[0].hash != plans[1].hash
+    assert plans[0].source.hash != plans[1].source.hash
+    assert plan_run(ROWS["sasg"], 1, "mini", "a").hash == plans[0].hash
+    assert str(tmp_path) not in str(plans[0].keys)
+
+
+def test_validation_answers_other_rows_in_a_folder_of_its_own():
+    plan = plan_run(ROWS["blind"], 1, "mini", part="validation")
+    assert plan.keys["eval_dataset"] == "demo_validation_blind" and plan.keys["dataset"] == "demo_train_blind"
+    assert plan.keys["output_dir"] == "runs/reproduce/mini/validation/blind-seed1"
+
+
+def test_the_written_recipe_is_what_the_plan_says(tmp_path):
+    plan = plan_run(ROWS["pseudo_kd"], 3, "mini")
+    keys = OmegaConf.to_container(OmegaConf.create(recipe_text(plan, tmp_path)))
+    assert keys == local_keys(plan, tmp_path)
+    assert keys["ref_model"] == str(tmp_path / "mini" / "models" / "teacher") and keys["learning_rate"] == 5e-4
+    assert keys["output_dir"] == str(tmp_path / "mini" / "pseudo_kd-seed3")
+
+
+def test_a_row_of_the_other_scale_is_refused():
+    with pytest.raises(ValueError, match="Row llava is for the scales paper, not for mini"):
+        plan_run(ROWS["llava"], 1, "mini")
+
+
+def test_paper_rows_start_from_a_checkout_as_they_are():
+    root = EXAMPLES.parents[1]
+    for scale, name in RECIPES:
+        if scale == "paper":
+            keys = plan_run(ROWS[name], 1, scale).keys
+            assert Path(root, keys["deepspeed"]).is_file() and keys["bf16"] and not keys.get("kd_cache")
+            assert not any("runs/" in str(value) for key, value in keys.items() if key not in FREE) or ROWS[name].uses
+
+
+@pytest.mark.parametrize("name", ["sft", "mcg", "pseudo_kd", "clinkd", "teacher", "pseudo_labels", "correction"])
+def test_paper_rows_fit_on_eight_gpus_of_80_gb(name, monkeypatch):
+    monkeypatch.chdir(EXAMPLES.parents[1])
+    planned = make_plan(plan_run(ROWS[name], 1, "paper").keys, gpus=8, gib=80)
+    assert planned["fits"], planned["advice"]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_paper_s_rows_stand_beside_ours(table):
+    names = {row.name for scale in SCALES for row in rows_of(table, scale)}
+    assert METHODS_OF_PAPER[table].keys() <= names == set(TABLES[table])
+
+
+def test_values_of_the_paper():
+    assert paper_scores("table2", "clinkd") == {"VG": 67.51, "ROC": 82.35, "RC": 70.56, "MIA": 65.69, "Average": 71.53}
+    assert paper_scores("table2", "sft")["VG"] == 55.43 and paper_scores("table2", "bird")["VG"] == 53.92
+    assert paper_scores("table1", "clinkd_qa") == {"VG": None, "ROC": None, "RC": None, "MIA": 13.24, "Average": None}
+    assert paper_scores("table2", "correction") is None and paper_scores("figure4", "sft") is None
+    assert paper_modalities("ROC", "vkd")["x"] == 90.84 and paper_modalities("VG", "sft") is None

@@ -1,0 +1,240 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which runs are missing, what becomes of one that fails, what is never run twice; with a runner that trains not."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from llamafactory_clinkd.reproduce import command
+from llamafactory_clinkd.reproduce import run as runs
+from llamafactory_clinkd.reproduce.command import choose_rows, choose_seeds
+from llamafactory_clinkd.reproduce.launch import RunFailed, last_lines, model_is_there, take_folder
+from llamafactory_clinkd.reproduce.recipes import plan_run, run_folder, write_recipe
+from llamafactory_clinkd.reproduce.results import find_result, results_folder, score, score_interval
+from llamafactory_clinkd.reproduce.rows import ROWS, rows_of
+from llamafactory_clinkd.reproduce.run import missing_runs, plan_runs, run_missing
+
+from . import handmade
+
+
+SOME = [ROWS[name] for name in ("sft", "mcg", "sasg", "teacher")]
+
+
+class Trainer:
+    """In the place of ``launch``: leaves what a run leaves, fails where it is told to, counts."""
+
+    def __init__(self, failing=()):
+        self.ran, self.failing = [], set(failing)
+
+    def __call__(self, plan, directory, tell):
+        self.ran.append(plan.name)
+        tell("distill")
+        write_recipe(plan, directory)
+        if plan.name in self.failing:
+            raise RunFailed("ended with 1; the end of log.txt:\nValueError: told to")
+        state = {"phases": {name: {"status": "finished", "seconds": 1.5} for name in ("distill", "correct")}}
+        folder = run_folder(plan, directory) / "clinkd"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "state.json").write_text(json.dumps(state))
+        return handmade.metrics(0.25), {"distill": 1.5, "predict": 2.0}
+
+
+def go(directory, rows=SOME, seeds=(1, 2), trainer=None, **options):
+    """Runs what is missing; returns the outcome and what was trained."""
+    trainer = trainer or Trainer()
+    plans = plan_runs(rows, seeds, "mini", "b")
+    todo, _ = missing_runs(plans, rows, directory, [results_folder(directory, "mini")])
+    return run_missing(todo, directory, launch_run=trainer, **options), trainer.ran
+
+
+def test_all_is_run_once_and_then_nothing(tmp_path):
+    outcome, ran = go(tmp_path)
+    assert ran == ["sft-seed1", "mcg-seed1", "sasg-seed1", "teacher", "sft-seed2", "mcg-seed2", "sasg-seed2"]
+    assert outcome.ran == ran and not outcome.failed
+    assert go(tmp_path) == (runs.Outcome(), [])
+    assert go(tmp_path, seeds=(1, 2, 3))[1] == ["sft-seed3", "mcg-seed3", "sasg-seed3"]
+
+
+def test_a_result_says_what_it_is_of(tmp_path):
+    go(tmp_path, rows=[ROWS["mcg"]], seeds=[2], inputs=lambda: {"models/base": "f00d"})
+    plan = plan_run(ROWS["mcg"], 2, "mini", "b")
+    found = find_result(plan, [results_folder(tmp_path, "mini")])
+    assert (found["row"], found["seed"], found["scale"], found["part"]) == ("mcg", 2, "mini", "test")
+    assert (found["hash"], found["recipe"], found["inputs"]) == (plan.hash, plan.keys, {"models/base": "f00d"})
+    assert (found["seconds"], found["phases"]) == (3.5, {"distill": 1.5, "predict": 2.0})
+    assert found["versions"].keys() >= {"python", "torch", "llamafactory", "llamafactory-clinkd"}
+    assert "problems" not in found["metrics"]
+    assert score(found, "VG") == 25 and score_interval(found, "VG") == (23, 27)
+    assert str(tmp_path) not in json.dumps(found)
+
+
+def test_a_failed_row_does_not_stop_the_others_and_is_run_again(tmp_path):
+    trainer = Trainer(failing=["sft-seed1"])
+    said = []
+    outcome, ran = go(tmp_path, trainer=trainer, tell=lambda plan, text: said.append((plan.name, text)))
+    assert outcome.failed.keys() == {"sft-seed1", "sasg-seed1"}
+    assert "told to" in outcome.failed["sft-seed1"] and "needs the model of sft-seed1" in outcome.failed["sasg-seed1"]
+    assert "sasg-seed1" not in ran and outcome.ran == ["mcg-seed1", "teacher", "sft-seed2", "mcg-seed2", "sasg-seed2"]
+    assert ("sft-seed1", "failed") in said and ("mcg-seed1", "finished") in said and ("mcg-seed1", "distill") in said
+    assert go(tmp_path)[1] == ["sft-seed1", "sasg-seed1"]
+
+
+def test_a_row_brings_the_run_that_it_uses(tmp_path):
+    assert go(tmp_path, rows=[ROWS["sasg"]], seeds=[1])[1] == ["sft-seed1", "sasg-seed1"]
+    assert go(tmp_path, rows=[ROWS["sft"], ROWS["sasg"]], seeds=[1])[1] == []
+
+
+def test_a_result_from_elsewhere_counts_but_a_model_cannot_come_with_it(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    go(there, rows=[ROWS["sft"]], seeds=[1])
+    rows = [ROWS["sft"], ROWS["sasg"]]
+    plans = plan_runs(rows, [1], "mini", "b")
+    folders = [results_folder(here, "mini"), results_folder(there, "mini")]
+    todo, found = missing_runs(plans, rows, here, folders)
+    assert [plan.name for plan in todo] == ["sft-seed1", "sasg-seed1"] and not found
+    todo, found = missing_runs(plans[:1], rows[:1], here, folders)
+    assert not todo and [plan.name for plan in found] == ["sft-seed1"]
+
+
+def test_another_recipe_is_another_run(tmp_path):
+    go(tmp_path, rows=[ROWS["sft"]], seeds=[1])
+    plans = plan_runs([ROWS["sft"]], [1], "mini", "other data")
+    todo, _ = missing_runs(plans, [ROWS["sft"]], tmp_path, [results_folder(tmp_path, "mini")])
+    assert todo == plans
+    assert not model_is_there(plans[0], tmp_path)
+    outcome = run_missing(todo, tmp_path, launch_run=Trainer())
+    assert "holds a run of another recipe" in outcome.failed["sft-seed1"]
+    assert run_missing(todo, tmp_path, fresh=True, launch_run=Trainer()).ran == ["sft-seed1"]
+    assert model_is_there(plans[0], tmp_path)
+
+
+def test_an_interrupted_run_keeps_its_folder(tmp_path):
+    plan = plan_run(ROWS["sft"], 1, "mini", "b")
+    write_recipe(plan, tmp_path)
+    kept = run_folder(plan, tmp_path) / "clinkd" / "distill" / "checkpoint-3"
+    kept.mkdir(parents=True)
+    take_folder(plan, tmp_path, fresh=True)
+    assert kept.is_dir() and not model_is_there(plan, tmp_path)
+
+
+def test_a_half_trained_model_is_none(tmp_path):
+    go(tmp_path, rows=[ROWS["sft"]], seeds=[1])
+    plan = plan_run(ROWS["sft"], 1, "mini", "b")
+    assert model_is_there(plan, tmp_path)
+    state = run_folder(plan, tmp_path) / "clinkd" / "state.json"
+    state.write_text(json.dumps({"phases": {"distill": {"status": "finished"}, "correct": {"status": "started"}}}))
+    assert not model_is_there(plan, tmp_path)
+
+
+def test_the_end_of_a_log_has_one_line_of_a_progress_bar(tmp_path):
+    bar = "".join(f"\r{number}% done" for number in range(0, 100, 10))
+    (tmp_path / "log.txt").write_bytes(f"start\n{bar}\nTraceback\n  \nValueError: what it was\n\xff".encode("latin-1"))
+    assert last_lines(tmp_path / "log.txt").splitlines()[-4:] == ["90% done", "Traceback", "ValueError: what it was",
+                                                                   "\ufffd"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "1,1", "a", "1,-2", "1.5"])
+def test_seeds_are_numbers(text):
+    with pytest.raises(ValueError, match="expected distinct whole numbers"):
+        choose_seeds(text)
+    assert choose_seeds("3, 1") == [3, 1]
+
+
+def test_rows_come_in_the_order_of_the_table():
+    assert [row.name for row in choose_rows("table2", "mini", "sasg, sft")] == ["sft", "sasg"]
+    assert choose_rows("table3", "paper", None) == rows_of("table3", "paper")
+    with pytest.raises(ValueError, match="Unknown rows vkd of table2 at scale mini: expected some of sft, bird"):
+        choose_rows("table2", "mini", "vkd,sft")
+
+
+@pytest.fixture
+def clinkd(monkeypatch, tmp_path):
+    """``clinkd reproduce`` whose runs are made by a :class:`Trainer`, without a benchmark to build."""
+    import typer
+
+    from llamafactory_clinkd.reproduce.cli import reproduce
+
+    trainer, app = Trainer(), typer.Typer()
+    app.command()(reproduce)
+    monkeypatch.setattr(command, "prepare", lambda *args: None)
+    monkeypatch.setattr(command, "inputs_of", lambda *args: {})
+    monkeypatch.setattr(command, "benchmark_of", lambda scale: "b")
+    stock = command.run_missing
+    monkeypatch.setattr(command, "run_missing", lambda *args, **named: stock(*args, launch_run=trainer, **named))
+
+    def call(*words):
+        return CliRunner().invoke(app, [*words, "--directory", str(tmp_path)], env={"COLUMNS": "200"})
+
+    call.trainer, call.folder = trainer, tmp_path
+    return call
+
+
+def test_the_command_runs_and_writes_the_table(clinkd):
+    done = clinkd("table3", "--scale", "mini", "--rows", "sft,mcg", "--seeds", "1,2")
+    assert done.exit_code == 0, done.output
+    assert clinkd.trainer.ran == ["sft-seed1", "mcg-seed1", "sft-seed2", "mcg-seed2"]
+    text = (clinkd.folder / "mini" / "table3.md").read_text()
+    assert "| VG | recall@0.5 | + MCG-RoPE | 20.00 ± 0.00 |" in text and text in done.output
+    assert (clinkd.folder / "mini" / "table3.csv").read_text().startswith("table,row,task")
+    again = clinkd("table3", "--scale", "mini", "--rows", "sft", "--seeds", "1,2")
+    assert again.exit_code == 0 and len(clinkd.trainer.ran) == 4
+    assert "| VG | recall@0.5 | + MCG-RoPE | 20.00 ± 0.00 |" in again.output  # the table has what was run before
+
+
+def test_the_command_ends_with_an_error_and_the_end_of_the_log_where_a_row_failed(clinkd):
+    clinkd.trainer.failing = {"mcg-seed1"}
+    done = clinkd("table2", "--scale", "mini", "--rows", "sft,mcg,bird", "--seeds", "1")
+    assert done.exit_code == 1
+    assert "Failed: mcg-seed1" in done.output and "ValueError: told to" in done.output
+    assert clinkd.trainer.ran == ["sft-seed1", "bird-seed1", "mcg-seed1"]
+    assert "| BiRD-like: 2D-RoPE, SFT |" in (clinkd.folder / "mini" / "table2.md").read_text()
+
+
+def test_table_only_runs_nothing_and_says_what_is_missing(clinkd):
+    done = clinkd("figure4", "--scale", "mini", "--seeds", "1", "--table-only")
+    assert done.exit_code == 0 and clinkd.trainer.ran == []
+    assert "8 runs are missing: sft-seed1, alpha_0_1-seed1" in done.output and "no result yet" in done.output
+
+
+def test_figure_4_is_a_picture_beside_its_numbers(clinkd):
+    done = clinkd("figure4", "--scale", "mini", "--rows", "sft,pseudo_kd,alpha_2", "--seeds", "1")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (clinkd.folder / "mini").glob("figure4*")} == {
+        "figure4.md", "figure4.csv", "figure4.png",
+    }  # fmt: skip
+
+
+def test_a_dry_run_prints_recipes_and_costs_and_writes_nothing(clinkd):
+    handmade.write(results_folder(clinkd.folder, "mini"), "sft", 1, handmade.metrics(0.3), benchmark="b", seconds=7200)
+    before = sorted(clinkd.folder.rglob("*"))
+    done = clinkd("table2", "--scale", "mini", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert done.output.count("### llamafactory-cli train") == 12 and "rope_variant: mcg" in done.output
+    assert "2.00" in done.output and "35 runs, CPU" in done.output
+    assert sorted(clinkd.folder.rglob("*")) == before and clinkd.trainer.ran == []
+
+
+def test_validation_has_a_folder_of_its_own(clinkd):
+    assert clinkd("table2", "--scale", "mini", "--rows", "sft", "--seeds", "1", "--validation").exit_code == 0
+    assert (clinkd.folder / "mini" / "validation" / "results" / "sft-seed1.json").is_file()
+    refused = clinkd("table2", "--scale", "paper", "--validation")
+    assert refused.exit_code == 2 and "has no validation part" in refused.output
+
+
+def test_unknown_rows_are_told(clinkd):
+    done = clinkd("table2", "--scale", "mini", "--rows", "sfd")
+    assert done.exit_code == 2 and "Unknown rows sfd" in done.output
