@@ -23,9 +23,11 @@ import numpy as np
 from safetensors import safe_open
 
 from .cells import IGNORED
+from .models import MERGE, PATCH
+from .render import SIZE
 
 
-IMAGE_TOKENS = 16
+IMAGE_TOKENS = (SIZE // (PATCH * MERGE)) ** 2
 SYSTEM = "You are a helpful assistant."
 
 

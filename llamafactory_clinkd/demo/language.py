@@ -84,8 +84,8 @@ def train_language(
     *,
     steps: int,
     checkpoint: Path,
-    batch_size: int = 16,
-    peak: float = 1.5e-3,
+    batch_size: int = 8,
+    peak: float = 2e-3,
     seed: int = 0,
     advance: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> float:

@@ -22,7 +22,8 @@ from .render import SIZE
 from .tokenizer import CHAT_TEMPLATE, train_tokenizer
 
 
-PATCH, MERGE, HEAD = 14, 2, 32
+PATCH, HEAD = 14, 32
+MERGE = 1  # a token for each patch: four in one token, as Qwen2-VL has them, are too many for so narrow a model
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class ModelSize:
     layers: int
 
 
-BASE = ModelSize(hidden=128, layers=4)
-TEACHER = ModelSize(hidden=160, layers=5)
+BASE = ModelSize(hidden=128, layers=3)
+TEACHER = ModelSize(hidden=160, layers=3)
 VISION_WIDTH, VISION_LAYERS = 128, 3
 
 
@@ -92,9 +93,11 @@ def make_processor(tokenizer, size: int = SIZE):
 
     tokenizer.chat_template = CHAT_TEMPLATE
     return Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=size * size, patch_size=PATCH),
+        image_processor=Qwen2VLImageProcessor(
+            min_pixels=56 * 56, max_pixels=size * size, patch_size=PATCH, merge_size=MERGE
+        ),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(),
+        video_processor=Qwen2VLVideoProcessor(patch_size=PATCH, merge_size=MERGE),
         chat_template=CHAT_TEMPLATE,
     )
 

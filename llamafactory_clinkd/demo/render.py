@@ -25,7 +25,7 @@ import numpy as np
 from scipy.ndimage import affine_transform
 
 
-SIZE = 112  # pixels a side: 8 x 8 patches of 14, 16 image tokens after Qwen2-VL's 2 x 2 merge
+SIZE = 112  # pixels a side: 8 x 8 patches of 14
 MAX_SHIFT = 0.11  # of the field of view
 ZOOM = (0.7, 1.3)
 MAX_ANGLE = 0.3  # radians

@@ -33,6 +33,7 @@ from .volumes import PLANES, Volume
 
 SPLITS = ("train", "test", "pretrain")  # `pretrain` draws other views of the training slices
 TASK_SHARES = {"VG": 0.5, "ROC": 0.18, "RC": 0.16, "MIA": 0.16}
+PRETRAIN_SHARES = {"VG": 0.76, "ROC": 0.12, "RC": 0.06, "MIA": 0.06}  # pointing takes by far the most examples
 VOLUME_SHARES = {"brain_mr": 0.4, "body_ct": 0.45, "body_mr": 0.15}
 PICTURE_SHARE = 0.5  # of MIA rows
 MIN_AREA = 0.008  # a structure must cover this part of the picture to be asked for
@@ -112,13 +113,15 @@ def make_row(scans: Scans, seed: int, split: str, number: int, turns: int = 1) -
         seed: Seed of the whole data set.
         split: One of :data:`SPLITS`.
         number: Position in the split, from 0.
-        turns: Questions about the same picture; tasks are drawn anew for each. A picture without structures has one.
+        turns: Questions about the same picture; tasks are drawn anew for each. There are no more than structures, and
+            one where none is known.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
-    task = _draw(rng, TASK_SHARES)
+    shares = PRETRAIN_SHARES if split == "pretrain" else TASK_SHARES
+    task = _draw(rng, shares)
     if task == "MIA" and scans.pictures and rng.random() < PICTURE_SHARE:
         return _picture_row(scans, rng, split, number)
-    return _volume_row(scans, rng, split, number, [task] + [_draw(rng, TASK_SHARES) for _ in range(turns - 1)])
+    return _volume_row(scans, rng, split, number, [task] + [_draw(rng, shares) for _ in range(turns - 1)])
 
 
 def _picture_row(scans: Scans, rng: np.random.Generator, split: str, number: int) -> Row:
@@ -156,12 +159,12 @@ def _volume_row(scans: Scans, rng: np.random.Generator, split: str, number: int,
     facts["view"] = [view.down, view.right, view.zoom, view.angle]
 
     turns, order = [], rng.permutation(seen).tolist()
-    for position, task in enumerate(tasks):
+    for position, task in enumerate(tasks[: len(order)]):  # an answer repeated could be copied from the text
         if task == "MIA":
             largest = sorted(seen, key=lambda label: (-areas[label - 1], label))[:SHOWN]
             turns.append(analysis(rng, f"{plane} {volume.title}", [volume.names[label] for label in largest]))
             continue
-        label = order[position % len(order)]
+        label = order[position]
         other = neighbour_of(labels, label) if task == "RC" else None
         neighbour = volume.names[other] if other else None
         finding = Finding(volume.names[label], mask_box(labels == label), float(areas[label - 1]), neighbour)

@@ -37,17 +37,17 @@ BOX_WEIGHT = 5.0  # an error of a fifth of the picture weighs as one nat
 
 
 def patch_order(cells: Tensor) -> Tensor:
-    """Reorders cells to the order of Qwen2-VL's patches.
+    """Reorders cells to the order of the processor's patches, which is row by row where no patches are merged.
 
     Args:
-        cells: ``[n, 4h, 4w, ...]``, a grid of cells; a patch has 2 x 2 of them, a merged token 2 x 2 patches.
+        cells: ``[n, 2h, 2w, ...]``, a grid of cells; a patch has 2 x 2 of them.
 
     Returns:
-        ``[n * 4hw, 4, ...]``: for each patch (merged token by merged token) its cells, row by row.
+        ``[n * hw, 4, ...]``: for each patch its cells, row by row.
     """
     n, height, width, *rest = cells.shape
-    grid = cells.reshape(n, height // 4, 2, 2, width // 4, 2, 2, -1)  # n, token, patch and cell row, and columns
-    return grid.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, 4, *rest)
+    grid = cells.reshape(n, height // 2, 2, width // 2, 2, -1)  # n, patch and cell row, patch and cell column
+    return grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, *rest)
 
 
 class CellReader(nn.Module):

@@ -110,9 +110,13 @@ def test_captions_state_what_the_picture_shows(real_scans, rows):
             assert neighbour in names[row.facts["scan"]] - {row.facts["structure"]}
 
 
-def test_several_turns_ask_about_one_picture(toy_scans):
-    row = make_row(toy_scans, 0, "pretrain", 0, turns=4)
-    assert len(row.turns) == 4 and row.picture.shape == (112, 112)
+def test_several_turns_ask_about_one_picture_and_a_structure_once(toy_scans):
+    made = [make_row(toy_scans, 0, "pretrain", number, turns=4) for number in range(12)]
+    turns = [row.turns for row in made if row.facts["modality"] == "mr"]
+    assert {len(asked) for asked in turns} == {1, 2}  # the toy has two structures, and a view shows one or both
+    for asked in turns:
+        boxes = [answer for _, answer in asked if answer.startswith("<|box_start|>")]
+        assert len(boxes) == len(set(boxes))
 
 
 def test_classes_number_the_structures_of_all_volumes(toy_scans):
