@@ -12,11 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import json
 import logging
 
 import pytest
 from aiohttp import web
+from typer.testing import CliRunner
 
+from llamafactory_clinkd import doctor
+from llamafactory_clinkd.cli import app
 from llamafactory_clinkd.correct import (
     correct_round,
     describe_recipe,
@@ -186,3 +190,30 @@ def test_doctor_tells_what_a_recipe_sends(tmp_path):
     path.write_text(path.read_text() + "correction_allow_remote: true\n")
     found = sending(read_recipe(path))
     assert found["state"] == "ok" and "LEAVE THIS MACHINE for 10.1.2.3" in found["found"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "state", "said", "exit_code"),
+    [
+        ("false", "broken", "to 10.1.2.3. If these texts may leave", 1),
+        ("true", "ok", "LEAVE THIS MACHINE for 10.1.2.3", 0),
+    ],
+)
+def test_the_command_doctor_tells_it_without_calling_anyone(
+    tmp_path, monkeypatch, connections, allowed, state, said, exit_code
+):
+    for name in ("versions", "attached_seams", "seam_names", "packages"):
+        monkeypatch.setattr(doctor, name, lambda *_: [])
+    for name in ("java", "clip_weights", "sentence_model", "devices"):
+        monkeypatch.setattr(doctor, name, lambda *_, name=name: doctor.finding(name, "ok", ""))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "use_clinkd: true\ncorrector: openai\ncorrection_base_url: http://10.1.2.3/v1\n"
+        f"correction_allow_remote: {allowed}\n"
+    )
+    done = CliRunner().invoke(app, ["doctor", "--json", "--recipe", str(path)])
+    found = {each["name"]: each for each in json.loads(done.stdout)}
+    assert found["sends"]["state"] == state
+    assert said in found["sends"]["found"] + found["sends"]["mend"]
+    assert "ground-truth answer" in found["sends"]["found"] + found["sends"]["mend"]
+    assert (done.exit_code, connections) == (exit_code, [])
