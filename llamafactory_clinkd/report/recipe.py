@@ -91,11 +91,12 @@ def environment() -> list[tuple[str, str]]:
 
 
 def _scorers(names: Sequence[str], identity: dict[str, Any] | None) -> str:
-    """The scorers' short names, with all that is recorded of the last one."""
-    more = [
-        f"{key.replace('_', ' ')} {value}" for key, value in (identity or {}).items() if key not in ("name", "kind")
-    ]
-    return "; ".join(filter(None, [", ".join(names), (identity or {}).get("kind"), *more]))
+    """The scorers' short names, with what is recorded of the last one; the weights' hash by its first quarter."""
+    found = identity or {}
+    parts = [", ".join(names), found.get("kind"), found.get("library")]
+    if isinstance(found.get("weights_sha256"), str):
+        parts.append(f"weights {found['weights_sha256'][:16]}")
+    return "; ".join(str(part) for part in parts if part)
 
 
 def _value_of(run: RunData, key: str) -> str:

@@ -62,11 +62,11 @@ def test_the_record_of_the_scorer_is_shown(run_dir, tmp_path):
         "name": "tiny",
         "kind": "open_clip, local folder",
         "library": "open_clip_torch 3",
-        "weights_sha256": "ab",
+        "weights_sha256": "ab" * 32,
     }
     write_json(folder / "clinkd" / "predictions.scorer.json", {"identity": identity, "region": "image"})
     said = dict(provenance(load_runs([folder])[0]))["Candidates scored by"]
-    expected = "demo-clip (random weights); open_clip, local folder; library open_clip_torch 3; weights sha256 ab"
+    expected = f"demo-clip (random weights); open_clip, local folder; open_clip_torch 3; weights {'ab' * 8}"
     assert said == expected
     assert "parsed by" in dict(provenance(load_runs([folder])[0]))["Captions"]
     (folder / "clinkd" / "predictions.scorer.json").write_text("{")
