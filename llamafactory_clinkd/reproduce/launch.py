@@ -14,6 +14,7 @@
 
 """One run: ``llamafactory-cli train recipe.yaml`` in a process of its own, its log in the run's folder."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..arguments import TRAINING_PHASES
 from ..run_state import read_json
@@ -53,12 +54,14 @@ def launch(plan: Plan, directory: Path, tell: Callable[[str], None]) -> tuple[di
         RunFailed: With the last lines of the log.
     """
     folder = run_folder(plan, directory)
-    path = write_recipe(plan, directory)
+    folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.txt"
-    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(path)]
+    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(folder / "recipe.yaml")]
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {"LLAMAFACTORY_VERBOSITY": "WARN", **os.environ, "PATH": search_path}
     with open(log, "ab") as file:
+        _take_alone(file, folder)
+        write_recipe(plan, directory)
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
@@ -79,6 +82,14 @@ def launch(plan: Plan, directory: Path, tell: Callable[[str], None]) -> tuple[di
     return read_json(metrics), {name: phase["seconds"] for name, phase in phases.items()}
 
 
+def _take_alone(log: BinaryIO, folder: Path) -> None:
+    """Locks the log; the process that trains inherits the lock, and holds it even if this one is killed."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunFailed(f"is under way in {folder}, in another process. Wait for it.") from error
+
+
 def take_folder(plan: Plan, directory: Path, *, fresh: bool) -> None:
     """Makes sure that the run's folder is empty or holds an earlier attempt at exactly this run.
 
@@ -91,7 +102,8 @@ def take_folder(plan: Plan, directory: Path, *, fresh: bool) -> None:
         RunFailed: If it holds another recipe's run and may not be removed.
     """
     folder = run_folder(plan, directory)
-    if not folder.is_dir() or _is_same(plan, directory):
+    left = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if left in ([], ["log.txt"]) or _is_same(plan, directory):
         return
     if not fresh:
         raise RunFailed(

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..boxes import TASKS
 from ..run_state import read_json, write_json
 from .recipes import Plan, folder_of
 
@@ -91,7 +92,10 @@ def versions() -> dict[str, str]:
 
 
 def score(result: dict[str, Any], task: str) -> float | None:
-    """A task's score in percent, or that of ``Average``; None where there is none."""
+    """A task's score in percent, or that of ``Average``; None where there is none.
+
+    As in the paper, there is an average over all four tasks or none.
+    """
     return _percent(_entry(result, task)[0])
 
 
@@ -113,7 +117,8 @@ def modality_score(result: dict[str, Any], task: str, modality: str) -> float | 
 def _entry(result: dict[str, Any], task: str) -> tuple[float | None, Any]:
     metrics = result["metrics"]
     if task == "Average":
-        return metrics.get("average"), metrics.get("ci")
+        whole = set(metrics["average_of"]) == set(TASKS)
+        return (metrics["average"], metrics["ci"]) if whole else (None, None)
     entry = metrics["tasks"].get(task, {})
     return entry.get("macro"), entry.get("ci")
 

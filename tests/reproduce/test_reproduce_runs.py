@@ -15,6 +15,8 @@
 """Which runs are missing, what becomes of one that fails, what is never run twice; with a runner that trains not."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -22,7 +24,7 @@ from typer.testing import CliRunner
 from llamafactory_clinkd.reproduce import command
 from llamafactory_clinkd.reproduce import run as runs
 from llamafactory_clinkd.reproduce.command import choose_rows, choose_seeds
-from llamafactory_clinkd.reproduce.launch import RunFailed, last_lines, model_is_there, take_folder
+from llamafactory_clinkd.reproduce.launch import RunFailed, last_lines, launch, model_is_there, take_folder
 from llamafactory_clinkd.reproduce.recipes import plan_run, run_folder, write_recipe
 from llamafactory_clinkd.reproduce.results import find_result, results_folder, score, score_interval
 from llamafactory_clinkd.reproduce.rows import ROWS, rows_of
@@ -131,6 +133,17 @@ def test_an_interrupted_run_keeps_its_folder(tmp_path):
     assert kept.is_dir() and not model_is_there(plan, tmp_path)
 
 
+def test_a_folder_with_a_log_alone_is_empty(tmp_path):
+    plan = plan_run(ROWS["sft"], 1, "mini", "b")
+    folder = run_folder(plan, tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "log.txt").touch()
+    take_folder(plan, tmp_path, fresh=False)
+    (folder / "model.safetensors").touch()
+    with pytest.raises(RunFailed, match="another recipe"):
+        take_folder(plan, tmp_path, fresh=False)
+
+
 def test_a_half_trained_model_is_none(tmp_path):
     go(tmp_path, rows=[ROWS["sft"]], seeds=[1])
     plan = plan_run(ROWS["sft"], 1, "mini", "b")
@@ -138,6 +151,20 @@ def test_a_half_trained_model_is_none(tmp_path):
     state = run_folder(plan, tmp_path) / "clinkd" / "state.json"
     state.write_text(json.dumps({"phases": {"distill": {"status": "finished"}, "correct": {"status": "started"}}}))
     assert not model_is_there(plan, tmp_path)
+
+
+def test_a_run_that_another_process_makes_is_left_alone(tmp_path):
+    plan = plan_run(ROWS["sft"], 1, "mini", "b")
+    folder = write_recipe(plan, tmp_path).parent
+    code = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True)\n"
+    code += "input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder / "log.txt")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(RunFailed, match="is under way in .*sft-seed1, in another process"):
+        launch(plan, tmp_path, lambda text: None)
+    other.communicate("\n")
 
 
 def test_the_end_of_a_log_has_one_line_of_a_progress_bar(tmp_path):
