@@ -103,8 +103,9 @@ def methods_table(table: str, scale: str, results: Results) -> str:
             line.append(_ours(found))
             if table != "figure4":
                 line.append(_number(found.paper))
-        lines.append([*line, _verdict(row, cells), str(len(results.get(row.name, {})) if row.seeded else "any")])
-    return "\n".join([*_pipes(heads, lines), "", *_notes(table, results)]) + "\n"
+        count = len(results.get(row.name, {}))
+        lines.append([*line, _verdict(row, cells), "any" if count and not row.seeded else str(count)])
+    return "\n".join([*_heading(table, scale), *_pipes(heads, lines), "", *_notes(table, results)]) + "\n"
 
 
 def modalities_table(scale: str, results: Results) -> str:
@@ -123,7 +124,16 @@ def modalities_table(scale: str, results: Results) -> str:
             if printed is not None:
                 name = METHODS_OF_PAPER["table3"][row.name]
                 lines.append(["", "", f"*paper: {name}*", *(f"*{_number(value)}*" for value in printed.values())])
-    return "\n".join([*_pipes(heads, lines), "", *_notes("table3", results)]) + "\n"
+    return "\n".join([*_heading("table3", scale), *_pipes(heads, lines), "", *_notes("table3", results)]) + "\n"
+
+
+def _heading(table: str, scale: str) -> list[str]:
+    title = f"### {table[:-1].capitalize()} {table[-1]}, {scale} scale"
+    said = {
+        "paper": "Ours beside what the paper printed.",
+        "mini": "Ours are of small models on other data than the paper's: compare rows with rows, not with the paper.",
+    }
+    return [title, "", said[scale], ""]
 
 
 def _title(table: str, row: Row) -> str:

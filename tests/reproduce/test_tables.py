@@ -78,6 +78,14 @@ def test_the_verdict_names_what_is_beyond_noise():
     )
 
 
+def test_a_table_says_of_what_scale_it_is():
+    mini, paper = (markdown(table, scale, THREE) for table, scale in (("table2", "mini"), ("figure4", "paper")))
+    assert mini.startswith("### Table 2, mini scale\n\nOurs are of small models on other data than the paper's")
+    assert paper.startswith("### Figure 4, paper scale\n")
+    assert [row[-1] for row in lines(mini) if row[0] == "*SFT on noise instead of images*"] == ["0"]
+    assert [row[-1] for row in lines(markdown("table2", "mini", {})) if "teacher" in row[0]] == ["0"]
+
+
 def test_notes_of_the_metrics_are_passed_on():
     text = markdown("table2", "mini", THREE)
     assert "- made by hand" in text and "three seeds" in text
