@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?=
+WORKERS ?= 2
 
-.PHONY: setup demo test test-slow test-long lint bench clean
+.PHONY: setup demo test test-fast test-slow test-long lint bench clean
 
 # A stamp per set of extras makes the second call a matter of seconds: it is older than setup.cfg only after a change
 # of requirements.
@@ -27,13 +28,15 @@ setup: $(VENV)/.dev
 demo: $(VENV)/.demo
 	$(BIN)/clinkd demo --directory runs/demo$(if $(QUICK),-quick) $(if $(QUICK),--quick)
 
+# Fast and slow tests together, a file at a time on each worker, a thread for each: two cores are busy all the time.
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow and not long"
-	$(BIN)/python -m pytest -q -m slow tests/rope tests/evaluate tests/generation tests/report
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not long"
 
-# The other slow tests: servers, browsers, several processes. They have not been run together on one idle machine yet.
+test-fast: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not long"
+
 test-slow: setup
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m slow
 
 test-long: setup
 	$(BIN)/python -m pytest -q -m long

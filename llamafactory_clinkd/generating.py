@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from transformers.trainer_utils import PredictionOutput
 
@@ -108,6 +109,8 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
             from transformers.integrations.deepspeed import deepspeed_init
 
             deepspeed_init(self, num_training_steps=0, inference=True)
+        if self.accelerator.is_fsdp2:  # accelerate shards a model only beside an optimizer of its parameters
+            return self.accelerator.prepare(self.model, torch.optim.SGD(self.model.parameters(), lr=0.0))[0]
         return self.accelerator.prepare(self.model)
 
 

@@ -176,7 +176,15 @@ class Ranks:
         self._stop = self._stop or reason
 
     def stop_reason(self) -> str:
-        """Why this rank should stop, empty if it should not. Other ranks hear of it within a few seconds."""
+        """Why this rank should stop, empty if it should not. The others can read it from then on."""
+        if self._stop and self.size > 1:
+            self._store.set("stop", self._stop)
+        return self._stop
+
+    def agreed_stop_reason(self) -> str:
+        """Why all ranks stop, once they agreed on it: this rank may not have heard of it yet."""
+        if not self._stop and self.size > 1 and self._store.check(["stop"]):
+            self._stop = self._get("stop")
         return self._stop
 
     def leave(self, where: str) -> None:

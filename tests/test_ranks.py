@@ -131,6 +131,14 @@ def test_stop_reaches_every_rank(make):
     assert [each.stop_reason() for each in ranks] == ["SIGTERM"] * 3
 
 
+def test_reason_is_known_once_the_ranks_agreed(make):
+    """The ranks agree by a flag of their engine, which may be faster than the next sign of life."""
+    ranks = make(2, beat=60)
+    ranks[1].request_stop("SIGTERM")
+    assert ranks[1].stop_reason() == "SIGTERM" and ranks[0].stop_reason() == ""
+    assert ranks[0].agreed_stop_reason() == "SIGTERM"
+
+
 def test_rank_that_left_is_not_waited_for(make):
     ranks = make(2)
     threading.Timer(0.1, lambda: ranks[0].leave("before phase predict")).start()

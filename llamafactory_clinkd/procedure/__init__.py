@@ -66,7 +66,7 @@ def run_procedure(workflow: Any, arguments: Any, callbacks: list[Any]) -> None:
             _run_phases(workflow, arguments, callbacks, output_dir, ranks)
             ranks.wait("the end")
     except Stopped as stop:
-        reason = ranks.stop_reason()
+        reason = ranks.agreed_stop_reason()
         _say(ranks, f"Stopped by {reason} at {ranks.place}: {stop}. The same command continues the run.")
         if reason != ABORTED:
             raise SystemExit(SIGTERM_CODE) from None
