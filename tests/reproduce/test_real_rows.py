@@ -14,11 +14,13 @@
 
 """Real runs of rows: tiny models through ``llamafactory-cli train``, from the files in ``examples/reproduce``."""
 
+import importlib.util
 import shutil
 import subprocess
 import sys
 
 import pytest
+from engines.engine_runs import deepspeed_config, launch
 from small_run import drawn_rows, llamafactory_cli, write_recipe
 from tiny_llava import build_tiny_llava
 
@@ -27,7 +29,7 @@ from llamafactory_clinkd.reproduce.recipes import plan_run, run_folder
 from llamafactory_clinkd.reproduce.results import find_result, results_folder
 from llamafactory_clinkd.reproduce.rows import ROWS
 from llamafactory_clinkd.reproduce.run import missing_runs, plan_runs, run_missing
-from llamafactory_clinkd.run_state import read_json
+from llamafactory_clinkd.run_state import read_json, read_jsonl
 from llamafactory_clinkd.select import train_demo_scorer
 
 
@@ -85,6 +87,25 @@ def test_rows_are_trained_used_and_not_run_again(small_benchmark):
 
     done = llamafactory_cli("train", str(one / "recipe.yaml"))  # by hand: everything is finished already
     assert done.returncode == 0 and "is finished already, skipped" in done.stdout + done.stderr, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="the package deepspeed is not installed")
+def test_a_row_that_only_predicts_does_so_under_the_base_s_zero_3(quick_workspace, tmp_path):
+    """Stock refuses to predict under ZeRO-3; the paper's teacher fits on no single GPU."""
+    found = {}
+    for name, processes in (("one", 1), ("two", 2)):
+        keys = plan_run(ROWS["teacher"], 1, "paper").keys | {
+            "model_name_or_path": str(quick_workspace / "teacher"), "dataset_dir": str(quick_workspace / "data"),
+            "dataset": "tiny_train", "eval_dataset": "tiny_test", "output_dir": str(tmp_path / name), "bf16": None,
+            "deepspeed": deepspeed_config(tmp_path, 3) if processes == 2 else None, "preprocessing_num_workers": None,
+            "max_new_tokens": 6, "per_device_eval_batch_size": 1, "disable_tqdm": True, "overwrite_cache": True,
+        }  # fmt: skip
+        done = launch({key: value for key, value in keys.items() if value is not None}, processes=processes)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        rows = read_jsonl(tmp_path / name / "clinkd" / "predictions.jsonl")
+        found[name] = [(row["id"], row["response"]) for row in rows]
+    assert found["one"] == found["two"] and len(found["one"]) == 4
 
 
 @pytest.mark.slow
