@@ -47,8 +47,9 @@ def allow(module):
 
     def __init__(self, *args, fsdp_plugin=None, **kwargs):
         stock(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        if fsdp_plugin is not None:
-            self.distributed_type, self.fsdp_plugin = module.DistributedType.FSDP, fsdp_plugin
+        plugin = fsdp_plugin or vars(self).get("fsdp_plugin")  # every new view of the state takes the type anew
+        if plugin is not None:
+            self.distributed_type, self.fsdp_plugin = module.DistributedType.FSDP, plugin
 
     module.AcceleratorState.__init__ = __init__
 
