@@ -47,7 +47,12 @@ def check_same(found, expected):
 
 @pytest.mark.parametrize(
     "engine",
-    ["ddp", pytest.param("zero2", marks=needs_deepspeed), pytest.param("zero3", marks=needs_deepspeed), "fsdp2"],
+    [
+        "ddp",
+        pytest.param("zero2", marks=[needs_deepspeed, pytest.mark.long]),
+        pytest.param("zero3", marks=needs_deepspeed),
+        "fsdp2",
+    ],
 )
 def test_two_processes_are_one(engine, quick_workspace, tmp_path, alone):
     changes = {"deepspeed": deepspeed_config(tmp_path, int(engine[-1]))} if engine.startswith("zero") else {}

@@ -63,6 +63,7 @@ def test_two_ranks_accumulate_as_one(small_workspace, tmp_path):
     assert_same(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.long
 def test_two_ranks_share_the_cache(small_workspace, tmp_path):
     distil(small_workspace, tmp_path / "live", TWO, kd_epochs=3)
     printed = distil(small_workspace, tmp_path / "cached", TWO, kd_epochs=3, kd_cache="hidden")
@@ -73,6 +74,7 @@ def test_two_ranks_share_the_cache(small_workspace, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+@pytest.mark.long  # tests/engines has the whole procedure under ZeRO-3
 @pytest.mark.parametrize("cache", ["off", "hidden"])
 def test_zero_3_partitions_both_models(small_workspace, tmp_path, cache):
     (tmp_path / "zero3.json").write_text(json.dumps(ZERO_3))

@@ -28,7 +28,7 @@ FILES = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["beam", "sample"])
+@pytest.mark.parametrize("mode", ["beam", pytest.param("sample", marks=pytest.mark.long)])
 def test_same_seed_same_bits(quick_workspace, tmp_path, mode):
     for name in ("one", "two"):
         changes = {"clinkd_phases": PHASES, "pseudo_label_samples": 6, "sasg_candidates": 2, "sasg_mode": mode}

@@ -126,7 +126,7 @@ def keys(workspace, output_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGABRT"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGABRT", marks=pytest.mark.long)])
 def test_stopped_in_every_phase(quick_workspace, tmp_path, name):
     out, whole = tmp_path / "out", tmp_path / "whole"
     out.mkdir()

@@ -89,7 +89,7 @@ def test_rows_are_trained_used_and_not_run_again(small_benchmark):
     assert done.returncode == 0 and "is finished already, skipped" in done.stdout + done.stderr, done.stderr[-2000:]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="the package deepspeed is not installed")
 def test_a_row_that_only_predicts_does_so_under_the_base_s_zero_3(quick_workspace, tmp_path):
     """Stock refuses to predict under ZeRO-3; the paper's teacher fits on no single GPU."""
@@ -108,7 +108,7 @@ def test_a_row_that_only_predicts_does_so_under_the_base_s_zero_3(quick_workspac
     assert found["one"] == found["two"] and len(found["one"]) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_llava_goes_through_the_same_phases(tmp_path):
     data = tmp_path / "data"
     rows = drawn_rows(data, 6)

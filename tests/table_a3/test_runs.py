@@ -70,7 +70,11 @@ def layers(names):
     return {int(name.split("layers.")[1].split(".")[0]) for name in names if "layers." in name}
 
 
-@pytest.mark.parametrize("name", ["base", "freeze", "badam", "galore"])
+def _long(name):
+    return pytest.param(name, marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("name", ["base", _long("freeze"), _long("badam"), _long("galore")])
 def test_full_weights(name, models, tmp_path):
     folder = tmp_path / name
     log = run(name, models, folder)
@@ -90,7 +94,7 @@ def test_full_weights(name, models, tmp_path):
     check_rest(folder)
 
 
-@pytest.mark.parametrize("name", ["lora", "qlora"])
+@pytest.mark.parametrize("name", [_long("lora"), "qlora"])
 def test_adapters(name, models, tmp_path):
     folder = tmp_path / name
     log = run(name, models, folder)
