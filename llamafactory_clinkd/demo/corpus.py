@@ -61,6 +61,16 @@ def load_corpus(data: Path) -> Corpus:
     return Corpus(pictures, cells, boxes, classes, [row["messages"] for row in rows])
 
 
+def pointing_turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The questions of a conversation whose answer is a box, and these answers; the image comes with the first."""
+    pairs = zip(messages[::2], messages[1::2], strict=True)
+    kept = [pair for pair in pairs if pair[1]["content"].startswith("<|box_start|>")]
+    asked = [{**question, "content": question["content"].replace("<image>", "")} for question, _ in kept]
+    if asked:
+        asked[0]["content"] = f"<image>{asked[0]['content']}"
+    return [message for question, (_, answer) in zip(asked, kept, strict=True) for message in (question, answer)]
+
+
 def encode(messages: list[dict[str, Any]], tokenizer) -> tuple[list[int], list[int]]:
     """Token ids and labels of a conversation, as stock LLaMA-Factory's template ``qwen2_vl`` makes them.
 

@@ -15,6 +15,8 @@
 """Second step of the demo's pretraining: the language model learns to answer, on the frozen tower's output.
 
 The tower's output is computed once for each picture, so a step costs what the language model and the merger cost.
+Pointing, which takes by far the most examples, is taught alone at first: after 22,000 boxes it reached a mean IoU of
+0.13 alone and of 0.05 with the other questions mixed in from the start.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from .cells import IGNORED
-from .corpus import Corpus, encode, pixel_values
+from .corpus import Corpus, encode, pixel_values, pointing_turns
 from .loop import batches, train
+
+
+POINTING_PART = 0.7  # of all steps
 
 
 class SeenTower(nn.Module):
@@ -89,19 +94,25 @@ def train_language(
     seed: int = 0,
     advance: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> float:
-    """Trains language model and merger of a small Qwen2-VL on every row; returns the mean loss of the last steps."""
+    """Trains language model and merger of a small Qwen2-VL, on pointing, then on every row.
+
+    Returns the mean loss of the last steps.
+    """
     inner, tokenizer = model.model, processor.tokenizer
     tower = inner.visual
     rows = [encode(messages, tokenizer) for messages in corpus.messages]
     pad, image = tokenizer.pad_token_id, tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    batch = batches(len(rows), batch_size, seed)
+    turns = [pointing_turns(messages) for messages in corpus.messages]
+    pointing = {number: encode(kept, tokenizer) for number, kept in enumerate(turns) if kept}
+    numbers, first = np.array(list(pointing)), round(POINTING_PART * steps) if pointing else 0
+    batch, point = batches(len(rows), batch_size, seed), batches(len(numbers), batch_size, seed)
     seen = see(tower, corpus.pictures, processor)
     side = round(seen.shape[1] ** 0.5)
 
     def loss_of(step: int) -> Tensor:
-        chosen = batch(step)
+        chosen, texts = (numbers[point(step)], pointing) if step < first else (batch(step), rows)
         grid = torch.tensor([[1, side, side]]).repeat(len(chosen), 1)
-        inputs = collate([rows[row] for row in chosen], pad, image)
+        inputs = collate([texts[row] for row in chosen], pad, image)
         return model(pixel_values=seen[chosen].float().flatten(0, 1), image_grid_thw=grid, **inputs).loss
 
     inner.visual = SeenTower(tower)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 
 WARMUP = 50
+BETAS = (0.9, 0.98)  # runs of a few hundred steps: with 0.999 AdamW remembers the first ones for too long
 SAVE_SECONDS = 20.0
 
 
@@ -79,7 +80,7 @@ def train(
         FloatingPointError: If the loss is not finite.
     """
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    optimizer = torch.optim.AdamW(named.values(), lr=peak, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(named.values(), lr=peak, weight_decay=0.01, betas=BETAS)
     start, reached = _load(checkpoint, named, optimizer) if checkpoint.exists() else (0, math.nan)
     saved, losses = time.monotonic(), []
     for step in range(start, steps):

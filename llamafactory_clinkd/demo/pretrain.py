@@ -35,7 +35,7 @@ from .vision import train_tower
 from .workers import end_with_parent
 
 
-FORMAT = 2  # raise it when the same settings give other models
+FORMAT = 3  # raise it when the same settings give other models
 Advance = Callable[[str, int, int, float], None]  # part ("vision", "base" or "teacher"), steps done, steps, loss
 
 
@@ -44,8 +44,8 @@ class PretrainSettings:
     """Optimiser steps of each part, and the seed."""
 
     vision_steps: int = 700
-    base_steps: int = 600
-    teacher_steps: int = 600
+    base_steps: int = 1000
+    teacher_steps: int = 1000
     seed: int = 0
 
 

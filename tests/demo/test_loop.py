@@ -73,7 +73,7 @@ def test_a_step_is_one_of_adamw_with_clipping(tmp_path):
     reference, reference_loss = make()
     train(module, loss_of, steps=3, peak=1e-2, checkpoint=tmp_path / "run.safetensors")
     moving = [parameter for parameter in reference.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(moving, lr=1e-2, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(moving, lr=1e-2, weight_decay=0.01, betas=(0.9, 0.98))
     for step in range(3):
         optimizer.param_groups[0]["lr"] = learning_rate(step, 3, 1e-2)
         optimizer.zero_grad()

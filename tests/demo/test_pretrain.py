@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from llamafactory_clinkd.demo.cells import CELL, cell_boxes, cells_of
-from llamafactory_clinkd.demo.corpus import Corpus, encode
+from llamafactory_clinkd.demo.corpus import Corpus, encode, pointing_turns
 from llamafactory_clinkd.demo.language import SeenTower, collate, see, train_language
 from llamafactory_clinkd.demo.models import ModelSize, build_demo_models
 from llamafactory_clinkd.demo.rows import make_row
@@ -74,6 +74,21 @@ def test_patch_order_is_the_processors(model):
     patches = (pixels.view(64, 3, 2, 14, 14)[:, 0, 0] * std + mean) * 255
     cells = patches[:, CELL // 2 :: CELL, CELL // 2 :: CELL].reshape(64, 4).round().long()
     assert torch.equal(cells, patch_order(torch.from_numpy(numbers)[None]))
+
+
+def test_pointing_turns_are_those_answered_by_a_box_with_the_image_in_front():
+    box = "<|box_start|>(001,002),(003,004)<|box_end|>"
+    asked = ["<image>What is it?", "Where is it?", "Tell me.", "And the other?"]
+    answers = ["A liver", box, f"The region {box}", box]
+    messages = [
+        {"role": role, "content": text}
+        for pair in zip(asked, answers, strict=True)
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    kept = [message["content"] for message in pointing_turns(messages)]
+    assert kept == ["<image>Where is it?", box, "And the other?", box]
+    assert messages[0]["content"] == "<image>What is it?" and messages[2]["content"] == "Where is it?"
+    assert pointing_turns(messages[:2]) == []
 
 
 def test_the_seen_tower_gives_what_the_tower_gives(model, corpus):
