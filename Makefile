@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?=
 WORKERS ?= 2
+TOGETHER := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-fast test-slow test-long lint bench clean
 
@@ -30,13 +31,13 @@ demo: $(VENV)/.demo
 
 # Fast and slow tests together, a file at a time on each worker, a thread for each: two cores are busy all the time.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(TOGETHER) -m "not long"
 
 test-fast: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(TOGETHER) -m "not slow and not long"
 
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "slow and not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(TOGETHER) -m "slow and not long"
 
 test-long: setup
 	$(BIN)/python -m pytest -q -m long
