@@ -112,7 +112,7 @@ def grit(tmp_path, count):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tags", ["qwen2_vl", "qwen_vl"])
+@pytest.mark.parametrize("tags", ["qwen2_vl", pytest.param("qwen_vl", marks=pytest.mark.long)])
 def test_boxes_come_back_equal_with_and_without_the_plugin(model, tmp_path, tags):
     source, boxes = grit(tmp_path, 24)
     out = tmp_path / "out"

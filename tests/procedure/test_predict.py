@@ -34,7 +34,7 @@ def clip(quick_workspace, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["beam", "sample"])
+@pytest.mark.parametrize("mode", ["beam", pytest.param("sample", marks=pytest.mark.long)])
 def test_candidates_are_ranked_by_the_image_and_the_record_is_whole(
     quick_workspace, clip, tmp_path, monkeypatch, mode
 ):

@@ -94,7 +94,7 @@ def test_full_weights(name, models, tmp_path):
     check_rest(folder)
 
 
-@pytest.mark.parametrize("name", [_long("lora"), "qlora"])
+@pytest.mark.parametrize("name", [_long("lora"), _long("qlora")])
 def test_adapters(name, models, tmp_path):
     folder = tmp_path / name
     log = run(name, models, folder)

@@ -302,7 +302,7 @@ def test_page_is_stock_without_the_plugin(tmp_path):
     assert without_ours(attached[0]) == absent[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_command_line_accepts_a_started_file(engine, page, workspace, tmp_path):
     from llamafactory.webui.common import save_cmd
 
