@@ -169,6 +169,7 @@ class Ranks:
             RankError: If one did.
         """
         if self.size > 1 and self._store.check(["failure"]):
+            time.sleep(self._beat)  # the first error is on record before its consequences: launchers show the earliest
             raise RankError(self._get("failure"))
 
     def request_stop(self, reason: str) -> None:

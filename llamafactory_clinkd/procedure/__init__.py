@@ -34,6 +34,7 @@ from ..ranks import Ranks, Stopped
 from .checkpoints import remove_broken_checkpoints
 from .checks import check_recipe
 from .corrector import check_correction
+from .engines import load_on_numbered_cpus
 from .failing import told_to_all
 from .inputs import inputs_hash, phase_inputs
 from .run import Run
@@ -58,6 +59,7 @@ def run_procedure(workflow: Any, arguments: Any, callbacks: list[Any]) -> None:
         ValueError: If the recipe is incomplete, or changed since a training phase of the same ``output_dir`` ran.
         SystemExit: With 143, after SIGTERM.
     """
+    load_on_numbered_cpus()
     output_dir = Path(arguments.training.output_dir)
     ranks = Ranks.of_process_group(arguments.training.ddp_timeout)
     try:

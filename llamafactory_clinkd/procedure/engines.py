@@ -19,7 +19,24 @@ accelerate takes one such plugin a process. Each phase has its own model, teache
 configuration of its own. (FSDP keeps no state between trainers.)
 """
 
+import functools
 from typing import Any
+
+import torch
+
+
+@functools.cache
+def load_on_numbered_cpus() -> None:
+    """Lets ``torch.load`` put tensors on ``cpu:0``, where several processes without accelerators resume.
+
+    The trainer loads an optimizer to its own device, which LLaMA-Factory numbers; torch (seen up to 2.14) knows
+    ``cpu`` only and raises "don't know how to restore data location". A second call changes nothing.
+    """
+    torch.serialization.register_package(90, lambda storage: None, _on_numbered_cpu)
+
+
+def _on_numbered_cpu(storage: Any, location: str) -> Any:
+    return storage if location.startswith("cpu:") else None
 
 
 def fresh_engine(training: Any) -> Any:
