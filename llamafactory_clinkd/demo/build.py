@@ -22,6 +22,7 @@ from typing import Any
 from ..run_state import read_json, read_jsonl
 from .baseline import mean_box_recall
 from .pretrain import PretrainSettings, pretrain
+from .progress import bars_of_parts
 from .scans import DataSettings, build_data
 
 
@@ -58,24 +59,15 @@ def prepare(directory: str | Path, quick: bool = False, seed: int = 0) -> DemoPa
         seed: Seed of the data and of the models.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     directory, console = Path(directory), Console()
     sizes, steps = (replace(settings, seed=seed) for settings in (QUICK if quick else FULL))
-    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
-        bars: dict[str, int] = {}
-
-        def show(name: str, done: int, total: int, note: str = "") -> None:
-            if name not in bars:
-                bars[name] = progress.add_task(name, total=total, note=note)
-            progress.update(bars[name], completed=done, note=note)
-
+    with bars_of_parts(console) as show:
         built = build_data(
             directory / "data",
             sizes,
             directory / "cache",
-            say=progress.console.print,
+            say=console.print,
             advance=lambda done, total: show("real scans -> rows", done, total),
         )
         titles = {

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..demo.progress import bars_of_parts
 from .plan import cost_of, cost_table, measured_seconds
 from .prepare import benchmark_of, inputs_of, prepare
 from .recipes import Plan, recipe_text
@@ -133,15 +133,16 @@ def make(request: Request, console: Console, *, cache: Path, fresh: bool, runs: 
 
 
 def _run(request: Request, todo: list[Plan], found: list[Plan], console: Console, *, fresh: bool) -> Outcome:
-    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
-        bar = progress.add_task("runs", total=len(todo) + len(found), completed=len(found), note="")
+    ended, total = len(found), len(todo) + len(found)
+    with bars_of_parts(console) as show:
+        show("runs", ended, total)
 
         def tell(plan: Plan, text: str) -> None:
-            progress.update(bar, note=f"{plan.name}: {text}")
+            nonlocal ended
             if text in ("finished", "failed"):
-                progress.advance(bar)
-                progress.console.print(f"{plan.name} {text}", highlight=False)
+                ended += 1
+                console.print(f"{plan.name} {text}", highlight=False)
+            show("runs", ended, total, f"{plan.name}: {text}")
 
         def inputs() -> dict[str, str]:
             return inputs_of(request.scale, request.directory)

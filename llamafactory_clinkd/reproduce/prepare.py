@@ -15,11 +15,10 @@
 """Builds what the runs of a scale start from, where it is not there yet."""
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..demo.progress import bars_of_parts
 from .recipes import EXAMPLES, read_recipe
 
 
@@ -63,14 +62,6 @@ def prepare(scale: str, directory: Path, cache: Path, console: Console) -> None:
         return
     from .mini import build_mini, build_scorer
 
-    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
-        bars: dict[str, Any] = {}
-
-        def show(name: str, done: int, total: int, note: str) -> None:
-            if name not in bars:
-                bars[name] = progress.add_task(name, total=total, note=note)
-            progress.update(bars[name], completed=done, note=note)
-
-        build_mini(directory / scale, cache, show, progress.console.print)
+    with bars_of_parts(console) as show:
+        build_mini(directory / scale, cache, show, console.print)
     build_scorer(directory / scale)

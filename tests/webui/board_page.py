@@ -138,8 +138,8 @@ class BoardPage:
             arg=[label, value],
         )
 
-    def wait_for_text(self, text: str) -> None:
-        """Waits until a visible element has the text."""
+    def wait_for_text(self, text: str | re.Pattern[str]) -> None:
+        """Waits until a visible element has the text, or one that the pattern finds."""
         self.page.get_by_text(text).filter(visible=True).first.wait_for()
 
     def wait_for_text_anywhere(self, text: str) -> None:
