@@ -15,8 +15,6 @@
 """What a page shows of a run: phase, progress, curves and corrections under way, metrics and report at its end."""
 
 import functools
-import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from ..run_state import read_json
 from .evaluation import metrics_markdown
 from .locales import texts
 from .progress import Progress, read_progress, training_log
+from .shared_run import view_of_page
 
 
 def with_phases(
@@ -62,9 +61,7 @@ def with_report(stock: Callable[..., Iterator[dict[Any, Any]]]) -> Callable[...,
         tab = "train" if self.do_train else "eval"
         lang, output_dir = output_dir_of(self, tab) if self.running_data else (None, None)
         update: dict[Any, Any] = {}
-        if self.trainer is not None:
-            one_reader_at_a_time(self.trainer)
-        for update in stock(self):
+        for update in stock(view_of_page(self)):
             yield update
         if output_dir is None:
             return
@@ -75,24 +72,6 @@ def with_report(stock: Callable[..., Iterator[dict[Any, Any]]]) -> Callable[...,
             yield {box: f"{report_link(report, lang)}\n\n{table}\n\n{update[box]}"}
 
     return monitor
-
-
-def one_reader_at_a_time(process: subprocess.Popen) -> None:
-    """Lets several pages that watch one run wait for it in turn.
-
-    Stock's monitor of each page calls ``communicate`` in a thread of its own; two at once end in EBADF, and the page
-    that lost never says that the run has ended.
-    """
-    if "communicate" in vars(process):
-        return
-    stock, lock = process.communicate, threading.Lock()
-
-    @functools.wraps(stock)
-    def communicate(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        with lock:
-            return stock(*args, **kwargs)
-
-    process.communicate = communicate
 
 
 def output_dir_of(runner: Any, tab: str) -> tuple[str, Path]:

@@ -33,7 +33,6 @@ def phase_text(number, total, phase):
     return MESSAGES["phase"].format(number=number, total=total, name=PHASES[phase])
 
 
-@pytest.mark.long  # fails: of two pages that watch a run, the slower one finds stock's `Runner.trainer` gone
 def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_path):
     from llamafactory.webui.locales import ALERTS
 

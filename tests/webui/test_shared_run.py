@@ -1,0 +1,106 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Several pages watch one run: each waits for its end, and hears of it."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from llamafactory_clinkd.webui.shared_run import one_reader_at_a_time, view_of_page
+
+
+SAYS_AND_ENDS = "import sys, time\nfor _ in range(40): print('said', file=sys.stderr, flush=True); time.sleep(0.02)"
+
+
+def test_two_pages_that_wait_for_one_process_both_get_all_it_said():
+    """Without turns one of the two raises EBADF or ValueError now and then: its pipe is closed by the other."""
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", SAYS_AND_ENDS], stderr=subprocess.PIPE, text=True)
+        one_reader_at_a_time(process)
+        one_reader_at_a_time(process)
+
+        def watch(process=process):
+            while True:
+                try:
+                    return process.communicate(timeout=0.05)[1]
+                except subprocess.TimeoutExpired:
+                    continue
+
+        with ThreadPoolExecutor(3) as pool:
+            heard = [pool.submit(watch) for _ in range(3)]
+        assert [each.result() for each in heard] == ["said\n" * 40] * 3 and process.returncode == 0
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    """Stock's own ``Runner`` that watches a process which ends by itself."""
+    import gradio as gr
+    from llamafactory.webui.runner import Runner
+
+    told = []
+    monkeypatch.setattr(gr, "Info", told.append)
+    watched = Runner(manager=None)
+    watched.told = told
+    watched.trainer = subprocess.Popen([sys.executable, "-c", SAYS_AND_ENDS], stderr=subprocess.PIPE, text=True)
+    watched.running_data = {"box": 1}
+    yield watched
+    watched.told.clear()
+
+
+def test_the_page_that_ends_first_takes_nothing_from_the_other(runner):
+    process = runner.trainer
+    first, second = view_of_page(runner), view_of_page(runner)
+    assert runner.running and first.trainer is second.trainer is process
+    process.communicate()
+    first._finalize("en", "finished")
+    assert (runner.trainer, runner.running, runner.running_data) == (None, False, None) and first.trainer is None
+    assert second.trainer is process and second.running_data == {"box": 1}
+    second._finalize("en", "finished")
+    assert runner.told == ["finished", "finished"]
+
+
+def test_a_run_started_since_is_left_alone(runner):
+    late = view_of_page(runner)
+    runner.trainer.communicate()
+    view_of_page(runner)._finalize("en", "finished")
+    runner.trainer, runner.running = later_run = object(), True
+    late._finalize("en", "finished")
+    assert (runner.trainer, runner.running) == later_run
+
+
+def test_an_abort_is_seen_by_every_page_also_by_one_that_came_later_or_ends_later(runner):
+    from llamafactory.webui.locales import ALERTS
+
+    first = view_of_page(runner)
+    runner.aborted = True
+    later = view_of_page(runner)
+    later.aborted = False  # what stock's monitor does first
+    assert first.aborted and later.aborted and runner.aborted
+    runner.trainer.communicate()
+    first._finalize("en", "failed")
+    later._finalize("en", "failed")
+    assert runner.told == [ALERTS["info_aborted"]["en"]] * 2 and not runner.aborted
+
+
+def test_an_abort_pressed_before_a_run_is_not_of_that_run(runner):
+    runner.aborted = True
+    assert not view_of_page(runner).aborted and not runner.aborted
+
+
+def test_without_a_process_there_is_nothing_to_keep(runner):
+    runner.trainer.communicate()
+    runner.trainer = None
+    assert view_of_page(runner) is runner
