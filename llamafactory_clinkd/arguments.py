@@ -95,6 +95,13 @@ class ClinkdArguments:
         default="off",
         metadata={"help": "hidden: keep the teacher's final hidden states on disk and run its trunk once only."},
     )
+    kd_teacher_offload: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether or not to keep the teacher's weights in the machine's memory and bring each layer to the "
+            "GPU for its forward pass, in the distill phase."
+        },
+    )
     pseudo_label_samples: int = field(
         default=30000,
         metadata={"help": "Rows that the teacher labels and the student is distilled on: a seeded random subset."},
@@ -291,6 +298,12 @@ class ClinkdArguments:
             raise ValueError(
                 "`kd_method: vkd` trains a projection beside the model, which `use_badam: true` would leave out. "
                 "Set one of them."
+            )
+        bits = getattr(self, "ref_model_quantization_bit", None)
+        if self.kd_teacher_offload and bits is not None:
+            raise ValueError(
+                f"`ref_model_quantization_bit: {bits}` keeps the teacher on the GPU, `kd_teacher_offload: true` "
+                "off it. Remove one of them."
             )
         if self.correction_scorer == "logprob":
             raise bad_value("correction_scorer", "logprob", "an open_clip model", "name one, or remove the key")

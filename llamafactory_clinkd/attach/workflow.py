@@ -87,10 +87,15 @@ class StockWorkflow:
             self._run_sft(*arguments, callbacks)
 
     def load_teacher(self, arguments: RecipeArguments) -> Any:
-        """The frozen teacher in evaluation mode, as stock's ``create_ref_model`` loads it."""
-        finetuning = copy.copy(arguments.finetuning)
-        finetuning.ref_model = finetuning.ref_model or arguments.model.model_name_or_path
-        return self.module.create_ref_model(arguments.model, finetuning)
+        """The frozen teacher in evaluation mode, as stock's ``create_ref_model`` loads it.
+
+        With ``kd_teacher_offload`` it is loaded into the machine's memory, else onto this rank's device.
+        """
+        finetuning, model = copy.copy(arguments.finetuning), copy.copy(arguments.model)
+        finetuning.ref_model = finetuning.ref_model or model.model_name_or_path
+        if finetuning.kd_teacher_offload:
+            model.device_map = {"": "cpu"}
+        return self.module.create_ref_model(model, finetuning)
 
     def load_tokenizers(self, *model_arguments: Any) -> list[dict[str, Any]]:
         """``{"tokenizer", "processor"}`` of each model as stock loads them."""

@@ -28,6 +28,7 @@ from torch.nn.functional import linear
 from ..supervised import SupervisedTrainer
 from .cache_keys import KeyedCollator, keys_of
 from .cached_teacher import CachedTeacher
+from .offloaded import OffloadedTeacher
 from .teacher import AdapterTeacher, Teacher
 
 
@@ -53,10 +54,12 @@ class DistillTrainer(SupervisedTrainer):
         live = teacher.teacher if self._cached else teacher
         if self._cached:
             kwargs["data_collator"] = KeyedCollator(kwargs["data_collator"], pixel_settings)
-        owns_model = live is not None and not isinstance(live, AdapterTeacher)
+        owns_model = live is not None and not isinstance(live, AdapterTeacher | OffloadedTeacher)
         super().__init__(**kwargs | {"ref_model": live.model if owns_model else None})
         if owns_model:
             live.model = self.ref_model
+        elif isinstance(live, OffloadedTeacher):
+            self._prepare_teacher(live)
         self._teacher = teacher
         partitioned = self.is_fsdp_enabled  # its head is whole inside its own forward pass only
         self._plain = self._cached is not None or (live.head is not None and not partitioned)
@@ -160,6 +163,14 @@ class DistillTrainer(SupervisedTrainer):
 
     def _prepare_teacher(self, teacher: Teacher) -> None:
         """What stock's trainer does at its start with a teacher that is there then."""
+        if isinstance(teacher, OffloadedTeacher):
+            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                raise ValueError(
+                    "`kd_teacher_offload: true` moves the teacher's layers itself, and so does DeepSpeed or FSDP. "
+                    "Remove the key; with DeepSpeed ZeRO-3, `offload_param: {device: cpu}` in its file does the same."
+                )
+            teacher.place(self.accelerator)
+            return
         teacher.model = self.ref_model = self.accelerator.prepare_model(teacher.model, evaluation_mode=True).eval()
 
     def _run_epoch(self, **kwargs: Any) -> None:

@@ -15,6 +15,7 @@
 """What to change in a recipe whose phase does not fit."""
 
 from .facts import Facts
+from .training import offloaded_bytes
 
 
 def advice(facts: Facts, memory: dict[str, dict[str, int]], available: int) -> list[str]:
@@ -58,6 +59,10 @@ def _changes(facts: Facts, phase: str, parts: dict[str, int]) -> list[tuple[int,
         changes.append((int(0.95 * (parts["gradients"] + parts["optimiser"])), text))
     if parts["teacher"] and facts.teacher_bits is None and not sharded:
         changes.append((int(0.7 * parts["teacher"]), "`ref_model_quantization_bit: 4` for the teacher"))
+    if phase == "distill" and parts["teacher"] and not (facts.teacher_bits or facts.zero_stage or facts.on_cpu):
+        left = offloaded_bytes(facts.teacher, facts)
+        text = "`kd_teacher_offload: true` keeps the teacher's weights in the machine's memory, slower"
+        changes.append((parts["teacher"] - left, text))
     if parts["teacher"] and facts.teacher.parameters > facts.student.parameters:
         saved = parts["teacher"] - parts["teacher"] * facts.student.parameters // facts.teacher.parameters
         changes.append((saved, "a smaller teacher: `ref_model` of the student's size"))

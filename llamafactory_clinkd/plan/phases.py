@@ -23,6 +23,7 @@ from .training import (
     gradient_bytes,
     loss_bytes,
     model_bytes,
+    offloaded_bytes,
     optimizer_bytes,
     step_bytes,
     weight_bytes,
@@ -61,7 +62,8 @@ def _training(facts: Facts, *, with_teacher: bool) -> dict[str, int]:
     """The larger of two moments: the loss's backward pass, and the optimiser's step with all gradients."""
     fixed = {"weights": weight_bytes(facts), "optimiser": optimizer_bytes(facts)}
     if with_teacher and not facts.teacher_shares_weights:  # with `kd_cache: hidden` too: epoch 1 fills the cache
-        fixed["teacher"] = model_bytes(facts.teacher, facts, facts.teacher_bits)
+        whole = model_bytes(facts.teacher, facts, facts.teacher_bits)
+        fixed["teacher"] = offloaded_bytes(facts.teacher, facts) if facts.keys["kd_teacher_offload"] else whole
     backward = {
         "gradients": gradient_bytes(facts) if facts.accumulation > 1 or facts.zero_stage else 0,
         "activations": activation_bytes(facts) + cast_bytes(facts),

@@ -70,6 +70,15 @@ def model_bytes(shape: ModelShape, facts: Facts, bits: int | None) -> int:
     return int(packed + each * (shape.parameters - shape.linear_parameters))
 
 
+def offloaded_bytes(shape: ModelShape, facts: Facts) -> int:
+    """What ``kd_teacher_offload`` leaves on the GPU at once: the embeddings, one layer, or the head for the loss.
+
+    On the CPU itself nothing moves: the whole model is there.
+    """
+    each = 2 if facts.half else 4
+    return each * (shape.parameters if facts.on_cpu else max(shape.embedding_parameters, shape.layer_parameters))
+
+
 def sharded(whole: int, facts: Facts) -> int:
     """Bytes of weights on one GPU."""
     if facts.offload_weights:

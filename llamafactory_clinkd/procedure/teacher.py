@@ -26,6 +26,7 @@ from ..kd.adapters import add_teacher_adapters
 from ..kd.cache import HiddenCache, estimate_bytes, require_space
 from ..kd.cached_teacher import CachedTeacher
 from ..kd.identity import pixel_settings, teacher_identity
+from ..kd.offloaded import OffloadedTeacher
 from ..kd.teacher import AdapterTeacher, Teacher, text_config
 from ..positions_of_run import bind_settings, same_positions, settings_of_run, teacher_settings
 from .run import Run
@@ -59,9 +60,12 @@ def teacher_of_run(run: Run, arguments: Any, parts: dict[str, Any]) -> dict[str,
 
     def load() -> Teacher:
         if shares_weights:
+            if run.settings.kd_teacher_offload:
+                logger.warning("`kd_teacher_offload: true` moves nothing: the teacher's base is the student's own.")
             return _adapters_over(parts["model"], teacher_arguments)
         model = bind_settings(run.workflow.load_teacher(arguments), positions)
-        return Teacher(model, same_positions=shares_positions)
+        kind = OffloadedTeacher if run.settings.kd_teacher_offload else Teacher
+        return kind(model, same_positions=shares_positions)
 
     if run.settings.kd_cache == "off":
         return {"teacher": load(), "pixel_settings": None}

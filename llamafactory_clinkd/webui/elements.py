@@ -29,7 +29,7 @@ GROUPS: dict[str, list[list[str]]] = {
     "distillation": [
         ["teacher_name", "ref_model", "ref_model_adapters", "ref_model_quantization_bit"],
         ["kd_method", "kd_alpha", "kd_temperature", "kd_temperature_squared"],
-        ["kd_epochs", "kd_noise_std", "kd_cache"],
+        ["kd_epochs", "kd_noise_std", "kd_cache", "kd_teacher_offload"],
         ["pseudo_label_samples", "pseudo_label_target"],
     ],
     "correction": [
@@ -132,9 +132,9 @@ def inapplicable(values: dict[str, Any]) -> dict[str, str]:
             "needs_distill",
             "distill" in phases,
             ["kd_method", "kd_alpha", "kd_temperature", "kd_temperature_squared", "kd_epochs", "kd_noise_std"]
-            + ["kd_cache", "pseudo_label_target"],
+            + ["kd_cache", "kd_teacher_offload", "pseudo_label_target"],
         ),
-        ("needs_kd", method != "none", ["kd_alpha", "kd_cache"]),
+        ("needs_kd", method != "none", ["kd_alpha", "kd_cache", "kd_teacher_offload"]),
         (
             "needs_pseudo_kd",
             method == "pseudo_kd",

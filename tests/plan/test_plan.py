@@ -138,6 +138,13 @@ def test_cache_is_what_the_cache_module_says():
     assert found == states + 2 * SEVEN.embedding_parameters
 
 
+def test_an_offloaded_teacher_leaves_its_largest_layer():
+    keys = {"deepspeed": None, "kd_teacher_offload": True}
+    parts = plan(recipe(**keys))["memory"]
+    largest = 2 * max(SEVEN.embedding_parameters, SEVEN.layer_parameters)
+    assert parts["distill"]["teacher"] == largest < parts["pseudo_label"]["teacher"]
+
+
 def test_figures_taken_from_other_rooms_are_theirs():
     assert kd.cache is cache
     assert counts.CACHE_HEADER == cache.HEADER_BYTES_PER_SAMPLE and training.LOSS_BUFFERS == fused.CHUNK_BYTES

@@ -1,0 +1,108 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""``kd_teacher_offload`` in the real recipe, against the same recipe without it; on a CPU the copies are no-ops."""
+
+import pytest
+import torch
+from kd_runs import distil, history, same_bits, weights
+
+from llamafactory_clinkd.arguments import ClinkdArguments
+from llamafactory_clinkd.kd.offloaded import OffloadedTeacher
+
+
+@pytest.fixture
+def placed(monkeypatch):
+    """The offloaded teachers that a run made."""
+    teachers, place = [], OffloadedTeacher.place
+
+    def noted(self, accelerator):
+        place(self, accelerator)
+        teachers.append(self)
+
+    monkeypatch.setattr(OffloadedTeacher, "place", noted)
+    return teachers
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"kd_cache": "hidden"},
+        {"kd_method": "vkd"},
+        {"teacher_rope_variant": "rope_mixed"},
+        {"finetuning_type": "lora", "lora_rank": 2},
+    ],
+    ids=str,
+)
+def test_same_run_as_with_the_teacher_on_the_device(small_workspace, tmp_path, placed, keys):
+    torch.set_num_threads(1)
+    here = distil(small_workspace, tmp_path / "here", **keys)
+    assert not placed
+    away = distil(small_workspace, tmp_path / "away", kd_teacher_offload=True, **keys)
+    assert len(placed) == 1 and all(weight.is_meta for weight in placed[0].model.parameters())
+    assert history(away) == history(here)
+    assert same_bits(weights(away), weights(here))
+
+
+def test_a_cache_without_gaps_never_loads_it(small_workspace, tmp_path, placed):
+    keys = {"kd_cache": "hidden", "kd_epochs": 1}
+    distil(small_workspace, tmp_path / "run", kd_teacher_offload=True, **keys)
+    assert len(placed) == 1
+    (tmp_path / "run" / "clinkd" / "state.json").unlink()
+    distil(small_workspace, tmp_path / "run", kd_teacher_offload=True, overwrite_output_dir=True, **keys)
+    assert len(placed) == 1
+
+
+def test_the_head_keeps_its_values_and_leaves_nothing_behind():
+    from accelerate import Accelerator
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    for tied in (True, False):
+        config = Qwen2Config(vocab_size=50, num_key_value_heads=2, tie_word_embeddings=tied, **sizes)
+        model = Qwen2ForCausalLM(config).eval().requires_grad_(False)
+        head, inputs = model.lm_head.weight.clone(), {"input_ids": torch.arange(12)[None]}
+        logits = model(**inputs).logits
+        teacher = OffloadedTeacher(model, same_positions=True)
+        teacher.place(Accelerator(cpu=True))
+        hidden = teacher.hidden(inputs, torch.arange(12))
+        with teacher.whole_head() as (weight, bias):
+            assert bias is None and torch.equal(weight, head)
+            assert torch.equal(hidden @ weight.T, logits)
+        assert torch.equal(teacher.logits(inputs, torch.tensor([3])), logits[:, 3:4])
+        assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_quantised_teacher_stays_where_it_is(monkeypatch):
+    arguments = ClinkdArguments(use_clinkd=True, kd_teacher_offload=True)
+    arguments.ref_model, arguments.ref_model_quantization_bit = "teacher", 4
+    with pytest.raises(ValueError, match="ref_model_quantization_bit: 4.*kd_teacher_offload.*Remove one"):
+        arguments.check_clinkd()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: memory on it is what is compared")
+def test_the_device_holds_one_layer_at_a_time():
+    from accelerate import Accelerator
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 8}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=1000, num_key_value_heads=8, **sizes)).eval().requires_grad_(False)
+    whole = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    teacher = OffloadedTeacher(model, same_positions=True)
+    accelerator = Accelerator()
+    teacher.place(accelerator)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    teacher.hidden({"input_ids": torch.arange(64, device=accelerator.device)[None]}, torch.arange(64))
+    assert torch.cuda.max_memory_allocated() - before < whole / 4
