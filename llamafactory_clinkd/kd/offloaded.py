@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from ..rope.mixed import fix_mixed
 from .teacher import Teacher
 
 
@@ -38,6 +39,7 @@ class OffloadedTeacher(Teacher):
         from accelerate import cpu_offload
 
         self._device = accelerator.device
+        fix_mixed(self.model, self._device)
         weights = _pinned(self.model.state_dict()) if self._device.type == "cuda" else self.model.state_dict()
         if self.head is not None:
             name = next(name for name, module in self.model.named_modules() if module is self.head)

@@ -73,6 +73,18 @@ def mixed_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((f"{layer}", parameter) for layer, parameter in enumerate(found))
 
 
+def fix_mixed(model: nn.Module, device: torch.device) -> None:
+    """Makes the learnable differences constants on ``device``, no parameters any more; for a frozen model.
+
+    They are read before their module's own ``forward`` runs, so what moves a module's parameters around that call
+    comes too late for them. They are a few kilobytes.
+    """
+    for module in model.modules():
+        delta = module._parameters.pop(NAME, None)
+        if delta is not None:
+            setattr(module, NAME, delta.detach().to(device))
+
+
 def write_mixed(
     directory: str | Path, model: nn.Module, *, state_dict: dict[str, Tensor] | None = None
 ) -> Path | None:

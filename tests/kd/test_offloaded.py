@@ -52,16 +52,8 @@ def test_same_run_as_with_the_teacher_on_the_device(small_workspace, tmp_path, p
     away = distil(small_workspace, tmp_path / "away", kd_teacher_offload=True, **keys)
     assert len(placed) == 1 and all(weight.is_meta for weight in placed[0].model.parameters())
     assert history(away) == history(here)
-    assert same_bits(weights(away), weights(here))
-
-
-def test_a_cache_without_gaps_never_loads_it(small_workspace, tmp_path, placed):
-    keys = {"kd_cache": "hidden", "kd_epochs": 1}
-    distil(small_workspace, tmp_path / "run", kd_teacher_offload=True, **keys)
-    assert len(placed) == 1
-    (tmp_path / "run" / "clinkd" / "state.json").unlink()
-    distil(small_workspace, tmp_path / "run", kd_teacher_offload=True, overwrite_output_dir=True, **keys)
-    assert len(placed) == 1
+    name = "adapter_model.safetensors" if "finetuning_type" in keys else "model.safetensors"
+    assert same_bits(weights(away, name), weights(here, name))
 
 
 def test_the_head_keeps_its_values_and_leaves_nothing_behind():
@@ -80,7 +72,7 @@ def test_the_head_keeps_its_values_and_leaves_nothing_behind():
         with teacher.whole_head() as (weight, bias):
             assert bias is None and torch.equal(weight, head)
             assert torch.equal(hidden @ weight.T, logits)
-        assert torch.equal(teacher.logits(inputs, torch.tensor([3])), logits[:, 3:4])
+        torch.testing.assert_close(teacher.logits(inputs, torch.tensor([3])), logits[:, 3:4])
         assert all(parameter.is_meta for parameter in model.parameters())
 
 
