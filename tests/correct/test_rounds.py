@@ -159,8 +159,8 @@ def test_without_corrections_it_is_stock_fine_tuning(workspace, tmp_path):
     assert losses(tmp_path / "rounds") == pytest.approx(losses(tmp_path / "stock"), rel=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("accumulation", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.long  # tests/procedure/test_survives.py kills and resumes every phase
+@pytest.mark.parametrize("accumulation", [1, 3])
 def test_resumed_in_the_longer_round_it_is_an_undisturbed_run(workspace, tmp_path, accumulation):
     """Step and rate of the resumed step are those of its own round, which stock would look for in another one."""
     from llamafactory.train.tuner import run_exp

@@ -136,6 +136,6 @@ def test_two_hundred_mutations(folder):
     mutations(folder, 200, derandomize=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_thousand_mutations(folder):
     mutations(folder, 2000)

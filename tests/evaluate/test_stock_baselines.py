@@ -67,8 +67,8 @@ def test_stock_parses_every_recipe(name, tmp_path):
     assert data.template == RECIPES[name]["template"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["qwen2_vl", pytest.param("llava", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["qwen2_vl", "llava"])
 def test_a_tiny_model_is_trained_predicts_and_is_evaluated(model, tmp_path):
     """It learns one row of each task by heart, so each metric has to come out at its best."""
     rows, names = drawn_rows(tmp_path / "data", 4), [f"med_grit{PLAIN[model]}_{part}" for part in ("train", "test")]

@@ -130,7 +130,10 @@ print(json.dumps({
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["", "import torch\n", "from llamafactory.train.sft import run_sft\n"])
-@pytest.mark.parametrize("env", [HARDENED, {}], ids=["autoload-off", "both-ways"])
+@pytest.mark.parametrize(
+    "env",
+    [pytest.param(HARDENED, id="autoload-off"), pytest.param({}, id="both-ways", marks=pytest.mark.long)],
+)
 def test_attached_once_by_either_way_and_by_both(patched, first, env):
     done = run_python(patched, "-c", first + REPORT, **env)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -63,9 +63,8 @@ def sizeable(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "case", [case if case == "distill" else pytest.param(case, marks=pytest.mark.long) for case in CASES]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
 def test_estimate_is_within_a_fifth_of_what_was_measured(case, sizeable, tmp_path):
     sizes = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "max_new_tokens": ANSWER}
     paths = []

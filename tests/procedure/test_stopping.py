@@ -125,8 +125,8 @@ def keys(workspace, output_dir):
     )  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGABRT", marks=pytest.mark.long)])
+@pytest.mark.long  # tests/engines/test_stop.py stops two ranks
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGABRT"])
 def test_stopped_in_every_phase(quick_workspace, tmp_path, name):
     out, whole = tmp_path / "out", tmp_path / "whole"
     out.mkdir()

@@ -60,7 +60,7 @@ def small_benchmark(quick_workspace, tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_are_trained_used_and_not_run_again(small_benchmark):
     """SFT, the same model with SASG, and Pseudo-KD, which fails because its teacher is not there."""
     rows = [ROWS[name] for name in ("sft", "sasg", "pseudo_kd")]

@@ -141,7 +141,15 @@ def test_teacher_name_fills_its_path(ready):
     ready.wait_for_value(ready.words("ref_model"), "Qwen/Qwen2-VL-72B-Instruct")
 
 
-@pytest.mark.parametrize("width, scheme", [(1280, "light"), (1280, "dark"), (1920, "light"), (1920, "dark")])
+@pytest.mark.parametrize(
+    "width, scheme",
+    [
+        (1280, "light"),
+        pytest.param(1280, "dark", marks=pytest.mark.long),
+        pytest.param(1920, "light", marks=pytest.mark.long),
+        (1920, "dark"),
+    ],
+)
 def test_five_languages(open_board, tmp_path, width, scheme):
     board = open_board(width, scheme)
     board.open("clinkd", *GROUPS)
