@@ -44,8 +44,8 @@ class PretrainSettings:
     """Optimiser steps of each part, and the seed."""
 
     vision_steps: int = 700
-    base_steps: int = 500
-    teacher_steps: int = 620
+    base_steps: int = 850
+    teacher_steps: int = 680
     seed: int = 0
 
 
