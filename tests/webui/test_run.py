@@ -41,13 +41,13 @@ def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_p
     board.set_up_run(workspace, "watched", EXTRA_ARGS)
     board.open("distillation", "selection")
     board.fill(board.words("ref_model"), str(workspace / "teacher"))
-    board.fill(board.words("kd_epochs"), "24")
+    board.fill(board.words("kd_epochs"), "40")
     board.choose(board.words("eval_dataset"), "tiny_test")
     board.fill(board.words("sasg_scorer"), "logprob")
     for phase in ("pseudo_label", "correct"):
         board.page.get_by_label(PHASES[phase], exact=True).uncheck()
     board.press("Start")
-    board.wait_for_text(re.compile(re.escape(phase_text(1, 3, "distill")) + r" · \d+/24"))
+    board.wait_for_text(re.compile(re.escape(phase_text(1, 3, "distill")) + r" · \d+/40"))
     board.page.screenshot(path=tmp_path / "running.png", full_page=True)
 
     second = open_board()  # the page was closed and opened again, or another user came
