@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """A teacher whose weights stay in the machine's memory: each layer visits the GPU for its part of the forward pass.
 
 The layers are moved by Accelerate's hooks (``accelerate.cpu_offload``); what is added is that the head is there while
@@ -60,7 +61,8 @@ class OffloadedTeacher(Teacher):
 def _pinned(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights in pinned memory; tied ones stay one tensor."""
     pinned: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    return {
-        name: pinned.setdefault((weight.data_ptr(), weight.shape), weight.pin_memory())
-        for name, weight in weights.items()
-    }
+    for weight in weights.values():
+        key = (weight.data_ptr(), weight.shape)
+        if key not in pinned:
+            pinned[key] = weight.pin_memory()
+    return {name: pinned[weight.data_ptr(), weight.shape] for name, weight in weights.items()}

@@ -164,11 +164,8 @@ class DistillTrainer(SupervisedTrainer):
     def _prepare_teacher(self, teacher: Teacher) -> None:
         """What stock's trainer does at its start with a teacher that is there then."""
         if isinstance(teacher, OffloadedTeacher):
-            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-                raise ValueError(
-                    "`kd_teacher_offload: true` moves the teacher's layers itself, and so does DeepSpeed or FSDP. "
-                    "Remove the key; with DeepSpeed ZeRO-3, `offload_param: {device: cpu}` in its file does the same."
-                )
+            if self.is_fsdp_enabled:
+                raise ValueError("`kd_teacher_offload: true` and FSDP both move the teacher's layers. Remove the key.")
             teacher.place(self.accelerator)
             return
         teacher.model = self.ref_model = self.accelerator.prepare_model(teacher.model, evaluation_mode=True).eval()

@@ -40,6 +40,11 @@ def check_recipe(arguments: Any) -> None:
             f"`max_steps: {training.max_steps}` cuts phases short. Set `kd_epochs` and `correction_rounds` instead, "
             "and `max_samples` for a short trial."
         )
+    if arguments.finetuning.kd_teacher_offload and training.deepspeed:
+        raise ValueError(
+            "`kd_teacher_offload: true` moves the teacher's layers itself, and so does `deepspeed`. Remove the key; "
+            "with ZeRO-3, `offload_param: {device: cpu}` in the DeepSpeed file does the same."
+        )
     for switch in ("use_kt", "use_unsloth"):
         if getattr(model, switch, False):
             raise ValueError(f"`{switch}: true` replaces the model that ClinKD extends. Set it to false.")

@@ -11,7 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """``kd_teacher_offload`` in the real recipe, against the same recipe without it; on a CPU the copies are no-ops."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from kd_runs import distil, history, same_bits, weights
 
 from llamafactory_clinkd.arguments import ClinkdArguments
 from llamafactory_clinkd.kd.offloaded import OffloadedTeacher
+from llamafactory_clinkd.procedure.checks import check_recipe
 
 
 @pytest.fixture
@@ -76,11 +80,19 @@ def test_the_head_keeps_its_values_and_leaves_nothing_behind():
         assert all(parameter.is_meta for parameter in model.parameters())
 
 
-def test_a_quantised_teacher_stays_where_it_is(monkeypatch):
+def test_a_quantised_teacher_stays_where_it_is():
     arguments = ClinkdArguments(use_clinkd=True, kd_teacher_offload=True)
     arguments.ref_model, arguments.ref_model_quantization_bit = "teacher", 4
     with pytest.raises(ValueError, match="ref_model_quantization_bit: 4.*kd_teacher_offload.*Remove one"):
         arguments.check_clinkd()
+
+
+def test_deepspeed_moves_weights_itself():
+    data = SimpleNamespace(dataset=["any"], eval_dataset=None, val_size=0.0)
+    training = SimpleNamespace(max_steps=-1, deepspeed="ds_z3_config.json")
+    keys = SimpleNamespace(clinkd_phases=["distill"], kd_teacher_offload=True)
+    with pytest.raises(ValueError, match="kd_teacher_offload: true.*deepspeed.*Remove the key.*offload_param"):
+        check_recipe(SimpleNamespace(finetuning=keys, data=data, training=training, model=None))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: memory on it is what is compared")

@@ -56,8 +56,7 @@ def runner(monkeypatch):
     watched.told = told
     watched.trainer = subprocess.Popen([sys.executable, "-c", SAYS_AND_ENDS], stderr=subprocess.PIPE, text=True)
     watched.running_data = {"box": 1}
-    yield watched
-    watched.told.clear()
+    return watched
 
 
 def test_the_page_that_ends_first_takes_nothing_from_the_other(runner):
