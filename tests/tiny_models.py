@@ -124,7 +124,7 @@ def build_tiny_qwen2vl(
         },
         vision_config={
             "depth": 2,
-            "embed_dim": 32,
+            "embed_dim": 64,
             "num_heads": 2,
             "hidden_size": hidden_size,
             "mlp_ratio": 2,

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from ..four_bit import keep_trainable
 from ..rows import SIDE_COLUMNS, TrackedData
 from .squared import squaring
 
@@ -68,7 +69,8 @@ class StockWorkflow:
         workflow, stock_load = self.module, self.module.load_model
 
         def load_model(*args: Any, **kwargs: Any) -> Any:
-            return after_load(stock_load(*args, **kwargs))
+            model = stock_load(*args, **kwargs)
+            return after_load(keep_trainable(model) if arguments.training.do_train else model)
 
         with contextlib.ExitStack() as stack:
             stack.enter_context(swapped(workflow, "CustomSeq2SeqTrainer", make_trainer))

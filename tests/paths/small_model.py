@@ -34,11 +34,11 @@ def build_small_model(folder: Path, texts: list[str], *, seed: int = 0) -> Path:
     pad, end, image, video, start, stop = tokenizer.convert_tokens_to_ids(names)
     config = Qwen2VLConfig(
         text_config={
-            "hidden_size": 32,
+            "hidden_size": 64,  # with the 64 and 128 below: bitsandbytes' blocks, which some CPUs want whole
             "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "intermediate_size": 48,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 128,
             "vocab_size": len(tokenizer),
             "max_position_embeddings": 2048,
             "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
@@ -47,7 +47,7 @@ def build_small_model(folder: Path, texts: list[str], *, seed: int = 0) -> Path:
             "eos_token_id": end,
             "pad_token_id": pad,
         },
-        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
+        vision_config={"depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2},
         image_token_id=image,
         video_token_id=video,
         vision_start_token_id=start,

@@ -1,0 +1,45 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A 4-bit layer that has answered in evaluation mode and is trained afterwards."""
+
+import pytest
+import torch
+
+from llamafactory_clinkd.four_bit import keep_trainable
+
+
+def test_a_layer_that_has_answered_still_has_its_gradient():
+    bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: extra `quant`")
+    torch.manual_seed(0)
+    layer = bnb.nn.Linear4bit(64, 96, compute_dtype=torch.float32)
+    layer.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False)
+    layer.to("cpu")
+    layer.support_avx512bf16_for_cpu = True  # as on a processor that has it
+    model = keep_trainable(torch.nn.Sequential(layer))
+    with torch.no_grad():
+        answer = model.eval()(torch.ones(2, 64))
+    assert not getattr(layer.weight.quant_state, "packing_format_for_cpu", False)
+
+    x, grad = torch.randn(3, 64, requires_grad=True), torch.randn(3, 96)
+    model.train()(x).backward(grad)
+    weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    assert torch.allclose(x.grad, grad @ weight.float(), atol=1e-5) and x.grad.abs().max() > 0
+    assert torch.equal(model(torch.ones(2, 64)).detach(), answer)
+
+
+def test_other_layers_are_left_alone():
+    layer = torch.nn.Linear(2, 2)
+    before = dict(vars(layer))
+    assert keep_trainable(layer) is layer and vars(layer) == before
