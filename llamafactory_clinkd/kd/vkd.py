@@ -34,6 +34,11 @@ from torch.nn.utils.parametrizations import orthogonal
 
 
 IGNORE_INDEX = -100
+PARTITIONED = (
+    "`kd_method: vkd` keeps its projection in fp32 and whole, which DeepSpeed and FSDP do not. Train without "
+    "`deepspeed` and `fsdp`, or set `kd_method: pseudo_kd`."
+)
+"""Said at the start of a recipe that names either, and by the trainer where only the launcher does."""
 
 
 class VkdLoss(NamedTuple):

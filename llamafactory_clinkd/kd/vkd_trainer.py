@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from .teacher import text_config
 from .trainer import DistillTrainer
 from .unsaved import attach_unsaved
-from .vkd import VkdProjector, vkd_loss
+from .vkd import PARTITIONED, VkdProjector, vkd_loss
 
 
 logger = logging.getLogger(__name__)
@@ -54,10 +54,7 @@ class VkdTrainer(DistillTrainer):
         attach_unsaved(student, PROJECTOR, self._projector.to(training.device))
         super().__init__(**kwargs)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ValueError(
-                "`kd_method: vkd` keeps its projection in fp32 and whole, which DeepSpeed and FSDP do not. Train "
-                "without `deepspeed` and `fsdp`, or set `kd_method: pseudo_kd`."
-            )
+            raise ValueError(PARTITIONED)
         if not self._plain or self._head is None:
             raise ValueError(
                 "`kd_method: vkd` needs the hidden states in front of both heads, and one of the heads cannot be used "

@@ -25,8 +25,8 @@ def small_workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     rows = drawn_rows(folder / "data", 12)
     texts = [text for row in rows for turn in row["turns"] for text in turn]
-    build_tiny_qwen2vl(folder / "student", hidden_size=32, layers=1, seed=0, texts=texts)
-    build_tiny_qwen2vl(folder / "teacher", hidden_size=64, layers=2, seed=1, texts=texts)
+    build_tiny_qwen2vl(folder / "student", hidden_size=64, layers=1, seed=0, texts=texts)
+    build_tiny_qwen2vl(folder / "teacher", hidden_size=128, layers=2, seed=1, texts=texts)
     write_sharegpt(folder / "data" / "train.json", rows[:8])
     write_sharegpt(folder / "data" / "test.json", rows[8:])
     entries = {f"tiny_{name}": dataset_info_entry(f"{name}.json") for name in ("train", "test")}

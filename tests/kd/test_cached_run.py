@@ -139,7 +139,7 @@ def test_the_estimate_is_what_the_run_writes(small_workspace, tmp_path, caplog):
         distil(small_workspace, tmp_path, kd_cache="hidden", kd_epochs=1)
     record = next(r for r in caplog.records if "supervised tokens" in r.getMessage())
     folder, tokens, samples = record.args[:3]
-    cache = HiddenCache(folder, teacher=_teacher_of(folder), hidden_size=64)
+    cache = HiddenCache(folder, teacher=_teacher_of(folder), hidden_size=128)
     assert samples == len(cache) == ROWS
     assert sum(len(cache.get(key)) for key in cache._index) == tokens
 

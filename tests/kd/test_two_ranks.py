@@ -56,6 +56,7 @@ def assert_same(one: Path, two: Path, rel: float = EXACT) -> None:
         assert ours == pytest.approx(theirs, rel=rel)
 
 
+@pytest.mark.long  # tests/engines has accumulation on two ranks in the whole procedure
 def test_two_ranks_accumulate_as_one(small_workspace, tmp_path):
     keys = {"disable_shuffling": True}
     distil(small_workspace, tmp_path / "one", gradient_accumulation_steps=4, **keys)

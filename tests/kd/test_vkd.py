@@ -11,10 +11,13 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from llamafactory_clinkd.kd.vkd import VkdProjector, standardise, vkd_loss
+from llamafactory_clinkd.procedure.checks import check_recipe
 
 
 WIDTHS = [(6, 6), (6, 9), (9, 6)]
@@ -130,3 +133,12 @@ def test_bad_input_says_what_was_expected():
         vkd_loss(projector, student, teacher[:, :4], labels)
     with pytest.raises(ValueError, match="keep it in float32"):
         projector.bfloat16()(student)
+
+
+@pytest.mark.parametrize("engine", [{"deepspeed": "ds_z2_config.json"}, {"fsdp": ["full_shard"]}])
+def test_a_recipe_with_partitioned_weights_stops_before_anything_is_loaded(engine):
+    data = SimpleNamespace(dataset=["any"], eval_dataset=None, val_size=0.0)
+    training = SimpleNamespace(**{"max_steps": -1, "deepspeed": None, "fsdp": []} | engine)
+    keys = SimpleNamespace(clinkd_phases=["distill"], kd_method="vkd", kd_teacher_offload=False)
+    with pytest.raises(ValueError, match="kd_method: vkd.*without `deepspeed` and `fsdp`"):
+        check_recipe(SimpleNamespace(finetuning=keys, data=data, training=training, model=None))

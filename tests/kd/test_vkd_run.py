@@ -55,8 +55,8 @@ def test_the_projection_trains_and_leaves_no_trace(small_workspace, tmp_path):
     out = distil(small_workspace, tmp_path, [look], kd_method="vkd", kd_alpha=0.7, save_steps=1, save_strategy="steps")
     assert look.held and all(look.held)
     first, last = look.weights[0], look.weights[-1]
-    assert first.shape == (64, 32) and not torch.allclose(first, last)
-    torch.testing.assert_close(last.t() @ last, torch.eye(32), atol=1e-5, rtol=0)
+    assert first.shape == (128, 64) and not torch.allclose(first, last)
+    torch.testing.assert_close(last.t() @ last, torch.eye(64), atol=1e-5, rtol=0)
     for entry in logged(out):
         assert entry["loss"] == pytest.approx((entry["ce"] + 0.7 * entry["vkd"]) / 1.7, rel=1e-5)
     assert {entry["vkd"] for entry in logged(out)} != {0.0}
