@@ -18,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,14 @@ def run_demo(directory: Path, *, quick: bool) -> None:
         RuntimeError: If training failed; the same command continues it.
     """
     from .demo.build import prepare
+    from .demo.progress import bars_of_parts
 
     if not RECIPE.is_file():
         raise FileNotFoundError(f"{RECIPE} does not exist: `clinkd demo` runs in a checkout of the project.")
     console = Console()
     paths = prepare(directory, quick=quick)
-    scorer = train_scorer(paths.data, directory / "models" / "scorer", steps=60 if quick else 250)
+    with bars_of_parts(console) as show:
+        scorer = train_scorer(paths.data, directory / "models" / "scorer", show, steps=60 if quick else 250)
     output_dir = directory / "run"
     changes = {
         "model_name_or_path": paths.base,
@@ -70,18 +73,21 @@ def run_demo(directory: Path, *, quick: bool) -> None:
     _conclude(console, output_dir, paths.baseline)
 
 
-def train_scorer(data: Path, folder: Path, *, steps: int) -> Path:
+def train_scorer(data: Path, folder: Path, show: Callable[..., None], *, steps: int) -> Path:
     """A small open_clip model trained on the demo's own training captions; found again if it is there.
 
     No CLIP weights come with the project; every score of this one carries the name ``demo`` in the report.
     """
     from .select import train_demo_scorer
 
+    def advance(step: int, total: int, loss: float) -> None:
+        show("training: CLIP scorer", step, total, f"loss {loss:.2f}")
+
     if not (folder / "open_clip_config.json").is_file():
         rows = json.loads((data / "demo_train.json").read_text(encoding="utf-8"))
         captions = [row for row in rows if row["task"] in ("RC", "MIA")]
         pairs = [(data / row["images"][0], strip_boxes(row["messages"][1]["content"])) for row in captions]
-        train_demo_scorer(pairs, folder, steps=steps, progress=True)
+        train_demo_scorer(pairs, folder, steps=steps, advance=advance)
     return folder
 
 

@@ -14,45 +14,41 @@
 
 """What one gets on visual grounding without looking at the picture: the number to print beside the model's."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
-from ..boxes import iou
+from ..evaluate.baselines import mean_box_baseline
 
 
 def mean_box_recall(train: Iterable[Mapping[str, Any]], test: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Recall@0.5 of the blind answer: the mean training box of the structure in that plane of that scan.
+    """Recall@0.5 of the blind answer: the mean training box of the structure in that plane and modality.
 
     Args:
-        train: Facts of training rows (``facts_train.jsonl``, ``facts_pretrain.jsonl``); those with a ``box`` count.
+        train: Facts of training rows (``facts_train.jsonl``, ``facts_pretrain.jsonl``); those with a ``box`` count,
+            whatever they ask.
         test: Facts of test rows; those whose ``task`` is ``VG`` are answered.
 
     Returns:
-        ``macro`` (mean over modalities, as the project's metrics are), ``modalities`` and ``n``. A structure that was
-        never seen in its plane gets the mean of all boxes.
+        As :func:`.mean_box_baseline`: ``macro`` (mean over modalities), ``ci``, ``modalities``, ``n`` and more. A
+        structure that was never seen in its plane gets the mean of all boxes.
 
     Raises:
         ValueError: If there is no training box or no VG row to answer.
     """
-    boxes: dict[tuple[str, str, str], list[list[float]]] = defaultdict(list)
-    for row in train:
-        if "box" in row:
-            boxes[row["scan"], row["plane"], row["structure"]].append(row["box"])
-    rows = [row for row in test if row["task"] == "VG"]
-    if not boxes or not rows:
-        raise ValueError(
-            f"The baseline needs training boxes (found {len(boxes)} kinds) and VG rows (found {len(rows)})."
-        )
+    return mean_box_baseline(grounding_rows(train), grounding_rows(row for row in test if row["task"] == "VG"))
 
-    means = {key: np.mean(group, axis=0) for key, group in boxes.items()}
-    overall = np.mean([box for group in boxes.values() for box in group], axis=0)
-    hits: dict[str, list[bool]] = defaultdict(list)
-    for row in rows:
-        guess = means.get((row["scan"], row["plane"], row["structure"]), overall)
-        hits[row["modality"]].append(iou(guess, row["box"]) > 0.5)
-    modalities = {name: {"value": float(np.mean(hit)), "n": len(hit)} for name, hit in sorted(hits.items())}
-    macro = float(np.mean([entry["value"] for entry in modalities.values()]))
-    return {"macro": macro, "modalities": modalities, "n": len(rows)}
+
+def grounding_rows(facts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A grounding row, as the evaluation reads them, for each box that is known."""
+    return [
+        {
+            "task": "VG",
+            "question": f"<ref>{fact['structure']}</ref>",
+            "annotation": "<box>({},{}),({},{})</box>".format(*fact["box"]),
+            "image": f"{fact['id']}.png",
+            "modality": fact["modality"],
+            "plane": fact["plane"],
+        }
+        for fact in facts
+        if "box" in fact
+    ]

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..run_state import read_json, read_jsonl
+from ..run_state import read_jsonl
 from .baseline import mean_box_recall
-from .pretrain import PretrainSettings, pretrain
+from .pretrain import PretrainSettings, losses_of, pretrain
 from .progress import bars_of_parts
 from .scans import DataSettings, build_data
 
@@ -86,7 +86,7 @@ def prepare(directory: str | Path, quick: bool = False, seed: int = 0) -> DemoPa
     _show(console, built)
     facts = {split: read_jsonl(directory / "data" / f"facts_{split}.jsonl") for split in ("train", "pretrain", "test")}
     baseline = mean_box_recall(facts["train"] + facts["pretrain"], facts["test"])
-    losses = read_json(directory / "models" / "pretrain.json")["losses"]
+    losses = losses_of(directory / "models")
     console.print(f"Pretraining ended at these losses: {losses}.")
     console.print(f"Blind mean-box baseline on VG: Recall@0.5 {baseline['macro']:.3f} over {baseline['n']} rows.")
     return DemoPaths(directory / "data", models["base"], models["teacher"], baseline)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Makes the demo's "pretrained" models: one vision tower, then a base and a teacher on top of it, side by side.
+"""Makes the demo's "pretrained" models: one vision tower, then a base, a teacher or both on top of it, side by side.
 
 Nothing pretrained can be had offline, so the demo trains its own and says so. A finished model with the same settings
 is kept; an interrupted one goes on from its last checkpoint.
@@ -21,7 +21,8 @@ is kept; an interrupted one goes on from its last checkpoint.
 import multiprocessing
 import os
 import queue
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from .workers import end_with_parent
 
 
 FORMAT = 3  # raise it when the same settings give other models
+MODELS = ("base", "teacher")
 Advance = Callable[[str, int, int, float], None]  # part ("vision", "base" or "teacher"), steps done, steps, loss
 
 
@@ -55,8 +57,11 @@ def pretrain(
     work: Path,
     settings: PretrainSettings,
     advance: Advance = lambda part, step, steps, loss: None,
+    wanted: Collection[str] = MODELS,
 ) -> dict[str, Path]:
     """Trains the vision tower, then base and teacher at the same time, each in a process of its own.
+
+    A model comes out the same whether or not the other is wanted.
 
     Args:
         data: The folder of :func:`~llamafactory_clinkd.demo.scans.build_data`.
@@ -64,31 +69,56 @@ def pretrain(
         work: Folder for checkpoints.
         settings: Steps and seed.
         advance: Called with (part, steps done, steps, loss).
+        wanted: Which of the two models.
 
     Returns:
-        ``{"base": folder, "teacher": folder}``.
+        Name of each that is wanted -> its folder.
     """
     described = [FORMAT, read_json(data / "build.json")["hash"], asdict(settings), asdict(BASE), asdict(TEACHER)]
     fingerprint = content_hash(described)
-    folders, marker = {name: models / name for name in ("base", "teacher")}, models / "pretrain.json"
-    if marker.exists() and read_json(marker)["hash"] == fingerprint:
+    folders = {name: models / name for name in MODELS if name in wanted}
+    todo = [name for name in folders if not is_trained(models, name, fingerprint)]
+    if not todo:
         return folders
 
-    marker.unlink(missing_ok=True)
+    for name in todo:
+        _marker(models, name).unlink(missing_ok=True)
     # Threads that wait for each other sleep: spinning made a step six times slower beside another busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     work = work / fingerprint[:12]  # checkpoints of other settings are not gone on with
     context, cores = multiprocessing.get_context("spawn"), os.cpu_count() or 1
     messages = context.Queue()
     with ProcessPoolExecutor(2, context, _start_worker, (messages,)) as pool:
-        tower = [pool.submit(_tower, data, models, work, settings, cores)]
-        losses = dict(zip(["vision"], _follow(tower, messages, advance), strict=True))
+        tower = pool.submit(_tower, data, work, settings, cores)
+        (seen,) = _follow([tower], messages, advance)
         parts = [
-            pool.submit(_language, part, data, models / part, work, settings, max(cores // 2, 1)) for part in folders
+            pool.submit(_language, part, data, folders[part], work, settings, max(cores // 2, 1)) for part in todo
         ]
-        losses |= dict(zip(folders, _follow(parts, messages, advance), strict=True))
-    write_json(marker, {"hash": fingerprint, "settings": asdict(settings), "losses": losses})
+        losses = dict(zip(todo, _follow(parts, messages, advance), strict=True))
+    for name, loss in losses.items():
+        told = {"hash": fingerprint, "settings": asdict(settings), "losses": {"vision": seen, name: loss}}
+        write_json(_marker(models, name), told)
     return folders
+
+
+def is_trained(models: Path, name: str, fingerprint: str | None = None) -> bool:
+    """Whether a model is finished, with ``fingerprint``: of these data and settings."""
+    marker = _marker(models, name)
+    return marker.is_file() and fingerprint in (None, read_json(marker)["hash"])
+
+
+def losses_of(models: Path) -> dict[str, float]:
+    """Part -> the loss that the pretraining of the finished models ended at."""
+    found: dict[str, float] = {}
+    for name in MODELS:
+        if is_trained(models, name):
+            found |= read_json(_marker(models, name))["losses"]
+    return found
+
+
+def _marker(models: Path, name: str) -> Path:
+    """Written once a model is finished."""
+    return models / f"{name}.json"
 
 
 def _follow(futures: list[Future], messages: Any, advance: Advance) -> list[float]:
@@ -115,15 +145,15 @@ def _progress(part: str) -> Callable[[int, int, float], None]:
     return lambda step, steps, loss: _worker["messages"].put((part, step, steps, loss))
 
 
-def _tower(data: Path, models: Path, work: Path, settings: PretrainSettings, threads: int) -> float:
-    """Saves both untrained models, trains the tower, and puts it into both."""
+def _tower(data: Path, work: Path, settings: PretrainSettings, threads: int) -> float:
+    """Trains the tower, and saves both models with it in ``work``; their language models are untrained."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     torch.set_num_threads(threads)
     corpus = load_corpus(data)
     texts = [message["content"] for row in corpus.messages for message in row]
-    folders = build_demo_models(models, texts, seed=settings.seed)
+    folders = build_demo_models(work, texts, seed=settings.seed)
     loaded = {name: AutoModelForImageTextToText.from_pretrained(folder) for name, folder in folders.items()}
     processor = AutoProcessor.from_pretrained(folders["base"])
     tower = loaded["base"].model.visual
@@ -149,7 +179,8 @@ def _language(part: str, data: Path, folder: Path, work: Path, settings: Pretrai
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     torch.set_num_threads(threads)
-    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    untrained = work / part
+    model, processor = AutoModelForImageTextToText.from_pretrained(untrained), AutoProcessor.from_pretrained(untrained)
     loss = train_language(
         model,
         load_corpus(data),
@@ -159,5 +190,6 @@ def _language(part: str, data: Path, folder: Path, work: Path, settings: Pretrai
         seed=settings.seed + 1,
         advance=_progress(part),
     )
+    shutil.copytree(untrained, folder, dirs_exist_ok=True)  # tokenizer, processor and chat template
     model.save_pretrained(folder)
     return loss

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Progress bars of work in several parts, each of which has a bar from when it begins."""
+"""How far work in several parts is, each of which is shown from when it begins."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +23,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+Show = Callable[..., None]
+"""Called with (name of the part, steps done, steps, note)."""
+
+
 @contextmanager
-def bars_of_parts(console: "Console") -> Iterator[Callable[..., None]]:
-    """Inside, the function that it gives shows how far a part is: (name, steps done, steps, note)."""
+def bars_of_parts(console: "Console") -> Iterator[Show]:
+    """Inside, the function that it gives shows how far a part is: a bar each, or lines where output goes to a file."""
+    if not console.is_terminal:
+        yield lines_of_parts(console)
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
@@ -38,3 +45,16 @@ def bars_of_parts(console: "Console") -> Iterator[Callable[..., None]]:
             progress.update(bars[name], completed=done, note=note)
 
         yield show
+
+
+def lines_of_parts(console: "Console") -> Show:
+    """Prints a line when a part begins and at every tenth of it, for the log of a job that nobody watches."""
+    tenths: dict[str, int] = {}
+
+    def show(name: str, done: int, total: int, note: str = "") -> None:
+        tenth = 10 * done // max(total, 1)
+        if tenths.get(name) != tenth:
+            tenths[name] = tenth
+            console.print(f"{name} {done}/{total} {note}".rstrip(), markup=False, highlight=False, soft_wrap=True)
+
+    return show

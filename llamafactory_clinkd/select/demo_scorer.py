@@ -20,12 +20,11 @@ anything use BiomedCLIP.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
-from rich.progress import track
 
 from ..run_state import write_json
 
@@ -46,7 +45,7 @@ def train_demo_scorer(
     seed: int = 0,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
-    progress: bool = False,
+    advance: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> list[float]:
     """Trains the model contrastively (Radford et al. 2021) and saves it as an open_clip folder.
 
@@ -59,7 +58,7 @@ def train_demo_scorer(
         seed: Of weights and batches; the caller's random state is left as it is.
         batch_size: Pairs per step.
         learning_rate: Peak of AdamW's one-cycle schedule.
-        progress: Show a progress bar.
+        advance: Called after each step with (steps done, steps, loss).
 
     Returns:
         The loss of each step.
@@ -91,7 +90,7 @@ def train_demo_scorer(
         model = open_clip.CLIP(**MODEL)
         optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(steps, 2))
-        for _ in track(range(steps), description="Train the demo scorer", disable=not progress):
+        for step in range(steps):
             batch = torch.tensor(choice.sample(range(len(pairs)), min(batch_size, len(pairs))))
             loss = _contrastive_loss(model, pixels[image_of[batch]], tokens[caption_of[batch]], caption_of[batch])
             optimizer.zero_grad()
@@ -99,10 +98,13 @@ def train_demo_scorer(
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
+            advance(step + 1, steps, losses[-1])
 
     out_dir = Path(out_dir)
-    write_json(out_dir / "open_clip_config.json", {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS})
+    out_dir.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out_dir / "open_clip_model.safetensors")
+    # The configuration comes last: where it is, the weights are whole.
+    write_json(out_dir / "open_clip_config.json", {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS})
     return losses
 
 

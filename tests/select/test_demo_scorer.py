@@ -38,9 +38,13 @@ def pairs(tmp_path):
 
 def test_learns_which_caption_belongs_to_an_image(pairs, tmp_path):
     before = torch.get_rng_state()
-    losses = train_demo_scorer(pairs[:16], tmp_path / "scorer", steps=40, seed=1, batch_size=16)
+    shown = []
+    losses = train_demo_scorer(
+        pairs[:16], tmp_path / "scorer", steps=40, seed=1, batch_size=16, advance=lambda *step: shown.append(step)
+    )
     assert torch.equal(torch.get_rng_state(), before)
     assert len(losses) == 40 and losses[-1] < 0.7 * losses[0]
+    assert shown == [(step, 40, loss) for step, loss in enumerate(losses, 1)]
 
     scorer = load_scorer(str(tmp_path / "scorer"))
     captions = sorted({caption for _, caption in pairs})
@@ -55,6 +59,16 @@ def test_the_seed_decides(pairs, tmp_path):
         train_demo_scorer(pairs[:4], tmp_path / name, steps=2, seed=seed)
         weights.append(load_scorer(str(tmp_path / name)).identity["weights_sha256"])
     assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_configuration_means_that_the_weights_are_whole(pairs, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        train_demo_scorer(pairs[:4], tmp_path / "scorer", steps=1)
+    assert not (tmp_path / "scorer" / "open_clip_config.json").exists()
 
 
 def test_one_caption_is_no_contrast(pairs, tmp_path):
