@@ -40,6 +40,9 @@ def reproduce(
     table_only: Annotated[bool, typer.Option("--table-only", help="Run nothing: the table of what is there.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove runs of older recipes that are in the way.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Write the HTML page that compares the runs, too.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time. Default: at mini scale one a core, at paper scale one.")
+    ] = None,
     validation: Annotated[
         bool, typer.Option("--validation", help="Answer the validation rows, to choose the base by. Mini scale only.")
     ] = False,
@@ -49,7 +52,7 @@ def reproduce(
 ) -> None:
     """Runs what a table of the paper lacks, and writes it with the paper's values beside ours."""
     from ..cli import told_errors
-    from .command import Request, dry, make, prepare
+    from .command import Request, dry, jobs_of, make, prepare
 
     with told_errors(RuntimeError):
         if what == "data":
@@ -59,7 +62,15 @@ def reproduce(
         if dry_run:
             dry(request, gpus, gpu_memory, console)
             return
-        failed = make(request, console, cache=cache, fresh=fresh, runs=not table_only, report=report)
+        failed = make(
+            request,
+            console,
+            cache=cache,
+            fresh=fresh,
+            runs=not table_only,
+            report=report,
+            jobs=jobs_of(scale, jobs),
+        )
     for name, reason in failed.items():
         console.print(f"[red]Failed[/]: {escape(name)} {escape(reason)}", soft_wrap=True)
     if failed:

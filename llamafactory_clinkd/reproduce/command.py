@@ -14,6 +14,7 @@
 
 """What ``clinkd reproduce`` does: which runs are asked for, which are missing, then the runs and the table."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +113,24 @@ def choose_seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def make(request: Request, console: Console, *, cache: Path, fresh: bool, runs: bool, report: bool) -> dict[str, str]:
+def jobs_of(scale: str, asked: int | None) -> int:
+    """Runs at a time: what was asked for; else one a core at mini scale, one at paper scale, which fills its GPUs."""
+    return asked or ((os.cpu_count() or 1) if scale == "mini" else 1)
+
+
+def make(
+    request: Request, console: Console, *, cache: Path, fresh: bool, runs: bool, report: bool, jobs: int
+) -> dict[str, str]:
     """Runs what is missing, unless ``runs`` is false, and writes the table, with ``report`` the HTML page too.
+
+    Args:
+        request: What was asked for.
+        console: Where progress is shown.
+        cache: Folder of downloaded scans.
+        fresh: Whether to remove runs of other recipes that are in the way.
+        runs: Whether to run anything.
+        report: Whether to write the page.
+        jobs: Runs at a time.
 
     Returns:
         Run -> why it failed.
@@ -122,8 +139,8 @@ def make(request: Request, console: Console, *, cache: Path, fresh: bool, runs: 
     outcome = Outcome()
     if todo and runs:
         if request.scale == "mini":
-            prepare(request.scale, request.directory, cache, console)
-        outcome = _run(request, todo, found, console, fresh=fresh)
+            prepare(request.scale, request.directory, cache, console, todo)
+        outcome = _run(request, todo, found, console, fresh=fresh, jobs=jobs)
     elif todo:
         console.print(f"{len(todo)} runs are missing: {', '.join(plan.name for plan in todo)}.", soft_wrap=True)
     write_tables(request.what, request.table, request.directory, request.folders, console)
@@ -132,7 +149,9 @@ def make(request: Request, console: Console, *, cache: Path, fresh: bool, runs: 
     return outcome.failed
 
 
-def _run(request: Request, todo: list[Plan], found: list[Plan], console: Console, *, fresh: bool) -> Outcome:
+def _run(
+    request: Request, todo: list[Plan], found: list[Plan], console: Console, *, fresh: bool, jobs: int
+) -> Outcome:
     ended, total = len(found), len(todo) + len(found)
     with bars_of_parts(console) as show:
         show("runs", ended, total)
@@ -144,10 +163,10 @@ def _run(request: Request, todo: list[Plan], found: list[Plan], console: Console
                 console.print(f"{plan.name} {text}", highlight=False)
             show("runs", ended, total, f"{plan.name}: {text}")
 
-        def inputs() -> dict[str, str]:
-            return inputs_of(request.scale, request.directory)
+        def inputs(plan: Plan) -> dict[str, str]:
+            return inputs_of(plan, request.directory)
 
-        return run_missing(todo, request.directory, fresh=fresh, inputs=inputs, tell=tell)
+        return run_missing(todo, request.directory, jobs=jobs, fresh=fresh, inputs=inputs, tell=tell)
 
 
 def dry(request: Request, gpus: int, gib: float, console: Console) -> None:

@@ -58,7 +58,8 @@ def launch(plan: Plan, directory: Path, tell: Callable[[str], None]) -> tuple[di
     log = folder / "log.txt"
     command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(folder / "recipe.yaml")]
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {"LLAMAFACTORY_VERBOSITY": "WARN", **os.environ, "PATH": search_path}
+    threads = {"OMP_NUM_THREADS": "1"} if plan.scale == "mini" else {}  # more threads, other roundings
+    environment = {"LLAMAFACTORY_VERBOSITY": "WARN", **os.environ, **threads, "PATH": search_path}
     with open(log, "ab") as file:
         _take_alone(file, folder)
         write_recipe(plan, directory)

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..demo.baseline import mean_box_recall
 from ..evaluate import load_rows, mean_box_baseline
 from ..run_state import read_jsonl
 
@@ -40,7 +41,7 @@ def mean_box_metrics(data: Path, train: str, test: str) -> dict[str, Any]:
     facts = data / f"facts_{_part(test)}.jsonl"
     if facts.is_file():
         seen = [fact for part in (_part(train), "pretrain") for fact in read_jsonl(data / f"facts_{part}.jsonl")]
-        found = mean_box_baseline(_of_facts(seen), _of_facts(read_jsonl(facts), only="VG"))
+        found = mean_box_recall(seen, read_jsonl(facts))
     else:
         found = mean_box_baseline(*(_of_sharegpt(load_rows(data / f"{name}.json")) for name in (train, test)))
     return {"tasks": {"VG": found}, "average": None, "ci": None, "average_of": [], "notes": []}
@@ -49,22 +50,6 @@ def mean_box_metrics(data: Path, train: str, test: str) -> dict[str, Any]:
 def _part(name: str) -> str:
     """``demo_train`` -> ``train``."""
     return name.rsplit("_", 1)[-1]
-
-
-def _of_facts(facts: Iterable[dict[str, Any]], only: str | None = None) -> list[dict[str, Any]]:
-    """A grounding row for each box that is known."""
-    return [
-        {
-            "task": "VG",
-            "question": f"<ref>{fact['structure']}</ref>",
-            "annotation": "<box>({},{}),({},{})</box>".format(*fact["box"]),
-            "image": f"{fact['id']}.png",
-            "modality": fact["modality"],
-            "plane": fact["plane"],
-        }
-        for fact in facts
-        if "box" in fact and only in (None, fact["task"])
-    ]
 
 
 def _of_sharegpt(rows: Iterable[Any]) -> list[dict[str, Any]]:

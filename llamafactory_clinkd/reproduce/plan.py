@@ -21,6 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from ..plan import Facts, facts_of, make_plan
+from .prepare import models_are_there
 from .recipes import Plan, local_keys
 from .results import find_result
 
@@ -86,7 +87,7 @@ def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gi
     on_cpu = plan.scale == "mini"
     hours = None if seconds is None else seconds / 3600
     keys = local_keys(plan, directory)
-    if on_cpu and not (directory / plan.scale / "models" / "pretrain.json").is_file():
+    if on_cpu and not models_are_there(plan, directory):
         return Cost(hours, hours is not None, note="its models are made by `clinkd reproduce data --scale mini`")
     if plan.source is not None:  # its model has the shape of the one that it was trained from
         keys["model_name_or_path"] = local_keys(plan.source, directory)["model_name_or_path"]

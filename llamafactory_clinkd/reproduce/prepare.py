@@ -14,12 +14,13 @@
 
 """Builds what the runs of a scale start from, where it is not there yet."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
 
 from ..demo.progress import bars_of_parts
-from .recipes import EXAMPLES, read_recipe
+from .recipes import EXAMPLES, Plan, models_of, read_recipe
 
 
 NOISE_SIDE = 448
@@ -35,16 +36,25 @@ def benchmark_of(scale: str) -> str | None:
     return benchmark_id()
 
 
-def inputs_of(scale: str, directory: Path) -> dict[str, str]:
-    """SHA-256 of what a scale's runs start from, to be kept with their results; none where the user brings it."""
-    if scale == "paper":
+def inputs_of(plan: Plan, directory: Path) -> dict[str, str]:
+    """SHA-256 of what a run starts from, to be kept with its result; none where the user brings it."""
+    if plan.scale == "paper":
         return {}
     from .mini import inputs_of
 
-    return inputs_of(directory / scale)
+    return inputs_of(directory / plan.scale, models_of(plan))
 
 
-def prepare(scale: str, directory: Path, cache: Path, console: Console) -> None:
+def models_are_there(plan: Plan, directory: Path) -> bool:
+    """Whether the models of the scale that a run needs are built; at paper scale the user brings them."""
+    if plan.scale == "paper":
+        return True
+    from .mini import models_are_there
+
+    return models_are_there(directory / plan.scale, models_of(plan))
+
+
+def prepare(scale: str, directory: Path, cache: Path, console: Console, plans: Collection[Plan] | None = None) -> None:
     """Builds the miniature benchmark, or the data sets of noise beside Med-GRIT's.
 
     Args:
@@ -52,6 +62,7 @@ def prepare(scale: str, directory: Path, cache: Path, console: Console) -> None:
         directory: The folder in the place of ``runs/reproduce``.
         cache: Folder of downloaded scans.
         console: Where progress is shown.
+        plans: The runs that it is for, whose models alone are built; all models by default.
     """
     if scale == "paper":
         from .blind import write_blind
@@ -60,8 +71,8 @@ def prepare(scale: str, directory: Path, cache: Path, console: Console) -> None:
         made = write_blind(Path(base["dataset_dir"]), [base["dataset"], base["eval_dataset"]], side=NOISE_SIDE)
         console.print(f"Data sets of noise: {', '.join(made)}. The others come from `clinkd data convert`.")
         return
-    from .mini import build_mini, build_scorer
+    from .mini import MODELS, build_mini
 
+    models = MODELS if plans is None else set().union(*map(models_of, plans))
     with bars_of_parts(console) as show:
-        build_mini(directory / scale, cache, show, console.print)
-    build_scorer(directory / scale)
+        build_mini(directory / scale, cache, show, console.print, models)

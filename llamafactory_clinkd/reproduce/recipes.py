@@ -123,6 +123,14 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.load(path)) or {}
 
 
+def models_of(plan: Plan) -> set[str]:
+    """Which of the scale's own models a run and the one it uses start from: ``base``, ``teacher``, ``scorer``."""
+    models = f"{ROOT}/{plan.scale}/models/"
+    values = [value for value in plan.keys.values() if isinstance(value, str)]
+    named = {value.removeprefix(models) for value in values if value.startswith(models)}
+    return named | models_of(plan.source) if plan.source else named
+
+
 def local_keys(plan: Plan, directory: Path) -> dict[str, Any]:
     """The recipe with this machine's paths: ``directory`` in the place of ``runs/reproduce``."""
 

@@ -12,9 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Runs what a table lacks, one run after the other; a run that fails is said, and the others go on."""
+"""Runs what a table lacks, some at a time; a run that fails is said, and the others go on."""
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,42 +98,83 @@ def run_missing(
     plans: Sequence[Plan],
     directory: Path,
     *,
+    jobs: int = 1,
     fresh: bool = False,
-    inputs: Callable[[], dict[str, str]] = dict,
+    inputs: Callable[[Plan], dict[str, str]] = lambda plan: {},
     launch_run: Launch = launch,
     tell: Callable[[Plan, str], None] = lambda plan, text: None,
 ) -> Outcome:
-    """Runs the plans in order and writes a result of each.
+    """Runs the plans, started in their order but for those that wait for another's model, and writes a result of each.
 
     Args:
-        plans: Those that have to be run, from :func:`missing_runs`.
+        plans: Those that have to be run, from :func:`missing_runs`: a run comes after the one it uses.
         directory: The folder in the place of ``runs/reproduce``.
+        jobs: Runs at a time.
         fresh: Whether to remove the folders of other recipes that stand in the way.
-        inputs: The hashes of what the runs start from.
+        inputs: The hashes of what a run starts from.
         launch_run: What trains and evaluates.
-        tell: Called with a run and what it does.
+        tell: Called with a run and what it does, by one thread at a time.
+
+    Returns:
+        What became of them, in the order of the plans.
     """
+    interrupted, one_at_a_time = threading.Event(), threading.Lock()
+
+    def say(plan: Plan, text: str) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt  # ends the run's process, which goes on from there the next time
+        with one_at_a_time:
+            tell(plan, text)
+
+    def attempt(plan: Plan, source_failed: bool) -> str | None:
+        """Returns why the run failed."""
+        try:
+            if source_failed:
+                raise RunFailed(f"needs the model of {plan.source.name}, which failed.")
+            say(plan, "starting")
+            _run_one(plan, directory, fresh, inputs, launch_run, say)
+        except (RunFailed, OSError, ValueError) as error:
+            say(plan, "failed")
+            return str(error)
+        say(plan, "finished")
+        return None
+
+    waiting: list[Plan] = list(plans)
+    running: dict[Future[str | None], Plan] = {}
+    reasons: dict[str, str | None] = {}  # of those that ended
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            while waiting or running:
+                for plan in _ready(waiting, running.values())[: jobs - len(running)]:
+                    waiting.remove(plan)
+                    source_failed = plan.source is not None and reasons.get(plan.source.name) is not None
+                    running[pool.submit(attempt, plan, source_failed)] = plan
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    reasons[running.pop(future).name] = future.result()
+        except BaseException:
+            interrupted.set()
+            pool.shutdown(cancel_futures=True)
+            raise
     outcome = Outcome()
     for plan in plans:
-        tell(plan, "starting")
-        try:
-            if plan.source is not None and plan.source.name in outcome.failed:
-                raise RunFailed(f"needs the model of {plan.source.name}, which failed.")
-            _run_one(plan, directory, fresh, inputs, launch_run, tell)
-        except (RunFailed, OSError, ValueError) as error:
-            outcome.failed[plan.name] = str(error)
-            tell(plan, "failed")
-        else:
+        if (reason := reasons[plan.name]) is None:
             outcome.ran.append(plan.name)
-            tell(plan, "finished")
+        else:
+            outcome.failed[plan.name] = reason
     return outcome
+
+
+def _ready(waiting: Sequence[Plan], running: Iterable[Plan]) -> list[Plan]:
+    """Those whose source is not still to be trained: a run that waits for another's model takes no place meanwhile."""
+    unfinished = {plan.name for plan in (*waiting, *running)}
+    return [plan for plan in waiting if plan.source is None or plan.source.name not in unfinished]
 
 
 def _run_one(
     plan: Plan,
     directory: Path,
     fresh: bool,
-    inputs: Callable[[], dict[str, str]],
+    inputs: Callable[[Plan], dict[str, str]],
     launch_run: Launch,
     tell: Callable[[Plan, str], None],
 ) -> None:
@@ -142,4 +185,4 @@ def _run_one(
         take_folder(plan, directory, fresh=fresh)
         metrics, phases = launch_run(plan, directory, lambda text: tell(plan, text))
     folder = results_folder(directory, plan.scale, plan.part)
-    write_result(plan, folder, metrics, phases=phases, inputs=inputs())
+    write_result(plan, folder, metrics, phases=phases, inputs=inputs(plan))

@@ -102,6 +102,21 @@ def difference(row: Mapping[int, float], reference: Mapping[int, float], test: T
     return Difference(value, float(p))
 
 
+def beyond_chance(differences: list[Difference]) -> list[bool]:
+    """Which differences stay beyond noise when all of them were looked at together.
+
+    Benjamini and Hochberg's procedure over those that have a p value: of those that pass, 5 % are expected to be
+    chance. One p value in twenty is below 0.05 by chance, and a table has dozens.
+    """
+    tested = [number for number, each in enumerate(differences) if each.p is not None]
+    found = [False] * len(differences)
+    if tested:
+        adjusted = stats.false_discovery_control([differences[number].p for number in tested])
+        for number, p in zip(tested, adjusted, strict=True):
+            found[number] = bool(p < 1 - CONFIDENCE)
+    return found
+
+
 def mean_interval(intervals: list[tuple[float, float]]) -> tuple[float, float] | None:
     """The mean over seeds of the intervals' ends: what the choice of test rows leaves open, which seeds do not.
 

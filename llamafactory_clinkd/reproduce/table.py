@@ -22,7 +22,7 @@ from ..boxes import MODALITIES, TASKS
 from ..evaluate.paper import MED_GRIT
 from .results import modality_score, score, score_interval
 from .rows import METHODS_OF_PAPER, REFERENCE, ROWS, TEST_SETS, Row, paper_modalities, paper_scores, rows_of
-from .statistics import Difference, Spread, Test, difference, mean_interval, spread
+from .statistics import Difference, Spread, Test, beyond_chance, difference, mean_interval, spread
 
 
 COLUMNS = (*TASKS, "Average")
@@ -91,9 +91,12 @@ def methods_table(table: str, scale: str, results: Results) -> str:
         heads.append(f"{task} ({metrics[task]})" if task in metrics else task)
         heads += ["paper"] * (table != "figure4")
     heads += [f"Beyond noise against {ROWS[REFERENCE].title}", "Seeds"]
+    table_cells = {row.name: {task: cell(table, row, task, results) for task in COLUMNS} for row in rows}
+    tested = [each for cells in table_cells.values() for each in _differences(cells).values() if each.p is not None]
+    strong = {id(each) for each, stays in zip(tested, beyond_chance(tested), strict=True) if stays}
     lines = []
     for row in rows:
-        cells = {task: cell(table, row, task, results) for task in COLUMNS}
+        cells = table_cells[row.name]
         line = [_title(table, row)]
         if table == "table1":
             line.append(TEST_SETS.get(row.name, MED_GRIT if scale == "paper" else "miniature"))
@@ -104,8 +107,8 @@ def methods_table(table: str, scale: str, results: Results) -> str:
             if table != "figure4":
                 line.append(_number(found.paper))
         count = len(results.get(row.name, {}))
-        lines.append([*line, _verdict(row, cells), "any" if count and not row.seeded else str(count)])
-    return "\n".join([*_heading(table, scale), *_pipes(heads, lines), "", *_notes(table, results)]) + "\n"
+        lines.append([*line, _verdict(cells, strong), "any" if count and not row.seeded else str(count)])
+    return "\n".join([*_heading(table, scale), *_pipes(heads, lines), "", *_notes(table, results, len(tested))]) + "\n"
 
 
 def modalities_table(scale: str, results: Results) -> str:
@@ -167,18 +170,22 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _verdict(row: Row, cells: Mapping[str, Cell]) -> str:
-    """Which differences to the reference are beyond noise, each with its sign."""
-    found = {task: each.difference for task, each in cells.items() if each.difference is not None}
+def _differences(cells: Mapping[str, Cell]) -> dict[str, Difference]:
+    return {task: each.difference for task, each in cells.items() if each.difference is not None}
+
+
+def _verdict(cells: Mapping[str, Cell], strong: set[int]) -> str:
+    """Which differences to the reference are beyond noise, each with its sign; bold if its ``id`` is in ``strong``."""
+    found = _differences(cells)
     if not found:
         return ""
     if all(each.beyond_noise is None for each in found.values()):
         return "one seed: not known"
-    beyond = [f"{task} {each.value:+.2f}" for task, each in found.items() if each.beyond_noise]
-    return ", ".join(beyond) or "none"
+    told = {task: f"{task} {each.value:+.2f}" for task, each in found.items() if each.beyond_noise}
+    return ", ".join(f"**{text}**" if id(found[task]) in strong else text for task, text in told.items()) or "none"
 
 
-def _notes(table: str, results: Results) -> list[str]:
+def _notes(table: str, results: Results, tested: int = 0) -> list[str]:
     notes = [
         "Scores in percent: mean ± sample standard deviation over seeds"
         + ("." if table == "table3" else " [95 % bootstrap interval over the test rows, mean over seeds].")
@@ -189,8 +196,43 @@ def _notes(table: str, results: Results) -> list[str]:
             "the same trained models; one-sample for a row that no seed changes), each task by itself. With three "
             "seeds such a test sees large differences only."
         )
-    notes += sorted({note for seeds in results.values() for result in seeds.values() for note in _said(result)})
+    if tested:
+        notes.append(
+            f"{tested} differences were tested, of which chance alone would put about {0.05 * tested:.1f} beyond "
+            "noise. **Bold** ones stay so when all are taken together (Benjamini and Hochberg, 5 %)."
+        )
+    if table == "table2":
+        notes += _sanity(results)
+    found = [result for seeds in results.values() for result in seeds.values()]
+    if differing := _differing_inputs(found):
+        notes.append(
+            f"The runs started from different builds of {', '.join(differing)} (`inputs` in the results): "
+            "a difference between runs of different builds is not the method's alone."
+        )
+    notes += sorted({note for result in found for note in _said(result)})
     return [f"- {note}" for note in notes]
+
+
+def _differing_inputs(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the data and models that are not the same in all results which started from them."""
+    hashes: dict[str, set[str]] = {}
+    for result in found:
+        for name, sha256 in result.get("inputs", {}).items():
+            hashes.setdefault(name, set()).add(sha256)
+    return sorted(name for name, different in hashes.items() if len(different) > 1)
+
+
+def _sanity(results: Results) -> list[str]:
+    """Whether ClinKD points better than what looks at no image: the proof that the training path works."""
+    notes, pointing = [], _scores(results.get("clinkd", {}), "VG")
+    for name in ("mean_box", "blind"):
+        found = difference(_scores(results.get(name, {}), "VG"), pointing, _test(ROWS[name]))
+        if found is not None:
+            known = "one seed: not known" if found.p is None else f"p = {found.p:.2g}"
+            notes.append(
+                f"VG of {ROWS['clinkd'].title} minus that of {ROWS[name].title}: {-found.value:+.2f} ({known})."
+            )
+    return notes
 
 
 def _said(result: Mapping[str, Any]) -> Sequence[str]:

@@ -17,9 +17,10 @@
 import pytest
 
 from llamafactory_clinkd.demo.corpus import load_corpus
+from llamafactory_clinkd.demo.pretrain import PretrainSettings, losses_of, pretrain
 from llamafactory_clinkd.demo.scans import DataSettings
 from llamafactory_clinkd.reproduce import mini
-from llamafactory_clinkd.run_state import read_json, read_jsonl
+from llamafactory_clinkd.run_state import file_sha256, read_json, read_jsonl
 
 
 pytestmark = pytest.mark.slow
@@ -64,6 +65,35 @@ def test_it_is_built_once_the_same_and_whole(build):
     (build.data / "demo_train.json").write_text("[]")
     assert build() == (first, 160)
     assert read_json(build.data / "build.json")["hash"] == identity
+
+
+def test_a_model_is_the_same_whether_or_not_the_other_is_wanted(build, tmp_path):
+    build()
+    settings = PretrainSettings(vision_steps=2, base_steps=2, teacher_steps=2)
+
+    def weights(name, wanted):
+        shown = []
+        folders = pretrain(
+            build.data,
+            tmp_path / name / "models",
+            tmp_path / name / "work",
+            settings,
+            lambda part, *_: shown.append(part),
+            wanted,
+        )
+        assert set(folders) == set(wanted) and all(
+            (folder / "tokenizer.json").is_file() for folder in folders.values()
+        )
+        found = (tmp_path / name / "models").glob("*/model.safetensors")
+        return {path.parent.name: file_sha256(path) for path in found}, set(shown)
+
+    both, shown = weights("both", ["base", "teacher"])
+    assert shown == {"vision", "base", "teacher"} and losses_of(tmp_path / "both" / "models").keys() == shown
+    base, shown = weights("apart", ["base"])
+    assert shown == {"vision", "base"} and base == {"base": both["base"]}
+    assert weights("apart", ["base"]) == (base, set())
+    assert weights("apart", ["base", "teacher"]) == (both, {"teacher"})
+    assert weights("apart", []) == (both, set())
 
 
 def test_without_the_ct_there_is_no_benchmark(build, monkeypatch):

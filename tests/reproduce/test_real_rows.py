@@ -45,14 +45,14 @@ def test_the_command_starts_without_torch():
 
 
 @pytest.fixture
-def small_benchmark(quick_workspace, tmp_path):
+def small_benchmark(workspace, tmp_path):
     """The folders of the miniature benchmark with tiny models and drawn pictures."""
     data, models = tmp_path / "mini" / "data", tmp_path / "mini" / "models"
-    shutil.copytree(quick_workspace / "data", data)
+    shutil.copytree(workspace / "data", data)
     for split in ("train", "test"):
         (data / f"{split}.json").rename(data / f"demo_{split}.json")
         write_dataset_info(data, {f"demo_{split}": dataset_info_entry(f"demo_{split}.json")})
-    shutil.copytree(quick_workspace / "student", models / "base")
+    shutil.copytree(workspace / "student", models / "base")
     rows = read_json(data / "demo_train.json")
     train_demo_scorer(
         [(data / row["images"][0], row["messages"][1]["content"]) for row in rows], models / "scorer", steps=1
@@ -91,12 +91,12 @@ def test_rows_are_trained_used_and_not_run_again(small_benchmark):
 
 @pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="the package deepspeed is not installed")
-def test_a_row_that_only_predicts_does_so_under_the_base_s_zero_3(quick_workspace, tmp_path):
+def test_a_row_that_only_predicts_does_so_under_the_base_s_zero_3(workspace, tmp_path):
     """Stock refuses to predict under ZeRO-3; the paper's teacher fits on no single GPU."""
     found = {}
     for name, processes in (("one", 1), ("two", 2)):
         keys = plan_run(ROWS["teacher"], 1, "paper").keys | {
-            "model_name_or_path": str(quick_workspace / "teacher"), "dataset_dir": str(quick_workspace / "data"),
+            "model_name_or_path": str(workspace / "teacher"), "dataset_dir": str(workspace / "data"),
             "dataset": "tiny_train", "eval_dataset": "tiny_test", "output_dir": str(tmp_path / name), "bf16": None,
             "deepspeed": deepspeed_config(tmp_path, 3) if processes == 2 else None, "preprocessing_num_workers": None,
             "max_new_tokens": 6, "per_device_eval_batch_size": 1, "disable_tqdm": True, "overwrite_cache": True,

@@ -20,7 +20,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from llamafactory_clinkd.plan import make_plan
-from llamafactory_clinkd.reproduce.recipes import EXAMPLES, local_keys, plan_run, read_recipe, recipe_text
+from llamafactory_clinkd.reproduce.recipes import EXAMPLES, local_keys, models_of, plan_run, read_recipe, recipe_text
 from llamafactory_clinkd.reproduce.rows import (
     ALPHAS,
     METHODS_OF_PAPER,
@@ -119,6 +119,23 @@ def test_a_row_that_uses_another_predicts_with_its_model():
     assert plan.source.name == "clinkd-seed2"
     assert plan.keys["model_name_or_path"] == plan.source.keys["output_dir"]
     assert plan.keys["rope_variant"] == plan.source.keys["rope_variant"] == "mcg"
+
+
+def test_a_run_needs_the_models_that_its_recipe_names():
+    found = {
+        name: models_of(plan_run(ROWS[name], 1, "mini"))
+        for name in ("mean_box", "sft", "teacher", "pseudo_kd", "sasg", "clinkd", "clinkd_first_beam")
+    }
+    assert found == {
+        "mean_box": set(),
+        "sft": {"base"},
+        "teacher": {"teacher"},
+        "pseudo_kd": {"base", "teacher"},
+        "sasg": {"base", "scorer"},  # the sft run, whose model it uses, starts from the base
+        "clinkd": {"base", "teacher", "scorer"},
+        "clinkd_first_beam": {"base", "teacher", "scorer"},
+    }
+    assert models_of(plan_run(ROWS["clinkd"], 1, "paper")) == set()
 
 
 def test_the_hash_knows_benchmark_and_source_but_no_folder(tmp_path):

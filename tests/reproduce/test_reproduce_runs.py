@@ -17,6 +17,7 @@
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 from typer.testing import CliRunner
@@ -60,7 +61,7 @@ def go(directory, rows=SOME, seeds=(1, 2), trainer=None, **options):
     trainer = trainer or Trainer()
     plans = plan_runs(rows, seeds, "mini", "b")
     todo, _ = missing_runs(plans, rows, directory, [results_folder(directory, "mini")])
-    return run_missing(todo, directory, launch_run=trainer, **options), trainer.ran
+    return run_missing(todo, directory, launch_run=trainer, **options), getattr(trainer, "ran", None)
 
 
 def test_all_is_run_once_and_then_nothing(tmp_path):
@@ -72,11 +73,11 @@ def test_all_is_run_once_and_then_nothing(tmp_path):
 
 
 def test_a_result_says_what_it_is_of(tmp_path):
-    go(tmp_path, rows=[ROWS["mcg"]], seeds=[2], inputs=lambda: {"models/base": "f00d"})
+    go(tmp_path, rows=[ROWS["mcg"]], seeds=[2], inputs=lambda plan: {"models/base": plan.row.name})
     plan = plan_run(ROWS["mcg"], 2, "mini", "b")
     found = find_result(plan, [results_folder(tmp_path, "mini")])
     assert (found["row"], found["seed"], found["scale"], found["part"]) == ("mcg", 2, "mini", "test")
-    assert (found["hash"], found["recipe"], found["inputs"]) == (plan.hash, plan.keys, {"models/base": "f00d"})
+    assert (found["hash"], found["recipe"], found["inputs"]) == (plan.hash, plan.keys, {"models/base": "mcg"})
     assert (found["seconds"], found["phases"]) == (3.5, {"distill": 1.5, "predict": 2.0})
     assert found["versions"].keys() >= {"python", "torch", "llamafactory", "llamafactory-clinkd"}
     assert "problems" not in found["metrics"]
@@ -93,6 +94,52 @@ def test_a_failed_row_does_not_stop_the_others_and_is_run_again(tmp_path):
     assert "sasg-seed1" not in ran and outcome.ran == ["mcg-seed1", "teacher", "sft-seed2", "mcg-seed2", "sasg-seed2"]
     assert ("sft-seed1", "failed") in said and ("mcg-seed1", "finished") in said and ("mcg-seed1", "distill") in said
     assert go(tmp_path)[1] == ["sft-seed1", "sasg-seed1"]
+
+
+def test_two_runs_at_a_time(tmp_path):
+    both = threading.Barrier(2, timeout=30)
+
+    def together(plan, directory, tell):
+        if plan.row.name in ("sft", "mcg"):
+            both.wait()
+        return Trainer()(plan, directory, tell)
+
+    rows = [ROWS[name] for name in ("sft", "mcg", "sasg")]
+    outcome, _ = go(tmp_path, rows=rows, jobs=2, trainer=together)
+    assert outcome.ran == ["sft-seed1", "mcg-seed1", "sasg-seed1", "sft-seed2", "mcg-seed2", "sasg-seed2"]
+
+
+def test_a_row_that_waits_for_a_model_takes_no_place(tmp_path):
+    both = threading.Barrier(2, timeout=30)
+
+    def together(plan, directory, tell):
+        if plan.row.name != "sasg":
+            both.wait()
+        return Trainer()(plan, directory, tell)
+
+    plans = plan_runs([ROWS[name] for name in ("sft", "sasg", "mcg")], [1], "mini", "b")
+    assert [plan.name for plan in plans] == ["sft-seed1", "sasg-seed1", "mcg-seed1"]
+    outcome = run_missing(plans, tmp_path, jobs=2, launch_run=together)
+    assert outcome.ran == ["sft-seed1", "sasg-seed1", "mcg-seed1"]
+
+
+def test_an_interrupt_ends_the_other_runs_too(tmp_path):
+    under_way, ended = threading.Event(), []
+
+    def run(plan, directory, tell):
+        if plan.row.name == "sft":
+            under_way.wait(30)
+            raise KeyboardInterrupt
+        try:
+            while True:
+                tell("distill")
+                under_way.set()
+        finally:
+            ended.append(plan.name)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, rows=[ROWS["sft"], ROWS["mcg"]], seeds=[1], jobs=2, trainer=run)
+    assert ended == ["mcg-seed1"] and not list(results_folder(tmp_path, "mini").glob("*"))
 
 
 def test_a_row_brings_the_run_that_it_uses(tmp_path):
@@ -211,7 +258,7 @@ def clinkd(monkeypatch, tmp_path):
 
 
 def test_the_command_runs_and_writes_the_table(clinkd):
-    done = clinkd("table3", "--scale", "mini", "--rows", "sft,mcg", "--seeds", "1,2")
+    done = clinkd("table3", "--scale", "mini", "--rows", "sft,mcg", "--seeds", "1,2", "--jobs", "1")
     assert done.exit_code == 0, done.output
     assert clinkd.trainer.ran == ["sft-seed1", "mcg-seed1", "sft-seed2", "mcg-seed2"]
     text = (clinkd.folder / "mini" / "table3.md").read_text()
@@ -224,7 +271,7 @@ def test_the_command_runs_and_writes_the_table(clinkd):
 
 def test_the_command_ends_with_an_error_and_the_end_of_the_log_where_a_row_failed(clinkd):
     clinkd.trainer.failing = {"mcg-seed1"}
-    done = clinkd("table2", "--scale", "mini", "--rows", "sft,mcg,bird", "--seeds", "1")
+    done = clinkd("table2", "--scale", "mini", "--rows", "sft,mcg,bird", "--seeds", "1", "--jobs", "1")
     assert done.exit_code == 1
     assert "Failed: mcg-seed1" in done.output and "ValueError: told to" in done.output
     assert clinkd.trainer.ran == ["sft-seed1", "bird-seed1", "mcg-seed1"]

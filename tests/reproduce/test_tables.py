@@ -24,7 +24,7 @@ from llamafactory_clinkd.boxes import MODALITIES
 from llamafactory_clinkd.reproduce.figure import draw_figure4
 from llamafactory_clinkd.reproduce.long_form import csv_text
 from llamafactory_clinkd.reproduce.rows import ALPHAS, ROWS, alpha_row
-from llamafactory_clinkd.reproduce.statistics import difference, mean_interval, spread
+from llamafactory_clinkd.reproduce.statistics import Difference, beyond_chance, difference, mean_interval, spread
 from llamafactory_clinkd.reproduce.table import MODALITY_TITLES, cell, markdown
 
 from .handmade import results
@@ -67,15 +67,24 @@ def test_table_2_stands_as_in_the_paper():
 
 def test_the_verdict_names_what_is_beyond_noise():
     by_name = {row[0]: row[-2] for row in lines(markdown("table2", "mini", THREE))}
-    assert by_name["+ MCG-RoPE (paper: BiRD)"] == "VG +10.00, Average +2.50"
+    assert by_name["+ MCG-RoPE (paper: BiRD)"] == "**VG +10.00**, **Average +2.50**"
     assert by_name["BiRD-like: 2D-RoPE, SFT"] == "none"
-    assert by_name["+ SASG (paper: BiRD)"] == "VG +0.60, Average +0.15"
-    assert by_name["*the teacher itself*"] == "VG +29.00, Average +7.25"
-    assert by_name["*mean box, blind*"] == "VG -21.00, Average -5.25"
+    assert by_name["+ SASG (paper: BiRD)"] == "**VG +0.60**, **Average +0.15**"
+    assert by_name["*the teacher itself*"] == "**VG +29.00**, **Average +7.25**"
+    assert by_name["*mean box, blind*"] == "**VG -21.00**, **Average -5.25**"
     one = results(sft=[0.3], mcg=[0.4])
     assert {row[0]: row[-2] for row in lines(markdown("table2", "mini", one))}["+ MCG-RoPE (paper: BiRD)"] == (
         "one seed: not known"
     )
+
+
+def test_what_chance_may_have_made_among_many_is_not_bold():
+    weak = results(sft=[0.30, 0.32, 0.31], mcg=[0.325, 0.345, 0.335], bird=[0.31, 0.32, 0.3])
+    text = markdown("table2", "mini", weak)
+    assert stats.ttest_ind([30, 32, 31], [32.5, 34.5, 33.5], equal_var=False).pvalue == pytest.approx(0.038, abs=1e-3)
+    assert {row[0]: row[-2] for row in lines(text)}["+ MCG-RoPE (paper: BiRD)"] == "VG +2.50, Average +0.62"
+    assert "- 10 differences were tested, of which chance alone would put about 0.5 beyond noise." in text
+    assert "were tested" not in markdown("table2", "mini", results(sft=[0.3], mcg=[0.4]))
 
 
 def test_a_table_says_of_what_scale_it_is():
@@ -89,6 +98,28 @@ def test_a_table_says_of_what_scale_it_is():
 def test_notes_of_the_metrics_are_passed_on():
     text = markdown("table2", "mini", THREE)
     assert "- made by hand" in text and "three seeds" in text
+
+
+def test_the_table_says_whether_it_points_better_than_without_looking():
+    seen = results(clinkd=[0.5, 0.52, 0.51], mean_box=[0.1], blind=[0.1, 0.13, 0.1])
+    text = markdown("table2", "mini", seen)
+    p_box, p_blind = (
+        stats.ttest_1samp([50, 52, 51], 10).pvalue,
+        stats.ttest_ind([50, 52, 51], [10, 13, 10], equal_var=False).pvalue,
+    )
+    assert f"- VG of ClinKD minus that of mean box, blind: +41.00 (p = {p_box:.2g})." in text
+    assert f"- VG of ClinKD minus that of SFT on noise instead of images: +40.00 (p = {p_blind:.2g})." in text
+    assert "+40.00 (one seed: not known)" in markdown("table2", "mini", results(clinkd=[0.5], blind=[0.1]))
+    assert "minus that of" not in markdown("table2", "mini", results(clinkd=[0.5]))
+
+
+def test_the_table_says_where_runs_started_from_different_models():
+    mixed = results(sft=[0.3, 0.32], mcg=[0.4])
+    for number, result in enumerate([*mixed["sft"].values(), *mixed["mcg"].values()]):
+        result["inputs"] = {"models/base": "f00d" if number < 2 else "beef"}
+    assert "started from different builds of models/base (" in markdown("table2", "mini", mixed)
+    mixed["mcg"][1]["inputs"] = {"models/base": "f00d", "models/teacher": "cafe"}  # the others had no teacher
+    assert "different builds" not in markdown("table2", "mini", mixed)
 
 
 def test_table_1_has_both_test_sets_at_paper_scale_only():
@@ -159,6 +190,17 @@ def test_pairs_need_less_where_one_model_makes_both():
 def test_a_fixed_row_against_seeds():
     assert difference({1: 5.0}, {1: 1.0, 2: 1.1, 3: 0.9}, "fixed").beyond_noise
     assert not difference({1: 1.05}, {1: 1.0, 2: 1.1, 3: 0.9}, "fixed").beyond_noise
+
+
+def test_many_differences_are_taken_together_as_benjamini_and_hochberg_do():
+    p_values = [0.04, 0.001, None, 0.02, 0.7, 0.03, 0.012]
+    ordered = sorted(p for p in p_values if p is not None)
+    passing = [p for rank, p in enumerate(ordered, 1) if p <= 0.05 * rank / len(ordered)]
+    expected = [p is not None and p <= max(passing) for p in p_values]
+    found = beyond_chance([Difference(1.0, p) for p in p_values])
+    assert found == expected and found == [True, True, False, True, False, True, True]
+    assert beyond_chance([]) == [] and beyond_chance([Difference(1.0, None)]) == [False]
+    assert beyond_chance([Difference(1.0, p) for p in (0.04, 0.5, 0.9)]) == [False] * 3
 
 
 @pytest.mark.parametrize(("row", "expected"), [({1: 2.0, 2: 2.0}, True), ({1: 1.0, 2: 1.0}, False)])
