@@ -79,7 +79,7 @@ def run_all(options: argparse.Namespace) -> None:
         run=lambda case, _: run_where_it_can(case, options),
         title=lambda case: f"{case['method']}, {case['rows']} {case['dtype']} {case['head']}",
     )
-    console = Console()
+    console = Console(width=110)  # the same tables in a log file
     for rows, dtype, head in itertools.product(options.rows, options.dtypes, options.heads):
         picked = [r for r in results if (r["rows"], r["dtype"], r["head"]) == (rows, dtype, head)]
         console.print(table(f"{rows} tokens, {dtype}, head {head}", picked))

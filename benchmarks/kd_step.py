@@ -36,7 +36,7 @@ from cases import add_run_options, parse, run_cases, run_in_process
 
 KEYS = ("method", "length", "answer", "rows", "dtype", "head", "shape", "device", "threads", "repeats")
 WITHOUT_HEAD_SAVING = ("authors", "sft", "bound")  # their work does not depend on what is supervised
-TABLE = ("authors", "sft", "sft_in_head", "ours", "cached", "bound")
+TABLE = ("authors", "sft", "sft_in_head", "ours", "cached", "bound", "bound_products")
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def run_all(options: argparse.Namespace) -> None:
         title=lambda case: f"{case['method']}, L = {case['length']}, {case['answer']} supervised",
         again=lambda row: "failed" in row,
     )
-    console = Console()
+    console = Console(width=110)  # the same tables in a log file
     for length, answer in dict.fromkeys((row["length"], row["answer"]) for row in results):
         picked = [row for row in results if (row["length"], row["answer"]) == (length, answer)]
         console.print(table(f"B = {options.rows}, L = {length}, {answer} supervised, {options.dtype}", picked))
@@ -155,7 +155,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     colours = {"authors": "tab:red", "sft": "black", "sft_in_head": "tab:green", "ours": "tab:blue"}
-    colours |= {"cached": "tab:orange", "bound": "tab:gray"}
+    colours |= {"cached": "tab:orange", "bound": "tab:gray", "bound_products": "tab:brown"}
     measured = [row for row in results if "seconds" in row]
     lengths = sorted({row["length"] for row in measured})
     share_of = {(row["length"], row["answer"]): round(100 * row["answer"] / row["length"]) for row in measured}
