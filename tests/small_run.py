@@ -61,14 +61,16 @@ def drawn_rows(folder: Path, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def build_workspace(folder: Path, *, train: int = 8, test: int = 4, own_vocabulary: bool = False) -> Path:
-    """Models and data in ``folder``: ``student``, ``teacher``, ``data``.
+def build_workspace(
+    folder: Path, *, train: int = 8, test: int = 4, layers: int = 1, own_vocabulary: bool = False
+) -> Path:
+    """Models and data in ``folder``: ``student`` with ``layers`` decoder layers, ``teacher``, ``data``.
 
     With ``own_vocabulary`` the models have 1,024 tokens instead of Qwen's, and a run is over in half the time.
     """
     rows = drawn_rows(folder / "data", train + test)
     texts = [text for row in rows for text in row["turns"][0]] if own_vocabulary else None
-    build_tiny_qwen2vl(folder / "student", hidden_size=32, layers=1, seed=0, texts=texts)
+    build_tiny_qwen2vl(folder / "student", hidden_size=32, layers=layers, seed=0, texts=texts)
     build_tiny_qwen2vl(folder / "teacher", hidden_size=64, layers=2, seed=1, texts=texts)
     write_sharegpt(folder / "data" / "train.json", rows[:train])
     write_sharegpt(folder / "data" / "test.json", rows[train:])

@@ -163,10 +163,10 @@ STOCK |= {"correction_similarity": None, "sasg_scorer": None, "num_train_epochs"
 
 
 @pytest.mark.slow
-def test_switched_off_is_stock_to_the_last_digit(tmp_path, quick_workspace):
+def test_switched_off_is_stock_to_the_last_digit(tmp_path, workspace):
     found = []
     for name, env in (("attached", {}), ("absent", {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})):
-        path = write_recipe(tmp_path / f"{name}.yaml", recipe(quick_workspace, tmp_path / name, **STOCK))
+        path = write_recipe(tmp_path / f"{name}.yaml", recipe(workspace, tmp_path / name, **STOCK))
         done = llamafactory_cli("train", str(path), env=env)
         assert done.returncode == 0, done.stderr[-2000:]
         found.append(losses(tmp_path / name))
@@ -174,10 +174,10 @@ def test_switched_off_is_stock_to_the_last_digit(tmp_path, quick_workspace):
 
 
 @pytest.mark.slow
-def test_llama_board_starts_it(tmp_path, quick_workspace):
+def test_llama_board_starts_it(tmp_path, workspace):
     """The exact process that LLaMA Board starts: `Popen(["llamafactory-cli", "train", ...])` with its environment."""
     (tmp_path / "out").mkdir()
-    path = write_recipe(tmp_path / "recipe.yaml", recipe(quick_workspace, tmp_path / "out"))
+    path = write_recipe(tmp_path / "recipe.yaml", recipe(workspace, tmp_path / "out"))
     done = llamafactory_cli(
         "train", str(path), env={"LLAMABOARD_ENABLED": "1", "LLAMABOARD_WORKDIR": str(tmp_path / "out")}
     )
@@ -185,11 +185,11 @@ def test_llama_board_starts_it(tmp_path, quick_workspace):
     assert "ClinKD phase 1/1: distill finished" in (tmp_path / "out" / "running_log.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-def test_torchrun_with_two_workers(tmp_path, quick_workspace):
+@pytest.mark.long  # tests/engines has the whole procedure in two workers
+def test_torchrun_with_two_workers(tmp_path, workspace):
     """Two ranks on half the accumulation see the same windows, so the losses are those of one rank."""
-    single = recipe(quick_workspace, tmp_path / "one", disable_shuffling=True)
-    double = recipe(quick_workspace, tmp_path / "two", disable_shuffling=True, gradient_accumulation_steps=1)
+    single = recipe(workspace, tmp_path / "one", disable_shuffling=True)
+    double = recipe(workspace, tmp_path / "two", disable_shuffling=True, gradient_accumulation_steps=1)
     for keys, env in ((single, {}), (double, {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"})):
         path = write_recipe(tmp_path / "recipe.yaml", keys)
         done = llamafactory_cli("train", str(path), env=env)

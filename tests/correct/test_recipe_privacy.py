@@ -72,9 +72,7 @@ def logged():
         each.setLevel(level)
 
 
-def test_no_connection_but_loopback_and_no_key_anywhere(
-    quick_workspace, tmp_path, connections, monkeypatch, logged, capfd
-):
+def test_no_connection_but_loopback_and_no_key_anywhere(workspace, tmp_path, connections, monkeypatch, logged, capfd):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     seen = []
 
@@ -87,7 +85,7 @@ def test_no_connection_but_loopback_and_no_key_anywhere(
         return web.Response(text=completion(told[len(seen) % 3 - 1]), content_type="application/json")
 
     with FaultServer(reply=answer) as server:
-        run(quick_workspace, tmp_path / "out", corrector="openai", correction_base_url=server.url)
+        run(workspace, tmp_path / "out", corrector="openai", correction_base_url=server.url)
     records = read_jsonl(tmp_path / "out" / "clinkd" / "corrections" / "round-1.jsonl")
     summary = read_json(tmp_path / "out" / "clinkd" / "corrections" / "round-1.summary.json")
     assert len(seen) >= 3 and set(seen) == {f"Bearer {SECRET}"}
@@ -104,8 +102,8 @@ def test_no_connection_but_loopback_and_no_key_anywhere(
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
 
 
-def test_our_log_lines_hold_counts_and_no_text_of_a_row(quick_workspace, tmp_path, logged):
-    run(quick_workspace, tmp_path / "out")
+def test_our_log_lines_hold_counts_and_no_text_of_a_row(workspace, tmp_path, logged):
+    run(workspace, tmp_path / "out")
     ours = "\n".join(line for name, line in logged if name.startswith("llamafactory_clinkd"))
     assert "Reflective Correction: 8 rows" in ours and "stage correct" in ours
     for record in read_jsonl(tmp_path / "out" / "clinkd" / "corrections" / "round-1.jsonl"):
@@ -116,7 +114,7 @@ def test_our_log_lines_hold_counts_and_no_text_of_a_row(quick_workspace, tmp_pat
 @pytest.mark.parametrize("url", [None, "https://llm.example.org/v1", "http://10.0.0.1:8000/v1"])
 @pytest.mark.parametrize("named_in", ["recipe", "environment"])
 def test_another_machine_is_refused_before_the_first_phase(
-    quick_workspace, tmp_path, connections, monkeypatch, url, named_in
+    workspace, tmp_path, connections, monkeypatch, url, named_in
 ):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     changes = {"correction_base_url": url}
@@ -125,18 +123,18 @@ def test_another_machine_is_refused_before_the_first_phase(
         if url:
             monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(RemoteNotAllowedError, match="correction_allow_remote: true"):
-        run(quick_workspace, tmp_path / "out", corrector="openai", **changes)
+        run(workspace, tmp_path / "out", corrector="openai", **changes)
     assert set(connections) <= LOOPBACK
     assert not (tmp_path / "out" / "clinkd" / "state.json").exists()
 
 
-def test_the_default_recipe_opens_no_connection_beyond_loopback(quick_workspace, tmp_path, connections):
-    run(quick_workspace, tmp_path / "out")
+def test_the_default_recipe_opens_no_connection_beyond_loopback(workspace, tmp_path, connections):
+    run(workspace, tmp_path / "out")
     assert (tmp_path / "out" / "clinkd" / "corrections" / "round-1.summary.json").is_file()
     assert set(connections) <= LOOPBACK
 
 
-def test_a_similarity_that_cannot_be_loaded_is_told_before_the_first_phase(quick_workspace, tmp_path):
+def test_a_similarity_that_cannot_be_loaded_is_told_before_the_first_phase(workspace, tmp_path):
     with pytest.raises(ValueError, match="lexical similarity has no model"):
-        run(quick_workspace, tmp_path / "out", correction_similarity_model="some/model")
+        run(workspace, tmp_path / "out", correction_similarity_model="some/model")
     assert not (tmp_path / "out" / "clinkd" / "state.json").exists()

@@ -37,7 +37,7 @@ def correct_only(workspace, output_dir, **changes):
     return recipe(workspace, output_dir, clinkd_phases="correct", ref_model=None, **changes)
 
 
-def test_the_second_round_begins_with_the_corrected_rows(quick_workspace, tmp_path, monkeypatch):
+def test_the_second_round_begins_with_the_corrected_rows(workspace, tmp_path, monkeypatch):
     """Read from the labels that reach the model."""
     from llamafactory_clinkd.correct.rounds import RoundsTrainer
 
@@ -51,7 +51,7 @@ def test_the_second_round_begins_with_the_corrected_rows(quick_workspace, tmp_pa
         return real(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(RoundsTrainer, "compute_loss", seen)
-    run(correct_only(quick_workspace, tmp_path))
+    run(correct_only(workspace, tmp_path))
     rows = read_jsonl(tmp_path / "clinkd" / "corrections" / "round-1.jsonl")
     corrected = [row["corrected"] for row in rows if row["status"] == "corrected"]
     first, second = ([text for epoch, text in trained if epoch == number] for number in (0, 1))
@@ -60,7 +60,7 @@ def test_the_second_round_begins_with_the_corrected_rows(quick_workspace, tmp_pa
     assert sorted(second[len(corrected) :]) == sorted(first)
 
 
-def test_a_seeded_part_of_the_training_set_is_judged(quick_workspace, tmp_path, monkeypatch):
+def test_a_seeded_part_of_the_training_set_is_judged(workspace, tmp_path, monkeypatch):
     """Its candidates may still not equal a label of the rows that were not chosen."""
     from llamafactory_clinkd.procedure import correction_round
     from llamafactory_clinkd.procedure.run import seeded_subset
@@ -72,13 +72,13 @@ def test_a_seeded_part_of_the_training_set_is_judged(quick_workspace, tmp_path, 
         return real(rows, **options)
 
     monkeypatch.setattr(correction_round, "correct_round", spied)
-    run(correct_only(quick_workspace, tmp_path, correction_max_samples=3, seed=5))
+    run(correct_only(workspace, tmp_path, correction_max_samples=3, seed=5))
     corrections = tmp_path / "clinkd" / "corrections"
     chosen = [f"{index}:ct_{index:03d}" for index in seeded_subset(8, 3, 5, "correction 1")]
     assert [row["id"] for row in read_jsonl(corrections / "round-1.jsonl")] == chosen
     assert [row["id"] for row in read_jsonl(corrections / "round-1.outputs.jsonl")] == chosen
     assert read_json(corrections / "round-1.summary.json")["rows"] == 3
-    data = json.loads((quick_workspace / "data" / "train.json").read_text(encoding="utf-8"))
+    data = json.loads((workspace / "data" / "train.json").read_text(encoding="utf-8"))
     assert existing == [row["messages"][1]["content"] for row in data]
 
 

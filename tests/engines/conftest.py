@@ -17,7 +17,7 @@ from .engine_runs import keys_for, results
 
 
 @pytest.fixture(scope="session")
-def alone(quick_workspace, tmp_path_factory):
+def alone(workspace, tmp_path_factory):
     """Results of one process, by the number of rows that a step sees."""
     found = {}
 
@@ -26,7 +26,7 @@ def alone(quick_workspace, tmp_path_factory):
             from llamafactory.train.tuner import run_exp
 
             output_dir = tmp_path_factory.mktemp("alone") / f"window-{window}"
-            run_exp(keys_for(quick_workspace, output_dir, processes=1, window=window))
+            run_exp(keys_for(workspace, output_dir, processes=1, window=window))
             found[window] = results(output_dir)
         return found[window]
 

@@ -54,18 +54,18 @@ def check_same(found, expected):
         "fsdp2",
     ],
 )
-def test_two_processes_are_one(engine, quick_workspace, tmp_path, alone):
+def test_two_processes_are_one(engine, workspace, tmp_path, alone):
     changes = {"deepspeed": deepspeed_config(tmp_path, int(engine[-1]))} if engine.startswith("zero") else {}
-    keys = keys_for(quick_workspace, tmp_path / "out", processes=2, **changes)
+    keys = keys_for(workspace, tmp_path / "out", processes=2, window=4, **changes)
     env = FSDP2 | executed_at_start(tmp_path / "site", FSDP_ON_CPU) if engine == "fsdp2" else {}
     done = launch(keys, processes=2, **env)
     assert done.returncode == 0, done.stderr[-4000:]
     assert list((tmp_path / "out").glob(f"checkpoint-*/{LEAVES[engine]}")), "another engine ran"
-    check_same(results(tmp_path / "out"), alone(2))
+    check_same(results(tmp_path / "out"), alone(4))
 
 
-def test_three_processes_share_eight_rows(quick_workspace, tmp_path, alone):
+def test_three_processes_share_eight_rows(workspace, tmp_path, alone):
     """Eight rows in windows of three: the last step sees two, and nobody trains on a row twice."""
-    done = launch(keys_for(quick_workspace, tmp_path / "out", processes=3, window=3), processes=3)
+    done = launch(keys_for(workspace, tmp_path / "out", processes=3, window=3), processes=3)
     assert done.returncode == 0, done.stderr[-4000:]
     check_same(results(tmp_path / "out"), alone(3))

@@ -38,8 +38,8 @@ if os.environ.get("RANK") == "1":
 """
 
 
-def test_error_on_one_rank_ends_all_within_a_minute(quick_workspace, tmp_path):
-    keys = recipe(quick_workspace, tmp_path / "out", clinkd_phases="pseudo_label,distill")
+def test_error_on_one_rank_ends_all_within_a_minute(workspace, tmp_path):
+    keys = recipe(workspace, tmp_path / "out", clinkd_phases="pseudo_label,distill")
     done = launch(keys, processes=2, **executed_at_start(tmp_path / "site", FAIL_ON_RANK_1))
     assert done.returncode != 0
     first = done.stderr.index("KeyError: 'the planned failure'")

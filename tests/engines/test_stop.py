@@ -29,9 +29,9 @@ from .engine_runs import keys_for, launch, results, start
 pytestmark = pytest.mark.slow
 
 
-def test_one_rank_told_to_stop_stops_both(quick_workspace, tmp_path, alone):
+def test_one_rank_told_to_stop_stops_both(workspace, tmp_path, alone):
     out = tmp_path / "out"
-    keys = keys_for(quick_workspace, out, processes=2)
+    keys = keys_for(workspace, out, processes=2)
     process = start(keys, processes=2, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     state = out / "clinkd" / "state.json"
     while process.poll() is None and not (state.is_file() and "distill" in read_json(state)["phases"]):

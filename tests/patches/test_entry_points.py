@@ -129,7 +129,10 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["", "import torch\n", "from llamafactory.train.sft import run_sft\n"])
+@pytest.mark.parametrize(
+    "first",
+    ["", pytest.param("import torch\n", marks=pytest.mark.long), "from llamafactory.train.sft import run_sft\n"],
+)
 @pytest.mark.parametrize(
     "env",
     [pytest.param(HARDENED, id="autoload-off"), pytest.param({}, id="both-ways", marks=pytest.mark.long)],

@@ -29,11 +29,11 @@ FILES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["beam", pytest.param("sample", marks=pytest.mark.long)])
-def test_same_seed_same_bits(quick_workspace, tmp_path, mode):
+def test_same_seed_same_bits(workspace, tmp_path, mode):
     for name in ("one", "two"):
         changes = {"clinkd_phases": PHASES, "pseudo_label_samples": 6, "sasg_candidates": 2, "sasg_mode": mode}
         changes |= {"kd_noise_std": 0.1, "rope_variant": "mcg"}
-        path = write_recipe(tmp_path / f"{name}.yaml", recipe(quick_workspace, tmp_path / name, **changes))
+        path = write_recipe(tmp_path / f"{name}.yaml", recipe(workspace, tmp_path / name, **changes))
         done = llamafactory_cli("train", str(path))
         assert done.returncode == 0, done.stderr[-2000:]
     for name in FILES:

@@ -92,11 +92,11 @@ def test_row_that_did_not_fit_is_dropped_and_written_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_run_on_a_disk_that_fills_up(quick_workspace, tmp_path):
+def test_run_on_a_disk_that_fills_up(workspace, tmp_path):
     """The optimizer's file of a checkpoint does not fit: a clear error, and the same command goes on."""
     keys = {"clinkd_phases": "pseudo_label,distill", "per_device_train_batch_size": 1, "freeze_vision_tower": False}
-    path = write_recipe(tmp_path / "r.yaml", recipe(quick_workspace, tmp_path / "out", **keys))
-    size = (quick_workspace / "student" / "model.safetensors").stat().st_size
+    path = write_recipe(tmp_path / "r.yaml", recipe(workspace, tmp_path / "out", **keys))
+    size = (workspace / "student" / "model.safetensors").stat().st_size
     full = llamafactory_cli("train", str(path), file_size=size + 100_000)
     assert full.returncode != 0
     assert "DiskFullError" in full.stderr and "start the same command again" in full.stderr
@@ -106,6 +106,6 @@ def test_run_on_a_disk_that_fills_up(quick_workspace, tmp_path):
     again = llamafactory_cli("train", str(path))
     assert again.returncode == 0, again.stderr[-2000:]
     assert "was not written to the end" in again.stderr + again.stdout
-    whole = write_recipe(tmp_path / "w.yaml", recipe(quick_workspace, tmp_path / "whole", **keys))
+    whole = write_recipe(tmp_path / "w.yaml", recipe(workspace, tmp_path / "whole", **keys))
     assert llamafactory_cli("train", str(whole)).returncode == 0
     assert losses(tmp_path / "out") == losses(tmp_path / "whole")

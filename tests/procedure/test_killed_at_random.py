@@ -106,16 +106,16 @@ def run_and_kill(path: Path, output_dir: Path, processes: int, phase: str) -> st
 
 @pytest.mark.long
 @pytest.mark.parametrize("processes", [1, 2])
-def test_twenty_kills(quick_workspace, tmp_path, processes):
+def test_twenty_kills(workspace, tmp_path, processes):
     random.seed(processes)
     whole = tmp_path / "whole"
-    path = write_recipe(tmp_path / "whole.yaml", keys(quick_workspace, whole, processes))
+    path = write_recipe(tmp_path / "whole.yaml", keys(workspace, whole, processes))
     assert start(path, processes).wait(timeout=300) == 0
 
     hit = []
     while len(hit) < KILLS:
         disturbed = tmp_path / f"disturbed-{len(hit)}"
-        path = write_recipe(disturbed.with_suffix(".yaml"), keys(quick_workspace, disturbed, processes))
+        path = write_recipe(disturbed.with_suffix(".yaml"), keys(workspace, disturbed, processes))
         for phase in PHASES:
             for _ in range(KILLS_A_PHASE):
                 if phase not in finished(disturbed):

@@ -25,9 +25,9 @@ from llamafactory_clinkd.select import load_scorer, train_demo_scorer
 
 
 @pytest.fixture(scope="module")
-def clip(quick_workspace, tmp_path_factory):
+def clip(workspace, tmp_path_factory):
     """The folder of an open_clip model of one training step."""
-    pictures = sorted((quick_workspace / "data" / "images").iterdir())[:4]
+    pictures = sorted((workspace / "data" / "images").iterdir())[:4]
     folder = tmp_path_factory.mktemp("clip") / "clip"
     train_demo_scorer(list(zip(pictures, ("one", "two", "three", "four"), strict=True)), folder, steps=1)
     return folder
@@ -35,9 +35,7 @@ def clip(quick_workspace, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["beam", pytest.param("sample", marks=pytest.mark.long)])
-def test_candidates_are_ranked_by_the_image_and_the_record_is_whole(
-    quick_workspace, clip, tmp_path, monkeypatch, mode
-):
+def test_candidates_are_ranked_by_the_image_and_the_record_is_whole(workspace, clip, tmp_path, monkeypatch, mode):
     from llamafactory.train.tuner import run_exp
 
     asked = []
@@ -46,7 +44,7 @@ def test_candidates_are_ranked_by_the_image_and_the_record_is_whole(
     )
     keys = {"clinkd_phases": "predict,evaluate", "ref_model": None, "do_train": False, "dataset": None}
     keys |= {"rope_variant": "mcg", "sasg_scorer": str(clip), "sasg_mode": mode, "sasg_region": "image"}
-    run_exp(recipe(quick_workspace, tmp_path, use_cpu=True, **keys))
+    run_exp(recipe(workspace, tmp_path, use_cpu=True, **keys))
 
     scorer = load_scorer(str(clip))
     assert asked == [(str(clip), "cpu")]

@@ -127,10 +127,10 @@ def keys(workspace, output_dir):
 
 @pytest.mark.long  # tests/engines/test_stop.py stops two ranks
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGABRT"])
-def test_stopped_in_every_phase(quick_workspace, tmp_path, name):
+def test_stopped_in_every_phase(workspace, tmp_path, name):
     out, whole = tmp_path / "out", tmp_path / "whole"
     out.mkdir()
-    path = write_recipe(tmp_path / "recipe.yaml", keys(quick_workspace, out))
+    path = write_recipe(tmp_path / "recipe.yaml", keys(workspace, out))
     command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(path)]
     board = {"LLAMABOARD_ENABLED": "1", "LLAMABOARD_WORKDIR": str(out)} if name == "SIGABRT" else {}
     for (code, text), (phase, _) in zip(
@@ -147,7 +147,7 @@ def test_stopped_in_every_phase(quick_workspace, tmp_path, name):
 
     from llamafactory.train.tuner import run_exp
 
-    run_exp(keys(quick_workspace, whole))
+    run_exp(keys(workspace, whole))
     for name in ("pseudo_labels.jsonl", "corrections/round-1.jsonl", "predictions.jsonl"):
         assert read_jsonl(out / "clinkd" / name) == read_jsonl(whole / "clinkd" / name), name
     assert losses(out / "clinkd" / "distill") == losses(whole / "clinkd" / "distill")

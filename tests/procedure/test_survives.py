@@ -66,9 +66,9 @@ def kill_when(command: list[str], output_dir: Path, phase: str, sign: str) -> No
 
 
 @pytest.mark.slow
-def test_killed_in_every_phase(quick_workspace, tmp_path):
+def test_killed_in_every_phase(workspace, tmp_path):
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
-    path = write_recipe(tmp_path / "recipe.yaml", keys(quick_workspace, disturbed))
+    path = write_recipe(tmp_path / "recipe.yaml", keys(workspace, disturbed))
     command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(path)]
     for phase, sign in [
         ("pseudo_label", "clinkd/pseudo_label/answers.jsonl.rank0"),
@@ -85,7 +85,7 @@ def test_killed_in_every_phase(quick_workspace, tmp_path):
     assert finished(disturbed) == PHASES
     assert "pseudo_label is finished already, skipped" in last.stdout + last.stderr
 
-    other = write_recipe(tmp_path / "other.yaml", keys(quick_workspace, undisturbed))
+    other = write_recipe(tmp_path / "other.yaml", keys(workspace, undisturbed))
     assert llamafactory_cli("train", str(other)).returncode == 0
     for name in ("pseudo_labels.jsonl", "corrections/round-1.jsonl", "predictions.jsonl"):
         assert read_jsonl(disturbed / "clinkd" / name) == read_jsonl(undisturbed / "clinkd" / name), name
