@@ -13,22 +13,27 @@
 # limitations under the License.
 
 import pytest
+from chromium import chromium_or_skip
+
+
+LONGEST = ("tests/webui/test_run.py", "tests/engines/test_engines.py", "tests/attach/test_attach.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first, so that the workers of `make test`, which take a file at a time, end together."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
-    """Tiny models and data, shared and never written to."""
-    from small_run import build_workspace
-    from tiny_models import qwen_tokenizer_available
-
-    if not qwen_tokenizer_available():
-        pytest.skip("the package dashscope, which carries Qwen2-VL's tokenizer file, is not installed")
-    return build_workspace(tmp_path_factory.mktemp("workspace"))
-
-
-@pytest.fixture(scope="session")
-def quick_workspace(tmp_path_factory):
-    """The same with a vocabulary of its own, for tests that start many runs; needs no tokenizer file."""
+    """Tiny models with a vocabulary of 1,024 tokens, and data; shared and never written to."""
     from small_run import build_workspace
 
-    return build_workspace(tmp_path_factory.mktemp("quick"), own_vocabulary=True)
+    return build_workspace(tmp_path_factory.mktemp("workspace"), own_vocabulary=True)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Debian's Chromium, closed before the next file: a thread can hold one Playwright, and no event loop beside it."""
+    with chromium_or_skip() as browser:
+        yield browser

@@ -17,26 +17,14 @@
 from pathlib import Path
 
 import pytest
+from chromium import take_pictures
 
 from llamafactory_clinkd.report import build_report
 
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 LIGHT, DARK = "rgb(242, 245, 247)", "rgb(14, 19, 23)"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip("/usr/bin/chromium is missing: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +38,8 @@ def reports(run_dir, sweep_dirs, tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["one", "three", "bare"])
-def test_page_in_a_browser(browser, reports, tmp_path, name, scheme, width):
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+def test_page_in_a_browser(chromium, reports, tmp_path, name, scheme, width):
+    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     said, asked = [], []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -67,12 +55,12 @@ def test_page_in_a_browser(browser, reports, tmp_path, name, scheme, width):
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
     assert page.evaluate(BOXES_OFF_THEIR_IMAGE) == 0
     assert page.evaluate("document.querySelectorAll('.card .outline').length > 0") is (name != "bare")
-    page.screenshot(path=tmp_path / f"{name}-{scheme}-{width}.png", full_page=True)
+    take_pictures(page, tmp_path, f"{name}-{scheme}-{width}")
     page.close()
 
 
-def test_scheme_button_goes_through_system_light_and_dark(browser, reports):
-    page = browser.new_page(color_scheme="dark")
+def test_scheme_button_goes_through_system_light_and_dark(chromium, reports):
+    page = chromium.new_page(color_scheme="dark")
     page.goto(reports["bare"].as_uri())
     seen = []
     for _ in range(3):
@@ -83,8 +71,8 @@ def test_scheme_button_goes_through_system_light_and_dark(browser, reports):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_what_is_behind_it(browser, reports, scheme):
-    page = browser.new_page(color_scheme=scheme)
+def test_text_stands_out_from_what_is_behind_it(chromium, reports, scheme):
+    page = chromium.new_page(color_scheme=scheme)
     page.goto(reports["one"].as_uri())
     faint = page.evaluate(FAINT_TEXT)
     page.close()

@@ -21,8 +21,6 @@ from typing import Any
 from llamafactory_clinkd.webui.locales import texts
 
 
-CHROMIUM = "/usr/bin/chromium"
-CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 PATIENCE = 60_000
 """Milliseconds that a loaded machine may take to answer."""
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A real LLaMA Board on loopback and Debian's Chromium; what is missing is said in the skip."""
+"""A real LLaMA Board on loopback, and pages of it in a browser."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from .board_page import CHROMIUM, CHROMIUM_ARGUMENTS, BoardPage
+from .board_page import BoardPage
 
 
 class Server:
@@ -81,18 +81,6 @@ def server(tmp_path_factory):
     board.wait()
     yield board
     board.stop()
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """Debian's Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
-    if not Path(CHROMIUM).is_file():
-        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

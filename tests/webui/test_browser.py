@@ -19,6 +19,7 @@ import re
 
 import pytest
 import yaml
+from chromium import take_pictures
 from llamafactory.webui.locales import ALERTS, LOCALES
 
 from llamafactory_clinkd.webui.locales import LANGUAGES, texts
@@ -57,7 +58,7 @@ def test_preview_save_and_load(ready, server, workspace, tmp_path):
     ready.choose("Config path", "kept.yaml")
     ready.press("Save arguments")
     ready.wait_for_text("llamaboard_config")
-    ready.page.screenshot(path=tmp_path / "saved.png", full_page=True)
+    take_pictures(ready.page, tmp_path, "saved")
     saved = (server.folder / "llamaboard_config" / "kept.yaml").read_text(encoding="utf-8")
     assert "sk-never-shown" not in saved
     config = yaml.safe_load(saved)
@@ -120,7 +121,7 @@ def test_bad_input_is_told_in_every_language_and_nothing_starts(ready, server, t
             assert f"{texts(lang)['messages']['invalid']} ({ready.words(box)}" in ready.text()
             ready.close_messages()
             ready.fill(ready.words(box), good)
-        ready.page.screenshot(path=tmp_path / f"bad_{lang}.png", full_page=True)
+        take_pictures(ready.page, tmp_path, f"bad_{lang}")
     assert not (server.folder / "saves" / "Qwen2-VL-2B-Instruct" / "full" / "unused").exists()
     assert "sk-never-shown" not in server.log.read_text(encoding="utf-8")
 
@@ -144,7 +145,7 @@ def test_teacher_name_fills_its_path(ready):
 @pytest.mark.parametrize(
     "width, scheme",
     [
-        (1280, "light"),
+        pytest.param(1280, "light", marks=pytest.mark.long),
         pytest.param(1280, "dark", marks=pytest.mark.long),
         pytest.param(1920, "light", marks=pytest.mark.long),
         (1920, "dark"),
@@ -165,5 +166,5 @@ def test_five_languages(open_board, tmp_path, width, scheme):
             assert text in shown
         if lang != "en":
             assert not re.search("|".join(re.escape(w["info"]) for w in texts("en")["elements"].values()), shown)
-        board.page.screenshot(path=tmp_path / f"{lang}_{width}_{scheme}.png", full_page=True)
+        take_pictures(board.page, tmp_path, f"{lang}_{width}_{scheme}")
         assert board.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -18,6 +18,7 @@ import io
 
 import numpy as np
 import pytest
+from chromium import take_pictures
 from PIL import Image
 
 from llamafactory_clinkd.webui.candidates import generate_candidates
@@ -119,7 +120,7 @@ def test_candidates_and_boxes_in_a_browser(open_board, server, answering_model, 
     board.fill(board.words("sasg_candidates"), "0", within=tab)
     answer.click()
     board.wait_for_text(texts("en")["messages"]["invalid"])
-    board.page.screenshot(path=tmp_path / "refused.png", full_page=True)
+    take_pictures(board.page, tmp_path, "refused")
     assert tab.get_by_placeholder("Input...").input_value() == QUESTION
     board.fill(board.words("sasg_candidates"), "3", within=tab)
     board.close_messages()
@@ -144,7 +145,7 @@ def test_candidates_and_boxes_in_a_browser(open_board, server, answering_model, 
             assert foreign[name] in shown, (lang, name)
         for width, scheme in ((1280, "light"), (1920, "dark")):
             board.look(width, scheme)
-            board.page.screenshot(path=tmp_path / f"answered_{lang}_{width}_{scheme}.png", full_page=True)
+            take_pictures(board.page, tmp_path, f"answered_{lang}_{width}_{scheme}")
             assert board.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
     tab.get_by_role("button", name="Clear history").click()

@@ -14,10 +14,14 @@
 
 """A run that a browser starts, watches, stops, resumes and sees end."""
 
+import contextlib
 import json
 import re
+import time
 
+import psutil
 import pytest
+from chromium import take_pictures
 
 from llamafactory_clinkd.webui.locales import texts
 
@@ -33,6 +37,32 @@ def phase_text(number, total, phase):
     return MESSAGES["phase"].format(number=number, total=total, name=PHASES[phase])
 
 
+def command_of(process):
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a helper of the board that has just ended
+        return []
+
+
+@contextlib.contextmanager
+def training_held(server, reached):
+    """Suspends the run that the server has started as soon as ``reached()``, however fast its steps are."""
+    deadline = time.monotonic() + 240
+    while not reached():
+        assert time.monotonic() < deadline, server.log.read_text(encoding="utf-8")[-2000:]
+        time.sleep(0.02)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    training = [child for child in children if "train" in command_of(child)]
+    assert training, [command_of(child) for child in children]
+    for process in training:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in training:
+            process.resume()
+
+
 def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_path):
     from llamafactory.webui.locales import ALERTS
 
@@ -41,41 +71,45 @@ def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_p
     board.set_up_run(workspace, "watched", EXTRA_ARGS)
     board.open("distillation", "selection")
     board.fill(board.words("ref_model"), str(workspace / "teacher"))
-    board.fill(board.words("kd_epochs"), "40")
+    board.fill(board.words("kd_epochs"), "60")
     board.choose(board.words("eval_dataset"), "tiny_test")
     board.fill(board.words("sasg_scorer"), "logprob")
     for phase in ("pseudo_label", "correct"):
         board.page.get_by_label(PHASES[phase], exact=True).uncheck()
     board.press("Start")
-    board.wait_for_text(re.compile(re.escape(phase_text(1, 3, "distill")) + r" · \d+/40"))
-    board.page.screenshot(path=tmp_path / "running.png", full_page=True)
-
-    second = open_board()  # the page was closed and opened again, or another user came
-    second.wait_for_text(phase_text(1, 3, "distill"))
-    second.press("Preview command")
-    second.wait_for_text(ALERTS["err_conflict"]["en"])
-    second.page.screenshot(path=tmp_path / "second.png", full_page=True)
-
-    board.press("Abort")
-    board.wait_for_text(ALERTS["info_aborted"]["en"])
     folder = server.folder / "saves" / "Qwen2-VL-2B-Instruct" / "full" / "watched"
-    state = json.loads((folder / "clinkd" / "state.json").read_text(encoding="utf-8"))
-    assert state["phases"]["distill"]["status"] == "started" and "predict" not in state["phases"]
-    board.page.screenshot(path=tmp_path / "stopped.png", full_page=True)
+    log, state = folder / "trainer_log.jsonl", folder / "clinkd" / "state.json"
+    with training_held(server, lambda: log.is_file() and log.read_text(encoding="utf-8")):
+        board.wait_for_text(re.compile(re.escape(phase_text(1, 3, "distill")) + r" · \d+/60"))
+        take_pictures(board.page, tmp_path, "running")
+
+        second = open_board()  # the page was closed and opened again, or another user came
+        second.wait_for_text(phase_text(1, 3, "distill"))
+        second.press("Preview command")
+        second.wait_for_text(ALERTS["err_conflict"]["en"])
+        take_pictures(second.page, tmp_path, "second")
+
+        board.press("Abort")
+        board.wait_for_text(ALERTS["info_aborting"]["en"])
+    board.wait_for_text(ALERTS["info_aborted"]["en"])
+    phases = json.loads(state.read_text(encoding="utf-8"))["phases"]
+    assert phases["distill"]["status"] == "started" and "predict" not in phases
+    take_pictures(board.page, tmp_path, "stopped")
 
     board.press("Start")
-    board.wait_for_text(phase_text(2, 3, "predict"))
+    with training_held(server, lambda: "predict" in json.loads(state.read_text(encoding="utf-8"))["phases"]):
+        board.wait_for_text(phase_text(2, 3, "predict"))
     link = board.page.get_by_role("link", name=MESSAGES["report"])
     link.wait_for()
-    board.page.screenshot(path=tmp_path / "finished.png", full_page=True)
-    lines = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
+    take_pictures(board.page, tmp_path, "finished")
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     assert {"ce", "kl", "loss"} <= set(lines[0])
 
     with board.page.context.expect_page() as opened:
         link.click(modifiers=["Control"])
     report = opened.value
     report.wait_for_load_state()
-    report.screenshot(path=tmp_path / "report.png")
+    take_pictures(report, tmp_path, "report")
     assert report.locator("h1, h2").count() > 0 and "ROC" in report.content()
     secret = board.page.request.get(f"{server.url}gradio_api/file={folder / 'clinkd' / 'predictions.jsonl'}")
     assert secret.status == 403
@@ -99,7 +133,7 @@ def test_evaluate_tab_shows_metrics_and_report(open_board, server, workspace, tm
     board.wait_for_text(phase_text(1, 2, "predict"))
     link = tab.get_by_role("link", name=MESSAGES["report"])
     link.wait_for()
-    board.page.screenshot(path=tmp_path / "scored.png", full_page=True)
+    take_pictures(board.page, tmp_path, "scored")
     table = tab.get_by_role("table").first.inner_text()
     assert all(task in table for task in ("VG", "ROC", "RC", "MIA", "ct", MESSAGES["mean"]))
     folder = server.folder / "saves" / "Qwen2-VL-2B-Instruct" / "full" / "scored"
