@@ -34,6 +34,6 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium():
-    """Debian's Chromium, closed before the next file: a thread can hold one Playwright, and no event loop beside it."""
+    """Debian's Chromium, closed before the next file: a thread holds one Playwright, and no event loop beside it."""
     with chromium_or_skip() as browser:
         yield browser
