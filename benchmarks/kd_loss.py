@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 r"""The distillation loss against dense and against peers: peak memory, time, and gradient error in fp64 terms.
 
     python benchmarks/kd_loss.py --peers-python PEERS/bin/python --json kd_loss.json

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """One case of ``kd_loss.py``: the losses compared, their inputs, and the fp64 gradient that each is held against.
 
 Peers compute different objectives, so each is compared with the exact gradient of its own,

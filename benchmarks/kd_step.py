@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 r"""One whole training step (forward and backward): distilling against stock's fine-tuning, time and peak memory.
 
     python benchmarks/kd_step.py --json kd_step.json

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """The steps that ``kd_step.py`` compares, on one random Qwen2-VL student and teacher of one shape."""
 
 import statistics

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """Peak memory and time of one call, above what was in use when it started.
 
 On CPU the kernel counts: writing 5 to ``/proc/self/clear_refs`` sets the peak resident size (``VmHWM``) back to the

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """A stock trainer whose ``predict`` is batched, sharded and resumable row by row.
 
 Pseudo-labels and prediction run through stock ``run_sft`` with ``do_predict``: LLaMA-Factory loads model and data, and

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """Which rotary positions a model has in a run, and that nothing serves it with others.
 
 The keys that a recipe writes and the ``clinkd_config.json`` beside a saved model must agree; a model that was saved

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """Rows behind tokens: what stock LLaMA-Factory forgets when it tokenises, kept beside it.
 
 Stock turns a row into token ids and drops its id, task and modality. Pseudo-labels, corrections and predictions speak

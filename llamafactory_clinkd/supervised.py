@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """The base of ClinKD's trainers: stock LLaMA-Factory's SFT trainer with the head computed where it is supervised.
 
 Differences from stock, each stated in ``docs/paper.md``: the loss is the mean over the supervised tokens of the whole

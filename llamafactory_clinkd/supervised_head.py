@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """Only supervised positions reach the language-model head.
 
 Stock training projects every position to the vocabulary (152k columns for Qwen2-VL) and throws most of it away. Here

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """Generation that pseudo-labels, correction and prediction share.
 
 Public names: :func:`generate_rows`, and :func:`shared_vision_tower` and :func:`undisturbed` for those who call

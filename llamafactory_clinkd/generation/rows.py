@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """Batched, length-sorted, sharded, resumable generation: for pseudo-labels, correction and prediction alike.
 
 The plan of batches depends on the data and the batch size alone. It is dealt out to the ranks, a batch that is on disk

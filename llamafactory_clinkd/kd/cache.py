@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """The teacher's final hidden states at supervised positions, on disk, keyed by what they were computed from.
 
 ``2 H`` bytes a token in bf16 (7 KB at 7B) give the exact distillation loss over the whole vocabulary later, with only

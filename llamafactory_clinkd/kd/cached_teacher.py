@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """A teacher whose trunk runs once a sample: its hidden states come from the cache as soon as they are there."""
 
 import contextlib

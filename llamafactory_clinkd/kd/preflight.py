@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """Before distillation: do teacher and student read the same tokens and the same pixels?
 
 A teacher with another token map or another image processor gives distributions over other things at other places; the

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """The teacher: a model of its own, or adapters over the student's own weights.
 
 Either way it is in evaluation mode without a graph, sees the student's batch at positions that are its own, and shows

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """The distillation trainer.
 
 Eq. 12-16 of the paper on the supervised tokens, teacher and student on the same pixels.

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """VkD (Miles et al., CVPR 2024, arXiv:2403.06213): student features, rotated, are pulled onto the teacher's.
 
 The paper constrains the projection between the two widths to be orthogonal, so that it can only rotate the student's

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """What is checked before the first phase starts, so that a long run does not end in hour three for a typing error."""
 
 from pathlib import Path

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """The recipe of one phase: copies of LLaMA-Factory's argument groups with the few values that the phase changes."""
 
 import copy

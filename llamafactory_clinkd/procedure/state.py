@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """``clinkd/state.json``: which phases ran, with what, when, and whether they finished."""
 
 import logging

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """The whole procedure under an engine, started as ``llamafactory-cli`` starts its workers."""
 
 import importlib.util

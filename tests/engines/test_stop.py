@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """SIGTERM to one of two ranks: both stop at the same step with a checkpoint, and the same command goes on."""
 
 import signal

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """A tiny random Qwen2-VL with a tokenizer of words, and rows that it can answer; nothing is downloaded."""
 
 import numpy as np

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """Twenty ``kill -9`` at random moments, of all processes or of any one: the same command finishes the run.
 
 The shortened form, one kill at a chosen place of each phase, is ``test_survives.py``.

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
 """SIGTERM and LLaMA Board's Abort, in every phase: nothing is lost, and the same command goes on."""
 
 import json
