@@ -19,8 +19,15 @@ from chromium import chromium_or_skip
 LONGEST = ("tests/webui/test_run.py", "tests/engines/test_engines.py", "tests/attach/test_attach.py")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The longest files come first, so that the workers of `make test`, which take a file at a time, end together."""
+    """What is long is slow, too: `-m slow` has all of it.
+
+    The longest files come first, so that the workers of `make test`, which take a file at a time, end together.
+    """
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 

@@ -16,6 +16,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from string import whitespace
 from textwrap import fill
 from typing import Any
 
@@ -98,8 +99,9 @@ def draw(picture: Image.Image, panels: Sequence[tuple[str, Attention]], title: s
 
 
 def _plain(text: str) -> str:
-    """``text`` as matplotlib shows it as it is: a dollar would start a formula."""
-    return text.replace("$", r"\$")
+    """``text`` as matplotlib shows it as it is: a dollar would start a formula, a control character has no glyph."""
+    shown = (each if each.isprintable() or each in whitespace else "\N{REPLACEMENT CHARACTER}" for each in text)
+    return "".join(shown).replace("$", r"\$")
 
 
 def _figure_class() -> Any:

@@ -27,11 +27,15 @@ from llamafactory_clinkd.attention.figure import draw
 from llamafactory_clinkd.attention.sample import Attention, word_columns
 
 
+@pytest.mark.filterwarnings("error:Glyph")
 def test_draw_puts_each_map_over_the_picture(tmp_path):
     picture = Image.new("RGB", (100, 60), "white")
     one_cell = torch.zeros(3, 5)
     one_cell[0, 4] = 0.25
-    panels = [("here", Attention(one_cell, "$box$ (1,2)", ["a"])), ("nowhere", Attention(torch.zeros(3, 5), "", []))]
+    panels = [
+        ("here", Attention(one_cell, "$box$ (1,2)\x17\x1d", ["a"])),
+        ("nowhere", Attention(torch.zeros(3, 5), "", [])),
+    ]
     path = draw(picture, panels, "Where is it?", tmp_path / "new" / "map.png")
     drawn = Image.open(path)
     assert drawn.format == "PNG" and list(path.parent.iterdir()) == [path]
