@@ -28,17 +28,29 @@ from ..rope.mixed import fix_mixed
 from .teacher import Teacher
 
 
+UNDER_FSDP = "`kd_teacher_offload: true` and FSDP both move the teacher's layers. Remove the key."
+"""Said at the start of a recipe that names FSDP, and by the teacher where only the launcher does."""
+
+
 class OffloadedTeacher(Teacher):
     """A frozen model on the CPU that computes on another device; :meth:`place` it before its first forward pass."""
+
+    stock_places_it = False
 
     def place(self, accelerator: Any) -> None:
         """Hooks the model's layers and keeps its weights where they are.
 
         Args:
             accelerator: Whose device computes and whose mixed precision the forward pass has.
+
+        Raises:
+            ValueError: Under FSDP, which moves layers itself.
         """
         from accelerate import cpu_offload
+        from accelerate.utils import DistributedType
 
+        if accelerator.distributed_type == DistributedType.FSDP:
+            raise ValueError(UNDER_FSDP)
         self._device = accelerator.device
         fix_mixed(self.model, self._device)
         weights = _pinned(self.model.state_dict()) if self._device.type == "cuda" else self.model.state_dict()

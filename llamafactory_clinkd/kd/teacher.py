@@ -45,7 +45,10 @@ class Teacher:
     Attributes:
         head: Its output projection if hidden states times its weight are its logits, else None.
         hidden_size: ``H_t``.
+        stock_places_it: Whether stock's trainer, which takes it as its ``ref_model``, readies it at its own start.
     """
+
+    stock_places_it = True
 
     def __init__(self, model: nn.Module, *, same_positions: bool) -> None:
         self.model = model
@@ -61,6 +64,14 @@ class Teacher:
                 type(model).__name__,
                 where,
             )
+
+    def place(self, accelerator: Any) -> None:
+        """Readies the model for its forward passes, where it is not stock's trainer that does so.
+
+        Args:
+            accelerator: The trainer's: its device, mixed precision and engine are the teacher's.
+        """
+        self.model = accelerator.prepare_model(self.model, evaluation_mode=True).eval()
 
     def hidden(self, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
         """Final hidden states ``[B, K, H_t]`` at the positions ``kept`` ``[K]`` of the student's batch."""
@@ -101,9 +112,14 @@ class AdapterTeacher(Teacher):
         same_positions: Must be true where positions matter: there is one position function.
     """
 
+    stock_places_it = False
+
     def __init__(self, model: nn.Module, adapters: list[str], *, same_positions: bool = True) -> None:
         super().__init__(model, same_positions=same_positions)
         self._adapters = adapters
+
+    def place(self, accelerator: Any) -> None:
+        """Nothing: it is where the student is."""
 
     @contextlib.contextmanager
     def running(self) -> Iterator[nn.Module]:

@@ -29,8 +29,7 @@ from torch.nn.functional import linear
 from ..supervised import SupervisedTrainer
 from .cache_keys import KeyedCollator, keys_of
 from .cached_teacher import CachedTeacher
-from .offloaded import OffloadedTeacher
-from .teacher import AdapterTeacher, Teacher
+from .teacher import Teacher
 
 
 logger = logging.getLogger(__name__)
@@ -55,12 +54,12 @@ class DistillTrainer(SupervisedTrainer):
         live = teacher.teacher if self._cached else teacher
         if self._cached:
             kwargs["data_collator"] = KeyedCollator(kwargs["data_collator"], pixel_settings)
-        owns_model = live is not None and not isinstance(live, AdapterTeacher | OffloadedTeacher)
-        super().__init__(**kwargs | {"ref_model": live.model if owns_model else None})
-        if owns_model:
+        for_stock = live is not None and live.stock_places_it
+        super().__init__(**kwargs | {"ref_model": live.model if for_stock else None})
+        if for_stock:
             live.model = self.ref_model
-        elif isinstance(live, OffloadedTeacher):
-            self._prepare_teacher(live)
+        elif live is not None:
+            live.place(self.accelerator)
         self._teacher = teacher
         partitioned = self.is_fsdp_enabled  # its head is whole inside its own forward pass only
         self._plain = self._cached is not None or (live.head is not None and not partitioned)
@@ -160,16 +159,7 @@ class DistillTrainer(SupervisedTrainer):
             self._cached.head_from_cache(self.args.device)
         else:
             self._cached.keep_head()
-        self._cached.prepare = self._prepare_teacher
-
-    def _prepare_teacher(self, teacher: Teacher) -> None:
-        """What stock's trainer does at its start with a teacher that is there then."""
-        if isinstance(teacher, OffloadedTeacher):
-            if self.is_fsdp_enabled:
-                raise ValueError("`kd_teacher_offload: true` and FSDP both move the teacher's layers. Remove the key.")
-            teacher.place(self.accelerator)
-            return
-        teacher.model = self.ref_model = self.accelerator.prepare_model(teacher.model, evaluation_mode=True).eval()
+        self._cached.prepare = lambda teacher: teacher.place(self.accelerator)
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """One epoch; the cache then shows every rank what the others computed, and the trunk is let go."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..arguments import TRAINING_PHASES
 from ..evaluate import require_spice
+from ..kd.offloaded import UNDER_FSDP
 from ..kd.vkd import PARTITIONED
 from ..positions_of_run import settings_of_run, teacher_settings
 
@@ -47,6 +48,8 @@ def check_recipe(arguments: Any) -> None:
             "`kd_teacher_offload: true` moves the teacher's layers itself, and so does `deepspeed`. Remove the key; "
             "with ZeRO-3, `offload_param: {device: cpu}` in the DeepSpeed file does the same."
         )
+    if arguments.finetuning.kd_teacher_offload and training.fsdp:
+        raise ValueError(UNDER_FSDP)
     if arguments.finetuning.kd_method == "vkd" and "distill" in phases and (training.deepspeed or training.fsdp):
         raise ValueError(PARTITIONED)
     for switch in ("use_kt", "use_unsloth"):

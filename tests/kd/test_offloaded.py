@@ -87,12 +87,29 @@ def test_a_quantised_teacher_stays_where_it_is():
         arguments.check_clinkd()
 
 
-def test_deepspeed_moves_weights_itself():
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ({"deepspeed": "ds_z3_config.json"}, "kd_teacher_offload: true.*deepspeed.*Remove the key.*offload_param"),
+        ({"fsdp": ["full_shard"]}, "kd_teacher_offload: true.*FSDP.*Remove the key"),
+    ],
+)
+def test_a_recipe_whose_engine_moves_weights_stops_before_anything_is_loaded(engine, told):
     data = SimpleNamespace(dataset=["any"], eval_dataset=None, val_size=0.0)
-    training = SimpleNamespace(max_steps=-1, deepspeed="ds_z3_config.json")
+    training = SimpleNamespace(**{"max_steps": -1, "deepspeed": None, "fsdp": []} | engine)
     keys = SimpleNamespace(clinkd_phases=["distill"], kd_teacher_offload=True)
-    with pytest.raises(ValueError, match="kd_teacher_offload: true.*deepspeed.*Remove the key.*offload_param"):
+    with pytest.raises(ValueError, match=told):
         check_recipe(SimpleNamespace(finetuning=keys, data=data, training=training, model=None))
+
+
+def test_fsdp_of_a_launcher_is_refused_too():
+    from accelerate.utils import DistributedType
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    teacher = OffloadedTeacher(Qwen2ForCausalLM(Qwen2Config(vocab_size=50, **sizes)), same_positions=True)
+    with pytest.raises(ValueError, match="kd_teacher_offload: true.*FSDP.*Remove the key"):
+        teacher.place(SimpleNamespace(distributed_type=DistributedType.FSDP))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: memory on it is what is compared")
