@@ -28,7 +28,14 @@ import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 
 from .checkpoint_names import accepts_saved_names
-from .supervised_head import IGNORE_INDEX, head_forward, keeps_positions, logits_at, plain_head, supervised_positions
+from .supervised_head import (
+    IGNORE_INDEX,
+    keeps_positions,
+    logits_at,
+    plain_head,
+    replaced_forward,
+    supervised_positions,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -128,7 +135,7 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
             results.append(self.loss_of_hidden(hidden.flatten(0, 1), learned.flatten(), teacher, num_items))
             return results[0].loss.view(1, 1, 1)
 
-        with head_forward(self._head, forward):
+        with replaced_forward(self._head, forward):
             output = model(**inputs, logits_to_keep=kept, use_cache=False)
         return results[0]._replace(loss=output.logits.view(()))
 

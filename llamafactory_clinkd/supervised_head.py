@@ -72,17 +72,17 @@ def keeps_positions(model: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def head_forward(head: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Replaces ``head.forward`` for the duration."""
-    before = vars(head).get("forward")  # a model spread over devices has hooks there
-    head.forward = forward
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replaces ``module.forward`` for the duration."""
+    before = vars(module).get("forward")  # a model spread over devices has hooks there
+    module.forward = forward
     try:
         yield
     finally:
         if before is None:
-            del head.forward
+            del module.forward
         else:
-            head.forward = before
+            module.forward = before
 
 
 def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
@@ -97,7 +97,7 @@ def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], kept: t
         taken.append(hidden)
         return hidden[..., :1]
 
-    with head_forward(head, take):
+    with replaced_forward(head, take):
         model(**inputs, logits_to_keep=kept, use_cache=False)
     return taken[0]
 

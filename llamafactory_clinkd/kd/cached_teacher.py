@@ -94,6 +94,10 @@ class CachedTeacher:
             hidden[row, supervised[row]] = states.to(targets.device)
         return hidden
 
+    def student_pass(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """To be around the student's forward pass on a batch that :meth:`hidden` has just answered for."""
+        return contextlib.nullcontext() if self.teacher is None else self.teacher.student_pass(inputs)
+
     @contextlib.contextmanager
     def whole_head(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """The head's weight ``[V_t, H_t]`` and bias."""

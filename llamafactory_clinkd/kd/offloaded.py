@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 
 from ..rope.mixed import fix_mixed
 from .teacher import Teacher
@@ -47,7 +48,6 @@ class OffloadedTeacher(Teacher):
             ValueError: Under FSDP, which moves layers itself.
         """
         from accelerate import cpu_offload
-        from accelerate.utils import DistributedType
 
         if accelerator.distributed_type == DistributedType.FSDP:
             raise ValueError(UNDER_FSDP)

@@ -24,10 +24,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch import nn
 
 from ..supervised_head import hidden_at, keeps_positions, logits_at, plain_head
 from .adapters import student_restored
+from .shared_tower import SharedTower, find_shared_tower
 
 
 logger = logging.getLogger(__name__)
@@ -75,21 +77,25 @@ class Teacher:
 
     def hidden(self, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
         """Final hidden states ``[B, K, H_t]`` at the positions ``kept`` ``[K]`` of the student's batch."""
-        with torch.no_grad(), self.running() as model:
+        with torch.no_grad(), self.running(inputs) as model:
             return hidden_at(model, self.head, self._batch(inputs), kept)
 
     def logits(self, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, K, V_t]`` there."""
-        with torch.no_grad(), self.running() as model:
+        with torch.no_grad(), self.running(inputs) as model:
             return logits_at(model, self._batch(inputs), kept, restricts=self._restricts)
 
     def _batch(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return teacher_batch(inputs, self.config, self._same_positions)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[nn.Module]:
-        """The model, ready for a forward pass."""
+    def running(self, inputs: dict[str, Any]) -> Iterator[nn.Module]:
+        """The model, ready for a forward pass on the student's batch."""
         yield self.model
+
+    def student_pass(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """To be around the student's forward pass on a batch that the teacher has just seen."""
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def whole_head(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
@@ -117,14 +123,29 @@ class AdapterTeacher(Teacher):
     def __init__(self, model: nn.Module, adapters: list[str], *, same_positions: bool = True) -> None:
         super().__init__(model, same_positions=same_positions)
         self._adapters = adapters
+        self._tower: SharedTower | None = None
 
     def place(self, accelerator: Any) -> None:
-        """Nothing: it is where the student is."""
+        """It is where the student is; a vision tower that computes the same for both runs once a batch from now on.
+
+        Not where an engine partitions the weights: it counts on the same layers in each pass.
+        """
+        plugin = accelerator.state.deepspeed_plugin
+        partitioned = accelerator.distributed_type == DistributedType.FSDP or (plugin and plugin.zero_stage == 3)
+        tower = None if partitioned else find_shared_tower(self.model)
+        if tower is not None:
+            self._tower = SharedTower(tower)
+            logger.info("No adapter is on the vision tower: it runs once for teacher and student.")
+
+    def student_pass(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Inside, the student takes the image features that the teacher has just computed, if they can be shared."""
+        return contextlib.nullcontext() if self._tower is None else self._tower.giving(inputs)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[nn.Module]:
+    def running(self, inputs: dict[str, Any]) -> Iterator[nn.Module]:
         """The student as the teacher; afterwards it is the student again."""
-        with student_restored(self.model):
+        kept = contextlib.nullcontext() if self._tower is None else self._tower.keeping(inputs)
+        with student_restored(self.model), kept:
             self.model.eval()
             self.model.base_model.set_adapter(self._adapters, inference_mode=True)
             yield self.model

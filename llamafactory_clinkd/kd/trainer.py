@@ -88,10 +88,12 @@ class DistillTrainer(SupervisedTrainer):
     ) -> Iterator[dict[str, torch.Tensor]]:
         """The teacher's final hidden states (``[B * K, H_t]``) and head, or its logits where a head is not plain."""
         if not self._plain:
-            yield {"logits": self._teacher.logits(inputs, kept).flatten(0, 1)}
+            logits = self._teacher.logits(inputs, kept).flatten(0, 1)
+            with self._teacher.student_pass(inputs):
+                yield {"logits": logits}
             return
         hidden = self._teacher_hidden(inputs, kept, targets).flatten(0, 1)
-        with self._teacher.whole_head() as (weight, bias):
+        with self._teacher.whole_head() as (weight, bias), self._teacher.student_pass(inputs):
             if self._head is not None:
                 yield {"hidden": hidden, "head": weight, "bias": bias}
             else:

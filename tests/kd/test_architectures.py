@@ -25,6 +25,7 @@ from small_run import drawn_rows, recipe
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
 from llamafactory_clinkd.demo.tokenizer import train_tokenizer
+from llamafactory_clinkd.kd.shared_tower import find_shared_tower
 
 
 pytestmark = pytest.mark.slow
@@ -198,6 +199,28 @@ def test_it_trains_with_cache_and_lora(kind, tmp_path):
     cached = distil(workspace, tmp_path / "cached", kd_cache="hidden", **keys)
     assert history(cached) == history(live)
     assert history(live)[-1]["loss"] < history(live)[0]["loss"]
+
+
+@pytest.mark.parametrize("kind", ["Llava", "Qwen2_5_VL"])
+def test_adapters_over_the_base_share_its_vision_tower(kind, tmp_path, monkeypatch):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    torch.set_num_threads(1)
+    workspace = workspace_of(kind, tmp_path / "w")
+    base = AutoModelForImageTextToText.from_pretrained(workspace / "student").requires_grad_(False)
+    tower, runs = type(find_shared_tower(base)), []
+    targets = LoraConfig(r=2, target_modules=r".*language_model.*q_proj", init_lora_weights=False)
+    get_peft_model(base, targets).save_pretrained(tmp_path / "adapter")
+    forward = tower.forward
+    monkeypatch.setattr(tower, "forward", lambda *args, **kwargs: runs.append(1) or forward(*args, **kwargs))
+    keys = keys_of(kind, finetuning_type="lora", ref_model=None, ref_model_adapters=str(tmp_path / "adapter"))
+    shared = distil(workspace, tmp_path / "shared", **keys)
+    once = len(runs)
+    monkeypatch.setattr("llamafactory_clinkd.kd.teacher.find_shared_tower", lambda model: None)
+    apart = distil(workspace, tmp_path / "apart", **keys)
+    assert 0 < once == len(runs) / 3
+    assert history(shared) == history(apart)
 
 
 def test_a_head_that_cannot_be_restricted_gives_its_full_logits(tmp_path, caplog, monkeypatch):

@@ -1,0 +1,177 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One run of the vision tower for a teacher and a student on one base, against the same run with one for each."""
+
+import pytest
+import torch
+from kd_runs import distil, history, same_bits, weights
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForImageTextToText
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel as Tower
+
+from llamafactory_clinkd.kd.shared_tower import SharedTower, find_shared_tower
+
+
+TEXT = r".*language_model.*(q_proj|v_proj)"
+LORA = {"finetuning_type": "lora", "lora_rank": 2, "lora_target": "q_proj,v_proj", "ref_model": None}
+BATCHES = 16  # eight rows, one a batch, in two epochs
+
+
+def adapter(workspace, folder, targets):
+    """A LoRA adapter that changes what the student's base says."""
+    model = AutoModelForImageTextToText.from_pretrained(workspace / "student")
+    torch.manual_seed(3)
+    get_peft_model(model, LoraConfig(r=3, target_modules=targets, init_lora_weights=False)).save_pretrained(folder)
+    return {"ref_model_adapters": str(folder), "rope_variant": "mrope"}
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """One entry for each run of the tower."""
+    runs, forward = [], Tower.forward
+    monkeypatch.setattr(
+        Tower, "forward", lambda self, *args, **kwargs: runs.append(1) or forward(self, *args, **kwargs)
+    )
+    return runs
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the teacher logs."""
+    from llamafactory_clinkd.kd.teacher import logger
+
+    texts = []
+    monkeypatch.setattr(logger, "info", lambda text, *args: texts.append(text % args))
+    return texts
+
+
+def run_twice(workspace, tmp_path, encoded, monkeypatch, **keys):
+    """Runs of the tower with and without sharing; both trainings come to the same bits."""
+    torch.set_num_threads(1)
+    shared = distil(workspace, tmp_path / "shared", **LORA | keys)
+    once = len(encoded)
+    monkeypatch.setattr("llamafactory_clinkd.kd.teacher.find_shared_tower", lambda model: None)
+    apart = distil(workspace, tmp_path / "apart", **LORA | keys)
+    assert history(shared) == history(apart)
+    name = "adapter_model.safetensors"
+    assert same_bits(weights(shared, name), weights(apart, name))
+    return once, len(encoded) - once
+
+
+@pytest.mark.parametrize(
+    ("keys", "once", "each"),
+    [
+        ({}, BATCHES, 2 * BATCHES),
+        ({"lora_dropout": 0.1, "disable_gradient_checkpointing": True}, BATCHES, 2 * BATCHES),
+        ({"kd_cache": "hidden"}, BATCHES, BATCHES + BATCHES // 2),
+        ({"per_device_train_batch_size": 2, "kd_method": "vkd"}, BATCHES // 2, BATCHES),
+    ],
+    ids=str,
+)
+def test_same_run_with_half_the_encodings(small_workspace, tmp_path, encoded, monkeypatch, said, keys, once, each):
+    keys = keys | adapter(small_workspace, tmp_path / "adapter", TEXT)
+    assert run_twice(small_workspace, tmp_path, encoded, monkeypatch, **keys) == (once, each)
+    assert sum("it runs once for teacher and student" in text for text in said) == 1
+
+
+def test_an_adapter_on_the_tower_makes_two_of_it(small_workspace, tmp_path, encoded, monkeypatch, said):
+    keys = adapter(small_workspace, tmp_path / "adapter", ["qkv", "q_proj"])
+    assert run_twice(small_workspace, tmp_path, encoded, monkeypatch, **keys) == (2 * BATCHES, 2 * BATCHES)
+    assert not any("it runs once" in text for text in said)
+
+
+class Changing(torch.nn.Module):
+    """Gives an object that its caller changes, as transformers' models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.runs = 0
+
+    def forward(self, value):
+        self.runs += 1
+        return Output(value)
+
+
+class Output:
+    def __init__(self, value):
+        self.value = value
+
+
+def test_outputs_come_in_their_order_unchanged_and_once():
+    tower, batch = Changing(), {}
+    shared = SharedTower(tower)
+    with shared.keeping(batch):
+        for value in (1, 2):
+            tower(value).value = "changed by the teacher's model"
+    with shared.giving(batch):
+        assert [tower(None).value for _ in range(2)] == [1, 2] and tower.runs == 2
+        assert tower(3).value == 3 and tower.runs == 3
+    with shared.giving(batch):
+        assert tower(4).value == 4
+    assert "forward" not in vars(tower)
+
+
+def test_another_batch_is_computed():
+    tower = Changing()
+    shared = SharedTower(tower)
+    with shared.keeping({}):
+        tower(1)
+    with shared.giving({}):
+        assert tower(2).value == 2
+
+
+def test_what_was_kept_is_let_go_after_an_error():
+    tower, batch = Changing(), {}
+    shared = SharedTower(tower)
+    with shared.keeping(batch):
+        tower(1)
+    with pytest.raises(KeyError), shared.giving(batch):
+        raise KeyError
+    with shared.giving(batch):
+        assert tower(2).value == 2
+    assert "forward" not in vars(tower)
+
+
+def model_with(**parts):
+    """A model whose vision tower is made of ``parts``, frozen."""
+    model = torch.nn.Module()
+    model.visual = torch.nn.Module()
+    for name, part in {"proj": torch.nn.Linear(2, 2), **parts}.items():
+        setattr(model.visual, name, part)
+    return model.requires_grad_(False)
+
+
+def test_only_a_tower_that_computes_the_same_in_either_pass_is_shared():
+    assert find_shared_tower(torch.nn.Linear(2, 2)) is None
+    constant = model_with(off=torch.nn.Dropout(0.0))
+    assert find_shared_tower(constant) is constant.visual
+    assert find_shared_tower(model_with(drop=torch.nn.Dropout(0.1))) is None
+    assert find_shared_tower(model_with(norm=torch.nn.BatchNorm2d(2))) is None
+    trained = model_with()
+    trained.visual.proj.weight.requires_grad_(True)
+    assert find_shared_tower(trained) is None
+    adapted = get_peft_model(model_with(), LoraConfig(target_modules=["proj"])).requires_grad_(False)
+    assert find_shared_tower(adapted) is None
+
+
+def test_a_tower_whose_attention_drops_out_is_not_shared():
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for dropout in (0.0, 0.1):
+        model = torch.nn.Module()
+        config = CLIPVisionConfig(image_size=16, patch_size=8, attention_dropout=dropout, **sizes)
+        model.vision_tower = CLIPVisionModel(config).requires_grad_(False)
+        assert (find_shared_tower(model) is None) == (dropout > 0)
