@@ -21,7 +21,17 @@ from typing import Any
 from ..boxes import MODALITIES, TASKS
 from ..evaluate.paper import MED_GRIT
 from .results import modality_score, score, score_interval
-from .rows import METHODS_OF_PAPER, REFERENCE, ROWS, TEST_SETS, Row, paper_modalities, paper_scores, rows_of
+from .rows import (
+    METHODS_OF_PAPER,
+    REFERENCE,
+    ROWS,
+    TEST_SETS,
+    Row,
+    alpha_row,
+    paper_modalities,
+    paper_scores,
+    rows_of,
+)
 from .statistics import Difference, Spread, Test, beyond_chance, difference, mean_interval, spread
 
 
@@ -142,6 +152,8 @@ def _heading(table: str, scale: str) -> list[str]:
 def _title(table: str, row: Row) -> str:
     printed = METHODS_OF_PAPER[table].get(row.name)
     title = f"*{row.title}*" if row.sanity else row.title
+    if table == "figure4" and row.name == alpha_row(0.5):
+        return f"alpha = 0.5, as in ClinKD ({title})"
     return f"{title} (paper: {printed})" if printed and printed not in row.title else title
 
 

@@ -214,6 +214,14 @@ def test_one_seed_tells_no_noise_and_none_no_difference():
     assert spread([2.0]).std is None and mean_interval([(1, 3), (2, 6)]) == (1.5, 4.5)
 
 
+def test_the_numbers_of_figure_4_stand_in_the_order_of_alpha():
+    rows = lines(markdown("figure4", "mini", THREE))
+    named = [float(row[0].split("=")[1].split(",")[0]) for row in rows if row[0].startswith("alpha = ")]
+    assert tuple(named) == ALPHAS
+    assert "alpha = 0.5, as in ClinKD (+ Pseudo-KD)" in [row[0] for row in rows]
+    assert "+ Pseudo-KD (paper: BiRD)" in [row[0] for row in lines(markdown("table2", "mini", THREE))]
+
+
 def test_figure_4_is_drawn_of_what_is_there(tmp_path):
     from PIL import Image
 
