@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from small_run import recipe
-from transformers import TrainerCallback
+from transformers import AutoModelForImageTextToText, TrainerCallback
 
 
 PARTS = ("loss", "ce", "kl", "teacher_agreement", "teacher_entropy")
@@ -50,6 +51,18 @@ def weights(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Te
 def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Whether two sets of weights are equal to the last bit."""
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+TEXT = r".*language_model.*(q_proj|v_proj)"
+
+
+def teacher_adapter(workspace: Path, folder: Path, targets: str | list[str] = TEXT) -> dict[str, Any]:
+    """Saves a LoRA adapter that changes what the student's base says; returns the keys of a LoRA student under it."""
+    model = AutoModelForImageTextToText.from_pretrained(workspace / "student")
+    torch.manual_seed(3)
+    get_peft_model(model, LoraConfig(r=3, target_modules=targets, init_lora_weights=False)).save_pretrained(folder)
+    student = {"finetuning_type": "lora", "lora_rank": 2, "lora_target": "q_proj,v_proj", "ref_model": None}
+    return {**student, "ref_model_adapters": str(folder), "rope_variant": "mrope"}
 
 
 class StopAt(TrainerCallback):

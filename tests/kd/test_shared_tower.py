@@ -16,25 +16,14 @@
 
 import pytest
 import torch
-from kd_runs import distil, history, same_bits, weights
+from kd_runs import distil, history, same_bits, teacher_adapter, weights
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForImageTextToText
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel as Tower
 
 from llamafactory_clinkd.kd.shared_tower import SharedTower, find_shared_tower
 
 
-TEXT = r".*language_model.*(q_proj|v_proj)"
-LORA = {"finetuning_type": "lora", "lora_rank": 2, "lora_target": "q_proj,v_proj", "ref_model": None}
 BATCHES = 16  # eight rows, one a batch, in two epochs
-
-
-def adapter(workspace, folder, targets):
-    """A LoRA adapter that changes what the student's base says."""
-    model = AutoModelForImageTextToText.from_pretrained(workspace / "student")
-    torch.manual_seed(3)
-    get_peft_model(model, LoraConfig(r=3, target_modules=targets, init_lora_weights=False)).save_pretrained(folder)
-    return {"ref_model_adapters": str(folder), "rope_variant": "mrope"}
 
 
 @pytest.fixture
@@ -60,10 +49,10 @@ def said(monkeypatch):
 def run_twice(workspace, tmp_path, encoded, monkeypatch, **keys):
     """Runs of the tower with and without sharing; both trainings come to the same bits."""
     torch.set_num_threads(1)
-    shared = distil(workspace, tmp_path / "shared", **LORA | keys)
+    shared = distil(workspace, tmp_path / "shared", **keys)
     once = len(encoded)
     monkeypatch.setattr("llamafactory_clinkd.kd.teacher.find_shared_tower", lambda model: None)
-    apart = distil(workspace, tmp_path / "apart", **LORA | keys)
+    apart = distil(workspace, tmp_path / "apart", **keys)
     assert history(shared) == history(apart)
     name = "adapter_model.safetensors"
     assert same_bits(weights(shared, name), weights(apart, name))
@@ -81,13 +70,13 @@ def run_twice(workspace, tmp_path, encoded, monkeypatch, **keys):
     ids=str,
 )
 def test_same_run_with_half_the_encodings(small_workspace, tmp_path, encoded, monkeypatch, said, keys, once, each):
-    keys = keys | adapter(small_workspace, tmp_path / "adapter", TEXT)
+    keys = teacher_adapter(small_workspace, tmp_path / "adapter") | keys
     assert run_twice(small_workspace, tmp_path, encoded, monkeypatch, **keys) == (once, each)
     assert sum("it runs once for teacher and student" in text for text in said) == 1
 
 
 def test_an_adapter_on_the_tower_makes_two_of_it(small_workspace, tmp_path, encoded, monkeypatch, said):
-    keys = adapter(small_workspace, tmp_path / "adapter", ["qkv", "q_proj"])
+    keys = teacher_adapter(small_workspace, tmp_path / "adapter", ["qkv", "q_proj"])
     assert run_twice(small_workspace, tmp_path, encoded, monkeypatch, **keys) == (2 * BATCHES, 2 * BATCHES)
     assert not any("it runs once" in text for text in said)
 

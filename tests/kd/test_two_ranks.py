@@ -19,13 +19,16 @@ import json
 from pathlib import Path
 
 import pytest
-from kd_runs import history
+from kd_runs import history, teacher_adapter
 from small_run import llamafactory_cli, recipe, write_recipe
 
 from llamafactory_clinkd.kd.cache import HEAD_NAME
 
 
 pytestmark = pytest.mark.slow
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"
+)
 TWO = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "HF_HUB_OFFLINE": "1"}
 ZERO_3 = {
     "train_batch_size": "auto",
@@ -74,7 +77,7 @@ def test_two_ranks_share_the_cache(small_workspace, tmp_path):
     assert names[0] == HEAD_NAME and {name[:17] for name in names[1:]} == {"hidden-rank00000-", "hidden-rank00001-"}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+@needs_deepspeed
 @pytest.mark.long  # tests/engines has the whole procedure under ZeRO-3
 @pytest.mark.parametrize("cache", ["off", "hidden"])
 def test_zero_3_partitions_both_models(small_workspace, tmp_path, cache):
@@ -82,3 +85,15 @@ def test_zero_3_partitions_both_models(small_workspace, tmp_path, cache):
     distil(small_workspace, tmp_path / "plain", TWO)
     distil(small_workspace, tmp_path / "zero3", TWO, deepspeed=str(tmp_path / "zero3.json"), kd_cache=cache)
     assert_same(tmp_path / "plain", tmp_path / "zero3")
+
+
+@pytest.mark.long  # tests/kd/test_shared_tower.py has one rank
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("zero3", marks=needs_deepspeed)])
+def test_a_teacher_over_the_students_base(engine, small_workspace, tmp_path):
+    (tmp_path / "zero3.json").write_text(json.dumps(ZERO_3))
+    keys = teacher_adapter(small_workspace, tmp_path / "adapter") | {"disable_shuffling": True}
+    zero3 = {"deepspeed": str(tmp_path / "zero3.json")} if engine == "zero3" else {}
+    distil(small_workspace, tmp_path / "one", gradient_accumulation_steps=4, **keys)
+    printed = distil(small_workspace, tmp_path / "two", TWO, gradient_accumulation_steps=2, **keys | zero3)
+    assert_same(tmp_path / "one", tmp_path / "two")
+    assert ("it runs once for teacher and student" in printed) == (engine == "ddp")
