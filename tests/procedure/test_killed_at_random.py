@@ -38,7 +38,6 @@ from .test_survives import PHASES, finished, started
 
 KILLS = 20
 KILLS_A_PHASE = 5
-LONGEST_WAIT = 2.5
 
 
 def keys(workspace, output_dir, processes):
@@ -83,8 +82,8 @@ def record(output_dir: Path, phase: str) -> dict:
     return read_json(path)["phases"].get(phase, {}) if path.is_file() else {}
 
 
-def run_and_kill(path: Path, output_dir: Path, processes: int, phase: str) -> str | None:
-    """Starts the recipe, and kills it some time after it began or took up ``phase``.
+def run_and_kill(path: Path, output_dir: Path, processes: int, phase: str, seconds: float) -> str | None:
+    """Starts the recipe, and kills it within ``seconds`` of when it began or took up ``phase``.
 
     Returns:
         The phase in which it died, ``None`` if it ended first.
@@ -94,7 +93,7 @@ def run_and_kill(path: Path, output_dir: Path, processes: int, phase: str) -> st
     try:
         while process.poll() is None and record(output_dir, phase).get("attempts", 0) == attempts:
             time.sleep(0.01)
-        time.sleep(random.uniform(0, LONGEST_WAIT))
+        time.sleep(random.uniform(0, seconds))
         if process.poll() is None:
             kill(process, random.choice(["all", "one"]))
             return started(output_dir)[-1]
@@ -112,6 +111,7 @@ def test_twenty_kills(workspace, tmp_path, processes):
     whole = tmp_path / "whole"
     path = write_recipe(tmp_path / "whole.yaml", keys(workspace, whole, processes))
     assert start(path, processes).wait(timeout=300) == 0
+    seconds = {phase: record(whole, phase)["seconds"] for phase in PHASES}
 
     hit = []
     while len(hit) < KILLS:
@@ -120,7 +120,7 @@ def test_twenty_kills(workspace, tmp_path, processes):
         for phase in PHASES:
             for _ in range(KILLS_A_PHASE):
                 if phase not in finished(disturbed):
-                    hit += filter(None, [run_and_kill(path, disturbed, processes, phase)])
+                    hit += filter(None, [run_and_kill(path, disturbed, processes, phase, seconds[phase])])
         assert start(path, processes).wait(timeout=300) == 0
         assert finished(disturbed) == PHASES
         check_same(disturbed, whole)
