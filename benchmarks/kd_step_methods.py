@@ -26,7 +26,8 @@ from memory import measure
 from llamafactory_clinkd.kd.cache import HiddenCache
 from llamafactory_clinkd.kd.loss import distill_loss
 from llamafactory_clinkd.kd.teacher import Teacher
-from llamafactory_clinkd.supervised_head import replaced_forward, supervised_positions
+from llamafactory_clinkd.overridden import overridden
+from llamafactory_clinkd.supervised_head import supervised_positions
 
 
 VOCABULARY = 151936
@@ -140,7 +141,7 @@ def in_head(bench: Bench, teacher: Callable[[torch.Tensor], torch.Tensor] | None
         )
         return found[0].loss.view(1, 1, 1)
 
-    with replaced_forward(head, forward):
+    with overridden(head, "forward", forward):
         return bench.student(**bench.inputs, logits_to_keep=kept, use_cache=False).logits.view(())
 
 

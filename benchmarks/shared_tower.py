@@ -40,7 +40,8 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from llamafactory_clinkd.kd.loss import distill_loss
 from llamafactory_clinkd.kd.teacher import AdapterTeacher
-from llamafactory_clinkd.supervised_head import replaced_forward, supervised_positions
+from llamafactory_clinkd.overridden import overridden
+from llamafactory_clinkd.supervised_head import supervised_positions
 
 
 IMAGE, VIDEO = 151655, 151656
@@ -98,7 +99,7 @@ def step(model: torch.nn.Module, teacher: AdapterTeacher, inputs: dict[str, Any]
         found.append(distill_loss(hidden.flatten(0, 1), weight, hidden_t, weight, targets.flatten(), **options).loss)
         return found[0].view(1, 1, 1)
 
-    with replaced_forward(head, forward), teacher.student_pass(inputs):
+    with overridden(head, "forward", forward), teacher.student_pass(inputs):
         loss = model(**inputs, logits_to_keep=kept, use_cache=False).logits.view(())
     loss.backward()
     return loss.item()

@@ -28,12 +28,12 @@ import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 
 from .checkpoint_names import accepts_saved_names
+from .overridden import overridden
 from .supervised_head import (
     IGNORE_INDEX,
     keeps_positions,
     logits_at,
     plain_head,
-    replaced_forward,
     supervised_positions,
 )
 
@@ -135,7 +135,7 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
             results.append(self.loss_of_hidden(hidden.flatten(0, 1), learned.flatten(), teacher, num_items))
             return results[0].loss.view(1, 1, 1)
 
-        with replaced_forward(self._head, forward):
+        with overridden(self._head, "forward", forward):
             output = model(**inputs, logits_to_keep=kept, use_cache=False)
         return results[0]._replace(loss=output.logits.view(()))
 

@@ -20,13 +20,13 @@ loss, or logits. The head's ``forward`` is replaced for one call, so the hooks o
 head module fire as always.
 """
 
-import contextlib
 import inspect
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
+
+from .overridden import overridden
 
 
 IGNORE_INDEX = -100
@@ -71,20 +71,6 @@ def keeps_positions(model: nn.Module) -> bool:
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
-@contextlib.contextmanager
-def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Replaces ``module.forward`` for the duration."""
-    before = vars(module).get("forward")  # a model spread over devices has hooks there
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
-
-
 def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
     """Final hidden states ``[B, K, H]`` of ``model`` at the positions ``kept``, without projecting them.
 
@@ -97,7 +83,7 @@ def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], kept: t
         taken.append(hidden)
         return hidden[..., :1]
 
-    with replaced_forward(head, take):
+    with overridden(head, "forward", take):
         model(**inputs, logits_to_keep=kept, use_cache=False)
     return taken[0]
 

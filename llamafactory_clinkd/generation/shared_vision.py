@@ -16,11 +16,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..overridden import overridden
 from .undisturbed import base_model
 
 
@@ -67,19 +67,6 @@ def shared_vision_tower(model: nn.Module, repeats: int) -> Iterator[bool]:
         output.pooler_output = tuple(output.pooler_output[image] for image in copies)
         return output
 
-    with _override(hf_model, "_expand_inputs_for_generation", expand_all_but_pixels):
-        with _override(hf_model.model, "get_image_features", encode_once):
+    with overridden(hf_model, "_expand_inputs_for_generation", expand_all_but_pixels):
+        with overridden(hf_model.model, "get_image_features", encode_once):
             yield True
-
-
-@contextmanager
-def _override(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Sets an instance attribute and afterwards restores what the instance (not its class) held."""
-    before = vars(owner).get(name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        if before is not None:
-            setattr(owner, name, before)

@@ -25,7 +25,7 @@ from typing import Any
 
 from torch import nn
 
-from ..supervised_head import replaced_forward
+from ..overridden import overridden
 
 
 TOWERS = ("visual", "vision_tower")
@@ -55,7 +55,7 @@ class SharedTower:
             self._outputs.append(copy.copy(output))  # the model may put other things into the object that it gets
             return output
 
-        with replaced_forward(self._tower, forward):
+        with overridden(self._tower, "forward", forward):
             yield
 
     @contextlib.contextmanager
@@ -71,7 +71,7 @@ class SharedTower:
             return compute(*args, **kwargs) if output is None else output
 
         try:
-            with replaced_forward(self._tower, forward):
+            with overridden(self._tower, "forward", forward):
                 yield
         finally:
             self._batch, self._outputs = None, []
