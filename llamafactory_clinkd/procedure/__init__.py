@@ -37,6 +37,7 @@ from .corrector import check_correction
 from .engines import load_on_numbered_cpus
 from .failing import told_to_all
 from .inputs import inputs_hash, phase_inputs
+from .places import check_places
 from .run import Run
 from .state import ProcedureState, Stopwatch
 from .stopping import ABORTED, stopped_by_sigterm
@@ -89,22 +90,24 @@ def _run_phases(workflow: Any, arguments: Any, callbacks: list[Any], output_dir:
     state = ProcedureState(output_dir / "clinkd", writes=ranks.rank == 0)
     chosen = [phase for phase in PHASES if phase in arguments.finetuning.clinkd_phases]
     run = Run(workflow, arguments, callbacks, output_dir, chosen, ranks)
+    check_places(run, state)
     previous = None
     for number, phase in enumerate(chosen, start=1):
         inputs = phase_inputs(phase, arguments, previous)
         previous = inputs_hash(inputs)
         title = f"ClinKD phase {number}/{len(chosen)}: {phase}"
+        trains = phase in TRAINING_PHASES
         if state.is_finished(phase, inputs) and run.outputs_exist(state.phases[phase]["outputs"]):
             _say(ranks, f"{title} is finished already, skipped.")
         else:
             run.leave_if_asked(f"before phase {phase}")
             run.resumes = state.was_started(phase, inputs)
-            if phase in TRAINING_PHASES and ranks.rank == 0:
+            if trains and ranks.rank == 0:
                 remove_broken_checkpoints(run.folder_of(phase))
             ranks.phase = phase
             ranks.wait("the start")
             _say(ranks, f"{title} {'continues' if run.resumes else 'starts'}.")
-            state.start(phase, inputs)
+            state.start(phase, inputs, run.relative(run.folder_of(phase)) if trains else None)
             watch = Stopwatch()
             set_seed(arguments.training.seed)
             outputs = _outputs_of(phase, run)
@@ -113,8 +116,8 @@ def _run_phases(workflow: Any, arguments: Any, callbacks: list[Any], output_dir:
             ranks.phase = ""
             state.finish(phase, outputs, watch.seconds())
             _say(ranks, f"{title} finished in {watch.seconds():.0f} s.")
-        if phase in TRAINING_PHASES:
-            run.model_folder = run.folder_of(phase)
+        if trains:
+            run.model_folder = output_dir / (state.folder_of(phase) or "")
     if "evaluate" in chosen and ranks.rank == 0:
         from ..report import build_report
 

@@ -76,8 +76,19 @@ class ProcedureState:
         record = self.phases.get(phase)
         return record is not None and record["hash"] == inputs_hash(inputs)
 
-    def start(self, phase: str, inputs: dict[str, Any]) -> float:
-        """Records the start of a phase; returns the seconds that earlier attempts at it took."""
+    def folder_of(self, phase: str) -> str | None:
+        """Where a training phase wrote, relative to ``output_dir``; ``None`` if it never started."""
+        record = self.phases.get(phase, {})
+        return str(Path(record["outputs"][0]).parent) if "outputs" in record else record.get("folder")
+
+    def start(self, phase: str, inputs: dict[str, Any], folder: str | None = None) -> float:
+        """Records the start of a phase; returns the seconds that earlier attempts at it took.
+
+        Args:
+            phase: The phase.
+            inputs: What it runs with.
+            folder: Where a training phase writes, relative to ``output_dir``.
+        """
         record = self.phases.get(phase, {})
         spent = record.get("seconds", 0.0) if self.was_started(phase, inputs) else 0.0
         self.phases[phase] = {
@@ -87,6 +98,7 @@ class ProcedureState:
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "attempts": record.get("attempts", 0) + 1 if self.was_started(phase, inputs) else 1,
             "seconds": spent,
+            **({} if folder is None else {"folder": folder}),
         }
         self._write()
         return spent
