@@ -18,6 +18,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from transformers.integrations import is_deepspeed_zero3_enabled
+
 from .checkpoints import last_whole_checkpoint
 from .engines import fresh_engine
 
@@ -69,12 +71,23 @@ def with_model(arguments: Any, folder: Path | None) -> Any:
         return arguments
     model = copy.copy(arguments.model)
     if (folder / "adapter_config.json").is_file():
-        model.adapter_name_or_path = [str(folder)]
+        model.adapter_name_or_path = [*_merged_adapters(arguments), str(folder)]
         finetuning = copy.copy(arguments.finetuning)
         finetuning.create_new_adapter = False
         return arguments._replace(model=model, finetuning=finetuning)
     model.model_name_or_path = str(folder)
     return arguments._replace(model=model)
+
+
+def _merged_adapters(arguments: Any) -> list[str]:
+    """The recipe's adapters that stock merges into the base before it trains one: what was trained stands on them.
+
+    Over quantised weights and under ZeRO-3 stock merges nothing: it takes one adapter, and goes on training that.
+    """
+    adapters = list(arguments.model.adapter_name_or_path or [])
+    if arguments.model.quantization_bit is not None or is_deepspeed_zero3_enabled():
+        return []
+    return adapters if arguments.finetuning.create_new_adapter else adapters[:-1]
 
 
 def beam_settings(generating: Any, beams: int) -> dict[str, Any]:
