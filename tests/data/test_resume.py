@@ -55,7 +55,7 @@ def files(folder):
 
 
 def rows_done(state):
-    """Rows the state vouches for; none before its first checkpoint and once a finished conversion has cleared it away."""
+    """Rows the state vouches for: none before its first checkpoint, nor once a finished conversion has removed it."""
     try:
         return json.loads(state.read_text())["done"]
     except FileNotFoundError:  # asking beforehand whether it exists leaves the converter time to remove it
