@@ -15,10 +15,11 @@
 """What each phase ran with: recipe keys that matter to it, data, model, and the phase that feeds it."""
 
 import json
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from ..arguments_checks import split_list
 from ..run_state import content_hash, file_sha256
 
 
@@ -37,6 +38,28 @@ FINETUNING_KEYS = (
     "freeze_multi_modal_projector", "freeze_language_model", "freeze_trainable_layers", "use_badam", "use_galore",
     "pure_bf16", "disable_shuffling",
 )  # fmt: skip
+# Recorded only where they are not at stock's default.
+MORE_DATA_KEYS = ("ignore_pad_token_for_loss", "enable_thinking", "preserve_thinking")
+MORE_MODEL_KEYS = (
+    "model_revision", "adapter_folder", "quantization_method", "quantization_type", "double_quantization",
+    "resize_vocab", "add_tokens", "add_special_tokens", "shift_attn", "mixture_of_depths", "upcast_layernorm",
+    "upcast_lmhead_output", "train_from_scratch", "image_do_pan_and_scan", "crop_to_patches", "video_max_pixels",
+    "video_min_pixels", "video_fps", "video_maxlen",
+)  # fmt: skip
+MORE_TRAINING_KEYS = (
+    "lr_scheduler_kwargs", "optim_args", "optim_target_modules", "data_seed", "train_sampling_strategy",
+    "dataloader_drop_last", "load_best_model_at_end",
+)  # fmt: skip
+MORE_FINETUNING_KEYS = (
+    "create_new_adapter", "additional_target", "module_dropout", "use_rslora", "use_dora", "pissa_init", "pissa_iter",
+    "loraplus_lr_ratio", "loraplus_lr_embedding", "oft_rank", "oft_block_size", "oft_target",
+    "freeze_trainable_modules", "freeze_extra_modules", "use_llama_pro", "badam_mode", "badam_start_block",
+    "badam_switch_mode", "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "galore_target",
+    "galore_rank", "galore_update_interval", "galore_scale", "galore_proj_type", "galore_layerwise", "use_apollo",
+    "apollo_target", "apollo_rank", "apollo_update_interval", "apollo_scale", "apollo_proj", "apollo_proj_type",
+    "apollo_scale_type", "apollo_layerwise", "apollo_scale_front", "use_adam_mini", "use_muon", "early_stopping_steps",
+)  # fmt: skip
+MORE_GENERATION_KEYS = ("length_penalty",)
 POSITION_KEYS = ("rope_variant", "mcg_alpha_h", "mcg_alpha_w", "mcg_gap", "rope_sections", "image_square")
 TEACHER_KEYS = ("ref_model", "ref_model_adapters", "ref_model_quantization_bit", "teacher_rope_variant")
 PHASE_KEYS = {
@@ -71,12 +94,14 @@ def phase_inputs(phase: str, arguments: Any, previous: str | None) -> dict[str, 
     if phase == "evaluate":
         return inputs
 
-    inputs.update(_pick(arguments.data, DATA_KEYS))
-    inputs.update(_pick(arguments.model, MODEL_KEYS))
+    inputs.update(_pick(arguments.data, DATA_KEYS) | _changed(arguments.data, MORE_DATA_KEYS))
+    inputs.update(_pick(arguments.model, MODEL_KEYS) | _changed(arguments.model, MORE_MODEL_KEYS))
     if phase in ("distill", "correct"):
-        inputs.update(_pick(arguments.training, TRAINING_KEYS))
+        inputs.update(_pick(arguments.training, TRAINING_KEYS) | _changed(arguments.training, MORE_TRAINING_KEYS))
+        inputs.update(_changed(arguments.finetuning, MORE_FINETUNING_KEYS))
     if phase in GENERATING_PHASES:
-        inputs.update(_pick(arguments.generating, GENERATION_KEYS))
+        generating = arguments.generating
+        inputs.update(_pick(generating, GENERATION_KEYS) | _changed(generating, MORE_GENERATION_KEYS))
     if phase == "predict":
         inputs["eval_dataset"] = arguments.data.eval_dataset
     names = (
@@ -92,6 +117,9 @@ def phase_inputs(phase: str, arguments: Any, previous: str | None) -> dict[str, 
     )
     if arguments.finetuning.ref_model and phase in ("pseudo_label", "distill"):
         inputs["teacher"] = model_fingerprint(arguments.finetuning.ref_model)
+    if arguments.finetuning.ref_model_adapters and phase in ("pseudo_label", "distill"):
+        adapters = split_list(arguments.finetuning.ref_model_adapters)
+        inputs["teacher_adapters"] = [model_fingerprint(path) for path in adapters]
     return json.loads(json.dumps(inputs, default=str))
 
 
@@ -102,8 +130,12 @@ def inputs_hash(inputs: dict[str, Any]) -> str:
 
 def changed_inputs(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """``"key was X, is Y"`` for each difference."""
-    keys = sorted(set(old) | set(new))
-    return [f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in keys if old.get(key) != new.get(key)]
+
+    def shown(inputs: dict[str, Any], key: str) -> str:
+        return repr(inputs[key]) if key in inputs else "the default"
+
+    keys = sorted(key for key in set(old) | set(new) if old.get(key) != new.get(key))
+    return [f"{key} was {shown(old, key)}, is {shown(new, key)}" for key in keys]
 
 
 def model_fingerprint(name_or_path: str) -> Any:
@@ -127,6 +159,14 @@ def dataset_fingerprint(names: Any, dataset_dir: Any) -> dict[str, Any]:
         path = Path(dataset_dir, entry["file_name"]) if "file_name" in entry else None
         found[name] = file_sha256(path) if path and path.is_file() else json.dumps(entry, sort_keys=True)
     return found
+
+
+def _changed(group: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Values that are not stock's defaults, some of which it splits into lists."""
+    defaults = {item.name: item.default for item in fields(group)}
+    lists = {key: split_list(value) for key, value in defaults.items() if isinstance(value, str)}
+    values = {key: value for key, value in _pick(group, keys).items() if value not in (None, {})}
+    return {key: value for key, value in values.items() if value not in (defaults[key], lists.get(key))}
 
 
 def _pick(group: Any, keys: tuple[str, ...]) -> dict[str, Any]:

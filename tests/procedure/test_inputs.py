@@ -1,0 +1,68 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a phase records of a recipe: every key that changes its result, and no default that it need not."""
+
+import shutil
+
+import pytest
+from small_run import recipe
+
+from llamafactory_clinkd.procedure.inputs import changed_inputs, phase_inputs
+
+
+def inputs_of(workspace, phase="distill", **changes):
+    from llamafactory.hparams import get_train_args
+
+    from llamafactory_clinkd.attach.workflow import RecipeArguments
+
+    keys = recipe(workspace, workspace / "nowhere", finetuning_type="lora", **changes)
+    return phase_inputs(phase, RecipeArguments(*get_train_args(keys)), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"use_rslora": True}, "use_rslora was the default, is True"),
+        ({"additional_target": "lm_head"}, "additional_target was the default, is ['lm_head']"),
+        ({"loraplus_lr_ratio": 16.0}, "loraplus_lr_ratio was the default, is 16.0"),
+        ({"lr_scheduler_kwargs": '{"num_cycles": 2}'}, "lr_scheduler_kwargs was the default, is {'num_cycles': 2}"),
+        ({"galore_rank": 32}, "galore_rank was the default, is 32"),
+        ({"galore_target": "q_proj"}, "galore_target was the default, is ['q_proj']"),
+        ({"video_maxlen": 4}, "video_maxlen was the default, is 4"),
+        ({"enable_thinking": False}, "enable_thinking was the default, is False"),
+        ({"galore_rank": 16, "galore_target": "all", "freeze_trainable_modules": "all"}, None),
+        ({"logging_steps": 7, "save_steps": 7}, None),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_changed_key_is_told(workspace, changes, told):
+    found = changed_inputs(inputs_of(workspace), inputs_of(workspace, **changes))
+    assert found == ([] if told is None else [told])
+
+
+def test_length_penalty_counts_where_answers_are_generated(workspace):
+    for phase, counts in {"pseudo_label": True, "distill": False, "correct": True, "predict": True}.items():
+        other = inputs_of(workspace, phase, length_penalty=0.5)
+        assert (changed_inputs(inputs_of(workspace, phase), other) != []) == counts, phase
+
+
+def test_other_adapters_of_the_teacher_at_the_same_path_are_told(workspace, tmp_path):
+    adapter = tmp_path / "adapter"
+    shutil.copytree(workspace / "teacher", adapter)
+    (adapter / "adapter_config.json").write_text('{"r": 8}')
+    before = inputs_of(workspace, ref_model_adapters=str(adapter))
+    (adapter / "adapter_config.json").write_text('{"r": 4}')
+    (told,) = changed_inputs(before, inputs_of(workspace, ref_model_adapters=str(adapter)))
+    assert told.startswith("teacher_adapters was [{")
