@@ -21,6 +21,7 @@ batches, with its rows on disk; a correction between two groups of rows.
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,11 +35,15 @@ from ..ranks import Ranks, Stopped
 logger = logging.getLogger(__name__)
 
 ABORTED = "LLaMA Board's Abort"
+SAME_SIGNAL_SECONDS = 5.0
 
 
 @contextmanager
 def stopped_by_sigterm(ranks: Ranks) -> Iterator[None]:
-    """Inside, SIGTERM asks all ranks to stop; a second one ends this process at once.
+    """Inside, SIGTERM asks all ranks to stop; another one some seconds later ends this process at once.
+
+    A scheduler that signals every process of a job reaches a worker twice: torchrun passes its own SIGTERM on. What
+    comes within :data:`SAME_SIGNAL_SECONDS` of the first is the same request.
 
     Signal handlers belong to the main thread: in another one nothing is changed.
     """
@@ -46,8 +51,13 @@ def stopped_by_sigterm(ranks: Ranks) -> Iterator[None]:
         yield
         return
 
+    asked: list[float] = []
+
     def ask(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, before)
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] > SAME_SIGNAL_SECONDS:
+            signal.signal(signal.SIGTERM, before)
+            signal.raise_signal(signal.SIGTERM)
         ranks.request_stop("SIGTERM")
 
     before = signal.signal(signal.SIGTERM, ask)

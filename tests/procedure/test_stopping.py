@@ -28,6 +28,7 @@ import pytest
 from small_run import losses, recipe, write_recipe
 from transformers import TrainerControl
 
+from llamafactory_clinkd.procedure import stopping
 from llamafactory_clinkd.procedure.stopping import ABORTED, StopCallback, stopped_by_sigterm
 from llamafactory_clinkd.ranks import Ranks, Stopped
 from llamafactory_clinkd.run_state import read_jsonl
@@ -37,14 +38,23 @@ STATE = SimpleNamespace(global_step=7)
 ARGS = SimpleNamespace(device="cpu")
 
 
-def test_sigterm_asks_and_the_second_one_ends():
-    ranks = Ranks()
-    before = signal.getsignal(signal.SIGTERM)
-    with stopped_by_sigterm(ranks):
+def test_sigterm_asks_and_a_later_one_ends(monkeypatch):
+    """The scheduler's and the one that torchrun passes on are one request."""
+    ranks, ended = Ranks(), []
+    earlier = signal.signal(signal.SIGTERM, lambda *args: ended.append(args))
+    try:
+        with stopped_by_sigterm(ranks):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert ranks.stop_reason() == "SIGTERM"
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not ended
+            monkeypatch.setattr(stopping, "SAME_SIGNAL_SECONDS", 0.0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert len(ended) == 1
         os.kill(os.getpid(), signal.SIGTERM)
-        assert ranks.stop_reason() == "SIGTERM"
-        assert signal.getsignal(signal.SIGTERM) is before
-    assert signal.getsignal(signal.SIGTERM) is before
+        assert len(ended) == 2
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def test_other_threads_leave_signals_alone():
