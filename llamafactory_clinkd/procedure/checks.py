@@ -43,6 +43,7 @@ def check_recipe(arguments: Any) -> None:
             f"`max_steps: {training.max_steps}` cuts phases short. Set `kd_epochs` and `correction_rounds` instead, "
             "and `max_samples` for a short trial."
         )
+    _check_resume(training)
     if arguments.finetuning.kd_teacher_offload and training.deepspeed:
         raise ValueError(
             "`kd_teacher_offload: true` moves the teacher's layers itself, and so does `deepspeed`. Remove the key; "
@@ -63,6 +64,19 @@ def check_recipe(arguments: Any) -> None:
         if getattr(arguments.finetuning, key):
             check_model_path(key, getattr(arguments.finetuning, key))
     _check_positions(model, arguments.finetuning)
+
+
+def _check_resume(training: Any) -> None:
+    """Refuses a checkpoint of another folder; stock itself puts one of ``output_dir`` into this key."""
+    checkpoint = training.resume_from_checkpoint
+    if not isinstance(checkpoint, str) or checkpoint.lower() in ("true", "false"):
+        return
+    if not Path(checkpoint).resolve().is_relative_to(Path(training.output_dir).resolve()):
+        raise ValueError(
+            f"`resume_from_checkpoint: {checkpoint}` is not read: each phase goes on from its own last checkpoint in "
+            f"`output_dir: {training.output_dir}`. Remove the key, or start from that model: name it in "
+            "`model_name_or_path` (an adapter in `adapter_name_or_path`)."
+        )
 
 
 def _check_positions(model: Any, finetuning: Any) -> None:
