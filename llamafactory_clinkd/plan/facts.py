@@ -27,7 +27,7 @@ from .shape import ModelShape, load_shape
 
 MED_GRIT_ROWS = (240_000, 30_000)
 """Training and test rows of Med-GRIT-270k (section 4.1 of the paper), where a recipe's data is not on this machine."""
-_DEFAULTS = {item.name: item.default for item in fields(ClinkdArguments)}
+_NAMES = [item.name for item in fields(ClinkdArguments)]
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,15 @@ def facts_of(
         answer_tokens: Mean tokens of an answer.
 
     Raises:
-        ValueError: If the recipe does not use ClinKD, or names a model or a DeepSpeed file that cannot be read here.
+        ValueError: If the recipe does not use ClinKD, has a ClinKD key that a run would refuse, or names a model or a
+            DeepSpeed file that cannot be read here.
     """
     if not keys.get("use_clinkd"):
         raise ValueError("`use_clinkd` is not set: the plan is for ClinKD's phases. Set `use_clinkd: true`.")
-    clinkd = {name: keys.get(name, default) for name, default in _DEFAULTS.items()}
-    phases = tuple(phase for phase in PHASES if phase in split_list(clinkd["clinkd_phases"]))
+    if not keys.get("model_name_or_path"):
+        raise ValueError("`model_name_or_path` is missing: name the student.")
+    clinkd = _checked(keys)
+    phases = tuple(phase for phase in PHASES if phase in clinkd["clinkd_phases"])
     teacher_name = keys.get("ref_model") or (keys["model_name_or_path"] if keys.get("ref_model_adapters") else None)
     student = load_shape(keys["model_name_or_path"])
     stage, offload_optimizer, offload_weights = _zero(keys.get("deepspeed"))
@@ -154,20 +157,31 @@ def facts_of(
     )
 
 
+def _checked(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's ClinKD keys, checked as a run checks them."""
+    arguments = ClinkdArguments(**{name: keys[name] for name in _NAMES if name in keys})
+    for name in ("ref_model", "ref_model_adapters", "ref_model_quantization_bit", "use_badam"):
+        setattr(arguments, name, keys.get(name))
+    arguments.check_clinkd()
+    return arguments.clinkd_dict()
+
+
 def _shares_weights(keys: Mapping[str, Any]) -> bool:
     """Whether the teacher is adapters over the weights that the student's adapter is trained over."""
     same = keys.get("ref_model") in (None, keys["model_name_or_path"])
     return bool(keys.get("ref_model_adapters")) and keys.get("finetuning_type", "lora") == "lora" and same
 
 
-def _zero(path: str | None) -> tuple[int, bool, bool]:
-    """Stage, whether the optimiser is offloaded, whether weights are."""
-    if not path:
+def _zero(config: str | Mapping[str, Any] | None) -> tuple[int, bool, bool]:
+    """Stage, whether the optimiser is offloaded, whether weights are; of a file, or of what it would hold."""
+    if not config:
         return 0, False, False
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"`deepspeed: {path}` is no file here. Start where the recipe's paths start from.")
-    zero = json.loads(file.read_text(encoding="utf-8")).get("zero_optimization", {})
+    if not isinstance(config, Mapping):
+        file = Path(config)
+        if not file.is_file():
+            raise ValueError(f"`deepspeed: {config}` is no file here. Start where the recipe's paths start from.")
+        config = json.loads(file.read_text(encoding="utf-8"))
+    zero = config.get("zero_optimization", {})
     offloads = [zero.get(name, {}).get("device", "none") != "none" for name in ("offload_optimizer", "offload_param")]
     return int(zero.get("stage", 0)), *offloads
 

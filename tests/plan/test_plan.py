@@ -198,11 +198,20 @@ def test_what_is_advised_lowers_a_peak(change):
         ({"use_clinkd": None}, "use_clinkd"),
         ({"model_name_or_path": "gpt2"}, "neither a folder"),
         ({"deepspeed": "no/such.json"}, "no/such.json"),
+        ({"model_name_or_path": None}, "model_name_or_path"),
+        ({"ref_model": None}, "`ref_model` is missing"),
+        ({"clinkd_phases": "distil"}, "clinkd_phases"),
+        ({"correction_rounds": "two"}, "correction_rounds: two"),
     ],
 )
 def test_what_cannot_be_planned_says_why(changes, told):
     with pytest.raises(ValueError, match=told):
         plan(recipe(**changes))
+
+
+def test_deepspeed_settings_may_stand_in_the_recipe():
+    settings = json.loads((ROOT / recipe()["deepspeed"]).read_text())
+    assert plan(recipe(deepspeed=settings)) == plan(recipe())
 
 
 def test_command_prints_the_plan_and_fails_if_it_does_not_fit():
