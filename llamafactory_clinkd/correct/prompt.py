@@ -81,7 +81,8 @@ def parse_answer(content: str, count: int) -> tuple[str, ...]:
     """Reads the candidates of an answer, at most ``count``, distinct, in order.
 
     Taken is the first JSON value in the text, within a code fence or prose or not, that is a list of strings or an
-    object with such a list under ``candidates``. Anything else has no candidates: free text is never an answer.
+    object with such a list under ``candidates``. Anything else has no candidates: free text is never an answer. A
+    string with half of a surrogate pair is none: neither a file nor a tokenizer takes it.
     """
     decoder, position = json.JSONDecoder(), 0
     for _ in range(PARSE_ATTEMPTS):
@@ -93,6 +94,10 @@ def parse_answer(content: str, count: int) -> tuple[str, ...]:
             position = found.end()
             continue
         listed = value.get("candidates") if isinstance(value, dict) else value
-        if isinstance(listed, list) and (texts := [text.strip() for text in listed if isinstance(text, str)]):
+        if isinstance(listed, list) and (texts := [text.strip() for text in listed if _is_text(text)]):
             return tuple(dict.fromkeys(texts))[:count]
     return ()
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)

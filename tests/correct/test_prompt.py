@@ -70,6 +70,7 @@ GOOD = json.dumps({"candidates": ["a", " b ", "a", "c", "d"]})
         (f"Of course!\n```json\n{GOOD}\n```\nBye", ("a", "b", "c")),
         ('["a", "b"]', ("a", "b")),
         ('See [1]: {"candidates": ["a", 5, null]}', ("a",)),
+        (r'{"candidates": ["half \ud83d", "whole \ud83d\ude00"]}', ("whole \U0001f600",)),
         ('{"candidates": "a"}', ()),
         (GOOD[:20], ()),
         ("The left hip.", ()),
