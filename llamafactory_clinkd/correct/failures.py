@@ -18,7 +18,6 @@ No message of a server is kept: it may repeat the key or our texts.
 """
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -86,9 +85,9 @@ def retry_after(error: BaseException | None) -> float:
     except ValueError:  # a date, or nothing usable
         try:
             date = parsedate_to_datetime(value)
-        except ValueError:
+            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, OverflowError):  # a year or a time zone that no date can have overflows
             return 0.0
-        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return seconds if seconds > 0 else 0.0  # "nan" too
 
 
@@ -102,15 +101,22 @@ async def complete(client: Any, timeout: float, **request: Any) -> Any:
         Exception: One of :func:`failures`.
     """
     import openai
-    from openai.types.chat import ChatCompletion
+    from openai.types.chat import ChatCompletion, ChatCompletionMessage
 
     try:
         async with asyncio.timeout(timeout):
             answer = await client.chat.completions.create(**request)
-    except (json.JSONDecodeError, openai.APIResponseValidationError):
+    except (ValueError, RecursionError, openai.APIResponseValidationError):  # no JSON, no UTF-8, brackets without end
         raise BadBodyError from None
     if not isinstance(answer, ChatCompletion) or not isinstance(answer.choices, list) or not answer.choices:
         raise BadBodyError
-    if getattr(answer.choices[0], "message", None) is None:
+    if not isinstance(getattr(answer.choices[0], "message", None), ChatCompletionMessage):
         raise BadBodyError
     return answer
+
+
+def tokens_of(answer: Any) -> tuple[int, int]:
+    """Prompt and completion tokens that a completion says it took; 0 for a count that is absent or no number."""
+    found = (getattr(answer.usage, key, None) for key in ("prompt_tokens", "completion_tokens"))
+    prompt, completion = (count if isinstance(count, int) else 0 for count in found)
+    return prompt, completion

@@ -42,7 +42,7 @@ from urllib.parse import urlsplit
 from ..run_state import content_hash
 from .clients import make_client, quiet_clients, require_clients, without_key
 from .correctors import CorrectionItem, CorrectionResult, Usage
-from .failures import GiveUpError, code_of, complete, failures, is_refusal, is_transient, retry_after
+from .failures import GiveUpError, code_of, complete, failures, is_refusal, is_transient, retry_after, tokens_of
 from .prompt import PromptTemplate, parse_answer, response_format
 from .remote import is_loopback, require_allowed, resolve_base_url
 from .streaming import stream
@@ -193,9 +193,9 @@ class OpenAICorrector:
 
         self.usage.requests += 1
         answer = await complete(client, self._timeout, model=self._model, **request)
-        if answer.usage is not None:
-            self.usage.prompt_tokens += answer.usage.prompt_tokens or 0
-            self.usage.completion_tokens += answer.usage.completion_tokens or 0
+        prompt_tokens, completion_tokens = tokens_of(answer)
+        self.usage.prompt_tokens += prompt_tokens
+        self.usage.completion_tokens += completion_tokens
         content = answer.choices[0].message.content
         return without_key(content) if isinstance(content, str) else ""
 

@@ -12,6 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import json
 import logging
 import time
 from collections import Counter
@@ -75,6 +76,25 @@ def test_one_request_asks_for_all_candidates_and_tokens_are_counted():
         assert isinstance(message["content"], str) and "image" not in str(message.keys())
 
 
+@pytest.mark.parametrize("usage", [[], {}, {"prompt_tokens": "12", "completion_tokens": None}, "much", None])
+def test_an_odd_count_of_tokens_spoils_no_answer(usage):
+    body = json.dumps({**json.loads(completion('["reworded"]')), "usage": usage})
+    with FaultServer(reply=reply(text=body)) as server:
+        one = corrector(server)
+        assert [r.candidates for r in results(one, ITEMS[:3])] == [("reworded",)] * 3
+        assert one.usage == Usage(requests=3)
+
+
+def test_a_body_that_is_no_utf_8_is_asked_for_again():
+    def answer(row, headers):
+        latin = completion('["sténose"]').replace("\\u00e9", "é").encode("latin-1")
+        return web.Response(body=latin, content_type="application/json")
+
+    with FaultServer(reply=answer) as server:
+        (result,) = results(corrector(server, max_attempts=2), ITEMS[:1])
+        assert result.error == "bad_body" and server.requests.total() == 2
+
+
 @pytest.mark.parametrize(("key", "said"), [("sk-" + "secret" * 3, "[key]"), ("none", "none")])
 def test_a_key_that_the_server_repeats_is_taken_out_of_its_answer(monkeypatch, key, said):
     """A placeholder is no secret, and may be a word of an honest answer."""
@@ -121,6 +141,8 @@ def test_retry_after_is_waited_for():
         ("-1", 0, 0),
         ("nan", 0, 0),
         ("soon", 0, 0),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", 0, 0),
+        ("Mon, 01 Jan 2026 00:00:00 +99999999999999", 0, 0),
         ("", 0, 0),
         (format_datetime(datetime(2001, 1, 1, tzinfo=UTC), usegmt=True), 0, 0),
     ],
@@ -149,6 +171,8 @@ def test_a_retry_after_beyond_reason_gives_the_row_up():
         (200, "<html>", "text/html", "bad_body"),
         (200, '{"choices": []}', "application/json", "bad_body"),
         (200, '{"choices": [{}]}', "application/json", "bad_body"),
+        (200, '{"choices": [{"message": "text"}]}', "application/json", "bad_body"),
+        (200, "[" * 100_000, "application/json", "bad_body"),
         (200, "[1]", "application/json", "bad_body"),
         (200, '{"id', "application/json", "bad_body"),
     ],
