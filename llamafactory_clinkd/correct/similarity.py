@@ -123,6 +123,7 @@ def load_similarity(
     Raises:
         ValueError: If the kind is unknown, ``lexical`` is given a model, or a CLIP name carries no weights.
         ImportError: If the library or the packaged weights are not installed; the message gives the command.
+        RuntimeError: If open_clip finds no weights: a model initialised at random never judges.
     """
     check_similarity(kind, model)
     if kind == "lexical":
@@ -194,7 +195,8 @@ def _load_clip(model: str, device: str, batch_size: int) -> Similarity:
     import torch
 
     name, tag = _clip_source(model, open_clip.list_pretrained())
-    clip = open_clip.create_model(name, pretrained=tag, device=device, **_local_text_tower(name)).eval()
+    overrides = _local_text_tower(name)
+    clip = open_clip.create_model(name, pretrained=tag, device=device, require_pretrained=True, **overrides).eval()
     tokenizer = open_clip.get_tokenizer(name)
 
     def embed(texts: list[str]) -> np.ndarray:

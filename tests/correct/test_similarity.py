@@ -169,6 +169,12 @@ class TestClip:
         with pytest.raises(ValueError, match="names no weights.*laion2b_s34b_b79k"):
             load_similarity("clip", model="ViT-B-32")
 
+    def test_a_folder_without_weights_is_refused(self, folder, tmp_path):
+        """open_clip warns and goes on with random ones."""
+        (tmp_path / "open_clip_config.json").write_bytes((folder / "open_clip_config.json").read_bytes())
+        with pytest.raises(RuntimeError, match="pretrained weights.*could not be loaded"):
+            load_similarity("clip", model=str(tmp_path))
+
     def test_a_local_transformers_text_tower_opens_no_connection(self, tmp_path, connections):
         """A folder as BiomedCLIP has one: a BERT text tower, its configuration and vocabulary beside the weights."""
         open_clip = pytest.importorskip("open_clip")
