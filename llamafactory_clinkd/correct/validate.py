@@ -20,9 +20,10 @@ reason          the candidate is rejected because
 empty           it has no text
 too_long        it has over ``4 * characters + 200`` of the ground truth, or over ``2 * words + 12``
 too_short       it has under half the words of the ground truth
-boxes           its boxes are not the ground truth's, in order and character for character
+boxes           its boxes are not the ground truth's, in order and character for character, or the references
+                between tags are others or in another order (case and blanks aside)
 tags            its tags do not close, or are not the ground truth's
-meaning_words   a side, degree, number or negation changed (:mod:`.meaning`)
+meaning_words   a side, degree, number or negation changed, or two sides their places (:mod:`.meaning`)
 similarity      its similarity to the ground truth is below the threshold
 existing_label  some ground truth, or a label given by the caller, reads the same
 prompt_leak     it holds five words in a row of the prompt template, or marks of a chat or JSON answer
@@ -50,6 +51,9 @@ LEAK_RUN = 5
 _CHAT_MARKS = re.compile(r"<\|im_(?:start|end)\|>|```|\"candidates\"|\bas an ai\b", re.IGNORECASE)
 _TAGGED = re.compile(
     "|".join(f"{re.escape(style['box'])}.*?{re.escape(style['/box'])}" for style in TAGS.values()), re.I | re.DOTALL
+)
+_REFERRED = re.compile(
+    "|".join(f"{re.escape(style['ref'])}(.*?){re.escape(style['/ref'])}" for style in TAGS.values()), re.I | re.DOTALL
 )
 _TAGS = re.compile("|".join(re.escape(tag) for style in TAGS.values() for tag in style.values()), re.IGNORECASE)
 
@@ -106,7 +110,8 @@ def rejection_reasons(
     reasons = {
         "too_long": len(words) > 2 * len(truth) + 12,
         "too_short": len(words) < len(truth) / 2,
-        "boxes": _boxes_as_written(candidate) != _boxes_as_written(annotation),
+        "boxes": _boxes_as_written(candidate) != _boxes_as_written(annotation)
+        or _references(candidate) != _references(annotation),
         "tags": not tags_balanced(candidate) or _tag_counts(candidate) != _tag_counts(annotation),
         "meaning_words": not keeps_meaning(annotation, candidate, question),
         "similarity": similarity < threshold,
@@ -124,6 +129,11 @@ def is_too_long(candidate: str, annotation: str) -> bool:
 def _boxes_as_written(text: str) -> tuple[list[str], list[str]]:
     """The boxes, and whatever stands between box tags, character for character."""
     return box_strings(text), _TAGGED.findall(text)
+
+
+def _references(text: str) -> list[str]:
+    """What the boxes are boxes of: the words between reference tags, in order."""
+    return [label_key("".join(match.groups(default=""))) for match in _REFERRED.finditer(text)]
 
 
 def _tag_counts(text: str) -> Counter[str]:

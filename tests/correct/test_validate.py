@@ -48,6 +48,8 @@ def test_a_faithful_rewording_passes():
         (TRUTH.replace("(1,2)", "(1, 2)"), "boxes"),
         (TRUTH.replace("<box>(1", "<box>((1"), "boxes"),
         (TRUTH.replace("(1,2),(3,4)", "(5,6),(7,8)", 1), "boxes"),
+        (TRUTH.replace("left hip", "hip").replace("liver", "left hip").replace(">hip", ">liver"), "boxes"),
+        (TRUTH.replace("liver", "spleen"), "boxes"),
         (TRUTH.replace("</box>", "", 1), "tags"),
         (TRUTH.replace("<ref>", "").replace("</ref>", ""), "tags"),
         (TRUTH.replace("<box>", "<|box_start|>").replace("</box>", "<|box_end|>"), "tags"),
@@ -64,6 +66,10 @@ def test_a_faithful_rewording_passes():
 )
 def test_each_reason(candidate, reason):
     assert reason in reasons(candidate)
+
+
+def test_a_reference_may_change_its_case_only():
+    assert reasons(TRUTH.replace("The <ref>left", "<ref>Left").replace("is located", "lies")) == []
 
 
 def test_low_similarity():
@@ -89,6 +95,13 @@ def test_words_of_the_row_are_no_leak():
         ("Yes", "Yes, in the left lung", "Is there fluid in the left lung?", True),
         ("Yes", "Yes, in the left lung", "Is there fluid?", False),
         ("kidney (1,2),(3,4)", "kidney", "", True),
+        ("The left kidney is enlarged, the right normal", "The right kidney is enlarged, the left normal", "", False),
+        ("The left kidney is enlarged, the right normal", "Enlarged left kidney, normal right one", "", True),
+        ("mild edema, severe effusion", "severe edema, mild effusion", "", False),
+        ("3 nodules of 5 mm", "5 nodules of 3 mm", "", False),
+        ("A mass of 3 cm in the left upper lobe", "The left upper lobe has a mass of 3 cm", "", True),
+        ("the left lung, the left pleura and the right lung", "left lung and pleura, right lung", "", True),
+        ("left, then right", "In the right half: left, then right", "What does the right half show?", True),
     ],
 )
 def test_meaning_words(truth, candidate, question, kept):
