@@ -57,6 +57,8 @@ def check_recipe(arguments: Any) -> None:
         if getattr(model, switch, False):
             raise ValueError(f"`{switch}: true` replaces the model that ClinKD extends. Set it to false.")
     _check_ray()
+    if "correct" in phases and arguments.finetuning.correction_outputs == "forward":
+        _check_recording(data)
     if "evaluate" in phases and arguments.finetuning.spice_jars:
         require_spice(arguments.finetuning.spice_jars)
     check_model_path("model_name_or_path", model.model_name_or_path)
@@ -76,6 +78,20 @@ def _check_resume(training: Any) -> None:
             f"`resume_from_checkpoint: {checkpoint}` is not read: each phase goes on from its own last checkpoint in "
             f"`output_dir: {training.output_dir}`. Remove the key, or start from that model: name it in "
             "`model_name_or_path` (an adapter in `adapter_name_or_path`)."
+        )
+
+
+def _check_recording(data: Any) -> None:
+    """Refuses what leaves no answer of one row to record in the training logits."""
+    if data.packing or data.neat_packing:
+        raise ValueError(
+            "`correction_outputs: forward` records row by row, but `packing` joins rows. Set `packing: false` and "
+            "`neat_packing: false`, or `correction_outputs: generate`."
+        )
+    if data.train_on_prompt:
+        raise ValueError(
+            "`correction_outputs: forward` records what is supervised, and with `train_on_prompt: true` that begins "
+            "with the system's words. Set `train_on_prompt: false`, or `correction_outputs: generate`."
         )
 
 

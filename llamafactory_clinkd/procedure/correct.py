@@ -43,11 +43,6 @@ def run_phase(run: Run) -> list[str]:
         is_last=run.is_last_training("correct"),
     )
     records = settings.correction_outputs == "forward"
-    if records and (arguments.data.packing or arguments.data.neat_packing):
-        raise ValueError(
-            "`correction_outputs: forward` records row by row, but `packing` joins rows. Set `packing: false` and "
-            "`neat_packing: false`, or `correction_outputs: generate`."
-        )
     data = TrackedData(choose_train=_checked(settings), numbered=records)
     rounds = CorrectionRounds(
         run.folder / "corrections",

@@ -63,6 +63,13 @@ def run(keys):
             {"clinkd_phases": "correct", "corrector": "openai", "correction_base_url": "https://example.invalid/v1"},
             ["correction_allow_remote"],
         ),
+        *(
+            (
+                {"clinkd_phases": "distill,correct", "correction_outputs": "forward", key: True},
+                [f"`{key}", "Set `", f"{key}: false`", "correction_outputs: generate"],
+            )
+            for key in ("packing", "train_on_prompt")
+        ),
         ({"kd_temprature": 1.0}, ["kd_temprature"]),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
