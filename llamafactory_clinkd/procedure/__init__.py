@@ -31,6 +31,7 @@ from ..arguments import PHASES, TRAINING_PHASES
 from ..generation.parts import UnfinishedError
 from ..positions_of_run import with_saved_positions
 from ..ranks import Ranks, Stopped
+from ..select import check_scorer
 from .checkpoints import remove_broken_checkpoints
 from .checks import check_recipe
 from .corrector import check_correction
@@ -101,6 +102,8 @@ def _run_phases(workflow: Any, arguments: Any, callbacks: list[Any], output_dir:
             _say(ranks, f"{title} is finished already, skipped.")
         else:
             run.leave_if_asked(f"before phase {phase}")
+            if "predict" in chosen[number - 1 :]:  # before the hours of training that come first
+                check_scorer(arguments.finetuning.sasg_scorer)
             run.resumes = state.was_started(phase, inputs)
             if trains and ranks.rank == 0:
                 remove_broken_checkpoints(run.folder_of(phase))

@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..boxes import strip_boxes
 from ..correct import Corrector, check_similarity, make_corrector
-from ..select import Scorer, load_scorer
+from ..select import Scorer, check_scorer, load_scorer
 
 
 def check_correction(settings: Any) -> None:
@@ -30,10 +30,13 @@ def check_correction(settings: Any) -> None:
     Raises:
         ValueError: See :func:`recipe_corrector`, and if the similarity has a model that it does not take.
         ImportError: If a library, or the packaged sentence model, is not installed.
+        ScorerError: If ``correction_scorer`` names none.
     """
     if settings.correction_rounds > 1:  # one round has nothing to correct for
         recipe_corrector(settings)
         check_similarity(settings.correction_similarity, settings.correction_similarity_model)
+        if settings.correction_scorer:
+            check_scorer(settings.correction_scorer)
 
 
 def recipe_corrector(settings: Any) -> Corrector:

@@ -14,13 +14,13 @@
 
 """Semantic-Aware Selective Generation (ClinKD, section 3.4, Algorithm 1): score stored candidates, rank, choose.
 
-Public names: :func:`load_scorer`, :class:`Scorer`, :func:`select_rows`, :func:`select_row`,
+Public names: :func:`load_scorer`, :func:`check_scorer`, :class:`Scorer`, :func:`select_rows`, :func:`select_row`,
 :func:`rerank`, :func:`train_demo_scorer`.
 """
 
 from .demo_scorer import train_demo_scorer
 from .rank import rank_scores, rerank, select_row, select_rows
-from .scorers import DEFAULT_SCORER, ClipScorer, LogprobScorer, Scorer, ScorerError, load_scorer
+from .scorers import DEFAULT_SCORER, ClipScorer, LogprobScorer, Scorer, ScorerError, check_scorer, load_scorer
 
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "LogprobScorer",
     "Scorer",
     "ScorerError",
+    "check_scorer",
     "load_scorer",
     "rank_scores",
     "rerank",

@@ -135,6 +135,35 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
     """
     if name == "logprob":
         return LogprobScorer()
+    check_scorer(name)
+    import open_clip
+
+    library = {"library": f"open_clip_torch {open_clip.__version__}"}
+    if name.startswith("hf-hub:"):
+        identity = {"name": name, "kind": "open_clip, Hugging Face hub", **library}
+        return _build(name, None, identity, name.removeprefix("hf-hub:"), device, _HOW_HUB)
+
+    path = _folder_of(name)
+    if path.is_dir():
+        identity = {"name": path.name, "kind": "open_clip, local folder", **library}
+        return _build(
+            f"local-dir:{path}", None, identity, path.name, device, _how_folder(path), **_local_text_tower(path)
+        )
+
+    architecture, _, pretrained = name.partition("@")
+    weights = Path(pretrained).name
+    identity = {"name": architecture, "kind": "open_clip, named weights", "weights": weights, **library}
+    return _build(architecture, pretrained, identity, f"{architecture}@{weights}", device, _HOW_HUB)
+
+
+def check_scorer(name: str) -> None:
+    """Checks that a scorer's name can be one and that its library is installed, without loading any weights.
+
+    Raises:
+        ScorerError: As :func:`load_scorer`, for all that shows before the weights are read.
+    """
+    if name == "logprob":
+        return
     try:
         import open_clip
     except ImportError as error:
@@ -142,19 +171,14 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
             f"The scorer {name!r} needs open_clip: pip install 'llamafactory-clinkd[clip]'. Without it, "
             "`sasg_scorer: logprob` ranks by the model's own log-probability."
         ) from error
-
-    library = {"library": f"open_clip_torch {open_clip.__version__}"}
     if name.startswith("hf-hub:"):
-        identity = {"name": name, "kind": "open_clip, Hugging Face hub", **library}
-        return _build(name, None, identity, name.removeprefix("hf-hub:"), device, _HOW_HUB)
+        return
 
-    path = Path(name.removeprefix("local-dir:")).expanduser()
+    path = _folder_of(name)
     if path.is_dir():
-        identity = {"name": path.name, "kind": "open_clip, local folder", **library}
-        how = f"{path} must hold {_CONFIG} and matching weights (*.safetensors or *.bin). {_TEXT_TOWER}"
         if not (path / _CONFIG).is_file():
-            raise ScorerError(f"{path} is no open_clip folder: {_CONFIG} is missing. {how}")
-        return _build(f"local-dir:{path}", None, identity, path.name, device, how, **_local_text_tower(path))
+            raise ScorerError(f"{path} is no open_clip folder: {_CONFIG} is missing. {_how_folder(path)}")
+        return
 
     architecture, _, pretrained = name.partition("@")
     if architecture not in open_clip.list_models():
@@ -168,9 +192,14 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
         raise ScorerError(f"The scorer {name!r} names no weights. Write `{architecture}@TAG` with one of: {tags}.")
     if not Path(pretrained).is_file() and pretrained not in tags:
         raise ScorerError(f"{pretrained!r} is neither a file nor one of the weights of {architecture}: {tags}.")
-    weights = Path(pretrained).name
-    identity = {"name": architecture, "kind": "open_clip, named weights", "weights": weights, **library}
-    return _build(architecture, pretrained, identity, f"{architecture}@{weights}", device, _HOW_HUB)
+
+
+def _folder_of(name: str) -> Path:
+    return Path(name.removeprefix("local-dir:")).expanduser()
+
+
+def _how_folder(path: Path) -> str:
+    return f"{path} must hold {_CONFIG} and matching weights (*.safetensors or *.bin). {_TEXT_TOWER}"
 
 
 def _build(

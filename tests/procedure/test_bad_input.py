@@ -100,6 +100,24 @@ def test_spice_jars_that_are_not_there_are_told_before_the_first_phase(workspace
     assert not (tmp_path / "out" / "clinkd" / "distill").exists()
 
 
+@pytest.mark.parametrize(
+    ("phases", "key", "name", "message"),
+    [
+        ("distill,predict", "sasg_scorer", "BiomedCLIP", "Unknown scorer 'BiomedCLIP'"),
+        ("distill,predict", "sasg_scorer", "ViT-B-32", "names no weights"),
+        ("distill,correct", "correction_scorer", "ViT-B-32@none", "one of the weights of ViT-B-32"),
+        ("distill,correct", "correction_similarity_model", "ViT-B-32", "names no weights"),
+    ],
+)
+def test_scorer_that_is_none_is_told_before_the_first_phase(workspace, tmp_path, phases, key, name, message):
+    pytest.importorskip("open_clip")
+    similarity = "clip" if key == "correction_similarity_model" else "lexical"
+    keys = {"clinkd_phases": phases, key: name, "correction_similarity": similarity}
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        run(recipe(workspace, tmp_path / "out", **keys))
+    assert not (tmp_path / "out" / "clinkd" / "state.json").exists()
+
+
 def test_positions_that_disagree_are_told_before_the_first_phase(workspace, tmp_path):
     student = shutil.copytree(workspace / "student", tmp_path / "student")
     teacher = shutil.copytree(workspace / "teacher", tmp_path / "teacher")
