@@ -78,7 +78,7 @@ def select_rows(
     Returns:
         The rows with ``response`` (the text of rank 1), ``scorer`` (its short name) and, in each candidate, ``score``
         and ``rank``. Where an image cannot be read, nothing was generated or the row is malformed, ``error`` says so,
-        the scores are null and the order of generation stands.
+        the scores are null and the order of generation stands; without candidates a stored ``response`` does.
 
     Raises:
         ValueError: If ``region`` is unknown.
@@ -171,9 +171,10 @@ def rerank(
 
 
 def _key(row: Row) -> str:
-    """Tells two rows apart by all that was there before selection."""
-    row = {key: value for key, value in row.items() if key not in ("response", "scorer", "error")}
+    """Tells two rows apart by all that was there before selection; a response that nothing replaces is part of it."""
+    row = {key: value for key, value in row.items() if key not in ("scorer", "error")}
     if _problem(row) is None:
+        row.pop("response", None)
         row["candidates"] = [{k: v for k, v in c.items() if k not in ("score", "rank")} for c in row["candidates"]]
     return content_hash(row)
 
@@ -234,7 +235,7 @@ def _score_with_images(rows, scorer, load_image, region) -> list[tuple[list[floa
 
 def _choose(row: Row, scores: Sequence[float | None] | None, error: str | None, scorer: Scorer) -> Row:
     """The row with scores, ranks and the chosen response; without scores the order of generation stands."""
-    selected = {**row, "response": "", "scorer": scorer.short_name}
+    selected = {**row, "response": row.get("response") or "", "scorer": scorer.short_name}
     if error is not None:
         selected["error"] = error
     if _problem(row) is None:

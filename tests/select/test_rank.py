@@ -185,6 +185,22 @@ def test_a_bad_row_loses_no_other(image_dir, caplog):
     assert only["response"] == "liver" and "no image" in only["error"]
 
 
+def test_a_response_without_candidates_is_kept(image_dir, tmp_path):
+    """A file may mix rows: one without candidates has nothing to choose from, and its answer was given."""
+    plain = {key: value for key, value in row("b", "ct_1.png").items() if key != "candidates"}
+    rows = [
+        row("a", "ct_1.png", "spleen", "liver", response="spleen"),
+        plain | {"response": "the liver"},
+        plain | {"response": "the spleen"},
+        plain | {"response": "a kidney", "candidates": []},
+        plain,
+    ]
+    write_jsonl(tmp_path / "mixed.jsonl", rows)
+    got = rerank(tmp_path / "mixed.jsonl", WordScorer(), tmp_path / "out.jsonl", image_dir)
+    assert [r["response"] for r in got] == ["liver", "the liver", "the spleen", "a kidney", ""]
+    assert ["no candidates" in r.get("error", "") for r in got] == [False, True, True, True, True]
+
+
 class DyingScorer(WordScorer):
     def score(self, images, texts_per_image):
         if len(self.calls) == 2:
