@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments_checks import split_list
-from ..run_state import content_hash, file_sha256
+from ..run_state import content_hash, file_sha256, sampled_sha256
 
 
 DATA_KEYS = (
@@ -60,6 +60,7 @@ MORE_FINETUNING_KEYS = (
     "apollo_scale_type", "apollo_layerwise", "apollo_scale_front", "use_adam_mini", "use_muon", "early_stopping_steps",
 )  # fmt: skip
 MORE_GENERATION_KEYS = ("length_penalty",)
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 POSITION_KEYS = ("rope_variant", "mcg_alpha_h", "mcg_alpha_w", "mcg_gap", "rope_sections", "image_square")
 TEACHER_KEYS = ("ref_model", "ref_model_adapters", "ref_model_quantization_bit", "teacher_rope_variant")
 PHASE_KEYS = {
@@ -139,13 +140,16 @@ def changed_inputs(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def model_fingerprint(name_or_path: str) -> Any:
-    """A hub name as it is; a local folder as its configuration's hash and its weight files' names and sizes."""
+    """A hub name as it is; a local folder as hashes of its configuration and, by samples, of its weight files."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return name_or_path
-    weights = sorted((path.name, path.stat().st_size) for path in folder.glob("*.safetensors"))
+    weights = sorted(path for pattern in WEIGHT_FILES for path in folder.glob(pattern))
     configs = [folder / name for name in ("config.json", "adapter_config.json") if (folder / name).is_file()]
-    return {"weights": weights, "configs": [file_sha256(path) for path in configs]}
+    return {
+        "weights": {path.name: sampled_sha256(path)[:16] for path in weights},
+        "configs": [file_sha256(path) for path in configs],
+    }
 
 
 def dataset_fingerprint(names: Any, dataset_dir: Any) -> dict[str, Any]:

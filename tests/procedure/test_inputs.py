@@ -20,6 +20,7 @@ import pytest
 from small_run import recipe
 
 from llamafactory_clinkd.procedure.inputs import changed_inputs, phase_inputs
+from llamafactory_clinkd.run_state import sampled_sha256
 
 
 def inputs_of(workspace, phase="distill", **changes):
@@ -66,3 +67,38 @@ def test_other_adapters_of_the_teacher_at_the_same_path_are_told(workspace, tmp_
     (adapter / "adapter_config.json").write_text('{"r": 4}')
     (told,) = changed_inputs(before, inputs_of(workspace, ref_model_adapters=str(adapter)))
     assert told.startswith("teacher_adapters was [{")
+
+
+def test_teacher_trained_again_in_its_folder_is_told(workspace, tmp_path):
+    """Names, sizes and configuration are the same then; only what the weights are has changed."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(workspace / "teacher", teacher)
+    before = inputs_of(workspace, ref_model=str(teacher))
+    assert changed_inputs(before, inputs_of(workspace, ref_model=str(teacher))) == []
+    weights = teacher / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    (told,) = changed_inputs(before, inputs_of(workspace, ref_model=str(teacher)))
+    assert told.startswith("teacher was {")
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 64 * 64, 64 * 64 + 1, 1_000_003])
+def test_samples_are_of_the_whole_file(tmp_path, size):
+    """Any byte counts of a small file; of a large one its size, its ends, and a change that is as long as a gap."""
+    path = tmp_path / "weights"
+
+    def digest(content):
+        path.write_bytes(content)
+        return sampled_sha256(path, blocks=64, block_bytes=64)
+
+    content = bytes(range(256)) * (size // 256 + 1)
+    content = content[:size]
+    found = {digest(content), digest(content + b"x")}
+    gap = max(1, size // 63)
+    places = [*range(0, size, gap)][:64]
+    for place in places:
+        found.add(
+            digest(content[:place] + bytes(255 - b for b in content[place : place + gap]) + content[place + gap :])
+        )
+    assert len(found) == 2 + len(places)
