@@ -74,7 +74,10 @@ class Corrector(Protocol):
         """Begins a round, whose budget counts from ``usage``: zero, or what an interrupted run already spent."""
 
     def correct(self, items: Iterable[CorrectionItem]) -> Iterator[list[CorrectionResult]]:
-        """Yields the results in groups, as they come in and in any order: exactly one result an item."""
+        """Yields the results in groups, as they come in and in any order: exactly one result an item.
+
+        A group may be empty, so that a reader who waits for a server can stop.
+        """
 
 
 def make_corrector(

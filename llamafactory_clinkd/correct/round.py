@@ -124,8 +124,9 @@ def correct_round(
     tell("correct", 0, total)
     with closing(_results(corrector, pending)) as groups:
         for group in groups:
-            record([corrected_record(*pending.pop(result.id), result, against) for result in group])
-            write_json(usage_path, corrector.usage.as_dict())
+            if group:
+                record([corrected_record(*pending.pop(result.id), result, against) for result in group])
+                write_json(usage_path, corrector.usage.as_dict())
             tell("correct", total - len(pending), total)
 
     ordered = [done[row["id"]] for row in rows]

@@ -24,12 +24,14 @@ from typing import TypeVar
 T = TypeVar("T")
 _END = object()
 MAX_GROUP = 32
+WAKE_SECONDS = 1.0
 
 
 def stream(produce: Callable[[Callable[[T], None]], Awaitable[None]]) -> Iterator[list[T]]:
     """Runs ``produce(emit)`` on its own event loop and yields what it emits, in groups.
 
-    A group is all that has come in since last time, at least one result and at most :data:`MAX_GROUP`.
+    A group is all that has come in since last time, at most :data:`MAX_GROUP` results. It is empty where nothing came
+    for :data:`WAKE_SECONDS`: so a reader that is asked to stop need not wait for a slow server.
     Closing the iterator early (``contextlib.closing``, an exception, Ctrl-C) cancels the producer and waits for it. An
     exception of the producer is raised here, after everything it emitted was yielded.
     """
@@ -49,14 +51,21 @@ def stream(produce: Callable[[Callable[[T], None]], Awaitable[None]]) -> Iterato
         ended = False
         try:
             while not ended:
-                group = [outbox.get()]
-                while len(group) < MAX_GROUP and not outbox.empty():
-                    group.append(outbox.get())
-                if ended := group[-1] is _END:  # nothing is put after it
+                group = _next_group(outbox)
+                if ended := group[-1:] == [_END]:  # nothing is put after it
                     group.pop()
-                if group:
-                    yield group
+                yield group
         finally:
             if not ended:
                 loop.call_soon_threadsafe(task.cancel)
         future.result()
+
+
+def _next_group(outbox: queue.SimpleQueue) -> list:
+    try:
+        group = [outbox.get(timeout=WAKE_SECONDS)]
+    except queue.Empty:
+        return []
+    while len(group) < MAX_GROUP and not outbox.empty():
+        group.append(outbox.get())
+    return group

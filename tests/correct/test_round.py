@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from llamafactory_clinkd.correct import CorrectionResult, Usage, correct_round, load_similarity, make_corrector
+from llamafactory_clinkd.correct.streaming import MAX_GROUP
 from llamafactory_clinkd.run_state import read_jsonl, write_jsonl
 
 from .fault_server import FaultServer, make_rows, script_of
@@ -209,6 +210,25 @@ def test_an_interrupted_correction_keeps_what_it_has(tmp_path):
     assert len(rest.asked) == 27 - 4 and rest.usage.requests == 4 + 23
 
 
+def test_a_slow_server_does_not_keep_a_run_from_stopping(tmp_path):
+    """It asks to be left alone for 20 seconds: after those every row would have failed."""
+    web = pytest.importorskip("aiohttp.web", reason="aiohttp is not installed")
+    pytest.importorskip("openai", reason="the openai client is not installed")
+    rows, path, asked = make_rows(20), tmp_path / "r.jsonl", []
+
+    def leave(stage, done, total):
+        asked.append((stage, done))
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+
+    with FaultServer(reply=lambda row, headers: web.Response(status=429, headers={"Retry-After": "20"})) as server:
+        with pytest.raises(KeyboardInterrupt):
+            correct(rows, make_corrector("openai", base_url=server.url, concurrency=2), path, progress=leave)
+        assert server.requests.total() == 2
+    assert asked == [("judge", 20), *[("correct", 0)] * 3]
+    assert [each["status"] for each in read_jsonl(path)] == ["kept"] * 2
+
+
 def test_progress_and_logs_hold_counts_only(tmp_path, caplog):
     steps = []
     with caplog.at_level(logging.DEBUG):
@@ -272,7 +292,7 @@ def kill_and_resume(tmp_path, count, kills, similarity):
         assert 2 <= server.most_in_flight <= 8
         assert {"429", "500", "hang", "cut", "broken_json", "wrong_boxes", "empty", "huge"} <= set(server.kinds)
     rng = random.Random(count)
-    targets = sorted(rng.sample(range(count // 10 + 1, count - 10), kills))
+    targets = sorted(rng.sample(range(count // 10 + 1, count - 2 * MAX_GROUP), kills))  # rows are written in groups
     with FaultServer(seed=9) as server:
         command = [sys.executable, "-m", "tests.correct.run_round", str(source), str(path), server.url, similarity]
         for target in targets:
