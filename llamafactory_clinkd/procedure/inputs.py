@@ -140,14 +140,17 @@ def changed_inputs(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def model_fingerprint(name_or_path: str) -> Any:
-    """A hub name as it is; a local folder as hashes of its configuration and, by samples, of its weight files."""
+    """A hub name as it is; a local folder as its configuration's hash and its weight files.
+
+    Of each weight file the name, the size in bytes and 16 digits of :func:`.run_state.sampled_sha256`.
+    """
     folder = Path(name_or_path)
     if not folder.is_dir():
         return name_or_path
     weights = sorted(path for pattern in WEIGHT_FILES for path in folder.glob(pattern))
     configs = [folder / name for name in ("config.json", "adapter_config.json") if (folder / name).is_file()]
     return {
-        "weights": {path.name: sampled_sha256(path)[:16] for path in weights},
+        "weights": [(path.name, path.stat().st_size, sampled_sha256(path)[:16]) for path in weights],
         "configs": [file_sha256(path) for path in configs],
     }
 

@@ -51,13 +51,14 @@ def describe_fingerprint(found: Any) -> str:
     """A model as ``state.json`` recorded it: a hub name, or a local folder by its weight files.
 
     Args:
-        found: A string, or ``{"weights": [[name, bytes], ...], "configs": [sha256, ...]}``.
+        found: A string, or ``{"weights": [[name, bytes, sample], ...], "configs": [sha256, ...]}``; the samples of the
+            content are absent in states of older versions.
     """
     if isinstance(found, str):
         return found
     if not isinstance(found, dict) or not found.get("weights"):
-        return "a local folder without weight files in safetensors"
-    total = sum(size for _, size in found["weights"])
+        return "a local folder without weight files"
+    total = sum(size for _, size, *_ in found["weights"])
     config = f", configuration {found['configs'][0][:8]}" if found.get("configs") else ""
     return f"a local folder with {total / 1e6:,.1f} MB of weights{config}"
 

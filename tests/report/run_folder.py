@@ -200,7 +200,7 @@ def write_log(folder: Path, *, steps: int, distils: bool) -> None:
 def phases(kd_alpha: float) -> dict[str, Any]:
     """The phases of a finished run with the inputs that ``procedure/inputs.py`` records."""
     common = {"seed": 42, "template": "qwen2_vl", "previous": None, "data_files": {"clinkd_demo_train": "1f" * 32}}
-    weights = {"weights": [["model.safetensors", 7_654_321]], "configs": ["ab" * 32]}
+    weights = {"weights": [["model.safetensors", 7_654_321, "0123456789abcdef"]], "configs": ["ab" * 32]}
     training = {"learning_rate": 1e-3, "rope_variant": "mcg", "kd_alpha": kd_alpha, "kd_temperature": 0.5}
     trains = {**training, "model": weights, "teacher": weights}
     corrects = {"correction_rounds": 2, "learning_rate": 1e-3, "corrector": "offline"}

@@ -138,6 +138,6 @@ def test_model_is_described_from_its_files(tmp_path):
 
 def test_recorded_weights_are_described():
     assert describe_fingerprint("Qwen/Qwen2-VL-7B-Instruct") == "Qwen/Qwen2-VL-7B-Instruct"
-    local = {"weights": [["a", 1_500_000], ["b", 500_000]], "configs": ["0123456789abcdef"]}
+    local = {"weights": [["a", 1_500_000, "0123456789abcdef"], ["b", 500_000]], "configs": ["0123456789abcdef"]}
     assert describe_fingerprint(local) == "a local folder with 2.0 MB of weights, configuration 01234567"
     assert "without weight files" in describe_fingerprint({"weights": [], "configs": []})
