@@ -122,6 +122,11 @@ def test_another_teacher_of_the_same_size_is_refused(small_workspace, tmp_path):
     changed = bytearray(weights_file.read_bytes())
     changed[-1] ^= 1
     weights_file.write_bytes(changed)
+    with pytest.raises(ValueError, match="The recipe changed since .*: teacher was"):
+        distil(tmp_path / "w", tmp_path / "out", kd_cache="hidden", save_strategy="steps", save_steps=1)
+    (tmp_path / "out" / "clinkd" / "state.json").unlink()  # as if only the cache had been kept
+    for checkpoint in (tmp_path / "out").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
     with pytest.raises(CacheMismatchError, match="teacher@.*Use another cache folder"):
         distil(tmp_path / "w", tmp_path / "out", kd_cache="hidden", save_strategy="steps", save_steps=1)
 
