@@ -16,7 +16,8 @@
 
 Differences from stock, each stated in ``docs/paper.md``: the loss is the mean over the supervised tokens of the whole
 accumulation window and all ranks (stock averages micro-batch means for vision-language models); the language-model
-head never sees an unsupervised position; the parts of the loss are logged beside it.
+head never sees an unsupervised position; the parts of the loss are logged beside it; the load-balancing loss of a
+mixture of experts is averaged over the window (stock adds it once a micro-batch for text models).
 """
 
 import contextlib
@@ -31,9 +32,11 @@ from .checkpoint_names import accepts_saved_names
 from .overridden import overridden
 from .supervised_head import (
     IGNORE_INDEX,
+    check_unchanged,
     keeps_positions,
-    logits_at,
+    output_at,
     plain_head,
+    router_loss,
     supervised_positions,
 )
 
@@ -68,10 +71,12 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
             )
         self._parts: dict[str, torch.Tensor] = {}
         self._parts_since_step = 0
+        self._window = 1  # micro-batches of the accumulation window
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """Supervised tokens of the accumulation window over all ranks; the first token of a row is never predicted."""
         self._note_repeated(batch_samples)
+        self._window = max(1, len(batch_samples))
         shifted = [
             {**batch, "labels": batch["labels"][: len(batch["labels"]) - batch.get(REPEATED, 0), 1:]}
             for batch in batch_samples
@@ -110,24 +115,35 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         learned[len(targets) - repeated :] = IGNORE_INDEX
         with self.learning_from(inputs, kept, targets) as teacher:
             if self._head is not None:
-                result = self._loss_in_head(model, inputs, kept, targets, learned, teacher, num_items_in_batch)
+                result, output = self._loss_in_head(model, inputs, kept, targets, learned, teacher, num_items_in_batch)
             else:
-                logits = logits_at(model, inputs, kept, restricts=self._keeps_positions).flatten(0, 1)
+                output = output_at(model, inputs, kept, restricts=self._keeps_positions)
+                logits = output.logits.flatten(0, 1)
                 self.observe(kept, targets, lambda rows: logits[rows])
                 result = self.loss_of_logits(logits, learned.flatten(), teacher, num_items_in_batch)
 
         loss = result.loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
+        parts = self.logged_parts(result, num_items_in_batch or result.items) if model.training else {}
+        routers = router_loss(self.model, output)
+        if routers is not None:
+            routers = routers / (self._window if model.training else 1)
+            loss = loss + routers
+            parts["aux_loss"] = routers / self.accelerator.num_processes
         if model.training:
-            if not self._parts:  # also where a resumed run begins
-                self._parts_since_step = self.state.global_step
-            for name, value in self.logged_parts(result, num_items_in_batch or result.items).items():
-                self._parts[name] = self._parts.get(name, 0.0) + value.detach().float()
+            self._note_parts(parts)
         return (loss, {}) if return_outputs else loss
 
-    def _loss_in_head(self, model, inputs, kept, targets, learned, teacher, num_items) -> Any:
-        """Computes the loss inside the head module's call, where its weight is whole under every engine."""
+    def _note_parts(self, parts: dict[str, torch.Tensor]) -> None:
+        """Adds a micro-batch's parts to what is logged next."""
+        if not self._parts:  # also where a resumed run begins
+            self._parts_since_step = self.state.global_step
+        for name, value in parts.items():
+            self._parts[name] = self._parts.get(name, 0.0) + value.detach().float()
+
+    def _loss_in_head(self, model, inputs, kept, targets, learned, teacher, num_items) -> tuple[Any, Any]:
+        """The loss, computed inside the head module's call, where any engine has its weight whole; and the output."""
         results = []
 
         def forward(hidden: torch.Tensor) -> torch.Tensor:
@@ -137,7 +153,8 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
 
         with overridden(self._head, "forward", forward):
             output = model(**inputs, logits_to_keep=kept, use_cache=False)
-        return results[0]._replace(loss=output.logits.view(()))
+        check_unchanged(self.model, output.logits, results[0].loss.view(1, 1, 1))
+        return results[0]._replace(loss=output.logits.view(())), output
 
     def loss_of_hidden(
         self, hidden: torch.Tensor, targets: torch.Tensor, teacher: dict[str, torch.Tensor], num_items: Any

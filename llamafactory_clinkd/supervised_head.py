@@ -30,6 +30,8 @@ from .overridden import overridden
 
 
 IGNORE_INDEX = -100
+CHANGED_AFTER = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Configuration keys of models that scale or cap what their head gives (Gemma 2, Cohere, Granite, Falcon-H1)."""
 
 
 def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,9 +59,7 @@ def plain_head(model: nn.Module) -> nn.Linear | None:
     """
     head = model.get_output_embeddings()
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    changed_after = any(
-        getattr(config, key, None) for key in ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    )
+    changed_after = any(getattr(config, key, None) for key in CHANGED_AFTER)
     if type(head) is not nn.Linear or changed_after or not keeps_positions(model):
         return None
     return head
@@ -76,6 +76,9 @@ def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], kept: t
 
     They are taken inside the head's call, in the dtype that the head would get: around the model, mixed precision
     turns every output into fp32.
+
+    Raises:
+        ValueError: See :func:`check_unchanged`.
     """
     taken: list[torch.Tensor] = []
 
@@ -84,12 +87,65 @@ def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], kept: t
         return hidden[..., :1]
 
     with overridden(head, "forward", take):
-        model(**inputs, logits_to_keep=kept, use_cache=False)
+        output = model(**inputs, logits_to_keep=kept, use_cache=False)
+    check_unchanged(model, output.logits, taken[0][..., :1])
     return taken[0]
 
 
-def logits_at(model: nn.Module, inputs: dict[str, Any], kept: torch.Tensor, *, restricts: bool) -> torch.Tensor:
-    """Logits ``[B, K, V]`` at the positions ``kept``; computed everywhere if the model cannot restrict its head."""
+def check_unchanged(model: nn.Module, logits: torch.Tensor, given: torch.Tensor) -> None:
+    """Checks that a model returns what its head gave, so that hidden states and head say all about its logits.
+
+    Args:
+        model: The model, looked at once in its life.
+        logits: What it returned.
+        given: What was given in the head's place.
+
+    Raises:
+        ValueError: If the model scales, caps or masks the logits after its head, and :data:`CHANGED_AFTER` does not
+            know it.
+    """
+    if getattr(model, "_clinkd_head_checked", False):
+        return
+    if logits.shape != given.shape or not torch.equal(logits, given.to(logits.dtype)):
+        kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+        raise ValueError(
+            f"{kind} changes its logits after its head, in a way that is not known here: the loss would be wrong. "
+            "Expected was a model whose logits are hidden states times the head's weight. Report its name; with its "
+            f"configuration's key in `{__name__}.CHANGED_AFTER` it trains from its logits."
+        )
+    model._clinkd_head_checked = True
+
+
+def output_at(model: nn.Module, inputs: dict[str, Any], kept: torch.Tensor, *, restricts: bool) -> Any:
+    """The model's output with logits ``[B, K, V]`` at the positions ``kept``.
+
+    They are computed everywhere if the model cannot restrict its head.
+    """
     if restricts:
-        return model(**inputs, logits_to_keep=kept, use_cache=False).logits
-    return model(**inputs, use_cache=False).logits[:, kept]
+        return model(**inputs, logits_to_keep=kept, use_cache=False)
+    output = model(**inputs, use_cache=False)
+    output.logits = output.logits[:, kept]
+    return output
+
+
+def router_loss(model: nn.Module, output: Any) -> torch.Tensor | None:
+    """The load-balancing loss of a mixture of experts, weighted as the model weighs it; ``None`` where there is none.
+
+    A model adds it to its loss only if it is given labels. Stock's ``moe_aux_loss_coef`` asks for it.
+
+    Raises:
+        ValueError: If there is such a loss and no weight for it.
+    """
+    loss = getattr(output, "aux_loss", None)
+    if not isinstance(loss, torch.Tensor):  # transformers returns 0 for a model without routers
+        return None
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    text = base.config.get_text_config() if hasattr(base.config, "get_text_config") else base.config
+    for place in (base, base.config, text):
+        weight = getattr(place, "router_aux_loss_coef", None)
+        if weight is not None:
+            return weight * loss
+    raise ValueError(
+        f"{type(base).__name__} returns a loss of its routers, but has no `router_aux_loss_coef` to weigh it by. "
+        "Remove `moe_aux_loss_coef` from the recipe."
+    )

@@ -27,7 +27,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch import nn
 
-from ..supervised_head import hidden_at, keeps_positions, logits_at, plain_head
+from ..supervised_head import hidden_at, keeps_positions, output_at, plain_head
 from .adapters import student_restored
 from .shared_tower import SharedTower, find_shared_tower
 
@@ -83,7 +83,7 @@ class Teacher:
     def logits(self, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
         """Logits ``[B, K, V_t]`` there."""
         with torch.no_grad(), self.running(inputs) as model:
-            return logits_at(model, self._batch(inputs), kept, restricts=self._restricts)
+            return output_at(model, self._batch(inputs), kept, restricts=self._restricts).logits
 
     def _batch(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return teacher_batch(inputs, self.config, self._same_positions)

@@ -43,6 +43,11 @@ def check_recipe(arguments: Any) -> None:
             f"`max_steps: {training.max_steps}` cuts phases short. Set `kd_epochs` and `correction_rounds` instead, "
             "and `max_samples` for a short trial."
         )
+    if training.label_smoothing_factor > 0:
+        raise ValueError(
+            f"`label_smoothing_factor: {training.label_smoothing_factor}` is no part of ClinKD's loss: soft targets "
+            "come from the teacher. Remove the key."
+        )
     _check_resume(training)
     if arguments.finetuning.kd_teacher_offload and training.deepspeed:
         raise ValueError(

@@ -34,7 +34,7 @@ from .training_rows import choose_subset
 
 logger = logging.getLogger(__name__)
 
-PLOTTED = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy")
+PLOTTED = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy", "aux_loss")
 
 
 def run_phase(run: Run) -> list[str]:

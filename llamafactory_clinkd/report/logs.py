@@ -27,6 +27,7 @@ SERIES = {
     "kl": "KL divergence",
     "teacher_agreement": "Agreement with the teacher",
     "teacher_entropy": "Entropy of the teacher",
+    "aux_loss": "Load balancing of the experts",
     "learning_rate": "Learning rate",
 }
 """Keys of a log entry that are drawn, with their titles."""

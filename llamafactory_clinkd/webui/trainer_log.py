@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-PARTS = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy")
+PARTS = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy", "aux_loss")
 
 
 def noting_parts(stock: Callable[..., None]) -> Callable[..., None]:

@@ -96,9 +96,14 @@ def test_a_quantised_teacher_stays_where_it_is():
 )
 def test_a_recipe_whose_engine_moves_weights_stops_before_anything_is_loaded(engine, told):
     data = SimpleNamespace(dataset=["any"], eval_dataset=None, val_size=0.0)
-    training = SimpleNamespace(
-        **{"max_steps": -1, "resume_from_checkpoint": None, "deepspeed": None, "fsdp": []} | engine
-    )
+    plain = {
+        "max_steps": -1,
+        "label_smoothing_factor": 0.0,
+        "resume_from_checkpoint": None,
+        "deepspeed": None,
+        "fsdp": [],
+    }
+    training = SimpleNamespace(**plain | engine)
     keys = SimpleNamespace(clinkd_phases=["distill"], kd_teacher_offload=True)
     with pytest.raises(ValueError, match=told):
         check_recipe(SimpleNamespace(finetuning=keys, data=data, training=training, model=None))

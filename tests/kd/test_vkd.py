@@ -139,9 +139,14 @@ def test_bad_input_says_what_was_expected():
 @pytest.mark.parametrize("engine", [{"deepspeed": "ds_z2_config.json"}, {"fsdp": ["full_shard"]}])
 def test_a_recipe_with_partitioned_weights_stops_before_anything_is_loaded(engine):
     data = SimpleNamespace(dataset=["any"], eval_dataset=None, val_size=0.0)
-    training = SimpleNamespace(
-        **{"max_steps": -1, "resume_from_checkpoint": None, "deepspeed": None, "fsdp": []} | engine
-    )
+    plain = {
+        "max_steps": -1,
+        "label_smoothing_factor": 0.0,
+        "resume_from_checkpoint": None,
+        "deepspeed": None,
+        "fsdp": [],
+    }
+    training = SimpleNamespace(**plain | engine)
     keys = SimpleNamespace(clinkd_phases=["distill"], kd_method="vkd", kd_teacher_offload=False)
     with pytest.raises(ValueError, match="kd_method: vkd.*without `deepspeed` and `fsdp`"):
         check_recipe(SimpleNamespace(finetuning=keys, data=data, training=training, model=None))
