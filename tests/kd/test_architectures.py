@@ -32,6 +32,8 @@ from llamafactory_clinkd.kd.shared_tower import find_shared_tower
 pytestmark = pytest.mark.slow
 STOCK = {"rope_variant": "mrope", "image_square": False}
 ALPHA, TEMPERATURE = 0.7, 2.0
+TEMPLATES = {"Llava": "llava", "Qwen2_5_VL": "qwen2_vl", "Qwen3_VL": "qwen3_vl"}
+"""Vision-language models, and their templates."""
 EXTRA_SIZES = {
     "Qwen2Moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     "FalconH1": {
@@ -97,6 +99,41 @@ def build_qwen25_vl(folder, texts, *, hidden_size, seed):
     ).save_pretrained(folder)
 
 
+def build_qwen3_vl(folder, texts, *, hidden_size, seed):
+    """The vision tower's inner layers feed the first layers of the language model, too (DeepStack)."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+    tokenizer = train_tokenizer(texts)
+    names = ["<|endoftext|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
+    pad, end, image, video, start, stop = tokenizer.convert_tokens_to_ids(names)
+    spatial = hidden_size // 8 * 3 // 8
+    config = Qwen3VLConfig(
+        text_config={
+            "hidden_size": hidden_size, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": hidden_size // 4, "intermediate_size": 64, "vocab_size": len(tokenizer),
+            "max_position_embeddings": 1024, "bos_token_id": pad, "eos_token_id": end, "pad_token_id": pad,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e4, "mrope_interleaved": True,
+                "mrope_section": [hidden_size // 8 - 2 * spatial, spatial, spatial],
+            },
+        },
+        vision_config={
+            "depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": hidden_size,
+            "deepstack_visual_indexes": [0], "num_position_embeddings": 64,
+        },
+        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=stop,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(patch_size=16, min_pixels=56 * 56, max_pixels=112 * 112),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(),
+        chat_template=tokenizer.chat_template or "{{ messages }}",
+    ).save_pretrained(folder)
+
+
 def build(kind, folder, texts, role):
     size, seed = {"student": (32, 0), "teacher": (64, 1)}[role]
     if kind == "Llava":
@@ -105,6 +142,8 @@ def build(kind, folder, texts, role):
         build_tiny_llava(folder, texts, seed=seed)
     elif kind == "Qwen2_5_VL":
         build_qwen25_vl(folder, texts, hidden_size=size, seed=seed)
+    elif kind == "Qwen3_VL":
+        build_qwen3_vl(folder, texts, hidden_size=size, seed=seed)
     else:
         extra = 64 if role == "teacher" else 0
         build_text_model(kind, folder, texts, hidden_size=size, seed=seed, extra_ids=extra)
@@ -115,7 +154,7 @@ def workspace_of(kind, folder):
     texts = [text for row in rows for turn in row["turns"] for text in turn]
     for role in ("student", "teacher"):
         build(kind, folder / role, texts, role)
-    if kind in ("Llava", "Qwen2_5_VL"):
+    if kind in TEMPLATES:
         write_sharegpt(folder / "data" / "train.json", rows)
         write_dataset_info(folder / "data", {"tiny_train": dataset_info_entry("train.json")})
     else:
@@ -127,9 +166,6 @@ def workspace_of(kind, folder):
         (folder / "data" / "train.json").write_text(json.dumps(pairs))
         (folder / "data" / "dataset_info.json").write_text(json.dumps({"tiny_train": {"file_name": "train.json"}}))
     return folder
-
-
-TEMPLATES = {"Llava": "llava", "Qwen2_5_VL": "qwen2_vl"}
 
 
 def keys_of(kind, **changes):
@@ -203,7 +239,7 @@ def lines_about_heads(monkeypatch):
     return lines
 
 
-@pytest.mark.parametrize("kind", ["Qwen2", "Llama", "Gemma2", "FalconH1", "Llava", "Qwen2_5_VL"])
+@pytest.mark.parametrize("kind", ["Qwen2", "Llama", "Gemma2", "FalconH1", *TEMPLATES])
 def test_the_recipe_distils(kind, tmp_path, lines_about_heads):
     torch.set_num_threads(1)
     workspace = workspace_of(kind, tmp_path / "w")
@@ -230,7 +266,7 @@ def test_it_trains_with_cache_and_lora(kind, tmp_path):
     assert history(live)[-1]["loss"] < history(live)[0]["loss"]
 
 
-@pytest.mark.parametrize("kind", ["Llava", "Qwen2_5_VL"])
+@pytest.mark.parametrize("kind", TEMPLATES)
 def test_adapters_over_the_base_share_its_vision_tower(kind, tmp_path, monkeypatch):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
