@@ -17,6 +17,7 @@
 The shortened form, one kill at a chosen place of each phase, is ``test_survives.py``.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -64,17 +65,22 @@ def start(path: Path, processes: int) -> subprocess.Popen:
 
 def workers(process: subprocess.Popen) -> list[psutil.Process]:
     """The processes that run the procedure: those without children that torchrun started, or the command itself."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    return [each for each in below if "RANK" in each.environ()] or [psutil.Process(process.pid)]
+    found = []
+    for each in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended since it was listed
+            if "RANK" in each.environ():
+                found.append(each)
+    return found or [psutil.Process(process.pid)]
 
 
-def kill(process: subprocess.Popen, victim: str) -> None:
-    """Kills all, or one worker, after which torchrun must end the others by itself."""
+def kill(process: subprocess.Popen, victim: str) -> bool:
+    """Kills all, or one worker, after which torchrun must end the others by itself; False if the run ended first."""
     if victim == "all":
         os.killpg(process.pid, signal.SIGKILL)
     else:
-        random.choice(workers(process)).kill()
-    assert process.wait(timeout=90) != 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            random.choice(workers(process)).kill()
+    return process.wait(timeout=90) != 0
 
 
 def record(output_dir: Path, phase: str) -> dict:
@@ -94,8 +100,7 @@ def run_and_kill(path: Path, output_dir: Path, processes: int, phase: str, secon
         while process.poll() is None and record(output_dir, phase).get("attempts", 0) == attempts:
             time.sleep(0.01)
         time.sleep(random.uniform(0, seconds))
-        if process.poll() is None:
-            kill(process, random.choice(["all", "one"]))
+        if process.poll() is None and kill(process, random.choice(["all", "one"])):
             return started(output_dir)[-1]
         assert process.returncode == 0
         return None
