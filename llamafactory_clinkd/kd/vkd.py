@@ -36,10 +36,10 @@ from torch.nn.utils.parametrizations import orthogonal
 
 IGNORE_INDEX = -100
 PARTITIONED = (
-    "`kd_method: vkd` keeps its projection in fp32 and whole, which DeepSpeed and FSDP do not. Train without "
-    "`deepspeed` and `fsdp`, or set `kd_method: pseudo_kd`."
+    "`kd_method: vkd` needs hidden states and heads whole, which FSDP does not give, and a loss that is not scaled "
+    "as by `fp16: true` with `deepspeed`. Train with `bf16: true`, without `fsdp`, or set `kd_method: pseudo_kd`."
 )
-"""Said at the start of a recipe that names either, and by the trainer where only the launcher does."""
+"""Said at the start of a recipe that names them, and by the trainer where only the launcher does."""
 
 
 class VkdLoss(NamedTuple):

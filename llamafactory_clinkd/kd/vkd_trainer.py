@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
 
+from .own_step import OwnStep
 from .teacher import text_config
 from .trainer import DistillTrainer
 from .unsaved import attach_unsaved
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 PROJECTOR = "clinkd_vkd"
 FILE = f"{PROJECTOR}.safetensors"
+OPTIMIZER = "optimizer."
+"""Prefix of the projection's own optimiser's state in that file, where an engine has the student's."""
 
 
 class VkdParts(NamedTuple):
@@ -45,16 +49,22 @@ class VkdParts(NamedTuple):
 class VkdTrainer(DistillTrainer):
     """Trains the student and the projection between the widths together.
 
-    The projection lies in each checkpoint and not in the model that the run leaves.
+    The projection lies in each checkpoint and not in the model that the run leaves. To the optimiser it is a part of
+    the student; DeepSpeed would partition it and cast it to half precision, so there it has an optimiser of its own.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         student, teacher, training = kwargs["model"], kwargs["teacher"], kwargs["args"]
         self._projector = VkdProjector(text_config(student.config).hidden_size, teacher.hidden_size)
-        attach_unsaved(student, PROJECTOR, self._projector.to(training.device))
+        self._projector.to(training.device)
+        if training.deepspeed_plugin is None:
+            attach_unsaved(student, PROJECTOR, self._projector)
         super().__init__(**kwargs)
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if self.is_fsdp_enabled or (self.is_deepspeed_enabled and training.fp16):
             raise ValueError(PARTITIONED)
+        self._own_step = OwnStep(self._projector, training, self.accelerator) if self.is_deepspeed_enabled else None
+        if self._own_step is not None:
+            self.add_callback(_StepBeside(self))
         if not self._plain or self._head is None:
             raise ValueError(
                 "`kd_method: vkd` needs the hidden states in front of both heads, and one of the heads cannot be used "
@@ -88,18 +98,48 @@ class VkdTrainer(DistillTrainer):
         """Saves the student; in a checkpoint also the projection."""
         super().save_model(output_dir, _internal_call)
         if _internal_call and self.is_world_process_zero():
-            save_file({k: v.contiguous() for k, v in self._projector.state_dict().items()}, _path(output_dir))
+            tensors = self._projector.state_dict()
+            if self._own_step is not None:
+                tensors |= {OPTIMIZER + name: tensor for name, tensor in self._own_step.tensors().items()}
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, _path(output_dir))
+
+    def step_beside(self) -> None:
+        """The projection's own step, at the student's learning rate."""
+        self._own_step.step(self._get_learning_rate())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        path = _path(resume_from_checkpoint)
-        if not os.path.isfile(path):
-            raise FileNotFoundError(
-                f"{path} does not exist: the checkpoint is not of a run with `kd_method: vkd`. Choose a new "
-                "`output_dir`."
-            )
-        self._projector.load_state_dict(load_file(path))
+        self._projector.load_state_dict(_read(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self._own_step is None:
+            return
+        tensors = _read(checkpoint)  # DeepSpeed loads the student by itself
+        own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(OPTIMIZER)}
+        self._projector.load_state_dict(tensors)
+        self._own_step.load({name.removeprefix(OPTIMIZER): tensor for name, tensor in own.items()})
+
+
+class _StepBeside(TrainerCallback):
+    """Steps the projection where the student's optimiser steps."""
+
+    def __init__(self, trainer: VkdTrainer) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """At the end of an accumulation window."""
+        self._trainer.step_beside()
 
 
 def _path(folder: str) -> str:
     return os.path.join(folder, FILE)
+
+
+def _read(checkpoint: str) -> dict[str, torch.Tensor]:
+    path = _path(checkpoint)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"{path} does not exist: the checkpoint is not of a run with `kd_method: vkd`. Choose a new `output_dir`."
+        )
+    return load_file(path)

@@ -56,7 +56,8 @@ def check_recipe(arguments: Any) -> None:
         )
     if arguments.finetuning.kd_teacher_offload and training.fsdp:
         raise ValueError(UNDER_FSDP)
-    if arguments.finetuning.kd_method == "vkd" and "distill" in phases and (training.deepspeed or training.fsdp):
+    scaled = training.deepspeed and training.fp16
+    if arguments.finetuning.kd_method == "vkd" and "distill" in phases and (training.fsdp or scaled):
         raise ValueError(PARTITIONED)
     for switch in ("use_kt", "use_unsloth"):
         if getattr(model, switch, False):

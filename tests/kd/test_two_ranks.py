@@ -16,13 +16,18 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from kd_runs import history, teacher_adapter
+from safetensors.torch import load_file
 from small_run import llamafactory_cli, recipe, write_recipe
 
 from llamafactory_clinkd.kd.cache import HEAD_NAME
+from llamafactory_clinkd.kd.vkd_trainer import FILE
+from llamafactory_clinkd.run_state import read_json, write_json
 
 
 pytestmark = pytest.mark.slow
@@ -85,6 +90,40 @@ def test_zero_3_partitions_both_models(small_workspace, tmp_path, cache):
     distil(small_workspace, tmp_path / "plain", TWO)
     distil(small_workspace, tmp_path / "zero3", TWO, deepspeed=str(tmp_path / "zero3.json"), kd_cache=cache)
     assert_same(tmp_path / "plain", tmp_path / "zero3")
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.long), 3])
+def test_vkd_under_deepspeed_is_vkd_without_it_and_resumes(small_workspace, tmp_path, stage):
+    """The projection has its own optimiser there; nothing is clipped, for that is done apart there."""
+    config = ZERO_3 | {"zero_optimization": ZERO_3["zero_optimization"] | {"stage": stage}}
+    (tmp_path / "zero.json").write_text(json.dumps(config))
+    keys = {
+        "kd_method": "vkd", "disable_shuffling": True, "learning_rate": 1e-2, "max_grad_norm": 1e9,
+        "save_strategy": "steps", "save_steps": 1, "weight_decay": 0.1,
+    }  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    distil(small_workspace, one, gradient_accumulation_steps=4, **keys)
+    keys |= {"deepspeed": str(tmp_path / "zero.json"), "gradient_accumulation_steps": 2}
+    distil(small_workspace, two, TWO, **keys)
+    parts = ("loss", "ce", "vkd")
+    whole = history(two, parts)
+    assert len(whole) == 4 and whole[0]["vkd"] != pytest.approx(whole[-1]["vkd"], rel=1e-3)
+    for ours, theirs in zip(history(one, parts), whole, strict=True):
+        assert ours == pytest.approx(theirs, rel=EXACT)
+    projections = [load_file(folder / "checkpoint-4" / FILE) for folder in (one, two)]
+    name = "projection.parametrizations.weight.original"
+    assert torch.allclose(*(each[name] for each in projections), rtol=1e-3, atol=1e-6)
+    assert not any("vkd" in key for key in load_file(two / "model.safetensors"))
+
+    state = read_json(two / "clinkd" / "state.json")
+    state["phases"]["distill"]["status"] = "started"  # as if it had been killed after its second step
+    write_json(two / "clinkd" / "state.json", state)
+    for step in (3, 4):
+        shutil.rmtree(two / f"checkpoint-{step}")
+    printed = distil(small_workspace, two, TWO, **keys)
+    assert "ClinKD phase 1/1: distill continues" in printed
+    assert history(two, parts) == whole
 
 
 @pytest.mark.long  # tests/kd/test_shared_tower.py has one rank

@@ -136,8 +136,8 @@ def test_bad_input_says_what_was_expected():
         projector.bfloat16()(student)
 
 
-@pytest.mark.parametrize("engine", [{"deepspeed": "ds_z2_config.json"}, {"fsdp": ["full_shard"]}])
-def test_a_recipe_with_partitioned_weights_stops_before_anything_is_loaded(engine):
+@pytest.mark.parametrize("engine", [{"deepspeed": "ds_z2_config.json", "fp16": True}, {"fsdp": ["full_shard"]}])
+def test_a_recipe_whose_engine_spoils_the_features_stops_before_anything_is_loaded(engine):
     data = SimpleNamespace(dataset=["any"], eval_dataset=None, val_size=0.0)
     plain = {
         "max_steps": -1,
@@ -145,8 +145,9 @@ def test_a_recipe_with_partitioned_weights_stops_before_anything_is_loaded(engin
         "resume_from_checkpoint": None,
         "deepspeed": None,
         "fsdp": [],
+        "fp16": False,
     }
     training = SimpleNamespace(**plain | engine)
     keys = SimpleNamespace(clinkd_phases=["distill"], kd_method="vkd", kd_teacher_offload=False)
-    with pytest.raises(ValueError, match="kd_method: vkd.*without `deepspeed` and `fsdp`"):
+    with pytest.raises(ValueError, match="kd_method: vkd.*bf16: true.*without `fsdp`"):
         check_recipe(SimpleNamespace(finetuning=keys, data=data, training=training, model=None))

@@ -1,0 +1,73 @@
+# Copyright 2026 the llamafactory-clinkd team.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A small part that trains beside an engine which holds the student's weights its own way, as DeepSpeed does.
+
+It stays whole on every rank, in its own dtype, with its own AdamW at the student's learning rate. Its gradient is
+averaged over ranks as the engine averages the student's; it is clipped by itself.
+"""
+
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast
+from torch import nn
+
+
+class OwnStep:
+    """The optimiser of such a part.
+
+    Args:
+        module: Equal on all ranks from here on.
+        training: ``TrainingArguments``: AdamW's betas, epsilon and weight decay, and ``max_grad_norm``.
+        accelerator: The trainer's.
+    """
+
+    def __init__(self, module: nn.Module, training: Any, accelerator: Any) -> None:
+        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._max_norm, self._accelerator = training.max_grad_norm, accelerator
+        self._optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=training.learning_rate,
+            betas=(training.adam_beta1, training.adam_beta2),
+            eps=training.adam_epsilon,
+            weight_decay=training.weight_decay,
+        )
+        for parameter in self._parameters:
+            parameter.data = broadcast(parameter.data)
+
+    def step(self, learning_rate: float) -> None:
+        """Takes the gradients that the accumulation window has left, on all ranks."""
+        for parameter in self._parameters:
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self._accelerator.reduce(gradient, reduction="mean")
+        if self._max_norm and self._max_norm > 0:
+            nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The optimiser's state, flat: ``"<number of the parameter>.<name>"``."""
+        state = self._optimizer.state_dict()["state"]
+        return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes over what :meth:`tensors` gave."""
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            index, _, name = key.partition(".")
+            state.setdefault(int(index), {})[name] = value
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
