@@ -14,12 +14,15 @@
 
 """Every row of every table, at both scales: its recipe, and what stock LLaMA-Factory's parser makes of it."""
 
+import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 
 from llamafactory_clinkd.plan import make_plan
+from llamafactory_clinkd.procedure import checks
 from llamafactory_clinkd.reproduce.recipes import EXAMPLES, local_keys, models_of, plan_run, read_recipe, recipe_text
 from llamafactory_clinkd.reproduce.rows import (
     ALPHAS,
@@ -172,6 +175,18 @@ def test_paper_rows_start_from_a_checkout_as_they_are():
             keys = plan_run(ROWS[name], 1, scale).keys
             assert Path(root, keys["deepspeed"]).is_file() and keys["bf16"] and not keys.get("kd_cache")
             assert not any("runs/" in str(value) for key, value in keys.items() if key not in FREE) or ROWS[name].uses
+
+
+@pytest.mark.parametrize("name", [name for scale, name in RECIPES if scale == "paper"])
+def test_no_paper_row_is_refused_before_its_first_phase(parsed, name, monkeypatch):
+    """Under the engine that it names, which the parsed recipes lack; the models, which are not here, are not read."""
+    groups = dict(parsed["paper", name])
+    groups["training"] = copy.copy(groups["training"])
+    groups["training"].deepspeed = plan_run(ROWS[name], 1, "paper").keys["deepspeed"]
+    for name in ("_check_positions", "check_model_path"):
+        monkeypatch.setattr(checks, name, lambda *arguments: None)
+    assert groups["training"].deepspeed and groups["training"].bf16
+    checks.check_recipe(SimpleNamespace(**groups))
 
 
 @pytest.mark.parametrize("name", ["sft", "mcg", "pseudo_kd", "clinkd", "teacher", "pseudo_labels", "correction"])
