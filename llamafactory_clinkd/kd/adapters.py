@@ -19,7 +19,31 @@ from collections.abc import Iterator
 from types import MethodType
 from typing import Any
 
+from peft import PeftConfig
 from torch import nn
+
+
+CHANGE_THEIR_BASE = ("pissa", "corda", "olora", "loftq")
+"""Initialisations by which PEFT writes into the base's weights, as soon as such adapters are put into a model."""
+
+
+def reasons_for_own_base(paths: list[str], **options: Any) -> list[str]:
+    """Why adapters cannot lie beside the student's over one base; none if they can.
+
+    Args:
+        paths: Folders or hub names of the teacher's adapters.
+        **options: As of :func:`add_teacher_adapters`.
+    """
+    found = []
+    for path in paths:
+        config = PeftConfig.from_pretrained(path, **options)
+        start = getattr(config, "init_lora_weights", None)
+        if isinstance(start, str) and start.lower().startswith(CHANGE_THEIR_BASE):
+            found.append(f"the teacher's adapters are of `init_lora_weights: {start}`, which changes the base")
+        for key in ("modules_to_save", "trainable_token_indices"):
+            if getattr(config, key, None):
+                found.append(f"the teacher's adapters replace parts of the base (`{key}: {getattr(config, key)}`)")
+    return found
 
 
 def add_teacher_adapters(model: nn.Module, paths: list[str], **options: Any) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from ..attach.workflow import teacher_model_arguments
-from ..kd.adapters import add_teacher_adapters
+from ..kd.adapters import add_teacher_adapters, reasons_for_own_base
 from ..kd.cache import HiddenCache, estimate_bytes, require_space
 from ..kd.cached_teacher import CachedTeacher
 from ..kd.identity import pixel_settings, teacher_identity
@@ -78,18 +78,21 @@ def teacher_of_run(run: Run, arguments: Any, parts: dict[str, Any]) -> dict[str,
 
 
 def _adapters_over(model: Any, teacher_arguments: Any) -> AdapterTeacher:
-    names = add_teacher_adapters(
-        model,
-        teacher_arguments.adapter_name_or_path,
-        revision=teacher_arguments.model_revision,
-        token=teacher_arguments.hf_hub_token,
-        cache_dir=teacher_arguments.cache_dir,
-    )
+    names = add_teacher_adapters(model, teacher_arguments.adapter_name_or_path, **_hub_options(teacher_arguments))
     logger.info(
         "The teacher is %s over the student's own weights: one copy of them is in memory.",
         ", ".join(teacher_arguments.adapter_name_or_path),
     )
     return AdapterTeacher(model, names)
+
+
+def _hub_options(model_arguments: Any) -> dict[str, Any]:
+    """How PEFT fetches adapters of the hub."""
+    return {
+        "revision": model_arguments.model_revision,
+        "token": model_arguments.hf_hub_token,
+        "cache_dir": model_arguments.cache_dir,
+    }
 
 
 def _shares_weights(arguments: Any, student: dict[str, Any] | None, teacher: dict[str, Any] | None) -> bool:
@@ -111,6 +114,8 @@ def _shares_weights(arguments: Any, student: dict[str, Any] | None, teacher: dic
         "their rotary positions differ (`teacher_rope_variant`)": not _same_rotation(student, teacher),
     }
     found = [reason for reason, holds in reasons.items() if holds]
+    teacher_arguments = teacher_model_arguments(arguments)
+    found += reasons_for_own_base(teacher_arguments.adapter_name_or_path, **_hub_options(teacher_arguments))
     if found:
         logger.warning("The teacher's base is loaded a second time, because %s.", " and ".join(found))
     return not found

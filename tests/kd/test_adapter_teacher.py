@@ -146,6 +146,33 @@ def test_where_one_copy_cannot_serve_a_second_is_loaded(small_workspace, adapter
     assert "loaded a second time" in caplog.text and named in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"init_lora_weights": False, "modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: pissa"),
+    ],
+    ids=["whole_modules", "pissa"],
+)
+def test_adapters_that_write_into_their_base_leave_the_students_alone(
+    small_workspace, tmp_path, caplog, config, named
+):
+    base = AutoModelForImageTextToText.from_pretrained(small_workspace / "student")
+    teacher = get_peft_model(base, LoraConfig(r=3, target_modules=["q_proj"], **config))
+    with torch.no_grad():
+        for name, parameter in teacher.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.mul_(1.5)
+    teacher.save_pretrained(tmp_path / "adapter")
+    keys = LORA | {"rope_variant": "mrope", "kd_epochs": 1, "learning_rate": 1e-30, "disable_shuffling": True}
+    out = distil(small_workspace, tmp_path / "out", **keys | {"ref_model_adapters": str(tmp_path / "adapter")})
+    assert "loaded a second time" in caplog.text and named in caplog.text
+    alone = distil(small_workspace, tmp_path / "alone", kd_method="none", **keys)
+    losses = [entry["loss"] for entry in history(alone)]
+    assert [entry["ce"] for entry in history(out)] == pytest.approx(losses, rel=1e-5)
+    assert all(entry["kl"] > 0 for entry in history(out))
+
+
 @quantised
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
