@@ -27,7 +27,7 @@ $(VENV)/.dev: setup.cfg pyproject.toml
 setup: $(VENV)/.dev
 
 demo: $(VENV)/.demo
-	$(BIN)/clinkd demo --directory runs/demo$(if $(QUICK),-quick) $(if $(QUICK),--quick)
+	PYTHONPATH=benchmarks $(BIN)/clinkd demo --directory runs/demo$(if $(QUICK),-quick) $(if $(QUICK),--quick)
 
 # Fast and slow tests together, a file at a time on each worker, a thread for each: two cores are busy all the time.
 test: setup

@@ -56,7 +56,7 @@ def run_cases(
     """
     from rich.progress import Progress
 
-    from llamafactory_clinkd.run_state import read_json, write_json
+    from llamafactory_clinkd.utils.io import read_json, write_json
 
     done = read_json(options.json)["cases"] if options.resume and options.json.exists() else []
     known = {json.dumps({key: row[key] for key in cases[0]}): row for row in done if not again(row)} if cases else {}

@@ -23,8 +23,8 @@ from rich.progress import track
 from rich.table import Table
 
 from llamafactory_clinkd.correct import CorrectionItem, judge, load_similarity
-from llamafactory_clinkd.correct.openai_client import OpenAICorrector
-from llamafactory_clinkd.run_state import write_json
+from llamafactory_clinkd.correct.client import OpenAICorrector
+from llamafactory_clinkd.utils.io import write_json
 
 
 ORGANS = "liver spleen sacrum pancreas aorta stomach kidney bladder heart trachea rib hip femur lung brain".split()

@@ -25,8 +25,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from llamafactory_clinkd.boxes import MODALITIES, format_box
-from llamafactory_clinkd.run_state import write_json, write_jsonl
+from llamafactory_clinkd.utils.boxes import MODALITIES, format_box
+from llamafactory_clinkd.utils.io import write_json, write_jsonl
 
 
 ORGANS = "liver spleen sacrum pancreas aorta stomach kidney bladder heart trachea rib hip femur lung brain".split()

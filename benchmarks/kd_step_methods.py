@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from memory import measure
 
-from llamafactory_clinkd.kd.cache import HiddenCache
 from llamafactory_clinkd.kd.loss import distill_loss
 from llamafactory_clinkd.kd.teacher import Teacher
-from llamafactory_clinkd.overridden import overridden
-from llamafactory_clinkd.supervised_head import supervised_positions
+from llamafactory_clinkd.kd.teacher_cache import HiddenCache
+from llamafactory_clinkd.training.lm_head import supervised_positions
+from llamafactory_clinkd.utils.patching import overridden
 
 
 VOCABULARY = 151936

@@ -27,7 +27,7 @@ from rich.progress import track
 from rich.table import Table
 from transformers import Qwen2VLModel
 
-from llamafactory_clinkd.rope import positions
+from llamafactory_clinkd.rope import mcg as positions
 
 
 def random_batch(rows: int, length: int, images: int, generator: random.Random) -> dict[str, torch.Tensor]:

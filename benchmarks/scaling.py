@@ -27,13 +27,13 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from miniature.models import ModelSize, build_demo_models
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
-from llamafactory_clinkd.demo.models import ModelSize, build_demo_models
-from llamafactory_clinkd.run_state import read_json, write_json
+from llamafactory_clinkd.utils.io import read_json, write_json
 
 
 PHASES = ["pseudo_label", "distill", "correct", "predict"]

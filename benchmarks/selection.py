@@ -36,10 +36,10 @@ from transformers import (
     logging,
 )
 
-from llamafactory_clinkd.boxes import strip_boxes
 from llamafactory_clinkd.generation import generate_rows
 from llamafactory_clinkd.generation.decode import decode_batch, generation_settings, model_inputs
 from llamafactory_clinkd.select import load_scorer, rank_scores, select_rows
+from llamafactory_clinkd.utils.boxes import strip_boxes
 
 
 SPECIALS = ("<|endoftext|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")

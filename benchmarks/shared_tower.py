@@ -29,8 +29,8 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from llamafactory_clinkd.kd.loss import distill_loss
 from llamafactory_clinkd.kd.teacher import AdapterTeacher
-from llamafactory_clinkd.overridden import overridden
-from llamafactory_clinkd.supervised_head import supervised_positions
+from llamafactory_clinkd.training.lm_head import supervised_positions
+from llamafactory_clinkd.utils.patching import overridden
 
 
 IMAGE, VIDEO = 151655, 151656

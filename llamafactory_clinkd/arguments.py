@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
-from .arguments_checks import bad_value, parse_numbers, require_choice, require_range, split_list
+from .utils.value_checks import bad_value, parse_numbers, require_choice, require_range, split_list
 
 
 PHASES = ("pseudo_label", "distill", "correct", "predict", "evaluate")

@@ -40,7 +40,7 @@ def demo(
     ] = False,
 ) -> None:
     """Builds real scans and small models, and runs the whole procedure on them."""
-    from .run_demo import run_demo
+    from .demo.run import run_demo
 
     run_demo(directory, quick=quick)
 
@@ -60,7 +60,7 @@ def evaluate(
 ) -> None:
     """Computes the paper's four metrics."""
     from .evaluate import evaluate_file, metrics_table, progress_bar
-    from .run_state import write_json
+    from .utils.io import write_json
 
     files = {"answers": answers, "dataset": dataset}
     with told_errors(), progress_bar() as progress:
@@ -140,7 +140,7 @@ def doctor(
     from .doctor import examine, examine_seams, findings_table, read_recipe
 
     if plan is not None:
-        from .plan import make_plan, plan_table
+        from .doctor.plan import make_plan, plan_table
 
         with told_errors():
             planned = make_plan(

@@ -6,7 +6,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from llamafactory_clinkd.demo.tokenizer import train_tokenizer
+from miniature.tokenizer import train_tokenizer
 
 
 def build_tiny_llava(folder: Path, texts: Iterable[str], seed: int = 0) -> Path:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from llamafactory_clinkd.demo.tokenizer import SPECIAL_TOKENS, WORDS, train_tokenizer
+from miniature.tokenizer import SPECIAL_TOKENS, WORDS, train_tokenizer
 
 
 CHAT_TEMPLATE = (

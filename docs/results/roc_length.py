@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 from llamafactory_clinkd.evaluate.grounding import label_found
-from llamafactory_clinkd.run_state import read_jsonl
+from llamafactory_clinkd.utils.io import read_jsonl
 
 
 OPENING = re.compile(

@@ -29,7 +29,7 @@ def attach() -> None:
         return
 
     REGISTRY.attached = True
-    from .pending import when_imported
+    from .import_hooks import when_imported
 
     for module_name, hook in HOOKS.items():
         module = sys.modules.get(module_name)

@@ -67,7 +67,7 @@ def hook_sft_workflow(workflow: ModuleType) -> None:
     def run_sft(model_args, data_args, training_args, finetuning_args, generating_args, callbacks=None):
         if not REGISTRY.attached:
             return stock(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
-        from .stock_runs import fetch_from_other_hub, saved_positions
+        from ..phases.stock_runs import fetch_from_other_hub, saved_positions
 
         fetch_from_other_hub(model_args)
         if not getattr(finetuning_args, "use_clinkd", False):
@@ -75,8 +75,8 @@ def hook_sft_workflow(workflow: ModuleType) -> None:
                 return stock(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
 
         REGISTRY.raise_kept_error()
-        from ..procedure import run_procedure
-        from .workflow import RecipeArguments, StockWorkflow
+        from ..phases.runner import run_procedure
+        from ..phases.stock_sft import RecipeArguments, StockWorkflow
 
         arguments = RecipeArguments(model_args, data_args, training_args, finetuning_args, generating_args)
         return run_procedure(StockWorkflow(workflow, stock), arguments, callbacks or [])
@@ -94,7 +94,7 @@ def hook_other_stage(workflow: ModuleType) -> None:
     def run(model_args, *args, **kwargs):
         if not REGISTRY.attached:
             return stock(model_args, *args, **kwargs)
-        from .stock_runs import fetch_from_other_hub, saved_positions
+        from ..phases.stock_runs import fetch_from_other_hub, saved_positions
 
         fetch_from_other_hub(model_args)
         with saved_positions(workflow, model_args):
@@ -122,7 +122,7 @@ def hook_export(tuner: ModuleType) -> None:
     def load_model(tokenizer, model_args, finetuning_args, is_trainable=False, add_valuehead=False):
         if not REGISTRY.attached:
             return stock(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
-        from .stock_runs import with_positions
+        from ..phases.stock_runs import with_positions
 
         return with_positions(stock)(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
 
@@ -139,8 +139,8 @@ def hook_chat_engine(engine: ModuleType) -> None:
         stock(self, model_args, data_args, finetuning_args, generating_args)
         if not REGISTRY.attached:
             return
-        from ..positions_of_run import apply_saved_positions, settings_of_run
-        from .squared import squared_template
+        from ..rope.saved_positions import apply_saved_positions, settings_of_run
+        from ..rope.squared_template import squared_template
 
         settings = settings_of_run(model_args, finetuning_args)
         apply_saved_positions(self.model, model_args, finetuning_args)
@@ -159,7 +159,7 @@ def hook_chat_model(chat_model: ModuleType) -> None:
     def get_infer_args(args=None):
         parsed = stock(args)
         if REGISTRY.attached:
-            from ..positions_of_run import refuse_foreign_engine
+            from ..rope.saved_positions import refuse_foreign_engine
 
             refuse_foreign_engine(parsed[0], parsed[2])
         return parsed
@@ -189,7 +189,8 @@ def hook_webui_interface(interface: ModuleType) -> None:
     """Adds the accordions to LLaMA Board's Train tab, whose boxes the Evaluate tab reads too, and Chat tab."""
     require_supported_versions()
     from ..select import load_scorer, select_row
-    from ..webui import accordion, chat, evaluation
+    from ..webui import accordion, chat
+    from ..webui import eval_tab as evaluation
 
     for name, create in (("create_train_tab", accordion.create_tab), ("create_eval_tab", evaluation.create_eval_tab)):
         stock = getattr(interface, name)
@@ -214,9 +215,10 @@ def hook_webui_chatter(chatter: ModuleType) -> None:
 def hook_webui_runner(runner: ModuleType) -> None:
     """Carries the accordion's keys into preview, start, saved configurations and back, checked before a start."""
     require_supported_versions()
-    from ..procedure.checks import check_recipe
-    from ..webui import evaluation, monitor
-    from ..webui import runner as ours
+    from ..phases.validation import check_recipe
+    from ..webui import eval_tab as evaluation
+    from ..webui import monitor
+    from ..webui import stock_runner as ours
 
     stock = runner.Runner
     REGISTRY.replace(stock, "_parse_train_args", ours.with_clinkd_keys(stock._parse_train_args))

@@ -3,7 +3,7 @@
 
 """Attention maps over an image, for models and rope variants side by side (the paper's Figures 5 and 6)."""
 
-from ..lazy import lazy_names
+from ..utils.lazy import lazy_names
 
 
 _OFFERED = {"attention_figure": "figure", "attention_map": "maps"}

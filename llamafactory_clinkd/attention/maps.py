@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_vl.modeling_qwen2_vl import eager_attention_forward
 
-from ..rope.qwen2_vl import inner_model
+from ..rope.binding import inner_model
 
 
 NAME = "clinkd_recorded_attention"

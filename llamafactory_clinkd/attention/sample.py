@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..rope import read_rope_config, rope_settings
-from ..rope.qwen2_vl import inner_model, token_types
+from ..rope.binding import inner_model, token_types
 from .maps import attention_map
 
 

@@ -7,12 +7,12 @@
 whether a rewording may be used, ``correct_round`` does all of it for one round and records it. No trainer is needed.
 """
 
-from .correctors import CorrectionItem, CorrectionResult, Corrector, Usage, make_corrector
+from .correction_round import RoundSummary, correct_round
+from .corrector import CorrectionItem, CorrectionResult, Corrector, Usage, make_corrector
 from .judge import Verdict, judge
-from .remote import describe_recipe, describe_sending
-from .round import RoundSummary, correct_round
+from .privacy import describe_recipe, describe_sending
+from .rewording_validation import rejection_reasons
 from .similarity import Similarity, check_similarity, load_similarity
-from .validate import rejection_reasons
 
 
 __all__ = [

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .remote import is_loopback
+from .privacy import is_loopback
 
 
 if TYPE_CHECKING:

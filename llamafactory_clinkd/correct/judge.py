@@ -30,7 +30,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 from scipy.optimize import linear_sum_assignment
 
-from ..boxes import TAGS, iou_matrix, parse_boxes, strip_boxes, tags_balanced
+from ..utils.boxes import TAGS, iou_matrix, parse_boxes, strip_boxes, tags_balanced
 from .similarity import Similarity
 
 

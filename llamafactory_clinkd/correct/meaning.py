@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import NamedTuple
 
-from ..boxes import strip_boxes
+from ..utils.boxes import strip_boxes
 
 
 EXCLUSIVE_WORDS = tuple(

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from ..boxes import strip_boxes
-from . import rewording
-from .correctors import CorrectionItem, CorrectionResult, Usage
-from .validate import label_key
+from ..utils.boxes import strip_boxes
+from . import rewording_rules as rewording
+from .corrector import CorrectionItem, CorrectionResult, Usage
+from .rewording_validation import label_key
 
 
 _GROUP = 32

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from .correctors import CorrectionItem
+from .corrector import CorrectionItem
 
 
 DEFAULT_PROMPT = Path(__file__).parent / "prompts" / "correction.txt"

@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
-from .correctors import CorrectionResult, Usage
+from .corrector import CorrectionResult, Usage
 from .judge import Verdict
+from .rewording_validation import candidate_similarities, is_too_long, rejection_reasons
 from .similarity import Similarity
-from .validate import candidate_similarities, is_too_long, rejection_reasons
 
 
 Row = Mapping[str, Any]

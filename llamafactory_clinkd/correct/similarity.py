@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from ..run_state import read_json
+from ..utils.io import read_json
 
 
 if TYPE_CHECKING:

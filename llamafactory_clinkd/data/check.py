@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
-from ..run_state import append_jsonl, read_jsonl, write_json
-from .names import path_within, relative_path, volume_of
-from .pictures import ERRORS, Finding, Picture, examine_pictures, stamp_of
+from ..utils.io import append_jsonl, read_jsonl, write_json
+from .image_check import ERRORS, Finding, Picture, examine_pictures, stamp_of
+from .image_names import path_within, relative_path, volume_of
 from .reader import read_rows
 from .rejects import Reject
 from .row_check import RowFacts, examine_row, listed_images
-from .tokens import IMAGE_MAX_PIXELS, TokenCounter
+from .token_count import IMAGE_MAX_PIXELS, TokenCounter
 from .workers import Workers, chunked
 
 

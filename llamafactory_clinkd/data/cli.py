@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..run_state import write_json
-from .build import Options
+from ..utils.io import write_json
+from .build_rows import Options
 from .check import check as run_check
 from .convert import convert as run_convert
-from .divide import write_split, write_subset
 from .formats import FORMATS
-from .images import Slice
+from .scans import Slice
+from .split import write_split, write_subset
 from .stats import draw_modalities, statistics
 from .tables import check_table, conversion_table, detail_table, modality_table
-from .tokens import IMAGE_MAX_PIXELS
+from .token_count import IMAGE_MAX_PIXELS
 
 
 app = typer.Typer(help="Convert, check, count and divide data sets.", no_args_is_help=True)

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..run_state import content_hash
-from .build import Options, build_rows
+from ..utils.io import content_hash
+from .build_rows import Options, build_rows
 from .formats import FORMATS, Format, detect_format
 from .reader import BrokenFileError, read_rows
 from .rejects import CHOICES, Reject

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .images import is_scan
-from .names import relative_path
+from .image_names import relative_path
 from .rejects import Reject
+from .scans import is_scan
 
 
 IMAGE = "<image>"

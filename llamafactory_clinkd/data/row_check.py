@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..boxes import parse_boxes
+from ..utils.boxes import parse_boxes
 from .formats import FORMATS, IMAGE, Conversation
-from .names import relative_path
-from .pictures import Finding
+from .image_check import Finding
+from .image_names import relative_path
 from .rejects import Reject
 from .text import clean_text
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..boxes import convert_tags
-from ..run_state import read_json, write_json
+from ..utils.boxes import convert_tags
+from ..utils.io import read_json, write_json
 
 
 IMAGE_PLACEHOLDER = "<image>"

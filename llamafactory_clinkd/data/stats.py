@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..boxes import box_strings, task_of
-from .names import known_modality, path_within
+from ..utils.boxes import box_strings, task_of
+from .image_names import known_modality, path_within
 from .reader import read_rows
 from .rejects import Reject
 from .row_check import listed_images

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .names import volume_of
+from .image_names import volume_of
 from .row_check import listed_images
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .check import Check
 from .convert import Conversion
-from .pictures import ERRORS, WARNINGS
+from .image_check import ERRORS, WARNINGS
 from .rejects import REASONS
 
 

@@ -22,7 +22,7 @@ import re
 import unicodedata
 from typing import Literal
 
-from ..boxes import convert_tags, tags_balanced
+from ..utils.boxes import convert_tags, tags_balanced
 from .rejects import Reject
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..run_state import read_json, write_json
+from ..utils.io import read_json, write_json
 from .sharegpt import dataset_info_entry, write_dataset_info
 
 

@@ -6,9 +6,9 @@
 from pathlib import Path
 from typing import Any
 
-from .finding import Finding, finding, findings_table
+from .checks import Finding, finding, findings_table
+from .external_resources import clip_weights, endpoint, sending, sentence_model
 from .installed import devices, java, packages, versions
-from .reachable import clip_weights, endpoint, sending, sentence_model
 from .seams import attached_seams, seam_names
 
 

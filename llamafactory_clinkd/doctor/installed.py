@@ -6,7 +6,7 @@
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
-from .finding import Finding, finding
+from .checks import Finding, finding
 
 
 PACKAGES = {

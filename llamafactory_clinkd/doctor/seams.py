@@ -5,7 +5,7 @@
 
 import importlib
 
-from .finding import Finding, finding
+from .checks import Finding, finding
 
 
 MEND = "This LLaMA-Factory moved the seam: install a supported version (see `versions`)."

@@ -9,22 +9,22 @@
 - :func:`metrics_table`, :func:`progress_bar`: for the terminal
 - :func:`require_spice`: whether the real SPICE can be computed
 - :func:`mean_box_baseline`: grounding without looking
-- :mod:`.paper`: Tables 1, 2 and 3
+- :mod:`.paper_tables`: Tables 1, 2 and 3
 """
 
-from ..lazy import lazy_names
+from ..utils.lazy import lazy_names
 
 
 _OFFERED = {
-    "evaluate_predictions": "evaluate",
-    "evaluate_file": "evaluate",
-    "read_predictions": "reading",
-    "read_rows": "reading",
-    "load_rows": "reading",
-    "metrics_table": "table",
+    "evaluate_predictions": "scoring",
+    "evaluate_file": "scoring",
+    "read_predictions": "predictions",
+    "read_rows": "predictions",
+    "load_rows": "predictions",
+    "metrics_table": "score_table",
     "progress_bar": "progress",
     "require_spice": "spice",
-    "mean_box_baseline": "baselines",
+    "mean_box_baseline": "mean_box",
 }
 
 __all__ = list(_OFFERED)

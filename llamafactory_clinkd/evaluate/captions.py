@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..boxes import convert_tags
+from ..utils.boxes import convert_tags
 from .java import METEOR_COLUMNS, java_command, meteor_score, meteor_statistics, one_line, ptb_tokenize
 from .ngrams import BLEU_COLUMNS, bleu_scores, ngram_statistics
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..boxes import iou_matrix, parse_boxes, strip_boxes
+from ..utils.boxes import iou_matrix, parse_boxes, strip_boxes
 
 
 IOU_THRESHOLD = 0.5

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..boxes import TAGS
-from .reading import Unreadable
+from ..utils.boxes import TAGS
+from .predictions import Unreadable
 
 
 _MARKS = re.compile("|".join(re.escape(tag) for tags in TAGS.values() for tag in tags.values()) + r"|\s+")

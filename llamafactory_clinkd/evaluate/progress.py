@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .evaluate import Progress
+from .scoring import Progress
 
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..boxes import strip_boxes
+from ..utils.boxes import strip_boxes
 from .java import coco_folder, java_command
 from .scene_graph import Tuples, parser_name, scene_graphs
 

@@ -7,10 +7,10 @@ Public names: :func:`generate_rows`, and :func:`shared_vision_tower` and :func:`
 ``model.generate`` themselves.
 """
 
-from .parts import UnfinishedError
-from .rows import generate_rows, plan_batches
-from .shared_vision import shared_vision_tower
-from .undisturbed import base_model, undisturbed
+from .eval_mode import base_model, undisturbed
+from .generate import generate_rows, plan_batches
+from .shards import UnfinishedError
+from .vision import shared_vision_tower
 
 
 __all__ = ["UnfinishedError", "base_model", "generate_rows", "plan_batches", "shared_vision_tower", "undisturbed"]

@@ -17,9 +17,9 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from ..boxes import TAGS
-from .shared_vision import shared_vision_tower
-from .undisturbed import base_model, seed_model
+from ..utils.boxes import TAGS
+from .eval_mode import base_model, seed_model
+from .vision import shared_vision_tower
 
 
 # LLaMA-Factory makes every additional special token an end token; these occur inside an answer and must not end it.

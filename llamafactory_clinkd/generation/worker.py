@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..run_state import content_hash
+from ..utils.io import content_hash
 from .decode import decode_batch, model_inputs
 
 

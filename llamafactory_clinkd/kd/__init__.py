@@ -3,14 +3,14 @@
 
 """Knowledge distillation: the loss of Eq. 12-16, its trainer, and what teacher and student must have in common."""
 
-from ..lazy import lazy_names
+from ..utils.lazy import lazy_names
 
 
 _HOMES = {
     "DistillLoss": "loss",
     "distill_loss": "loss",
     "logits_distill_loss": "loss",
-    "DistillTrainer": "trainer",
+    "DistillTrainer": "kd_trainer",
     "VkdTrainer": "vkd_trainer",
     "check_teacher": "preflight",
     "read_pseudo_labels": "pseudo_labels",

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..run_state import content_hash
+from ..utils.io import content_hash
 
 
 CACHE_KEY = "clinkd_cache_key"

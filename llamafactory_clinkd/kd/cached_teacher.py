@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from .cache import HiddenCache
 from .teacher import Teacher
+from .teacher_cache import HiddenCache
 
 
 logger = logging.getLogger(__name__)

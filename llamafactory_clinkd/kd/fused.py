@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from .products import compute_dtype, grad_head_, grad_rows_, operand_dtype, project_
+from .matmul import compute_dtype, grad_head_, grad_rows_, operand_dtype, project_
 
 
 # Two logit buffers of one chunk (teacher, student) fit in this many bytes, ...

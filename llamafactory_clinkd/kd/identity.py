@@ -12,7 +12,7 @@ from typing import Any
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from ..run_state import content_hash, file_sha256
+from ..utils.io import content_hash, file_sha256
 
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..run_state import read_jsonl, write_jsonl
+from ..utils.io import read_jsonl, write_jsonl
 
 
 def write_pseudo_labels(
@@ -16,7 +16,7 @@ def write_pseudo_labels(
 
     Args:
         path: The file.
-        described: Rows of :func:`llamafactory_clinkd.rows.describe_rows`.
+        described: Rows of :func:`llamafactory_clinkd.training.tracked_data.describe_rows`.
         answers: Rows of :func:`llamafactory_clinkd.generation.generate_rows`, in the same order.
 
     Returns:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from ..overridden import overridden
+from ..utils.patching import overridden
 
 
 TOWERS = ("visual", "vision_tower")

@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch import nn
 
-from ..supervised_head import hidden_at, keeps_positions, output_at, plain_head
+from ..training.lm_head import hidden_at, keeps_positions, output_at, plain_head
 from .adapters import student_restored
 from .shared_tower import SharedTower, find_shared_tower
 

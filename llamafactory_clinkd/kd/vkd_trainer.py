@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from .own_step import OwnStep
+from .kd_trainer import DistillTrainer
+from .separate_optimizer import OwnStep
 from .teacher import text_config
-from .trainer import DistillTrainer
 from .unsaved import attach_unsaved
 from .vkd import PARTITIONED, VkdProjector, vkd_loss
 

@@ -6,7 +6,7 @@
 - :func:`build_report`: run folders to ``report.html``
 """
 
-from ..lazy import lazy_names
+from ..utils.lazy import lazy_names
 
 
 _OFFERED = {"build_report": "build"}

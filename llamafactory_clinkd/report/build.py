@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..boxes import TASKS
-from ..evaluate import paper
-from ..run_state import write_text
+from ..evaluate import paper_tables as paper
+from ..utils.boxes import TASKS
+from ..utils.io import write_text
 from . import sections
-from .cards import make_cards
-from .corrections import round_views
+from .correction_examples import round_views
+from .examples import make_cards
 from .load import RunData, load_runs
-from .recipe import environment, provenance, recipe_table
+from .provenance import environment, provenance, recipe_table
 from .scores import (
     METHOD,
     TITLES,

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluate import read_rows
-from ..run_state import read_json, read_jsonl
-from .logs import TrainingLog, read_training_logs
+from ..utils.io import read_json, read_jsonl
 from .model_facts import describe_model
+from .training_logs import TrainingLog, read_training_logs
 
 
 @dataclass

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..run_state import read_json
+from ..utils.io import read_json
 
 
 def describe_model(folder: Path) -> str | None:

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..run_state import content_hash
+from ..utils.io import content_hash
 
 
 def sample_rows(

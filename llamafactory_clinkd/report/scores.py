@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..boxes import MODALITIES, TASKS
-from ..evaluate import paper
+from ..evaluate import paper_tables as paper
+from ..utils.boxes import MODALITIES, TASKS
 from .load import RunData
 
 

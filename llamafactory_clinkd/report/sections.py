@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..boxes import MODALITIES, TASKS
+from ..utils.boxes import MODALITIES, TASKS
 from . import figures
+from .embedded_images import embed
 from .load import RunData
-from .logs import SERIES
-from .pictures import embed
-from .recipe import recipe_table
+from .provenance import recipe_table
 from .sample import sample_rows
 from .scores import METHOD, TITLES, headline, modality_label, modality_names, modality_score, paper_value
 from .texts import segments
+from .training_logs import SERIES
 
 
 ATTENTION_MAPS = 12

@@ -7,7 +7,7 @@ import re
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
-from ..boxes import convert_tags
+from ..utils.boxes import convert_tags
 
 
 MAX_CHARACTERS = 1200

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..boxes import modality_of
 from ..data.sharegpt import dataset_info_entry, write_dataset_info
-from ..run_state import content_hash, read_json, write_json
+from ..utils.boxes import modality_of
+from ..utils.io import content_hash, read_json, write_json
 
 
 PICTURES = 64

@@ -11,12 +11,12 @@ from pathlib import Path
 from rich.console import Console
 
 from ..demo.progress import bars_of_parts
-from .plan import cost_of, cost_table, measured_seconds
+from .costs import cost_of, cost_table, measured_seconds
 from .prepare import benchmark_of, inputs_of, prepare
-from .recipes import Plan, recipe_text
 from .results import results_folder
-from .rows import Row, rows_of
+from .row_recipes import Plan, recipe_text
 from .run import Outcome, missing_runs, plan_runs, run_missing
+from .table_rows import Row, rows_of
 from .write import write_report, write_tables
 
 

@@ -6,9 +6,9 @@
 from pathlib import Path
 
 from .results import score
-from .rows import ALPHAS, REFERENCE, alpha_row
 from .statistics import spread
 from .table import COLUMNS, Results
+from .table_rows import ALPHAS, REFERENCE, alpha_row
 
 
 def draw_figure4(results: Results, path: Path) -> Path:

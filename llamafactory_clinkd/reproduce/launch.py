@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..arguments import TRAINING_PHASES
-from ..run_state import read_json
-from .recipes import Plan, hash_line, local_keys, run_folder, write_recipe
+from ..utils.io import read_json
+from .row_recipes import Plan, hash_line, local_keys, run_folder, write_recipe
 
 
 LAST_LINES = 12

@@ -6,10 +6,10 @@
 import csv
 import io
 
-from ..boxes import MODALITIES
+from ..utils.boxes import MODALITIES
 from .results import modality_score, score, score_interval
-from .rows import paper_modalities, paper_scores, rows_of
 from .table import COLUMNS, Results, cell
+from .table_rows import paper_modalities, paper_scores, rows_of
 
 
 HEADS = (

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..demo.baseline import mean_box_recall
+from miniature.baseline import mean_box_recall
+
 from ..evaluate import load_rows, mean_box_baseline
-from ..run_state import read_jsonl
+from ..utils.io import read_jsonl
 
 
 def mean_box_metrics(data: Path, train: str, test: str) -> dict[str, Any]:

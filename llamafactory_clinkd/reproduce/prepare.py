@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..demo.progress import bars_of_parts
-from .recipes import EXAMPLES, Plan, models_of, read_recipe
+from .row_recipes import EXAMPLES, Plan, models_of, read_recipe
 
 
 NOISE_SIDE = 448
@@ -20,7 +20,7 @@ def benchmark_of(scale: str) -> str | None:
     """What identifies the data and models that come with a scale; None where the user brings them."""
     if scale == "paper":
         return None
-    from .mini import benchmark_id
+    from miniature.mini import benchmark_id
 
     return benchmark_id()
 
@@ -29,7 +29,7 @@ def inputs_of(plan: Plan, directory: Path) -> dict[str, str]:
     """SHA-256 of what a run starts from, to be kept with its result; none where the user brings it."""
     if plan.scale == "paper":
         return {}
-    from .mini import inputs_of
+    from miniature.mini import inputs_of
 
     return inputs_of(directory / plan.scale, models_of(plan))
 
@@ -38,7 +38,7 @@ def models_are_there(plan: Plan, directory: Path) -> bool:
     """Whether the models of the scale that a run needs are built; at paper scale the user brings them."""
     if plan.scale == "paper":
         return True
-    from .mini import models_are_there
+    from miniature.mini import models_are_there
 
     return models_are_there(directory / plan.scale, models_of(plan))
 
@@ -60,7 +60,7 @@ def prepare(scale: str, directory: Path, cache: Path, console: Console, plans: C
         made = write_blind(Path(base["dataset_dir"]), [base["dataset"], base["eval_dataset"]], side=NOISE_SIDE)
         console.print(f"Data sets of noise: {', '.join(made)}. The others come from `clinkd data convert`.")
         return
-    from .mini import MODELS, build_mini
+    from miniature.mini import MODELS, build_mini
 
     models = MODELS if plans is None else set().union(*map(models_of, plans))
     with bars_of_parts(console) as show:

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..boxes import TASKS
-from ..run_state import read_json, write_json
-from .recipes import Plan, folder_of
+from ..utils.boxes import TASKS
+from ..utils.io import read_json, write_json
+from .row_recipes import Plan, folder_of
 
 
 FORMAT = 1

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from .launch import RunFailed, data_folder, launch, model_is_there, take_folder
 from .mean_box import mean_box_metrics
-from .recipes import Plan, plan_run
 from .results import find_result, results_folder, write_result
-from .rows import Row
+from .row_recipes import Plan, plan_run
+from .table_rows import Row
 
 
 class Launch(Protocol):

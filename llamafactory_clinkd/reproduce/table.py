@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..boxes import MODALITIES, TASKS
-from ..evaluate.paper import MED_GRIT
+from ..evaluate.paper_tables import MED_GRIT
+from ..utils.boxes import MODALITIES, TASKS
 from .results import modality_score, score, score_interval
-from .rows import (
+from .statistics import Difference, Spread, Test, beyond_chance, difference, mean_interval, spread
+from .table_rows import (
     METHODS_OF_PAPER,
     REFERENCE,
     ROWS,
@@ -21,7 +22,6 @@ from .rows import (
     paper_scores,
     rows_of,
 )
-from .statistics import Difference, Spread, Test, beyond_chance, difference, mean_interval, spread
 
 
 COLUMNS = (*TASKS, "Average")

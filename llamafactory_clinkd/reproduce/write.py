@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.console import Console
 
-from ..run_state import write_text
+from ..utils.io import write_text
 from .figure import draw_figure4
 from .long_form import csv_text
-from .recipes import Plan, folder_of, run_folder
 from .results import find_result
-from .rows import REFERENCE
+from .row_recipes import Plan, folder_of, run_folder
 from .table import markdown
+from .table_rows import REFERENCE
 
 
 def collect(plans: Sequence[Plan], folders: Sequence[Path]) -> dict[str, dict[int, dict[str, Any]]]:

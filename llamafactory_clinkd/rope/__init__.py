@@ -6,13 +6,13 @@
 The names below are loaded on first use: ``rope.config`` alone needs neither torch nor transformers.
 """
 
-from ..lazy import lazy_names
+from ..utils.lazy import lazy_names
 
 
 _HOMES = {
-    "apply_rope": "qwen2_vl",
-    "remove_rope": "qwen2_vl",
-    "rope_settings": "qwen2_vl",
+    "apply_rope": "binding",
+    "remove_rope": "binding",
+    "rope_settings": "binding",
     "mixed_parameters": "mixed",
     "read_mixed": "mixed",
     "write_mixed": "mixed",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..run_state import read_json, write_json
+from ..utils.io import read_json, write_json
 
 
 FILE = "clinkd_config.json"

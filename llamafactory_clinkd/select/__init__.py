@@ -4,10 +4,9 @@
 """Semantic-Aware Selective Generation (ClinKD, section 3.4, Algorithm 1): score stored candidates, rank, choose.
 
 Public names: :func:`load_scorer`, :func:`check_scorer`, :class:`Scorer`, :func:`select_rows`, :func:`select_row`,
-:func:`rerank`, :func:`train_demo_scorer`.
+:func:`rerank`.
 """
 
-from .demo_scorer import train_demo_scorer
 from .rank import rank_scores, rerank, select_row, select_rows
 from .scorers import DEFAULT_SCORER, ClipScorer, LogprobScorer, Scorer, ScorerError, check_scorer, load_scorer
 
@@ -24,5 +23,4 @@ __all__ = [
     "rerank",
     "select_row",
     "select_rows",
-    "train_demo_scorer",
 ]

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 from rich.progress import track
 
-from ..run_state import append_jsonl, content_hash, read_jsonl, write_json, write_jsonl
+from ..utils.io import append_jsonl, content_hash, read_jsonl, write_json, write_jsonl
 from .scorers import Scorer
 from .views import Region, Views
 

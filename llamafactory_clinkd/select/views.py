@@ -7,7 +7,7 @@ from typing import Literal
 
 from PIL import Image
 
-from ..boxes import Box, parse_boxes, strip_boxes
+from ..utils.boxes import Box, parse_boxes, strip_boxes
 from .scorers import Scorer
 
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import gradio as gr
 from PIL import Image
 
-from ..boxes import parse_boxes
+from ..utils.boxes import parse_boxes
 from .accordion import component
-from .candidates import generate_candidates
+from .chat_candidates import generate_candidates
 from .chat_texts import OPTIONS, Refused, boxes_label, check, escaped, table_of, translate
 from .drawing import draw_boxes
 from .loading import positions_note

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from .locales import texts
-from .recipe import to_key
+from .recipe_boxes import to_key
 from .validation import check_keys, in_language
 
 

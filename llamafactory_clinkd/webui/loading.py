@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..rope.qwen2_vl import rope_settings
+from ..rope.binding import rope_settings
 from .locales import texts
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 from ..arguments import TRAINING_PHASES
-from ..run_state import read_json
-from .evaluation import metrics_markdown
+from ..utils.io import read_json
+from .eval_tab import metrics_markdown
 from .locales import texts
-from .progress import Progress, read_progress, training_log
+from .run_progress import Progress, read_progress, training_log
 from .shared_run import view_of_page
 
 

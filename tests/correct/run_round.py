@@ -6,8 +6,8 @@
 import sys
 
 from llamafactory_clinkd.correct import correct_round, load_similarity
-from llamafactory_clinkd.correct.openai_client import OpenAICorrector
-from llamafactory_clinkd.run_state import read_jsonl
+from llamafactory_clinkd.correct.client import OpenAICorrector
+from llamafactory_clinkd.utils.io import read_jsonl
 
 
 def run(rows: list[dict], out_path: str, url: str, similarity: str):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafactory_clinkd.boxes import iou, parse_boxes
 from llamafactory_clinkd.correct.judge import judge, judge_grounding
 from llamafactory_clinkd.correct.similarity import load_similarity
+from llamafactory_clinkd.utils.boxes import iou, parse_boxes
 
 
 LEXICAL = load_similarity("lexical")

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafactory_clinkd.boxes import box_strings, tags_balanced
 from llamafactory_clinkd.correct import CorrectionItem, make_corrector
 from llamafactory_clinkd.correct.meaning import keeps_meaning
 from llamafactory_clinkd.correct.offline import reword
-from llamafactory_clinkd.correct.rewording import SYNONYMS, frame_variants, protect, synonym_sites
-from llamafactory_clinkd.correct.validate import label_key
+from llamafactory_clinkd.correct.rewording_rules import SYNONYMS, frame_variants, protect, synonym_sites
+from llamafactory_clinkd.correct.rewording_validation import label_key
+from llamafactory_clinkd.utils.boxes import box_strings, tags_balanced
 
 
 BOX = "<|box_start|>(1,2),(30,40)<|box_end|>"

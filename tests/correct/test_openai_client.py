@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from llamafactory_clinkd.correct import CorrectionItem, make_corrector
-from llamafactory_clinkd.correct.correctors import Usage
+from llamafactory_clinkd.correct.corrector import Usage
 from llamafactory_clinkd.correct.failures import retry_after
 
 from .fault_server import FaultServer, answer_text, completion, make_rows, script_of
@@ -26,7 +26,7 @@ ITEMS = [CorrectionItem(r["id"], r["question"], r["annotation"], r["response"]) 
 
 
 def corrector(server, **options):
-    from llamafactory_clinkd.correct.openai_client import OpenAICorrector
+    from llamafactory_clinkd.correct.client import OpenAICorrector
 
     return OpenAICorrector(**{"model": "m", "base_url": server.url, "timeout": 0.4, "backoff": 0.01, **options})
 

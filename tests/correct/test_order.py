@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-from llamafactory_clinkd.correct.rounds import CorrectedFirst
+from llamafactory_clinkd.correct.correction_trainer import CorrectedFirst
 
 
 def test_corrected_rows_keep_their_order_and_the_others_follow():

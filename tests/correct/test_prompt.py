@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from llamafactory_clinkd.correct.correctors import CorrectionItem
+from llamafactory_clinkd.correct.corrector import CorrectionItem
 from llamafactory_clinkd.correct.prompt import PromptTemplate, parse_answer
 
 

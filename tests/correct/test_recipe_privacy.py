@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from small_run import recipe
 
-from llamafactory_clinkd.correct.remote import RemoteNotAllowedError
-from llamafactory_clinkd.run_state import read_json, read_jsonl
+from llamafactory_clinkd.correct.privacy import RemoteNotAllowedError
+from llamafactory_clinkd.utils.io import read_json, read_jsonl
 
 from .fault_server import FaultServer, completion
 

@@ -3,8 +3,8 @@
 
 import torch
 
-from llamafactory_clinkd.correct.recorder import ForwardRecorder, answer_columns
-from llamafactory_clinkd.run_state import read_jsonl
+from llamafactory_clinkd.correct.argmax_recorder import ForwardRecorder, answer_columns
+from llamafactory_clinkd.utils.io import read_jsonl
 
 
 END = 9

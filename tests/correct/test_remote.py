@@ -17,7 +17,7 @@ from llamafactory_clinkd.correct import (
     load_similarity,
     make_corrector,
 )
-from llamafactory_clinkd.correct.remote import RemoteNotAllowedError, is_loopback, resolve_base_url
+from llamafactory_clinkd.correct.privacy import RemoteNotAllowedError, is_loopback, resolve_base_url
 from llamafactory_clinkd.doctor import read_recipe, sending
 
 from .fault_server import FaultServer, make_rows
@@ -85,7 +85,7 @@ def test_a_password_in_the_url_is_refused_and_not_repeated():
 
 
 def run(server, tmp_path, rows):
-    from llamafactory_clinkd.correct.openai_client import OpenAICorrector
+    from llamafactory_clinkd.correct.client import OpenAICorrector
 
     corrector = OpenAICorrector(model="m", base_url=server.url, concurrency=4, backoff=0.001)
     return correct_round(

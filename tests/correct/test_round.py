@@ -14,7 +14,7 @@ import pytest
 
 from llamafactory_clinkd.correct import CorrectionResult, Usage, correct_round, load_similarity, make_corrector
 from llamafactory_clinkd.correct.streaming import MAX_GROUP
-from llamafactory_clinkd.run_state import read_jsonl, write_jsonl
+from llamafactory_clinkd.utils.io import read_jsonl, write_jsonl
 
 from .fault_server import FaultServer, make_rows, script_of
 from .run_round import run

@@ -8,7 +8,7 @@ import json
 import pytest
 from small_run import losses, recipe
 
-from llamafactory_clinkd.run_state import read_json, read_jsonl
+from llamafactory_clinkd.utils.io import read_json, read_jsonl
 
 
 def run(keys):
@@ -28,7 +28,7 @@ def correct_only(workspace, output_dir, **changes):
 
 def test_the_second_round_begins_with_the_corrected_rows(workspace, tmp_path, monkeypatch):
     """Read from the labels that reach the model."""
-    from llamafactory_clinkd.correct.rounds import RoundsTrainer
+    from llamafactory_clinkd.correct.correction_trainer import RoundsTrainer
 
     trained, real = [], RoundsTrainer.compute_loss
 
@@ -51,8 +51,8 @@ def test_the_second_round_begins_with_the_corrected_rows(workspace, tmp_path, mo
 
 def test_a_seeded_part_of_the_training_set_is_judged(workspace, tmp_path, monkeypatch):
     """Its candidates may still not equal a label of the rows that were not chosen."""
-    from llamafactory_clinkd.procedure import correction_round
-    from llamafactory_clinkd.procedure.run import seeded_subset
+    from llamafactory_clinkd.phases import between_rounds as correction_round
+    from llamafactory_clinkd.phases.context import seeded_subset
 
     real, existing = correction_round.correct_round, []
 
@@ -72,7 +72,7 @@ def test_a_seeded_part_of_the_training_set_is_judged(workspace, tmp_path, monkey
 
 
 def test_the_chosen_part_depends_on_seed_and_round_alone():
-    from llamafactory_clinkd.procedure.run import seeded_subset
+    from llamafactory_clinkd.phases.context import seeded_subset
 
     drawn = seeded_subset(1000, 30, 5, "correction 1")
     assert drawn == sorted(set(drawn)) and len(drawn) == 30

@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 
 from llamafactory_clinkd.correct import correct_round, load_similarity, make_corrector
-from llamafactory_clinkd.run_state import read_jsonl
+from llamafactory_clinkd.utils.io import read_jsonl
 from tests.tiny_models import build_tiny_qwen2vl, qwen_tokenizer_available
 
 from .fault_server import make_rows

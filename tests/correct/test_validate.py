@@ -5,13 +5,13 @@ import pytest
 
 from llamafactory_clinkd.correct.meaning import keeps_meaning
 from llamafactory_clinkd.correct.prompt import PromptTemplate
-from llamafactory_clinkd.correct.similarity import load_similarity
-from llamafactory_clinkd.correct.validate import (
+from llamafactory_clinkd.correct.rewording_validation import (
     candidate_similarities,
     label_key,
     prompt_runs,
     rejection_reasons,
 )
+from llamafactory_clinkd.correct.similarity import load_similarity
 
 
 TRUTH = "The <ref>left hip</ref><box>(1,2),(3,4)</box> is located below the <ref>liver</ref><box>(5,6),(7,8)</box>."

@@ -12,7 +12,7 @@ from small_run import llamafactory_cli, write_recipe
 from vqa_rad import VQA_RAD, build_vqa_rad_model, needs_vqa_rad
 
 from llamafactory_clinkd.data.convert import convert
-from llamafactory_clinkd.run_state import read_json, read_jsonl
+from llamafactory_clinkd.utils.io import read_json, read_jsonl
 
 
 ROWS, BATCH = 300, 4

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from llamafactory_clinkd.data.check import check
-from llamafactory_clinkd.data.pictures import ERRORS, WARNINGS
+from llamafactory_clinkd.data.image_check import ERRORS, WARNINGS
 
 from .samples import draw, sharegpt, write_source
 
@@ -173,7 +173,7 @@ def test_a_second_check_opens_only_what_changed(folder, monkeypatch):
     checked(folder, rows)
     draw(folder, "ct_2.png", (50, 50))
     opened = []
-    from llamafactory_clinkd.data import pictures
+    from llamafactory_clinkd.data import image_check as pictures
 
     real = pictures._examine
     monkeypatch.setattr(pictures, "_examine", lambda folder, image: opened.append(image) or real(folder, image))

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from llamafactory_clinkd.boxes import parse_boxes
-from llamafactory_clinkd.data.build import Options
+from llamafactory_clinkd.data.build_rows import Options
 from llamafactory_clinkd.data.convert import convert
 from llamafactory_clinkd.data.formats import FORMATS, detect_format
+from llamafactory_clinkd.utils.boxes import parse_boxes
 
 from .samples import (
     LLAVA_MED,

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llamafactory_clinkd.data.build import Options
+from llamafactory_clinkd.data.build_rows import Options
 from llamafactory_clinkd.data.convert import convert
-from llamafactory_clinkd.data.images import Slice, is_scan, scan_to_png, stretch
 from llamafactory_clinkd.data.rejects import Reject
+from llamafactory_clinkd.data.scans import Slice, is_scan, scan_to_png, stretch
 
 from .samples import SHAREGPT, write_source
 

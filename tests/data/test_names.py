@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from llamafactory_clinkd.data.names import known_modality, path_within, relative_path, volume_of
+from llamafactory_clinkd.data.image_names import known_modality, path_within, relative_path, volume_of
 from llamafactory_clinkd.data.rejects import Reject
 
 

@@ -14,11 +14,11 @@ import pytest
 from tiny_models import build_tiny_qwen2vl, qwen_tokenizer_available
 from vqa_rad import VQA_RAD, build_vqa_rad_model, needs_vqa_rad
 
-from llamafactory_clinkd.boxes import parse_boxes
-from llamafactory_clinkd.data.build import Options
+from llamafactory_clinkd.data.build_rows import Options
 from llamafactory_clinkd.data.check import check
 from llamafactory_clinkd.data.convert import convert
-from llamafactory_clinkd.data.tokens import TokenCounter, fed_size
+from llamafactory_clinkd.data.token_count import TokenCounter, fed_size
+from llamafactory_clinkd.utils.boxes import parse_boxes
 
 from .samples import draw, sharegpt, write_source
 

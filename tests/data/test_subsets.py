@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from llamafactory_clinkd.data.divide import write_split, write_subset
+from llamafactory_clinkd.data.split import write_split, write_subset
 from llamafactory_clinkd.data.subsets import (
     choose_subset,
     order_key,

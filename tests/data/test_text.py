@@ -3,9 +3,9 @@
 
 import pytest
 
-from llamafactory_clinkd.boxes import Box, parse_boxes
 from llamafactory_clinkd.data.rejects import Reject
 from llamafactory_clinkd.data.text import clean_text
+from llamafactory_clinkd.utils.boxes import Box, parse_boxes
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from llamafactory_clinkd import doctor
 from llamafactory_clinkd.attach import seams
 from llamafactory_clinkd.attach.hooks import HOOKS
 from llamafactory_clinkd.cli import app
+from llamafactory_clinkd.doctor.external_resources import clip_weights, endpoint, sentence_model
 from llamafactory_clinkd.doctor.installed import java, packages
-from llamafactory_clinkd.doctor.reachable import clip_weights, endpoint, sentence_model
 
 
 FIXED = [

@@ -15,7 +15,7 @@ from typing import Any
 
 from small_run import losses, recipe, write_recipe
 
-from llamafactory_clinkd.run_state import read_jsonl
+from llamafactory_clinkd.utils.io import read_jsonl
 
 
 PHASES = "pseudo_label,distill,correct,predict"

@@ -27,7 +27,7 @@ if os.environ.get("RANK") == "1":
             raise KeyError("the planned failure")
         module.plan_batches = plan_batches
 
-    wrapt.register_post_import_hook(spoil, "llamafactory_clinkd.generation.rows")
+    wrapt.register_post_import_hook(spoil, "llamafactory_clinkd.generation.generate")
 """
 
 

@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 
-from llamafactory_clinkd.procedure.checkpoints import checkpoint_fault, checkpoints_in
-from llamafactory_clinkd.run_state import read_json
+from llamafactory_clinkd.phases.checkpoints import checkpoint_fault, checkpoints_in
+from llamafactory_clinkd.utils.io import read_json
 
 from .engine_runs import keys_for, launch, results, start
 

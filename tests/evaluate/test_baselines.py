@@ -4,7 +4,7 @@
 
 import pytest
 
-from llamafactory_clinkd.evaluate.baselines import mean_box_baseline, structure_of
+from llamafactory_clinkd.evaluate.mean_box import mean_box_baseline, structure_of
 
 
 def row(question, box, image="mr_1.png", **more):

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafactory_clinkd.boxes import format_box
 from llamafactory_clinkd.evaluate.grounding import (
     grounding_counts,
     grounding_statistics,
@@ -14,6 +13,7 @@ from llamafactory_clinkd.evaluate.grounding import (
     label_statistics,
     recall,
 )
+from llamafactory_clinkd.utils.boxes import format_box
 
 
 TEN = "<box>(0,0),(10,10)</box>"

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from llamafactory_clinkd.cli import app
 from llamafactory_clinkd.evaluate import evaluate_file
 from llamafactory_clinkd.evaluate.joining import join_dataset
-from llamafactory_clinkd.evaluate.reading import Unreadable
+from llamafactory_clinkd.evaluate.predictions import Unreadable
 
 
 def row(question, answer, **more):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llamafactory_clinkd.boxes import MODALITIES
-from llamafactory_clinkd.evaluate.paper import QA, TABLE_1, TABLE_2, TABLE_3, inconsistencies
+from llamafactory_clinkd.evaluate.paper_tables import QA, TABLE_1, TABLE_2, TABLE_3, inconsistencies
+from llamafactory_clinkd.utils.boxes import MODALITIES
 
 
 PAPER = Path(os.environ.get("CLINKD_SHARED", Path(__file__).parents[3] / "shared"), "paper", "clinkd.txt")

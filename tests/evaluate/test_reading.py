@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llamafactory_clinkd.evaluate.reading import (
+from llamafactory_clinkd.evaluate.predictions import (
     LEFT_OUT,
     WRONG,
     clean_response,

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from llamafactory_clinkd.generation import UnfinishedError, generate_rows, plan_batches
-from llamafactory_clinkd.run_state import append_jsonl, read_json, read_jsonl
+from llamafactory_clinkd.utils.io import append_jsonl, read_json, read_jsonl
 
 from .conftest import Collator, make_rows
 

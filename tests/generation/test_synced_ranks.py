@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from llamafactory_clinkd.generation import generate_rows
-from llamafactory_clinkd.run_state import read_jsonl
+from llamafactory_clinkd.utils.io import read_jsonl
 
 from .conftest import Collator, build_model, make_rows
 

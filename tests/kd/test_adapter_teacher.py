@@ -12,8 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, TrainerCallback
 
-from llamafactory_clinkd.attach.workflow import StockWorkflow
 from llamafactory_clinkd.kd.teacher import AdapterTeacher, Teacher
+from llamafactory_clinkd.phases.stock_sft import StockWorkflow
 
 
 LORA = {"finetuning_type": "lora", "lora_rank": 2, "lora_target": "q_proj,v_proj", "ref_model": None}
@@ -61,7 +61,7 @@ class Look(TrainerCallback):
 
 
 def apart(monkeypatch):
-    monkeypatch.setattr("llamafactory_clinkd.procedure.teacher._shares_weights", lambda *args: False)
+    monkeypatch.setattr("llamafactory_clinkd.phases.teacher_setup._shares_weights", lambda *args: False)
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["adapters_alone", "base_named"])

@@ -9,13 +9,13 @@ import json
 import pytest
 import torch
 from kd_runs import PARTS, distil, history
+from miniature.tokenizer import train_tokenizer
 from small_run import drawn_rows, recipe
 
-from llamafactory_clinkd import supervised
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
-from llamafactory_clinkd.demo.tokenizer import train_tokenizer
 from llamafactory_clinkd.kd import teacher as teacher_module
 from llamafactory_clinkd.kd.shared_tower import find_shared_tower
+from llamafactory_clinkd.training import sft_trainer as supervised
 
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llamafactory_clinkd.kd.cache import CacheMismatchError, HiddenCache, estimate_bytes, require_space
 from llamafactory_clinkd.kd.loss import distill_loss
+from llamafactory_clinkd.kd.teacher_cache import CacheMismatchError, HiddenCache, estimate_bytes, require_space
 
 
 def open_cache(folder, **changes):
@@ -106,7 +106,7 @@ def test_ranks_write_their_own_shards_and_see_each_other_after_refresh(tmp_path)
 def test_a_kill_before_the_flush_loses_only_what_waited(tmp_path):
     program = (
         "import os, signal, sys, torch\n"
-        "from llamafactory_clinkd.kd.cache import HiddenCache\n"
+        "from llamafactory_clinkd.kd.teacher_cache import HiddenCache\n"
         "c = HiddenCache(sys.argv[1], teacher='qwen@1', hidden_size=8, dtype=torch.bfloat16)\n"
         "c.put('safe', torch.ones(2, 8, dtype=torch.bfloat16)); c.flush()\n"
         "c.put('lost', torch.ones(2, 8, dtype=torch.bfloat16)); os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -12,8 +12,8 @@ import pytest
 import torch
 from kd_runs import StopAt, distil, history, same_bits, weights
 
-from llamafactory_clinkd.kd.cache import CacheMismatchError, HiddenCache
 from llamafactory_clinkd.kd.teacher import Teacher
+from llamafactory_clinkd.kd.teacher_cache import CacheMismatchError, HiddenCache
 
 
 ROWS = 8
@@ -121,7 +121,9 @@ def test_another_teacher_of_the_same_size_is_refused(small_workspace, tmp_path):
 
 
 def test_disk_need_is_told_and_too_little_stops_the_start(small_workspace, tmp_path, monkeypatch, caplog, counted):
-    monkeypatch.setattr("llamafactory_clinkd.kd.cache.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(
+        "llamafactory_clinkd.kd.teacher_cache.shutil.disk_usage", lambda path: SimpleNamespace(free=1000)
+    )
     with caplog.at_level(logging.INFO, "llamafactory_clinkd"), pytest.raises(OSError, match="kd_cache: off"):
         distil(small_workspace, tmp_path, kd_cache="hidden")
     assert "supervised tokens of 8 samples" in caplog.text

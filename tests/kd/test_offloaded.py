@@ -10,8 +10,8 @@ import torch
 from kd_runs import distil, history, same_bits, weights
 
 from llamafactory_clinkd.arguments import ClinkdArguments
-from llamafactory_clinkd.kd.offloaded import OffloadedTeacher
-from llamafactory_clinkd.procedure.checks import check_recipe
+from llamafactory_clinkd.kd.teacher_offload import OffloadedTeacher
+from llamafactory_clinkd.phases.validation import check_recipe
 
 
 @pytest.fixture

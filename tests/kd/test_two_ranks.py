@@ -14,9 +14,9 @@ from kd_runs import history, teacher_adapter
 from safetensors.torch import load_file
 from small_run import llamafactory_cli, recipe, write_recipe
 
-from llamafactory_clinkd.kd.cache import HEAD_NAME
+from llamafactory_clinkd.kd.teacher_cache import HEAD_NAME
 from llamafactory_clinkd.kd.vkd_trainer import FILE
-from llamafactory_clinkd.run_state import read_json, write_json
+from llamafactory_clinkd.utils.io import read_json, write_json
 
 
 pytestmark = pytest.mark.slow

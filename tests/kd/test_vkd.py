@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llamafactory_clinkd.kd.vkd import VkdProjector, standardise, vkd_loss
-from llamafactory_clinkd.procedure.checks import check_recipe
+from llamafactory_clinkd.phases.validation import check_recipe
 
 
 WIDTHS = [(6, 6), (6, 9), (9, 6)]

@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from llamafactory_clinkd.demo.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from miniature.tokenizer import CHAT_TEMPLATE, train_tokenizer
 
 
 LARGEST = 252 * 252  # pixels that the processor takes without resampling: less than LLaMA-Factory's default limit

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from llamafactory_clinkd.positions_of_run import bind_settings
 from llamafactory_clinkd.rope import mixed_parameters, read_mixed, read_rope_config, remove_rope
+from llamafactory_clinkd.rope.saved_positions import bind_settings
 
 from .runs import VARIANTS, ask_api, chat, generated, infer_keys, prompt_of, recorded_logits, training_logits
 

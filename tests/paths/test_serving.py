@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from rope.conftest import qwen2_vl  # noqa: F401 (fixture)
 from rope.layouts import batch_of, rows
 
-from llamafactory_clinkd.rope import apply_rope, positions, write_rope_config
+from llamafactory_clinkd.rope import apply_rope, write_rope_config
+from llamafactory_clinkd.rope import mcg as positions
 
 from .runs import infer_keys
 

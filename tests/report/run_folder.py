@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFilter
 
-from llamafactory_clinkd.boxes import format_box
 from llamafactory_clinkd.evaluate import evaluate_predictions
-from llamafactory_clinkd.run_state import write_json, write_jsonl
+from llamafactory_clinkd.utils.boxes import format_box
+from llamafactory_clinkd.utils.io import write_json, write_jsonl
 
 
 STRUCTURES = ("left kidney", "right kidney", "liver", "spleen", "heart", "left hip")

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from llamafactory_clinkd.boxes import parse_boxes
 from llamafactory_clinkd.report import build_report
 from llamafactory_clinkd.report.build import CARDS, duration
-from llamafactory_clinkd.run_state import read_json, read_jsonl, write_json, write_jsonl
+from llamafactory_clinkd.utils.boxes import parse_boxes
+from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json, write_jsonl
 
 from .page_reader import Page
 from .run_folder import make_run, prediction

@@ -10,8 +10,8 @@ import pytest
 
 from llamafactory_clinkd.report.load import load_runs
 from llamafactory_clinkd.report.model_facts import describe_fingerprint, describe_model
-from llamafactory_clinkd.report.recipe import provenance
-from llamafactory_clinkd.run_state import write_json, write_jsonl
+from llamafactory_clinkd.report.provenance import provenance
+from llamafactory_clinkd.utils.io import write_json, write_jsonl
 
 from .run_folder import write_log
 

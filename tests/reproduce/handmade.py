@@ -3,9 +3,9 @@
 
 """Results made by hand, as runs would have left them."""
 
-from llamafactory_clinkd.reproduce.recipes import plan_run
 from llamafactory_clinkd.reproduce.results import write_result
-from llamafactory_clinkd.reproduce.rows import ROWS
+from llamafactory_clinkd.reproduce.row_recipes import plan_run
+from llamafactory_clinkd.reproduce.table_rows import ROWS
 
 
 def metrics(vg, roc=0.5, rc=0.25, mia=0.125, *, width=0.02):

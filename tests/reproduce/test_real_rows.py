@@ -10,16 +10,16 @@ import sys
 
 import pytest
 from engines.engine_runs import deepspeed_config, launch
+from miniature.clip_scorer import train_demo_scorer
 from small_run import drawn_rows, llamafactory_cli, write_recipe
 from tiny_llava import build_tiny_llava
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
-from llamafactory_clinkd.reproduce.recipes import plan_run, run_folder
 from llamafactory_clinkd.reproduce.results import find_result, results_folder
-from llamafactory_clinkd.reproduce.rows import ROWS
+from llamafactory_clinkd.reproduce.row_recipes import plan_run, run_folder
 from llamafactory_clinkd.reproduce.run import missing_runs, plan_runs, run_missing
-from llamafactory_clinkd.run_state import read_json, read_jsonl
-from llamafactory_clinkd.select import train_demo_scorer
+from llamafactory_clinkd.reproduce.table_rows import ROWS
+from llamafactory_clinkd.utils.io import read_json, read_jsonl
 
 
 def test_the_command_starts_without_torch():

@@ -10,10 +10,17 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from llamafactory_clinkd.plan import make_plan
-from llamafactory_clinkd.procedure import checks
-from llamafactory_clinkd.reproduce.recipes import EXAMPLES, local_keys, models_of, plan_run, read_recipe, recipe_text
-from llamafactory_clinkd.reproduce.rows import (
+from llamafactory_clinkd.doctor.plan import make_plan
+from llamafactory_clinkd.phases import validation as checks
+from llamafactory_clinkd.reproduce.row_recipes import (
+    EXAMPLES,
+    local_keys,
+    models_of,
+    plan_run,
+    read_recipe,
+    recipe_text,
+)
+from llamafactory_clinkd.reproduce.table_rows import (
     ALPHAS,
     METHODS_OF_PAPER,
     ROWS,

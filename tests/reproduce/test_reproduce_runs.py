@@ -15,10 +15,10 @@ from llamafactory_clinkd.reproduce import command
 from llamafactory_clinkd.reproduce import run as runs
 from llamafactory_clinkd.reproduce.command import choose_rows, choose_seeds
 from llamafactory_clinkd.reproduce.launch import RunFailed, last_lines, launch, model_is_there, take_folder
-from llamafactory_clinkd.reproduce.recipes import plan_run, run_folder, write_recipe
 from llamafactory_clinkd.reproduce.results import find_result, results_folder, score, score_interval
-from llamafactory_clinkd.reproduce.rows import ROWS, rows_of
+from llamafactory_clinkd.reproduce.row_recipes import plan_run, run_folder, write_recipe
 from llamafactory_clinkd.reproduce.run import missing_runs, plan_runs, run_missing
+from llamafactory_clinkd.reproduce.table_rows import ROWS, rows_of
 
 from . import handmade
 

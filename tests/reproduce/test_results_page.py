@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 from llamafactory_clinkd.reproduce.prepare import benchmark_of
-from llamafactory_clinkd.reproduce.rows import SEEDS, rows_of
 from llamafactory_clinkd.reproduce.run import plan_runs
 from llamafactory_clinkd.reproduce.table import markdown
+from llamafactory_clinkd.reproduce.table_rows import SEEDS, rows_of
 from llamafactory_clinkd.reproduce.write import collect
-from llamafactory_clinkd.run_state import read_json
+from llamafactory_clinkd.utils.io import read_json
 
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafactory_clinkd.rope import positions
+from llamafactory_clinkd.rope import mcg as positions
 
 from .layouts import (
     Row,

@@ -9,7 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from llamafactory_clinkd.rope import apply_rope, positions, remove_rope, rope_settings
+from llamafactory_clinkd.rope import apply_rope, remove_rope, rope_settings
+from llamafactory_clinkd.rope import mcg as positions
 
 from .conftest import END, IMAGE, START, VIDEO, inputs_of
 from .layouts import Row, batch_of, image, text, video

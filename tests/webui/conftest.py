@@ -108,7 +108,7 @@ def answering_model(workspace, scan, tmp_path_factory):
 @pytest.fixture(scope="session")
 def scorer(scan, tmp_path_factory):
     """An open_clip folder with weights of a few steps."""
-    from llamafactory_clinkd.select import train_demo_scorer
+    from miniature.clip_scorer import train_demo_scorer
 
     folder = tmp_path_factory.mktemp("scorer") / "few_steps_clip"
     train_demo_scorer([(scan, "a square"), (scan.with_name("ct_001.png"), "a circle")], folder, steps=2)

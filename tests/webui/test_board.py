@@ -15,7 +15,7 @@ from small_run import llamafactory_cli
 
 from llamafactory_clinkd.rope.config import write_rope_config
 from llamafactory_clinkd.webui.locales import texts
-from llamafactory_clinkd.webui.recipe import default_values
+from llamafactory_clinkd.webui.recipe_boxes import default_values
 
 
 gr = pytest.importorskip("gradio", reason="gradio is not installed: it comes with LLaMA-Factory's own requirements")
@@ -197,7 +197,7 @@ def test_unusable_saved_keys_stay_in_the_extra_arguments(engine, page):
     stock = SimpleNamespace(
         load_args=lambda self, lang, path: {engine.manager.get_elem_by_id("train.extra_args"): extra}
     )
-    from llamafactory_clinkd.webui.runner import with_unfolded_keys
+    from llamafactory_clinkd.webui.stock_runner import with_unfolded_keys
 
     with pytest.warns(UserWarning, match="clinkd_phases"):
         loaded = with_unfolded_keys(stock.load_args)(engine.runner, "en", "any.yaml")

@@ -10,7 +10,7 @@ import pytest
 from chromium import take_pictures
 from PIL import Image
 
-from llamafactory_clinkd.webui.candidates import generate_candidates
+from llamafactory_clinkd.webui.chat_candidates import generate_candidates
 from llamafactory_clinkd.webui.drawing import COLOURS
 from llamafactory_clinkd.webui.loading import positions_note
 from llamafactory_clinkd.webui.locales import LANGUAGES, texts

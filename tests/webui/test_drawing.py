@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llamafactory_clinkd.boxes import parse_boxes
+from llamafactory_clinkd.utils.boxes import parse_boxes
 from llamafactory_clinkd.webui.drawing import COLOURS, SIDE, draw_boxes
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 from llamafactory_clinkd.evaluate import evaluate_predictions
-from llamafactory_clinkd.webui.evaluation import metrics_markdown
+from llamafactory_clinkd.webui.eval_tab import metrics_markdown
 
 
 def test_table_has_a_row_for_each_modality_present():

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from llamafactory_clinkd.run_state import append_jsonl, write_json
+from llamafactory_clinkd.utils.io import append_jsonl, write_json
 from llamafactory_clinkd.webui.monitor import draw_curves, progress_label, progress_text, with_phases
-from llamafactory_clinkd.webui.progress import read_progress, training_log
+from llamafactory_clinkd.webui.run_progress import read_progress, training_log
 from llamafactory_clinkd.webui.trainer_log import noting_parts, writing_parts
 
 

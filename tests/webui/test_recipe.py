@@ -6,7 +6,15 @@ import json
 import pytest
 
 from llamafactory_clinkd.webui.elements import BOXES
-from llamafactory_clinkd.webui.recipe import RECIPE_KEYS, default_values, fold, recipe_keys, to_box, to_key, unfold
+from llamafactory_clinkd.webui.recipe_boxes import (
+    RECIPE_KEYS,
+    default_values,
+    fold,
+    recipe_keys,
+    to_box,
+    to_key,
+    unfold,
+)
 from llamafactory_clinkd.webui.validation import check_keys, in_language
 
 

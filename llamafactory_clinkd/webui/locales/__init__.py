@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...run_state import read_json
+from ...utils.io import read_json
 
 
 LANGUAGES = ("en", "ru", "zh", "ko", "ja")

@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""DICOM and NIfTI images to 8-bit PNG, once each.
+
+CT is windowed (the file's own window, else centre 40 and width 400 HU: soft tissue); everything else is stretched
+between the 0.5th and the 99.5th percentile of the slice. MONOCHROME1, where 0 is white, is inverted. NIfTI slices are
+turned to the radiologist's view: the patient's right on the picture's left, anterior or superior on top. Pixels that
+are not square stay as they are: boxes in thousandths of the picture do not change with its proportions.
+
+Only pixels reach the PNG: no header field, no name, no date is copied.
+"""
+
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .image_names import path_within, relative_path
+from .rejects import Reject
+
+
+FOLDER = "clinkd_png"  # within the data folder: where the pictures go
+Window = tuple[float, float]  # centre and width, HU
+BURNED_IN = "the header says that text is burned into the picture, which may name the patient: look at it"
+SOFT_TISSUE: Window = (40.0, 400.0)
+_SCAN = re.compile(r"\.(?P<kind>dcm|dicom|nii|nii\.gz)(?:#(?P<slice>[^/#]*))?$", re.IGNORECASE)
+_SLICE = re.compile(r"(?:(?P<axis>[xyz]):)?(?P<place>first|middle|\d{1,6})", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which slice of a volume: ``place`` is a number from 0, or ``middle``; ``axis`` x is sagittal, z axial."""
+
+    axis: str = "z"
+    place: int | str = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "Slice":
+        """Reads ``first``, ``middle``, ``40``, ``z:40``, ``x:middle``.
+
+        Raises:
+            ValueError: For anything else; the message lists the forms.
+        """
+        match = _SLICE.fullmatch(text.strip())
+        if not match:
+            raise ValueError(f"The slice {text!r} is not one of: first, middle, 40, z:40, x:middle.")
+        place = match["place"].lower()
+        place = 0 if place == "first" else place if place == "middle" else int(place)
+        return cls((match["axis"] or "z").lower(), place)
+
+    def index(self, length: int) -> int:
+        """The slice's number in a volume of ``length`` slices.
+
+        Raises:
+            ValueError: If there are not as many.
+        """
+        index = length // 2 if self.place == "middle" else int(self.place)
+        if index >= length:
+            raise ValueError(f"slice {index} asked for, there are {length} (numbered from 0)")
+        return index
+
+    def __str__(self) -> str:
+        return f"{self.axis}_{self.place}" if self.place == "middle" else f"{self.axis}_{self.place:04d}"
+
+
+def is_scan(image: str) -> bool:
+    """Whether the path, with or without ``#slice``, names a DICOM or NIfTI file."""
+    return _SCAN.search(image) is not None
+
+
+def scan_to_png(
+    folder: str | Path,
+    image: str,
+    *,
+    modality: str = "",
+    default_slice: Slice = Slice(),
+    window: Window | None = None,
+) -> tuple[str, list[str]]:
+    """Writes one slice of a scan as PNG under ``folder/clinkd_png``, unless a picture newer than the scan is there.
+
+    Args:
+        folder: The data folder.
+        image: The scan's path within it; ``#z:40`` at its end names a slice.
+        modality: ``ct`` windows a NIfTI file, which does not say what it is; DICOM's own modality goes first.
+        default_slice: The slice where the path names none.
+        window: Centre and width in HU for CT, instead of the file's own.
+
+    Returns:
+        The picture's path within ``folder``, and warnings (a burned-in annotation).
+
+    Raises:
+        Reject: ``bad_scan`` or ``bad_path``.
+        ImportError: If the reader is not installed; the message names the extra.
+    """
+    match = _SCAN.search(image)
+    relative = relative_path(image[: match.end("kind")])
+    source = path_within(folder, relative)
+    try:
+        wanted = Slice.parse(match["slice"]) if match["slice"] else default_slice
+    except ValueError as error:
+        raise Reject("bad_scan", str(error)) from error
+
+    suffix = f"--w{window[0]:g}_{window[1]:g}" if window else ""
+    target = relative_path(f"{FOLDER}/{relative[: match.start()]}{suffix}--{wanted}.png")
+    path = path_within(folder, target)
+    if not source.is_file():
+        raise Reject("bad_scan", f"{relative} does not exist")
+    made = path.exists() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns
+    dicom = match["kind"].lower() in ("dcm", "dicom")
+    try:
+        warnings = [f"{relative}: {BURNED_IN}"] if dicom and _burned_in(source) else []
+        if not made:
+            pixels = (_dicom if dicom else _nifti)(source, wanted, modality, window)
+    except ImportError:
+        raise
+    except Exception as error:  # the readers raise whatever the file provokes; the row carries it
+        raise Reject("bad_scan", f"{relative}: {type(error).__name__}: {error}") from error
+    if not made:
+        _save(pixels, path)
+    return target, warnings
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    """Writes uint8 ``[h, w]`` or ``[h, w, 3]`` atomically, without metadata.
+
+    The unfinished file's name is fixed: what a killed run left of it, the next one overwrites.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.unlink(missing_ok=True)  # a link of that name must not lead the picture elsewhere
+    Image.fromarray(pixels).save(unfinished, format="PNG")
+    unfinished.replace(path)
+
+
+def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Maps ``[low, high]`` to 0..255 (uint8), clipping what lies outside; all zeros when there is no range."""
+    values = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=low, posinf=high, neginf=low)
+    if not high > low:
+        return np.zeros(values.shape, dtype=np.uint8)
+    return np.round(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    finite = np.asarray(values)[np.isfinite(values)]
+    if not finite.size:
+        raise ValueError("the slice holds no finite value")
+    return tuple(float(value) for value in np.percentile(finite, (0.5, 99.5)))
+
+
+def _edges(window: Window) -> tuple[float, float]:
+    centre, width = window
+    return centre - width / 2, centre + width / 2
+
+
+def _burned_in(path: Path) -> bool:
+    header = _require("pydicom").dcmread(path, stop_before_pixels=True, specific_tags=["BurnedInAnnotation"])
+    return str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
+
+
+def _dicom(path: Path, wanted: Slice, modality: str, window: Window | None) -> np.ndarray:
+    pydicom = _require("pydicom")
+    from pydicom.pixels import apply_color_lut, apply_rescale, convert_color_space
+
+    dataset = pydicom.dcmread(path)
+    frames = int(dataset.get("NumberOfFrames", None) or 1)
+    array = dataset.pixel_array
+    if frames > 1:
+        array = array[wanted.index(frames)]
+    elif wanted.place != "middle":
+        wanted.index(1)
+    colour = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
+    if colour == "PALETTE COLOR":
+        palette = apply_color_lut(array, dataset)
+        return (palette >> 8 if palette.dtype == np.uint16 else palette).astype(np.uint8)
+    if array.ndim == 3:
+        rgb = array if colour == "RGB" else convert_color_space(array, colour, "RGB")
+        return rgb.astype(np.uint8)
+
+    values = apply_rescale(array, dataset)
+    if str(dataset.get("Modality", None) or modality).upper() == "CT":
+        edges = _edges(window or _own_window(dataset) or SOFT_TISSUE)
+    else:
+        edges = _percentiles(values)
+    pixels = stretch(values, *edges)
+    return 255 - pixels if colour == "MONOCHROME1" else pixels
+
+
+def _own_window(dataset: Any) -> Window | None:
+    """The first window that the file itself proposes."""
+    pair = []
+    for name in ("WindowCenter", "WindowWidth"):
+        value = dataset.get(name)
+        if value is None or value == "":
+            return None
+        pair.append(float(value if isinstance(value, str | int | float) else np.ravel(value)[0]))
+    return (pair[0], pair[1]) if pair[1] > 0 else None
+
+
+def _nifti(path: Path, wanted: Slice, modality: str, window: Window | None) -> np.ndarray:
+    nibabel = _require("nibabel")
+
+    volume = nibabel.as_closest_canonical(nibabel.load(path))
+    axis = "xyz".index(wanted.axis)
+    if len(volume.shape) < 3:
+        raise ValueError(f"expected three axes or more, found {volume.shape}")
+    key: list[Any] = [slice(None)] * 3 + [0] * (len(volume.shape) - 3)
+    key[axis] = wanted.index(volume.shape[axis])
+    values = np.asarray(volume.dataobj[tuple(key)], dtype=np.float64)[::-1, ::-1].T
+    return stretch(values, *(_edges(window or SOFT_TISSUE) if modality == "ct" else _percentiles(values)))
+
+
+def _require(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{name} reads such scans: pip install 'llamafactory-clinkd[data]'.") from error

@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Batched, length-sorted, sharded, resumable generation: for pseudo-labels, correction and prediction alike.
+
+The plan of batches depends on the data and the batch size alone. It is dealt out to the ranks, a batch that is on disk
+already is skipped, and one that is there in part is generated again as a whole. So the result is the same whether the
+run was undisturbed, was killed and resumed, or was resumed with another number of ranks. Sampling too: each batch has
+its own seed, from ``seed`` and the ids in it. (Sampled results do depend on the batch size.)
+
+A row that cannot be read or generated is written with its reason under ``"error"`` and is tried again by the next run.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..utils.io import append_jsonl, read_jsonl
+from .decode import generation_settings
+from .eval_mode import undisturbed
+from .shards import UnfinishedError, check_settings, is_merged, merge_parts, part_path, read_parts
+from .worker import Worker
+
+
+def generate_rows(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Sequence[Mapping[str, Any]],
+    collate: Callable[[list[dict[str, Any]]], Mapping[str, Any]],
+    row_ids: Sequence[str],
+    out_path: str | Path,
+    *,
+    gen_kwargs: Mapping[str, Any],
+    num_candidates: int = 1,
+    batch_size: int = 8,
+    process_index: int = 0,
+    num_processes: int = 1,
+    barrier: Callable[[], Any] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: bool | str | None = None,
+    device: torch.device | str | None = None,
+    synced_gpus: bool = False,
+    skip_special_tokens: bool = False,
+    seed: int = 0,
+    identity: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Generates ``num_candidates`` answers for every row and keeps them in ``out_path`` (JSONL, the dataset's order).
+
+    Training is not disturbed: modes and random generators are restored, and nothing is kept on the model. Each rank
+    appends to ``<out_path>.rank<i>`` batch by batch; rank 0 merges the parts at the end and removes them.
+
+    Args:
+        model: A causal language model, wrapped (DDP, DeepSpeed, PEFT) or not.
+        tokenizer: Decodes the answers and names the padding token.
+        dataset: Rows with ``input_ids`` (the prompt), ``attention_mask``, ``labels`` and possibly ``images``.
+        collate: Turns copies of such rows into tensors, padded on the left (LLaMA-Factory's collator).
+        row_ids: A unique id for each row.
+        out_path: The result; ``<out_path>.settings.json`` beside it tells how it was generated.
+        gen_kwargs: For ``model.generate``. Sampling happens only with ``do_sample`` true.
+        num_candidates: Answers per row: the best beams, or samples (see :func:`.decode.generation_settings`).
+        batch_size: Rows per ``generate`` call.
+        process_index: This rank.
+        num_processes: The number of ranks.
+        barrier: Waits for all ranks; by default ``torch.distributed.barrier``.
+        should_stop: Asked between two batches; when it says yes on a rank, that rank (all, with ``synced_gpus``) goes
+            no further and what it has is kept.
+        progress: Show a progress bar with an ETA on rank 0; a string is its title.
+        device: Where the batches go; by default where the model is.
+        synced_gpus: For ZeRO-3 and FSDP, where all ranks must run the model together. Ranks without work of their own
+            then repeat a row, and an error inside the model is raised instead of being noted at its row.
+        skip_special_tokens: Leave special tokens, tags included, out of the texts.
+        seed: For sampling.
+        identity: What else must be the same for a run to be resumed, for example the weights; JSON-able.
+
+    Returns:
+        On every rank, all rows: ``{"id", "candidates": [{"text", "logprob"}], "tokens"}``, or ``{"id", "candidates":
+        [], "tokens": 0, "error"}``. See :func:`.decode.decode_batch` for the meaning of the numbers.
+
+    Raises:
+        ValueError: If ids and rows do not match, ``out_path`` was written with other settings or from other data, or
+            the collator pads on the right.
+        RuntimeError: If the first rows all fail: the set-up is broken, not the rows.
+        UnfinishedError: On every rank, if a rank stopped early; the next run generates the rest.
+    """
+    out_path = Path(out_path)
+    barrier = _check(dataset, row_ids, num_processes, barrier)
+    settings = generation_settings(model, tokenizer, gen_kwargs, num_candidates)
+    noted = {**settings, "seed": seed, "skip_special_tokens": skip_special_tokens, **(identity or {})}
+    check_settings(out_path, noted, process_index)
+    done = {id_ for id_, row in read_parts(out_path, row_ids).items() if "error" not in row}
+    barrier()  # nobody writes before all have read, so that all plan the same
+
+    plan = plan_batches(prompt_lengths(dataset), batch_size)
+    pending = [batch for batch in plan if any(row_ids[i] not in done for i in batch)]
+    worker = Worker(
+        model,
+        tokenizer,
+        dataset,
+        collate,
+        row_ids,
+        settings,
+        device=device if device is not None else next(model.parameters()).device,
+        seed=seed,
+        synced_gpus=synced_gpus,
+        skip_special_tokens=skip_special_tokens,
+        should_stop=should_stop,
+    )
+    part = part_path(out_path, process_index)
+    mine = pending[process_index::num_processes]
+    with undisturbed(model), _progress_bar(progress, process_index, num_processes, mine) as advance:
+        for rows in worker.run(mine):
+            append_jsonl(part, [row for row in rows if row["id"] not in done])
+            advance(len(rows))
+
+    barrier()
+    if process_index == 0:
+        merge_parts(out_path, row_ids)
+    barrier()
+    if not is_merged(out_path):
+        raise UnfinishedError(f"{out_path} is not complete: a rank was told to stop. The next run generates the rest.")
+    return read_jsonl(out_path)
+
+
+def prompt_lengths(dataset: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Tokens in each row's prompt; of a ``datasets.Dataset`` only this column is read, not the images."""
+    if hasattr(dataset, "select_columns"):
+        dataset = dataset.select_columns(["input_ids"])
+    return [len(row["input_ids"]) for row in dataset]
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Row numbers in batches of like length, longest first: memory runs out at once or never.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, found {batch_size}.")
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _check(dataset, row_ids, num_processes: int, barrier: Callable | None) -> Callable:
+    """Checks the arguments and returns the barrier to use."""
+    if len(dataset) != len(row_ids):
+        raise ValueError(f"`row_ids` must name every row: found {len(row_ids)} ids for {len(dataset)} rows.")
+    if len(set(row_ids)) != len(row_ids):
+        raise ValueError(f"`row_ids` must be unique: {len(row_ids) - len(set(row_ids))} of them occur twice or more.")
+    if barrier is not None:
+        return barrier
+    if num_processes == 1:
+        return lambda: None
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise ValueError(f"{num_processes} ranks need a `barrier`: torch.distributed is not initialised here.")
+    return torch.distributed.barrier
+
+
+@contextmanager
+def _progress_bar(
+    progress: bool | str | None, process_index: int, num_processes: int, batches: list[list[int]]
+) -> Iterator[Callable[[int], None]]:
+    """Yields the function that moves the bar on; it does nothing where no bar is wanted."""
+    if not progress or process_index != 0 or not batches:
+        yield lambda rows: None
+        return
+    title = progress if isinstance(progress, str) else "generate"
+    title += f" (rank 0 of {num_processes})" if num_processes > 1 else ""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()) as bar:
+        task = bar.add_task(title, total=sum(len(batch) for batch in batches))
+        yield lambda rows: bar.advance(task, rows)

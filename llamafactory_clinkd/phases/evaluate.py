@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Phase 5: the paper's four metrics of the predictions."""
+
+import contextlib
+
+from rich.console import Console
+
+from ..evaluate import evaluate_predictions, metrics_table, progress_bar
+from ..utils.io import read_jsonl, write_json
+from .context import Run
+
+
+def run_phase(run: Run) -> list[str]:
+    """Writes ``clinkd/metrics.json`` on rank 0; returns it, relative to ``output_dir``."""
+    predictions = run.folder / "predictions.jsonl"
+    if not predictions.is_file():
+        raise FileNotFoundError(f"{predictions} does not exist: run phase predict first (add it to `clinkd_phases`).")
+    out_path = run.folder / "metrics.json"
+    if run.ranks.rank == 0:
+        with run.ranks.working("evaluation"):
+            shown = contextlib.nullcontext() if run.recipe.training.disable_tqdm else progress_bar()
+            with shown as progress:
+                metrics = evaluate_predictions(
+                    read_jsonl(predictions), spice_jars=run.settings.spice_jars, progress=progress
+                )
+            write_json(out_path, metrics)
+            Console().print(metrics_table(metrics))
+    return [run.relative(out_path)]

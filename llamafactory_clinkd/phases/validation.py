@@ -1,0 +1,172 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is checked before the first phase starts, so that a long run does not end in hour three for a typing error."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ..arguments import TRAINING_PHASES
+from ..evaluate import require_spice
+from ..kd.teacher_offload import UNDER_FSDP
+from ..kd.vkd import PARTITIONED
+from ..rope.saved_positions import settings_of_run, teacher_settings
+
+
+def check_recipe(arguments: Any) -> None:
+    """Checks what one argument group alone cannot see.
+
+    Raises:
+        ValueError: With the key, what was found, and the fix.
+        FileNotFoundError: If a local model folder does not exist.
+    """
+    phases = arguments.finetuning.clinkd_phases
+    data, training, model = arguments.data, arguments.training, arguments.model
+    if any(phase in phases for phase in ("pseudo_label", *TRAINING_PHASES)) and not data.dataset:
+        raise ValueError(f"`dataset` is missing: the phases {phases} train. Name it as in `dataset_info.json`.")
+    if "predict" in phases and not data.eval_dataset and data.val_size < 1e-6:
+        raise ValueError("`eval_dataset` is missing: phase predict answers its questions. Name it, or set `val_size`.")
+    if training.max_steps > 0:
+        raise ValueError(
+            f"`max_steps: {training.max_steps}` cuts phases short. Set `kd_epochs` and `correction_rounds` instead, "
+            "and `max_samples` for a short trial."
+        )
+    if training.label_smoothing_factor > 0:
+        raise ValueError(
+            f"`label_smoothing_factor: {training.label_smoothing_factor}` is no part of ClinKD's loss: soft targets "
+            "come from the teacher. Remove the key."
+        )
+    _check_resume(training)
+    if arguments.finetuning.kd_teacher_offload and training.deepspeed:
+        raise ValueError(
+            "`kd_teacher_offload: true` moves the teacher's layers itself, and so does `deepspeed`. Remove the key; "
+            "with ZeRO-3, `offload_param: {device: cpu}` in the DeepSpeed file does the same."
+        )
+    if arguments.finetuning.kd_teacher_offload and training.fsdp:
+        raise ValueError(UNDER_FSDP)
+    scaled = training.deepspeed and training.fp16
+    if arguments.finetuning.kd_method == "vkd" and "distill" in phases and (training.fsdp or scaled):
+        raise ValueError(PARTITIONED)
+    for switch in ("use_kt", "use_unsloth"):
+        if getattr(model, switch, False):
+            raise ValueError(f"`{switch}: true` replaces the model that ClinKD extends. Set it to false.")
+    _check_ray()
+    if "correct" in phases and arguments.finetuning.correction_outputs == "forward":
+        _check_recording(data)
+    if "evaluate" in phases and arguments.finetuning.spice_jars:
+        require_spice(arguments.finetuning.spice_jars)
+    check_model_path("model_name_or_path", model.model_name_or_path)
+    for key in ("ref_model", "ref_model_adapters"):
+        if getattr(arguments.finetuning, key):
+            check_model_path(key, getattr(arguments.finetuning, key))
+    _check_positions(model, arguments.finetuning)
+
+
+def _check_resume(training: Any) -> None:
+    """Refuses a checkpoint of another folder; stock itself puts one of ``output_dir`` into this key."""
+    checkpoint = training.resume_from_checkpoint
+    if not isinstance(checkpoint, str) or checkpoint.lower() in ("true", "false"):
+        return
+    if not Path(checkpoint).resolve().is_relative_to(Path(training.output_dir).resolve()):
+        raise ValueError(
+            f"`resume_from_checkpoint: {checkpoint}` is not read: each phase goes on from its own last checkpoint in "
+            f"`output_dir: {training.output_dir}`. Remove the key, or start from that model: name it in "
+            "`model_name_or_path` (an adapter in `adapter_name_or_path`)."
+        )
+
+
+def _check_recording(data: Any) -> None:
+    """Refuses what leaves no answer of one row to record in the training logits."""
+    if data.packing or data.neat_packing:
+        raise ValueError(
+            "`correction_outputs: forward` records row by row, but `packing` joins rows. Set `packing: false` and "
+            "`neat_packing: false`, or `correction_outputs: generate`."
+        )
+    if data.train_on_prompt:
+        raise ValueError(
+            "`correction_outputs: forward` records what is supervised, and with `train_on_prompt: true` that begins "
+            "with the system's words. Set `train_on_prompt: false`, or `correction_outputs: generate`."
+        )
+
+
+def _check_positions(model: Any, finetuning: Any) -> None:
+    """Compares the recipe with what was saved beside student and teacher, before a phase spends hours."""
+    settings_of_run(model, finetuning)
+    if finetuning.ref_model or finetuning.ref_model_adapters:
+        name = finetuning.ref_model or model.model_name_or_path
+        beside = {"model_name_or_path": name, "adapter_name_or_path": finetuning.ref_model_adapters}
+        teacher_settings(SimpleNamespace(**{**vars(model), **beside}), finetuning)
+
+
+def _check_ray() -> None:
+    from llamafactory.extras.misc import use_ray
+
+    if use_ray():
+        raise ValueError("USE_RAY=1 is not supported with `use_clinkd: true`. Unset it and start with torchrun.")
+
+
+def check_model_path(key: str, name_or_path: str) -> None:
+    """Checks that a value that looks like a path exists and holds a model.
+
+    A value is a path if it starts with ``.``, ``/`` or ``~``, or has more than one ``/`` (hub names have one at most).
+
+    Raises:
+        FileNotFoundError: If it looks like a path and is not a folder with a ``config.json`` or
+        ``adapter_config.json``.
+    """
+    looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir():
+        if looks_like_path:
+            raise FileNotFoundError(f"`{key}: {name_or_path}` does not exist. Correct the path of the model's folder.")
+        return
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise FileNotFoundError(
+            f"`{key}: {name_or_path}` has no config.json or adapter_config.json. Name a saved model's folder."
+        )
+
+
+def check_images(rows: list[dict[str, Any]], *, required: bool) -> None:
+    """Checks that every image of the rows exists and is whole, by its header and the mark at its end.
+
+    Args:
+        rows: From :func:`llamafactory_clinkd.training.tracked_data.describe_rows`.
+        required: Whether a data set without any image is an error.
+
+    Raises:
+        ValueError: If images are required and no row has one, or an image is truncated.
+        FileNotFoundError: If an image does not exist.
+    """
+    images = sorted({row["image"] for row in rows if row["image"]})
+    if required and not images:
+        raise ValueError(
+            "The data set has no images: no row has a path in its `images` column. Set `columns: {images: images}` in "
+            "`dataset_info.json`. To distil text-only data, set `rope_variant: mrope`."
+        )
+    for image in images:
+        problem = image_problem(Path(image))
+        if problem is not None:
+            row = next(row["id"] for row in rows if row["image"] == image)
+            error = FileNotFoundError if problem == "does not exist" else ValueError
+            raise error(f"Image {image} of row {row} {problem}. Run `clinkd data check` for the whole list.")
+
+
+def image_problem(path: Path) -> str | None:
+    """What is wrong with an image file, ``None`` if its header reads and its end mark (PNG, JPEG) is there."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_file():
+        return "does not exist"
+    try:
+        with Image.open(path) as image:
+            kind = image.format
+    except (UnidentifiedImageError, OSError) as error:
+        return f"cannot be opened ({type(error).__name__})"
+    marks = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+    if kind in marks:
+        with open(path, "rb") as f:
+            f.seek(max(0, path.stat().st_size - 4096))
+            if marks[kind] not in f.read():
+                return "is truncated: its end is missing"
+    return None

@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""``--dry-run``: what the runs of a table take in time, memory and disk, as far as it can be said before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ..doctor.plan import Facts, facts_of, make_plan
+from .prepare import models_are_there
+from .results import find_result
+from .row_recipes import Plan, local_keys
+
+
+PEAK_FLOPS, UTILISATION = 312e12, 0.4
+"""Of an A100 in bf16, and the share of it that a training step is taken to reach: an assumption, not a measurement."""
+MEMORY_BANDWIDTH, GATHER_BANDWIDTH = 2.0e12, 2.0e11
+"""Bytes a second at which a token's generation reads all weights: from an A100's memory, or from the other GPUs' under
+ZeRO-3; assumptions too."""
+ASSUMED = (
+    "~: not measured, but reckoned for A100s at 40 % of their peak, every row as long as `cutoff_len`, every answer "
+    "corrected. Peak is that of the fullest GPU; disk is one checkpoint, beside which each run leaves its model."
+)
+RECOMPUTED = 4 / 3
+"""Gradient checkpointing runs the forward pass twice."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run takes.
+
+    Attributes:
+        hours: None where there is nothing to go by.
+        measured: Whether the hours are those of finished runs of the same row.
+        peak_gib: Of the fullest GPU; None if it cannot be planned.
+        disk_gib: The model that it leaves, and its largest checkpoint while it runs.
+        steps: Optimiser steps.
+        answers: Answers generated.
+        note: Why something is not known, and advice where it does not fit.
+    """
+
+    hours: float | None = None
+    measured: bool = False
+    peak_gib: float | None = None
+    disk_gib: float | None = None
+    steps: int = 0
+    answers: int = 0
+    note: str = ""
+
+
+def measured_seconds(plans: Sequence[Plan], folders: Sequence[Path]) -> dict[str, float]:
+    """Row -> mean seconds of its finished runs."""
+    found: dict[str, list[float]] = {}
+    for plan in plans:
+        result = find_result(plan, folders)
+        if result is not None:
+            found.setdefault(plan.row.name, []).append(result["seconds"])
+    return {row: fmean(seconds) for row, seconds in found.items()}
+
+
+def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gib: float) -> Cost:
+    """The cost of a run.
+
+    Args:
+        plan: The run.
+        directory: The folder in the place of ``runs/reproduce``.
+        seconds: What finished runs of the row took, from :func:`measured_seconds`; None where there are none.
+        gpus: Number of GPUs; at mini scale none is planned with.
+        gib: Memory of each.
+    """
+    if plan.row.computed:
+        return Cost(hours=0.0, measured=True)
+    on_cpu = plan.scale == "mini"
+    hours = None if seconds is None else seconds / 3600
+    keys = local_keys(plan, directory)
+    if on_cpu and not models_are_there(plan, directory):
+        return Cost(hours, hours is not None, note="its models are made by `clinkd reproduce data --scale mini`")
+    if plan.source is not None:  # its model has the shape of the one that it was trained from
+        keys["model_name_or_path"] = local_keys(plan.source, directory)["model_name_or_path"]
+    try:
+        planned = make_plan(keys, gpus=1 if on_cpu else gpus, gib=gib, on_cpu=on_cpu)
+        facts = facts_of(keys, gpus=1 if on_cpu else gpus, on_cpu=on_cpu)
+    except ValueError as error:
+        return Cost(hours=hours, measured=hours is not None, note=str(error))
+    counts = planned["counts"]
+    if hours is None and not on_cpu:
+        hours = _estimated_hours(facts, counts)
+    return Cost(
+        hours=hours,
+        measured=seconds is not None,
+        peak_gib=max(parts["peak"] for parts in planned["memory"].values()) / 2**30,
+        disk_gib=counts["checkpoint_bytes"] / 2**30,
+        steps=sum(counts["steps"].values()),
+        answers=sum(counts["generations"].values()),
+        note="; ".join(planned["advice"][:1]),
+    )
+
+
+def _estimated_hours(facts: Facts, counts: dict[str, Any]) -> float:
+    """6 floating-point operations a parameter and token in training; all weights read once a token generated."""
+    tokens = facts.row_tokens * facts.batch * facts.accumulation
+    student, teacher = facts.student.parameters, facts.teacher.parameters if facts.teacher else 0
+    flops = 0.0
+    for phase, steps in counts["steps"].items():
+        per_token = 6 * RECOMPUTED * student + (2 * teacher if phase == "distill" and facts.distils else 0)
+        flops += steps * tokens * per_token
+    reads = 0.0
+    beams = {"pseudo_label": teacher, "correct": student, "predict": student}
+    for phase, answers in counts["generations"].items():
+        questions = answers / (facts.keys["sasg_candidates"] if phase == "predict" else 1)
+        reads += questions / (facts.eval_batch * facts.gpus) * facts.answer_tokens * 2 * beams[phase]
+    bandwidth = GATHER_BANDWIDTH if facts.zero_stage == 3 else MEMORY_BANDWIDTH
+    return (flops / (PEAK_FLOPS * UTILISATION) + reads / bandwidth) / 3600
+
+
+def cost_table(costs: Sequence[tuple[Plan, Cost]], title: str) -> Any:
+    """The costs as a rich table with their sum, and what there is to be said about them."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title)
+    table.add_column("run", no_wrap=True)
+    for head in ("hours", "peak GiB", "disk GiB", "steps", "answers"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for plan, cost in costs:
+        hours = "?" if cost.hours is None else f"{cost.hours:.2f}" if cost.measured else f"~{cost.hours:.1f}"
+        peak = "" if cost.peak_gib is None else f"{cost.peak_gib:.1f}"
+        disk = "" if cost.disk_gib is None else f"{cost.disk_gib:.1f}"
+        table.add_row(plan.name, hours, peak, disk, f"{cost.steps:,}", f"{cost.answers:,}")
+    known = [cost.hours for _, cost in costs if cost.hours is not None]
+    table.add_section()
+    table.add_row(f"{len(costs)} runs", f"{sum(known):.1f}" if len(known) == len(costs) else f"> {sum(known):.1f}")
+    rows: dict[str, list[str]] = {}
+    for plan, cost in costs:
+        if cost.note and plan.row.name not in rows.setdefault(cost.note, []):
+            rows[cost.note].append(plan.row.name)
+    notes = [f"{', '.join(names)}: {note}" for note, names in rows.items()]
+    if any(not cost.measured and cost.hours is not None for _, cost in costs):
+        notes.append(ASSUMED)
+    return Group(table, *map(Text, notes))

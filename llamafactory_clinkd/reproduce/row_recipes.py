@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""From a row to the recipe of one run: the scale's base file, the row's difference, the seed and the run's folder.
+
+In the files every path starts from ``runs/reproduce``. A recipe is hashed with these paths, so that its hash is the
+same on every machine and in every folder; the paths of this machine are put in last.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..utils.io import content_hash, write_text
+from .table_rows import ROWS, Row
+
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "reproduce"
+ROOT = "runs/reproduce"
+"""The folder that the recipes' paths start with; ``--directory`` puts another in its place."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run that a table needs.
+
+    Attributes:
+        row: Its row.
+        seed: Its seed.
+        scale: ``paper`` or ``mini``.
+        part: ``test``, or ``validation``, the part that a base recipe is tuned on.
+        keys: The recipe with the paths of the files; what identifies a data set, for a row that is computed.
+        hash: Of the recipe, the benchmark's data and models, and the run that it uses.
+        source: The run whose model it predicts with.
+    """
+
+    row: Row
+    seed: int
+    scale: str
+    part: str
+    keys: dict[str, Any]
+    hash: str
+    source: "Plan | None" = None
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its result."""
+        return run_name(self.row, self.seed)
+
+
+def run_name(row: Row, seed: int) -> str:
+    """``sft-seed1``; a row that no seed changes goes by its own name."""
+    return f"{row.name}-seed{seed}" if row.seeded else row.name
+
+
+def plan_run(row: Row, seed: int, scale: str, benchmark: Any = None, part: str = "test") -> Plan:
+    """The run of a row with a seed.
+
+    Args:
+        row: The row.
+        seed: The seed.
+        scale: ``paper`` or ``mini``.
+        benchmark: What identifies the data and the models that come with the scale; JSON-able.
+        part: ``test``, or ``validation``: the rows that are answered.
+
+    Raises:
+        FileNotFoundError: Outside a checkout, which holds the recipes.
+        ValueError: If the row cannot be run at this scale.
+    """
+    if scale not in row.scales:
+        raise ValueError(f"Row {row.name} is for the scales {', '.join(row.scales)}, not for {scale}.")
+    source = plan_run(ROWS[row.uses], seed, scale, benchmark, part) if row.uses else None
+    keys = _recipe(row, seed, scale, part)
+    if source is not None:
+        keys["model_name_or_path"] = source.keys["output_dir"]
+    described = [keys, benchmark, source.hash if source else None]
+    return Plan(row, seed, scale, part, keys, content_hash(described), source)
+
+
+def _recipe(row: Row, seed: int, scale: str, part: str) -> dict[str, Any]:
+    folder = EXAMPLES / scale
+    keys = read_recipe(folder / "base.yaml")
+    if row.computed:
+        keys = {key: keys[key] for key in ("dataset_dir", "dataset", "eval_dataset")}
+    else:
+        if row.uses:
+            keys |= read_recipe(folder / f"{row.uses}.yaml")
+        keys |= read_recipe(folder / f"{row.name}.yaml")
+        keys["seed"] = seed if row.seeded else 1
+        keys["output_dir"] = "/".join([ROOT, folder_of(scale, part), run_name(row, seed)])
+    if part != "test":
+        keys["eval_dataset"] = keys["eval_dataset"].replace("test", part)
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def folder_of(scale: str, part: str) -> str:
+    """The folder of a scale's runs, below the root."""
+    return scale if part == "test" else f"{scale}/{part}"
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file; a file of comments has none.
+
+    Raises:
+        FileNotFoundError: Outside a checkout, which holds the recipes.
+    """
+    from omegaconf import OmegaConf
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: `clinkd reproduce` runs in a checkout of the project.")
+    return OmegaConf.to_container(OmegaConf.load(path)) or {}
+
+
+def models_of(plan: Plan) -> set[str]:
+    """Which of the scale's own models a run and the one it uses start from: ``base``, ``teacher``, ``scorer``."""
+    models = f"{ROOT}/{plan.scale}/models/"
+    values = [value for value in plan.keys.values() if isinstance(value, str)]
+    named = {value.removeprefix(models) for value in values if value.startswith(models)}
+    return named | models_of(plan.source) if plan.source else named
+
+
+def local_keys(plan: Plan, directory: Path) -> dict[str, Any]:
+    """The recipe with this machine's paths: ``directory`` in the place of ``runs/reproduce``."""
+
+    def local(value: Any) -> Any:
+        if not (isinstance(value, str) and value.startswith(f"{ROOT}/")):
+            return value
+        return str(directory / value.removeprefix(f"{ROOT}/"))
+
+    return {key: local(value) for key, value in plan.keys.items()}
+
+
+def recipe_text(plan: Plan, directory: Path) -> str:
+    """The recipe as a YAML file that ``llamafactory-cli train`` takes, and where it comes from."""
+    keys = local_keys(plan, directory)
+    path = f"{keys['output_dir']}/recipe.yaml"
+    files = " + ".join(f"{name}.yaml" for name in ("base", plan.row.uses, plan.row.name) if name)
+    lines = [
+        f"### {plan.row.title}, seed {plan.seed}: {files} of examples/reproduce/{plan.scale}",
+        f"### llamafactory-cli train {path}",
+        hash_line(plan),
+        "",
+    ]
+    if plan.source is not None:
+        lines.insert(2, f"### It predicts with the model of {plan.source.name}, which has to be trained before.")
+    return "\n".join(lines) + _yaml(keys)
+
+
+def hash_line(plan: Plan) -> str:
+    """The line of a recipe by which its run is known again."""
+    return f"### hash {plan.hash}"
+
+
+def _yaml(keys: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(dict(keys), sort_keys=False, allow_unicode=True)
+
+
+def write_recipe(plan: Plan, directory: Path) -> Path:
+    """Writes ``recipe.yaml`` into the run's folder and returns it."""
+    path = run_folder(plan, directory) / "recipe.yaml"
+    write_text(path, recipe_text(plan, directory))
+    return path
+
+
+def run_folder(plan: Plan, directory: Path) -> Path:
+    """Where the run writes."""
+    return directory / folder_of(plan.scale, plan.part) / plan.name

@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which rows each table has, as data: what a row is called, which parts it has, and what the paper printed for it.
+
+What a row *does* is in ``examples/reproduce/<scale>/<row>.yaml``: its difference to ``base.yaml``.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..evaluate.paper_tables import MED_GRIT, QA, TABLE_1, TABLE_2, TABLE_3, TASK_METRICS
+
+
+Scale = Literal["paper", "mini"]
+SCALES = ("paper", "mini")
+SEEDS = (1, 2, 3)
+REFERENCE = "sft"
+"""The row that differences are taken to: Qwen2-VL, fine-tuned in the same two stages, with none of ClinKD's parts."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        name: Its YAML file, and the beginning of its runs' folders.
+        title: What a table calls it.
+        parts: Which of the method's parts it has: ``mcg``, ``kd``, ``sasg``, ``correction``.
+        uses: The row whose trained model it predicts with; None if it trains its own or needs none.
+        seeded: Whether a seed changes anything.
+        scales: Where it can be run.
+        computed: Whether it is arithmetic on the data set instead of a recipe.
+        sanity: Whether it is there to keep the harness honest, not to be compared.
+    """
+
+    name: str
+    title: str
+    parts: frozenset[str] = frozenset()
+    uses: str | None = None
+    seeded: bool = True
+    scales: tuple[str, ...] = SCALES
+    computed: bool = False
+    sanity: bool = False
+
+
+def _parts(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ALPHAS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""Values of Eq. 16's alpha in figure 4; 0.5 is the row ``pseudo_kd`` itself."""
+
+
+def alpha_row(alpha: float) -> str:
+    """The row of a value of alpha."""
+    return "pseudo_kd" if alpha == 0.5 else f"alpha_{alpha:g}".replace(".", "_")
+
+
+_PAPER_ONLY = ("paper",)
+_ROWS = (
+    Row("sft", "Qwen2-VL, SFT"),
+    Row("bird", "BiRD-like: 2D-RoPE, SFT"),
+    Row("mcg", "+ MCG-RoPE", _parts("mcg")),
+    Row("pseudo_kd", "+ Pseudo-KD", _parts("kd")),
+    Row("sasg", "+ SASG", _parts("sasg"), uses="sft"),
+    Row("clinkd", "ClinKD", _parts("mcg kd sasg correction")),
+    Row("correction", "+ Reflective Correction", _parts("correction")),
+    Row("clinkd_uncorrected", "ClinKD without Reflective Correction", _parts("mcg kd sasg")),
+    Row("clinkd_first_beam", "ClinKD without SASG", _parts("mcg kd correction"), uses="clinkd"),
+    Row("rope_mixed", "+ RoPE-Mixed"),
+    Row("vkd", "+ VkD"),
+    Row("llava", "LLaVA-1.5 (LLaVA-Med's architecture), SFT", scales=_PAPER_ONLY),
+    Row("llava_qa", "LLaVA-1.5 (LLaVA-Med's architecture), SFT", uses="llava", scales=_PAPER_ONLY),
+    Row("bird_qa", "BiRD-like: 2D-RoPE, SFT", uses="bird", scales=_PAPER_ONLY),
+    Row("clinkd_qa", "ClinKD", _parts("mcg kd sasg correction"), uses="clinkd", scales=_PAPER_ONLY),
+    Row("mean_box", "mean box, blind", seeded=False, computed=True, sanity=True),
+    Row("blind", "SFT on noise instead of images", sanity=True),
+    Row("teacher", "the teacher itself", seeded=False, sanity=True),
+    Row("pseudo_labels", "SFT on pseudo-labels alone", sanity=True),
+    *(Row(alpha_row(alpha), f"alpha = {alpha:g}", _parts("kd")) for alpha in ALPHAS if alpha != 0.5),
+)
+ROWS = {row.name: row for row in _ROWS}
+
+TABLES = {
+    "table1": ("llava", "sft", "bird", "clinkd", "llava_qa", "bird_qa", "clinkd_qa"),
+    "table2": (
+        *("sft", "bird", "mcg", "pseudo_kd", "sasg", "clinkd"),
+        *("correction", "clinkd_uncorrected", "clinkd_first_beam"),
+        *("mean_box", "blind", "teacher", "pseudo_labels"),
+    ),
+    "table3": ("sft", "bird", "rope_mixed", "mcg", "vkd", "pseudo_kd", "clinkd"),
+    "figure4": ("sft", *map(alpha_row, ALPHAS)),
+}
+TEST_SETS = {"llava_qa": QA, "bird_qa": QA, "clinkd_qa": QA}
+"""Rows that are tested on another data set than Med-GRIT's (table 1)."""
+
+_TABLE_1 = {
+    "llava": (MED_GRIT, "LLaVA-Med"),
+    "bird": (MED_GRIT, "BiRD"),
+    "clinkd": (MED_GRIT, "ClinKD"),
+    "llava_qa": (QA, "LLaVA-Med"),
+    "bird_qa": (QA, "BiRD"),
+    "clinkd_qa": (QA, "ClinKD"),
+}
+_TABLE_2 = {
+    "sft": ("Qwen2-VL", False, False, False),
+    "bird": ("BiRD", False, False, False),
+    "mcg": ("BiRD", True, False, False),
+    "pseudo_kd": ("BiRD", False, True, False),
+    "sasg": ("BiRD", False, False, True),
+    "clinkd": ("ClinKD", True, True, True),
+}
+_TABLE_3 = {
+    "bird": "BiRD",
+    "rope_mixed": "BiRD + RoPE-Mixed",
+    "mcg": "BiRD + MCG-RoPE",
+    "vkd": "BiRD + VkD",
+    "pseudo_kd": "BiRD + Pseudo-KD",
+    "clinkd": "ClinKD",
+}
+METHODS_OF_PAPER = {
+    "table1": {row: key[1] for row, key in _TABLE_1.items()},
+    "table2": {row: key[0] for row, key in _TABLE_2.items()},
+    "table3": _TABLE_3,
+    "figure4": {},
+}
+"""Table -> row -> what the paper calls the row that stands beside ours."""
+
+
+def rows_of(table: str, scale: str) -> list[Row]:
+    """The rows of a table that can be run at a scale, in the table's order."""
+    return [ROWS[name] for name in TABLES[table] if scale in ROWS[name].scales]
+
+
+def paper_scores(table: str, row: str) -> dict[str, float | None] | None:
+    """What the paper printed in a row of table 1 or 2, in percent: task or ``Average`` -> value, None for a dash.
+
+    None if the paper has no such row.
+    """
+    printed, keys = {"table1": (TABLE_1, _TABLE_1), "table2": (TABLE_2, _TABLE_2)}.get(table, ({}, {}))
+    if row not in keys:
+        return None
+    return dict(zip((*TASK_METRICS, "Average"), printed[keys[row]], strict=True))
+
+
+def paper_modalities(task: str, row: str) -> dict[str, Any] | None:
+    """What the paper printed in table 3: modality or ``average`` -> percent; None if it has no such row."""
+    return TABLE_3[task][_TABLE_3[row]] if row in _TABLE_3 else None

@@ -1,0 +1,219 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""The base of ClinKD's trainers: stock LLaMA-Factory's SFT trainer with the head computed where it is supervised.
+
+Differences from stock, each stated in ``docs/paper.md``: the loss is the mean over the supervised tokens of the whole
+accumulation window and all ranks (stock averages micro-batch means for vision-language models); the language-model
+head never sees an unsupervised position; the parts of the loss are logged beside it; the load-balancing loss of a
+mixture of experts is averaged over the window (stock adds it once a micro-batch for text models).
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+
+from ..utils.patching import overridden
+from .checkpoint_compat import accepts_saved_names
+from .lm_head import (
+    IGNORE_INDEX,
+    check_unchanged,
+    keeps_positions,
+    output_at,
+    plain_head,
+    router_loss,
+    supervised_positions,
+)
+
+
+logger = logging.getLogger(__name__)
+
+REPEATED = "clinkd_repeated"
+
+
+class SupervisedTrainer(CustomSeq2SeqTrainer):
+    """Supervised fine-tuning with a loss over hidden states.
+
+    Args:
+        hidden_loss: ``distill_loss`` or a function with its signature.
+        logits_loss: The same from logits, for heads that cannot be used directly.
+        **kwargs: What stock's trainer takes.
+    """
+
+    def __init__(self, *, hidden_loss: Callable[..., Any], logits_loss: Callable[..., Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # The window's token count is asked for, and the loss is divided by it here (see `_get_num_items_in_batch`).
+        self.model_accepts_loss_kwargs = True
+        self._hidden_loss = hidden_loss
+        self._logits_loss = logits_loss
+        student = self.accelerator.unwrap_model(self.model)
+        self._head = plain_head(student)
+        self._keeps_positions = keeps_positions(student)
+        if self._head is None:
+            where = "at the supervised positions" if self._keeps_positions else "at every position"
+            logger.warning(
+                "The head of %s cannot be used directly: its logits are computed %s.", type(student).__name__, where
+            )
+        self._parts: dict[str, torch.Tensor] = {}
+        self._parts_since_step = 0
+        self._window = 1  # micro-batches of the accumulation window
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
+        """Supervised tokens of the accumulation window over all ranks; the first token of a row is never predicted."""
+        self._note_repeated(batch_samples)
+        self._window = max(1, len(batch_samples))
+        shifted = [
+            {**batch, "labels": batch["labels"][: len(batch["labels"]) - batch.get(REPEATED, 0), 1:]}
+            for batch in batch_samples
+            if "labels" in batch
+        ]
+        return super()._get_num_items_in_batch(shifted, device)
+
+    def _note_repeated(self, batch_samples: list[dict[str, Any]]) -> None:
+        """Notes in the last batch of an epoch how many of this rank's rows are there a second time.
+
+        So that all ranks have equal batches, accelerate fills the last ones up with the first rows of the epoch.
+        """
+        state = self.accelerator.gradient_state
+        if not batch_samples or not state.end_of_dataloader or state.remainder <= 0:
+            return
+        batch = batch_samples[-1]
+        rows = len(batch["labels"])
+        real = state.remainder - self.args.process_index * rows
+        batch[REPEATED] = rows - min(max(real, 0), rows)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Loss of one micro-batch, a scalar whose sum over the window and mean over ranks is the loss of the step."""
+        repeated = inputs.pop(REPEATED, 0)
+        if return_outputs and self.compute_metrics is not None:  # token accuracy needs stock's full logits
+            return super().compute_loss(model, inputs, return_outputs)
+
+        inputs = {key: value for key, value in inputs.items() if key != "num_items_in_batch"}
+        kept, targets = supervised_positions(inputs.pop("labels"))
+        learned = targets.clone()
+        learned[len(targets) - repeated :] = IGNORE_INDEX
+        with self.learning_from(inputs, kept, targets) as teacher:
+            if self._head is not None:
+                result, output = self._loss_in_head(model, inputs, kept, targets, learned, teacher, num_items_in_batch)
+            else:
+                output = output_at(model, inputs, kept, restricts=self._keeps_positions)
+                logits = output.logits.flatten(0, 1)
+                self.observe(kept, targets, lambda rows: logits[rows])
+                result = self.loss_of_logits(logits, learned.flatten(), teacher, num_items_in_batch)
+
+        loss = result.loss
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        parts = self.logged_parts(result, num_items_in_batch or result.items) if model.training else {}
+        routers = router_loss(self.model, output)
+        if routers is not None:
+            routers = routers / (self._window if model.training else 1)
+            loss = loss + routers
+            parts["aux_loss"] = routers / self.accelerator.num_processes
+        if model.training:
+            self._note_parts(parts)
+        return (loss, {}) if return_outputs else loss
+
+    def _note_parts(self, parts: dict[str, torch.Tensor]) -> None:
+        """Adds a micro-batch's parts to what is logged next."""
+        if not self._parts:  # also where a resumed run begins
+            self._parts_since_step = self.state.global_step
+        for name, value in parts.items():
+            self._parts[name] = self._parts.get(name, 0.0) + value.detach().float()
+
+    def _loss_in_head(self, model, inputs, kept, targets, learned, teacher, num_items) -> tuple[Any, Any]:
+        """The loss, computed inside the head module's call, where any engine has its weight whole; and the output."""
+        results = []
+
+        def forward(hidden: torch.Tensor) -> torch.Tensor:
+            self.observe(kept, targets, lambda rows: self._project(hidden.flatten(0, 1)[rows]))
+            results.append(self.loss_of_hidden(hidden.flatten(0, 1), learned.flatten(), teacher, num_items))
+            return results[0].loss.view(1, 1, 1)
+
+        with overridden(self._head, "forward", forward):
+            output = model(**inputs, logits_to_keep=kept, use_cache=False)
+        check_unchanged(self.model, output.logits, results[0].loss.view(1, 1, 1))
+        return results[0]._replace(loss=output.logits.view(())), output
+
+    def loss_of_hidden(
+        self, hidden: torch.Tensor, targets: torch.Tensor, teacher: dict[str, torch.Tensor], num_items: Any
+    ) -> Any:
+        """The loss and its parts from final hidden states ``[N, H]`` and labels ``[N]``, where the head is whole."""
+        return self._hidden_loss(
+            hidden,
+            self._head.weight,
+            teacher.get("hidden"),
+            teacher.get("head"),
+            targets,
+            num_items=num_items,
+            student_bias=self._head.bias,
+            teacher_bias=teacher.get("bias"),
+            **self.loss_options(),
+        )
+
+    def loss_of_logits(
+        self, logits: torch.Tensor, targets: torch.Tensor, teacher: dict[str, torch.Tensor], num_items: Any
+    ) -> Any:
+        """:meth:`loss_of_hidden` from logits ``[N, V]``, for heads that cannot be used directly."""
+        return self._logits_loss(logits, teacher.get("logits"), targets, num_items=num_items, **self.loss_options())
+
+    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits ``[N, V]`` of hidden states ``[N, H]``; only inside the head's call."""
+        return torch.nn.functional.linear(hidden, self._head.weight, self._head.bias)
+
+    def observe(
+        self, kept: torch.Tensor, targets: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        """Is shown every batch: ``kept`` ``[K]``, ``targets`` ``[B, K]``, and logits of any of its ``B * K`` rows."""
+
+    @contextlib.contextmanager
+    def learning_from(
+        self, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """What the loss learns from besides labels, valid inside the ``with``; nothing in plain fine-tuning.
+
+        May take keys out of ``inputs`` that are not the model's.
+        """
+        yield {}
+
+    def loss_options(self) -> dict[str, Any]:
+        """Further keyword arguments of the loss; plain cross-entropy here."""
+        return {"alpha": 0.0, "temperature": 1.0}
+
+    def logged_parts(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
+        """Parts of the loss to log beside it, each summing over window and ranks to the step's value."""
+        return {}
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Stock's, awaited on all ranks: who finds rank 0's ``trainer_state.json`` finds every rank's part."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        with accepts_saved_names(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        with accepts_saved_names(self.model):
+            super()._load_best_model()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the parts of the loss, averaged over the steps since the last log and summed over ranks."""
+        if "loss" in logs and self._parts:
+            steps = max(1, self.state.global_step - self._parts_since_step)
+            names = sorted(self._parts)
+            sums = torch.stack([self._parts[name] for name in names]).to(self.args.device)
+            sums = self.accelerator.reduce(sums, reduction="sum")
+            logs.update({name: value / steps for name, value in zip(names, sums.tolist(), strict=True)})
+            self._parts.clear()
+        super().log(logs, start_time)

@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rows behind tokens: what stock LLaMA-Factory forgets when it tokenises, kept beside it.
+
+Stock turns a row into token ids and drops its id, task and modality. Pseudo-labels, corrections and predictions speak
+of rows, so the aligned data set (``_prompt``, ``_response``, ``_images``) is kept in the order of the tokenised one.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..utils.boxes import modality_of, task_of
+
+
+logger = logging.getLogger(__name__)
+
+SIDE_COLUMNS = ("id", "task", "modality")
+IMAGE_PLACEHOLDER = "<image>"
+ROW_NUMBER = "clinkd_row"
+
+
+class TrackedData:
+    """The aligned rows of one stock run.
+
+    Args:
+        choose_train: Maps the aligned training rows to those that the phase trains on.
+        choose_eval: The same for evaluation rows.
+        numbered: Whether tokenised training rows carry their number, for a trainer that records by row.
+    """
+
+    def __init__(
+        self,
+        choose_train: Callable[[Any], Any] | None = None,
+        choose_eval: Callable[[Any], Any] | None = None,
+        numbered: bool = False,
+    ) -> None:
+        self.numbered = numbered
+        self._choose = {False: choose_train, True: choose_eval}
+        self._aligned: dict[bool, Any] = {}
+        self._tokenize: Callable[[Any, bool], Any] | None = None
+
+    def choose(self, aligned: Any, is_eval: bool) -> Any:
+        """Drops the rows that stock would drop (said with a count), then lets the phase choose among the rest."""
+        valid = [
+            index
+            for index, (prompt, response) in enumerate(zip(aligned["_prompt"], aligned["_response"], strict=True))
+            if len(prompt) % 2 == 1 and len(response) == 1
+        ]
+        if len(valid) < len(aligned):
+            logger.warning(
+                "Left out %d of %d rows without a question and an answer.", len(aligned) - len(valid), len(aligned)
+            )
+            aligned = aligned.select(valid)
+        if len(aligned) == 0:
+            raise ValueError("The data set has no row with a question and an answer. Run `clinkd data check` on it.")
+        choose = self._choose[is_eval]
+        return aligned if choose is None else choose(aligned)
+
+    def keep(self, aligned: Any, is_eval: bool, tokenize: Callable[[Any, bool], Any]) -> None:
+        """Remembers the rows that were tokenised, and how."""
+        self._aligned[is_eval] = aligned
+        self._tokenize = tokenize
+
+    def aligned(self, is_eval: bool) -> Any:
+        """The aligned rows of a split.
+
+        Raises:
+            ValueError: If stock loaded tokens only (``tokenized_path``, ``streaming``), which carry no rows.
+        """
+        if is_eval not in self._aligned:
+            raise ValueError(
+                "This phase needs the rows behind the tokens, but the data came from `tokenized_path` or `streaming`. "
+                "Set `dataset` (and `eval_dataset`) without them."
+            )
+        return self._aligned[is_eval]
+
+    def tokenize(self, aligned: Any, *, for_generation: bool) -> Any:
+        """Tokenises aligned rows as stock does, with the answer in ``labels`` only if ``for_generation``."""
+        return self._tokenize(aligned, for_generation)
+
+    def number(self, tokenized: Any, *, known: bool = True) -> Any:
+        """Adds the row numbers to tokenised training rows, ``-1`` for rows that are not of the training set."""
+        if not self.numbered:
+            return tokenized
+        return tokenized.add_column(ROW_NUMBER, list(range(len(tokenized))) if known else [-1] * len(tokenized))
+
+
+def describe_rows(aligned: Any) -> list[dict[str, Any]]:
+    """Aligned rows as ``{"key", "id", "image", "question", "annotation", "task", "modality"}``.
+
+    ``key`` is unique in the data set (its index and the row's id); task and modality come from the side columns where
+    they are given, else from the text and the image's name.
+    """
+    described = []
+    for index, row in enumerate(aligned):
+        images = row["_images"] or []
+        image = images[0] if images and isinstance(images[0], str) else ""
+        question = row["_prompt"][-1]["content"].replace(IMAGE_PLACEHOLDER, "").strip()
+        annotation = row["_response"][0]["content"]
+        identifier = row["_clinkd_id"] or Path(image).stem or str(index)
+        described.append(
+            {
+                "key": f"{index}:{identifier}",
+                "id": identifier,
+                "image": image,
+                "question": question,
+                "annotation": annotation,
+                "task": row["_clinkd_task"] or task_of(question, annotation),
+                "modality": row["_clinkd_modality"] or modality_of(image),
+            }
+        )
+    return described
+
+
+def with_answers(aligned: Any, answers: list[str]) -> Any:
+    """A copy of aligned rows with other answers; ``answers[i]`` goes to row ``i``."""
+
+    def answer(row: dict[str, Any], index: int) -> dict[str, Any]:
+        return {"_response": [{**row["_response"][0], "content": answers[index]}]}
+
+    return aligned.map(answer, with_indices=True, load_from_cache_file=False, desc="Putting answers in place")

@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Adapters that stock merges into the base before it trains a new one stay merged in the phases after it."""
+
+from types import SimpleNamespace
+
+import pytest
+from small_run import recipe
+
+from llamafactory_clinkd.phases.recipe import with_model
+from llamafactory_clinkd.phases.stock_sft import RecipeArguments
+from llamafactory_clinkd.utils.io import read_jsonl
+
+
+@pytest.mark.parametrize(
+    ("adapters", "new", "bits", "expected"),
+    [
+        (None, False, None, []),
+        (["a"], False, None, []),
+        (["a"], True, None, ["a"]),
+        (["a", "b"], False, None, ["a"]),
+        (["a", "b"], True, None, ["a", "b"]),
+        (["a"], True, 4, []),
+    ],
+)
+def test_what_was_merged_is_loaded_before_what_was_trained(tmp_path, adapters, new, bits, expected):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    model = SimpleNamespace(adapter_name_or_path=adapters, quantization_bit=bits)
+    finetuning = SimpleNamespace(create_new_adapter=new)
+    found = with_model(RecipeArguments(model, None, None, finetuning, None), tmp_path)
+    assert found.model.adapter_name_or_path == [*expected, str(tmp_path)]
+    assert not found.finetuning.create_new_adapter and model.adapter_name_or_path == adapters
+
+
+@pytest.mark.slow
+def test_predictions_are_of_the_whole_model(workspace, tmp_path):
+    from llamafactory.train.tuner import run_exp
+
+    first, both, named = (tmp_path / name for name in ("first", "both", "named"))
+    keys = {"finetuning_type": "lora", "kd_method": "none", "ref_model": None, "learning_rate": 0.05}
+    run_exp(recipe(workspace, first, kd_epochs=4, **keys))
+    keys |= {"adapter_name_or_path": str(first), "create_new_adapter": True, "clinkd_phases": "distill,predict"}
+    run_exp(recipe(workspace, both, **keys))
+    keys |= {"adapter_name_or_path": f"{first},{both}", "create_new_adapter": False, "clinkd_phases": "predict"}
+    run_exp(recipe(workspace, named, **keys))
+    assert read_jsonl(both / "clinkd" / "predictions.jsonl") == read_jsonl(named / "clinkd" / "predictions.jsonl")

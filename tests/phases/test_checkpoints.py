@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Half-written checkpoints are recognised, whichever file was cut."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from llamafactory_clinkd.phases.checkpoints import (
+    checkpoint_fault,
+    is_whole_safetensors,
+    last_whole_checkpoint,
+    remove_broken_checkpoints,
+)
+
+
+def checkpoint(folder, step):
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    save_file({"a": torch.zeros(50), "b": torch.ones(3, 3)}, path / "model.safetensors")
+    torch.save({"state": torch.zeros(40)}, path / "optimizer.pt")
+    torch.save({"cpu": torch.zeros(40)}, path / "rng_state_1.pth")
+    torch.save({"seed": 1}, path / "training_args.bin")
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": []}))
+    return path
+
+
+def cut(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def test_whole_one_has_no_fault(tmp_path):
+    assert checkpoint_fault(checkpoint(tmp_path, 4)) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "rng_state_1.pth", "training_args.bin", "trainer_state.json"]
+)
+def test_cut_file_is_named(tmp_path, name, share):
+    path = checkpoint(tmp_path, 4)
+    cut(path / name, share)
+    assert checkpoint_fault(path) == f"{name} is cut off"
+
+
+def test_missing_state_and_missing_shard(tmp_path):
+    path = checkpoint(tmp_path, 4)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00002.safetensors"}}))
+    assert checkpoint_fault(path) == "model-00002.safetensors is missing"
+    (path / "trainer_state.json").unlink()
+    assert checkpoint_fault(path) == "trainer_state.json is missing"
+
+
+def test_state_of_another_step(tmp_path):
+    path = checkpoint(tmp_path, 4).rename(tmp_path / "checkpoint-6")
+    assert checkpoint_fault(path) == "trainer_state.json is of step 4"
+
+
+def test_last_whole_one_is_taken_and_broken_ones_go(tmp_path):
+    for step in (2, 10, 12):
+        checkpoint(tmp_path, step)
+    cut(tmp_path / "checkpoint-12" / "optimizer.pt")
+    (tmp_path / "checkpoint-best").mkdir()  # somebody else's
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    remove_broken_checkpoints(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-2", "checkpoint-best"]
+    assert last_whole_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_safetensors_without_tensors_is_whole(tmp_path):
+    save_file({}, tmp_path / "empty.safetensors")
+    assert is_whole_safetensors(tmp_path / "empty.safetensors")

@@ -1,0 +1,53 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""The same `output_dir` with other `clinkd_phases`: each model is taken from where it is, none is written over."""
+
+import pytest
+from small_run import recipe
+
+from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json
+
+
+def run(keys):
+    from llamafactory.train.tuner import run_exp
+
+    run_exp(keys)
+
+
+@pytest.mark.slow
+def test_predictions_are_of_the_phase_that_is_the_last_one_now(workspace, tmp_path):
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    run(recipe(workspace, both, clinkd_phases="distill,correct,predict", learning_rate=1e-2))
+    corrected = read_jsonl(both / "clinkd" / "predictions.jsonl")
+    model = (both / "model.safetensors").read_bytes()
+    run(recipe(workspace, both, clinkd_phases="distill,predict", learning_rate=1e-2))
+    run(recipe(workspace, alone, clinkd_phases="distill,predict", learning_rate=1e-2))
+    found = read_jsonl(both / "clinkd" / "predictions.jsonl")
+    assert found == read_jsonl(alone / "clinkd" / "predictions.jsonl") and found != corrected
+    assert (both / "model.safetensors").read_bytes() == model
+    assert read_json(both / "clinkd" / "state.json")["phases"]["distill"]["folder"] == "clinkd/distill"
+
+
+@pytest.mark.slow
+def test_model_of_the_last_training_is_not_written_over(workspace, tmp_path):
+    run(recipe(workspace, tmp_path, clinkd_phases="distill"))
+    model = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError) as found:
+        run(recipe(workspace, tmp_path, clinkd_phases="distill,correct,predict"))
+    assert f"`clinkd_phases: correct, predict`, `model_name_or_path: {tmp_path}` and a new" in str(found.value)
+    assert (tmp_path / "model.safetensors").read_bytes() == model
+
+
+def test_phase_is_not_continued_in_another_folder(workspace, tmp_path):
+    record = {"status": "started", "hash": "", "inputs": {}, "folder": "."}
+    write_json(tmp_path / "clinkd" / "state.json", {"format": 1, "phases": {"distill": record}})
+    with pytest.raises(ValueError, match="`distill` was started in .* belongs in .*clinkd/distill. Change"):
+        run(recipe(workspace, tmp_path, clinkd_phases="distill,correct"))
+
+
+def test_checkpoints_of_another_run_are_not_continued_from(workspace, tmp_path):
+    (tmp_path / "checkpoint-2").mkdir()
+    with pytest.raises(ValueError, match="checkpoint-2 is of another run: phase `correct` would go on from it"):
+        run(recipe(workspace, tmp_path, clinkd_phases="distill,correct"))
+    assert not (tmp_path / "clinkd").exists()

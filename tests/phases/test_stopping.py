@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""SIGTERM and LLaMA Board's Abort, in every phase: nothing is lost, and the same command goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from small_run import losses, recipe, write_recipe
+from transformers import TrainerControl
+
+from llamafactory_clinkd.phases import stopping
+from llamafactory_clinkd.phases.stopping import ABORTED, StopCallback, stopped_by_sigterm
+from llamafactory_clinkd.utils.io import read_jsonl
+from llamafactory_clinkd.utils.ranks import Ranks, Stopped
+
+
+STATE = SimpleNamespace(global_step=7)
+ARGS = SimpleNamespace(device="cpu")
+
+
+def test_sigterm_asks_and_a_later_one_ends(monkeypatch):
+    """The scheduler's and the one that torchrun passes on are one request."""
+    ranks, ended = Ranks(), []
+    earlier = signal.signal(signal.SIGTERM, lambda *args: ended.append(args))
+    try:
+        with stopped_by_sigterm(ranks):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert ranks.stop_reason() == "SIGTERM"
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not ended
+            monkeypatch.setattr(stopping, "SAME_SIGNAL_SECONDS", 0.0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert len(ended) == 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(ended) == 2
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def test_other_threads_leave_signals_alone():
+    seen = []
+
+    def run():
+        with stopped_by_sigterm(Ranks()):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_training_stops_at_a_step_and_leaves_after_the_checkpoint():
+    ranks, control = Ranks(), TrainerControl()
+    callback = StopCallback(ranks, lambda: False)
+    callback.on_step_end(ARGS, STATE, control)
+    callback.on_save(ARGS, STATE, control)
+    assert not control.should_save and not control.should_training_stop
+    ranks.request_stop("SIGTERM")
+    callback.on_step_end(ARGS, STATE, control)
+    assert control.should_save and control.should_training_stop
+    with pytest.raises(Stopped, match="a checkpoint was saved at step 7"):
+        callback.on_save(ARGS, STATE, control)
+
+
+def test_abort_in_the_middle_of_a_step_waits_for_its_end():
+    ranks, control = Ranks(), TrainerControl()
+    callback = StopCallback(ranks, lambda: True)
+    control.should_training_stop = control.should_epoch_stop = True  # LLaMA-Factory's callback did this just before
+    callback.on_substep_end(ARGS, STATE, control)
+    assert not control.should_training_stop and not control.should_epoch_stop
+    callback.on_step_end(ARGS, STATE, control)
+    assert control.should_save and ranks.stop_reason() == ABORTED
+
+
+PHASES = ["pseudo_label", "distill", "correct", "predict"]
+
+
+def run_with_signals(command, output_dir, plan, number, **env):
+    """Starts the command once per ``(phase, sign)`` and sends the signal when the sign is there.
+
+    The signal goes to the worker alone, as LLaMA Board and a node's agent send it. Yields codes and outputs.
+    """
+    for phase, sign in plan:
+        with open(output_dir.with_suffix(".log"), "w+") as log:
+            process = subprocess.Popen(
+                command, env={**os.environ, "OMP_NUM_THREADS": "1", **env}, stdout=log, stderr=subprocess.STDOUT
+            )
+            state = output_dir / "clinkd" / "state.json"
+            deadline = time.monotonic() + 300
+            while time.monotonic() < deadline and process.poll() is None:
+                phases = json.loads(state.read_text(encoding="utf-8"))["phases"] if state.is_file() else {}
+                if phase in phases and any(output_dir.glob(sign)):
+                    process.send_signal(number)
+                    break
+                time.sleep(0.01)
+            process.wait(timeout=120)
+            log.seek(0)
+            yield process.returncode, log.read()
+
+
+SIGNS = [
+    ("pseudo_label", "clinkd/pseudo_label/answers.jsonl.rank0"),
+    ("distill", "clinkd/distill/checkpoint-2/trainer_state.json"),
+    ("correct", "clinkd/corrections/round-1.outputs.jsonl.rank0"),
+    ("predict", "clinkd/predict/answers.jsonl.rank0"),
+]
+
+
+def keys(workspace, output_dir):
+    return recipe(
+        workspace, output_dir, clinkd_phases=",".join(PHASES), per_device_eval_batch_size=1, kd_epochs=2,
+        per_device_train_batch_size=1, gradient_accumulation_steps=1, pseudo_label_samples=8, sasg_candidates=2,
+        save_strategy="steps", save_steps=2,
+    )  # fmt: skip
+
+
+@pytest.mark.long  # tests/engines/test_stop.py stops two ranks
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGABRT"])
+def test_stopped_in_every_phase(workspace, tmp_path, name):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    out.mkdir()
+    path = write_recipe(tmp_path / "recipe.yaml", keys(workspace, out))
+    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(path)]
+    board = {"LLAMABOARD_ENABLED": "1", "LLAMABOARD_WORKDIR": str(out)} if name == "SIGABRT" else {}
+    for (code, text), (phase, _) in zip(
+        run_with_signals(command, out, SIGNS, getattr(signal, name), **board), SIGNS, strict=True
+    ):
+        assert code == (0 if board else 143), text[-2000:]
+        assert f"Stopped by {ABORTED if board else 'SIGTERM'} at" in text and "The same command continues" in text
+        state = json.loads((out / "clinkd" / "state.json").read_text(encoding="utf-8"))["phases"]
+        assert state[phase]["status"] == "started" and list(state)[-1] == phase
+        if phase == "distill":
+            assert "a checkpoint was saved at step" in text
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    from llamafactory.train.tuner import run_exp
+
+    run_exp(keys(workspace, whole))
+    for name in ("pseudo_labels.jsonl", "corrections/round-1.jsonl", "predictions.jsonl"):
+        assert read_jsonl(out / "clinkd" / name) == read_jsonl(whole / "clinkd" / name), name
+    assert losses(out / "clinkd" / "distill") == losses(whole / "clinkd" / "distill")
+    assert losses(out) == losses(whole)
