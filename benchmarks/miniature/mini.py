@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llamafactory_clinkd.reproduce.blind import write_blind
+from llamafactory_clinkd.reproduce.prepare import write_blind
 from llamafactory_clinkd.utils.io import content_hash, file_sha256, read_json, write_json
 
 from . import models as demo_models

@@ -67,7 +67,7 @@ def hook_sft_workflow(workflow: ModuleType) -> None:
     def run_sft(model_args, data_args, training_args, finetuning_args, generating_args, callbacks=None):
         if not REGISTRY.attached:
             return stock(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
-        from ..phases.stock_runs import fetch_from_other_hub, saved_positions
+        from ..phases.stock_sft import fetch_from_other_hub, saved_positions
 
         fetch_from_other_hub(model_args)
         if not getattr(finetuning_args, "use_clinkd", False):
@@ -94,7 +94,7 @@ def hook_other_stage(workflow: ModuleType) -> None:
     def run(model_args, *args, **kwargs):
         if not REGISTRY.attached:
             return stock(model_args, *args, **kwargs)
-        from ..phases.stock_runs import fetch_from_other_hub, saved_positions
+        from ..phases.stock_sft import fetch_from_other_hub, saved_positions
 
         fetch_from_other_hub(model_args)
         with saved_positions(workflow, model_args):
@@ -122,7 +122,7 @@ def hook_export(tuner: ModuleType) -> None:
     def load_model(tokenizer, model_args, finetuning_args, is_trainable=False, add_valuehead=False):
         if not REGISTRY.attached:
             return stock(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
-        from ..phases.stock_runs import with_positions
+        from ..phases.stock_sft import with_positions
 
         return with_positions(stock)(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
 
@@ -140,7 +140,7 @@ def hook_chat_engine(engine: ModuleType) -> None:
         if not REGISTRY.attached:
             return
         from ..rope.saved_positions import apply_saved_positions, settings_of_run
-        from ..rope.squared_template import squared_template
+        from ..rope.square import squared_template
 
         settings = settings_of_run(model_args, finetuning_args)
         apply_saved_positions(self.model, model_args, finetuning_args)
@@ -206,7 +206,7 @@ def hook_webui_interface(interface: ModuleType) -> None:
 def hook_webui_chatter(chatter: ModuleType) -> None:
     """Lets the Chat tab say which positions a loaded ClinKD checkpoint got."""
     require_supported_versions()
-    from ..webui.loading import with_positions_told
+    from ..webui.chat_texts import with_positions_told
 
     stock = chatter.WebChatModel
     REGISTRY.replace(stock, "load_model", with_positions_told(stock.load_model))
@@ -237,7 +237,7 @@ def hook_webui_runner(runner: ModuleType) -> None:
 def hook_log_callback(callbacks: ModuleType) -> None:
     """Writes cross-entropy and KL divergence into ``trainer_log.jsonl``, for LLaMA Board's curves."""
     require_supported_versions()
-    from ..webui.trainer_log import noting_parts, writing_parts
+    from ..webui.run_progress import noting_parts, writing_parts
 
     stock = callbacks.LogCallback
     REGISTRY.replace(stock, "on_log", noting_parts(stock.on_log))

@@ -3,8 +3,12 @@
 
 """Which versions the seams were read in, checked once before the first patch."""
 
+import functools
+import importlib
+import inspect
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 
 SUPPORTED = {
@@ -44,3 +48,80 @@ def require_supported_versions() -> None:
                 f"Found {package} {found or '(not installed)'}, required {required} ({reason}). "
                 f"Run: pip install '{package}{required}'"
             )
+
+
+STAGES = ("pt", "dpo", "kto", "rm", "ppo")
+
+SEAMS: dict[str, tuple[str, ...]] = {
+    "llamafactory.hparams.parser": (
+        "FinetuningArguments", "_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_parse_args", "read_args",
+        "get_last_checkpoint", "get_train_args", "get_infer_args",
+    ),
+    "llamafactory.extras.misc": ("try_download_model_from_other_hub",),
+    "llamafactory.hparams.finetuning_args": (
+        "FinetuningArguments(ref_model)", "FinetuningArguments(ref_model_adapters)",
+        "FinetuningArguments(ref_model_quantization_bit)", "FinetuningArguments(freeze_vision_tower)",
+    ),
+    "llamafactory.train.sft.workflow": (
+        "run_sft(generating_args)", "run_sft(callbacks)", "CustomSeq2SeqTrainer", "load_model", "load_tokenizer",
+        "create_ref_model", "get_template_and_fix_tokenizer",
+    ),
+    "llamafactory.train.sft.trainer": ("CustomSeq2SeqTrainer.__init__(ref_model)",),
+    **{
+        f"llamafactory.train.{stage}.workflow": (f"run_{stage}", "load_model", "get_template_and_fix_tokenizer")
+        for stage in STAGES
+    },
+    "llamafactory.train.trainer_utils": ("load_model", "create_ref_model"),
+    "llamafactory.train.tuner": ("run_sft", "load_model(is_trainable)", "run_exp", "export_model"),
+    "llamafactory.train.callbacks": ("LogCallback.on_log", "LogCallback._write_log", "ReporterCallback"),
+    "llamafactory.data.loader": ("align_dataset", "_get_preprocessed_dataset(is_eval)"),
+    "llamafactory.data.mm_plugin": ("Qwen2VLPlugin._preprocess_image", "Qwen2VLPlugin._get_mm_inputs"),
+    "llamafactory.data.collator": ("MultiModalDataCollatorForSeq2Seq",),
+    "llamafactory.chat.hf_engine": ("HuggingfaceEngine.__init__(generating_args)",),
+    "llamafactory.chat.chat_model": ("get_infer_args", "ChatModel"),
+    "llamafactory.v1.config.arg_parser": ("HfArgumentParser",),
+    "llamafactory.webui.interface": ("create_train_tab", "create_eval_tab", "create_chat_box"),
+    "llamafactory.webui.components.infer": ("create_chat_box",),
+    "llamafactory.webui.chatter": ("WebChatModel.load_model",),
+    "llamafactory.webui.common": ("_clean_cmd", "get_save_dir"),
+    "llamafactory.webui.runner": (
+        "Runner._parse_train_args", "Runner._parse_eval_args", "Runner._initialize", "Runner._build_config_dict",
+        "Runner.load_args", "Runner.check_output_dir", "Runner.monitor", "get_trainer_info", "gen_cmd",
+    ),
+    "transformers.trainer": ("Trainer._run_epoch", "Trainer._get_num_items_in_batch"),
+    "transformers.models.qwen2_vl.modeling_qwen2_vl": (
+        "Qwen2VLModel.get_rope_index", "Qwen2VLForConditionalGeneration.forward(logits_to_keep)",
+    ),
+}  # fmt: skip
+
+
+def missing_seams(seams: dict[str, tuple[str, ...]] | None = None) -> list[str]:
+    """Names that the installed packages lack, each as one line with what is wrong; imports every module.
+
+    Args:
+        seams: Another table than :data:`SEAMS`.
+    """
+    found = []
+    for module_name, names in (SEAMS if seams is None else seams).items():
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            found.append(f"{module_name}: cannot be imported ({error})")
+            continue
+        for name in names:
+            problem = _problem(module, name)
+            if problem is not None:
+                found.append(f"{module_name}.{name}: {problem}")
+    return found
+
+
+def _problem(module: Any, name: str) -> str | None:
+    """What is wrong with ``path`` or ``path(parameter)`` in a module."""
+    path, _, parameter = name.rstrip(")").partition("(")
+    try:
+        value = functools.reduce(getattr, path.split("."), module)
+    except AttributeError:
+        return "does not exist"
+    if parameter and parameter not in inspect.signature(value).parameters:
+        return f"takes no parameter `{parameter}`"
+    return None

@@ -3,17 +3,20 @@
 
 """The trainer of the correction rounds: supervised fine-tuning in which a round may begin with corrected rows."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from math import ceil
 from typing import Any
 
 import torch
 from datasets import concatenate_datasets
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
+from transformers import TrainerCallback
 
 from ..training.sft_trainer import REPEATED, SupervisedTrainer
 from ..training.tracked_data import ROW_NUMBER
-from .schedule import round_of_step, stretched, update_steps
 
 
 class CorrectedFirst(Sampler[int]):
@@ -142,3 +145,80 @@ class RoundsTrainer(SupervisedTrainer):
             if bar is not None:
                 bar.total = total
                 bar.refresh()
+
+
+logger = logging.getLogger(__name__)
+
+
+class ReflectiveCorrectionCallback(TrainerCallback):
+    """Runs ``correct`` before every round but the first, on all ranks together.
+
+    It happens at the *beginning* of a round, after the checkpoint that closes the one before: a run that dies in the
+    middle of a correction resumes at that checkpoint and goes on with the correction, with nothing trained twice.
+
+    Args:
+        correct: Called with the number of the round that ended, 1 for the first; records, judges, corrects.
+        flush: Called before a checkpoint counts the steps so far as done.
+    """
+
+    def __init__(self, correct: Callable[[int], None], flush: Callable[[], None] = lambda: None) -> None:
+        self._correct = correct
+        self._flush = flush
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Corrects what the round before left wrong."""
+        ended = int(state.epoch or 0)
+        if ended > 0:
+            logger.info("Reflective Correction after round %d.", ended)
+            self._correct(ended)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Flushes before every checkpoint."""
+        if control.should_save:
+            self._flush()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Closes a round with a checkpoint, unless the recipe keeps none."""
+        self._flush()
+        if str(args.save_strategy.value) != "no":
+            control.should_save = True
+
+
+def update_steps(batches: int, accumulation: int) -> int:
+    """Optimizer steps of a round of ``batches`` micro-batches (the last step may have fewer)."""
+    return max(1, ceil(batches / accumulation))
+
+
+def round_of_step(step: int, steps: Sequence[int]) -> tuple[int, int]:
+    """The round that optimizer step ``step`` (0-based) belongs to, and the steps of it that are done.
+
+    Args:
+        step: Steps done so far, ``0 <= step <= sum(steps)``.
+        steps: Steps of each round.
+
+    Returns:
+        ``(round, done)``; at the very end ``(len(steps), 0)``.
+    """
+    starts = [0, *accumulate(steps)]
+    for index in range(len(steps)):
+        if step < starts[index + 1]:
+            return index, step - starts[index]
+    return len(steps), 0
+
+
+def planned_step(step: int, steps: Sequence[int], planned: int) -> float:
+    """Where step ``step`` of the actual rounds stands in the plan of ``planned`` steps a round.
+
+    Equal to ``step`` as an integer while every round so far is as long as planned.
+    """
+    index, done = round_of_step(step, steps)
+    if index == len(steps):
+        return index * planned + (step - sum(steps))
+    if steps[index] == planned:
+        return index * planned + done
+    return index * planned + done * planned / steps[index]
+
+
+def stretched(schedule: Callable[[float], float], steps: Sequence[int], planned: int) -> Callable[[int], float]:
+    """A learning-rate multiplier over actual steps; ``steps`` is read at each call, so that rounds may grow."""
+    return lambda step: schedule(planned_step(step, steps, planned))

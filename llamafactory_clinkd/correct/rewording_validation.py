@@ -24,11 +24,12 @@ of :data:`LOCATING_WORDS`, which say only "it is here": similarity 1 then, else 
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 from ..utils.boxes import TAGS, box_strings, strip_boxes, tags_balanced
 from .judge import text_similarity
-from .meaning import keeps_meaning, words_of
 from .similarity import Similarity
 
 
@@ -36,14 +37,19 @@ LOCATING_WORDS = frozenset(
     "the a an it its is are this that these here there located situated found seen shown at in on within by can be "
     "lies lie image picture scan position location region area box boxes marked following requested structure".split()
 )
+
 LEAK_RUN = 5
+
 _CHAT_MARKS = re.compile(r"<\|im_(?:start|end)\|>|```|\"candidates\"|\bas an ai\b", re.IGNORECASE)
+
 _TAGGED = re.compile(
     "|".join(f"{re.escape(style['box'])}.*?{re.escape(style['/box'])}" for style in TAGS.values()), re.I | re.DOTALL
 )
+
 _REFERRED = re.compile(
     "|".join(f"{re.escape(style['ref'])}(.*?){re.escape(style['/ref'])}" for style in TAGS.values()), re.I | re.DOTALL
 )
+
 _TAGS = re.compile("|".join(re.escape(tag) for style in TAGS.values() for tag in style.values()), re.IGNORECASE)
 
 
@@ -127,3 +133,84 @@ def _references(text: str) -> list[str]:
 
 def _tag_counts(text: str) -> Counter[str]:
     return Counter(tag.lower() for tag in _TAGS.findall(text))
+
+
+EXCLUSIVE_WORDS = tuple(
+    frozenset(words.split())
+    for words in (
+        "left right bilateral unilateral",
+        "anterior posterior ventral dorsal",
+        "superior inferior upper lower cranial caudal",
+        "lateral medial proximal distal",
+        "acute chronic",
+        "benign malignant",
+        "mild moderate severe",
+        "increased decreased",
+        "normal abnormal",
+    )
+)
+
+CRITICAL_WORDS = frozenset.union(*EXCLUSIVE_WORDS) | {"yes"}
+
+NEGATIONS = frozenset("no not none never without absent absence negative neither nor cannot".split())
+
+_NUMBER_WORDS = dict(
+    zip("two three four five six seven eight nine ten eleven twelve".split(), map(str, range(2, 13)), strict=True)
+)
+
+_TOKEN = re.compile(r"\d+(?:[.,]\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)?")
+
+
+class Meaning(NamedTuple):
+    """What a rewording must not change."""
+
+    critical: tuple[str, ...]
+    """Critical words, and numbers in digits ("two" counts as 2), in order."""
+    negated: bool
+    """Whether any word negates."""
+
+
+def words_of(text: str) -> list[str]:
+    """The lower-case words and numbers of ``text`` without its boxes and tags, in order."""
+    return _TOKEN.findall(strip_boxes(text).casefold())
+
+
+def meaning_of(text: str) -> Meaning:
+    """The critical words of ``text``, boxes and tags aside."""
+    critical, negated = [], False
+    for word in words_of(text):
+        if word[0].isdigit() or word in CRITICAL_WORDS:
+            critical.append(word.replace(",", "."))
+        elif word in _NUMBER_WORDS:
+            critical.append(_NUMBER_WORDS[word])
+        elif word in NEGATIONS or word.endswith(("n't", "n’t")):
+            negated = True
+    return Meaning(tuple(critical), negated)
+
+
+def keeps_meaning(annotation: str, candidate: str, question: str = "") -> bool:
+    """Whether a rewording has the ground truth's critical words and its negation.
+
+    Numbers stay in their order, and so do the words of each set of :data:`EXCLUSIVE_WORDS`; the rest may move. It may
+    take up critical words of the question ("Is there fluid in the left lung?", "Yes" may become "Yes, there is fluid
+    in the left lung"), but none from elsewhere.
+    """
+    truth, reworded = meaning_of(annotation), meaning_of(candidate)
+    allowed = {*truth.critical, *meaning_of(question).critical}
+    same_words = set(truth.critical) <= set(reworded.critical) <= allowed and truth.negated == reworded.negated
+    return same_words and all(
+        _is_subsequence(left, right)
+        for left, right in zip(_sequences(truth.critical), _sequences(reworded.critical), strict=True)
+    )
+
+
+def _sequences(critical: Iterable[str]) -> list[list[str]]:
+    """The numbers, then the words of each set of :data:`EXCLUSIVE_WORDS`, in order; a word repeated at once is one."""
+    words = list(critical)
+    kinds = [[word for word in words if word[0].isdigit()], *([w for w in words if w in s] for s in EXCLUSIVE_WORDS)]
+    return [[word for word, _ in groupby(kind)] for kind in kinds]
+
+
+def _is_subsequence(words: list[str], others: list[str]) -> bool:
+    rest = iter(others)
+    return all(word in rest for word in words)

@@ -9,8 +9,8 @@ training; ``statistics`` counts; ``choose_subset`` and ``split_groups`` divide, 
 
 from .check import Check, check
 from .convert import Conversion, convert
+from .split import choose_subset, split_groups
 from .stats import statistics
-from .subsets import choose_subset, split_groups
 
 
 __all__ = ["Check", "Conversion", "check", "choose_subset", "convert", "split_groups", "statistics"]

@@ -15,7 +15,7 @@ from .build_rows import Options, build_rows
 from .formats import FORMATS, Format, detect_format
 from .reader import BrokenFileError, read_rows
 from .rejects import CHOICES, Reject
-from .writer import RowWriter
+from .sharegpt import RowWriter
 
 
 SAMPLE = 100  # rows that tell the format

@@ -6,10 +6,8 @@
 from pathlib import Path
 from typing import Any
 
-from .checks import Finding, finding, findings_table
+from .checks import Finding, attached_seams, devices, finding, findings_table, java, packages, seam_names, versions
 from .external_resources import clip_weights, endpoint, sending, sentence_model
-from .installed import devices, java, packages, versions
-from .seams import attached_seams, seam_names
 
 
 __all__ = ["Finding", "examine", "examine_seams", "finding", "findings_table", "read_recipe", "sending"]

@@ -22,7 +22,7 @@ _OFFERED = {
     "read_rows": "predictions",
     "load_rows": "predictions",
     "metrics_table": "score_table",
-    "progress_bar": "progress",
+    "progress_bar": "score_table",
     "require_spice": "spice",
     "mean_box_baseline": "mean_box",
 }

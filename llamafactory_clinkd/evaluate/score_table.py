@@ -4,9 +4,12 @@
 
 """The metrics as a table for the terminal."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..utils.boxes import MODALITIES, TASKS
+from .scoring import Progress
 
 
 if TYPE_CHECKING:
@@ -60,3 +63,29 @@ def _cell(value: float | None) -> str:
 
 def _span(ci: list[float] | None) -> str:
     return "" if ci is None else f"{100 * ci[0]:.1f} to {100 * ci[1]:.1f}"
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@contextmanager
+def progress_bar(console: "Console | None" = None) -> Iterator[Progress]:
+    """Shows one bar for each stage; use the value as ``progress`` of :func:`.evaluate.evaluate_predictions`.
+
+    Args:
+        console: Where to draw; standard error by default, so that standard output stays clean for JSON.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console or Console(stderr=True)) as bars:
+        stages: dict[str, int] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = bars.add_task(stage, total=total)
+            bars.update(stages[stage], completed=done, total=total)
+
+        yield report

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..utils.boxes import MODALITIES, TASKS
-from .bootstrap import interval, resampled_sums
 from .captions import NO_JAVA, caption_scores, caption_statistics
 from .grounding import grounding_statistics, label_statistics, recall
 from .joining import join_dataset
@@ -19,7 +18,32 @@ from .predictions import LEFT_OUT, WRONG, load_rows, read_rows
 from .spice import spice_scores
 
 
+def resampled_sums(statistics: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Sums of the statistics over rows drawn with replacement (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        statistics: float64 ``[rows, columns]``.
+        resamples: Number of draws of as many rows.
+        rng: The source of randomness.
+
+    Returns:
+        float64 ``[resamples, columns]``.
+    """
+    count = len(statistics)
+    sums = np.empty((resamples, statistics.shape[1]))
+    for i in range(resamples):
+        sums[i] = np.bincount(rng.integers(count, size=count), minlength=count) @ statistics
+    return sums
+
+
+def interval(values: np.ndarray, confidence: float) -> list[float]:
+    """The percentile interval ``[low, high]`` that holds the share ``confidence`` of the resampled values."""
+    tail = (1 - confidence) / 2
+    return [float(bound) for bound in np.quantile(values, [tail, 1 - tail])]
+
+
 Protocol = Literal["present", "released"]
+
 Progress = Callable[[str, int, int], None]
 
 

@@ -11,7 +11,7 @@ _HOMES = {
     "distill_loss": "loss",
     "logits_distill_loss": "loss",
     "DistillTrainer": "kd_trainer",
-    "VkdTrainer": "vkd_trainer",
+    "VkdTrainer": "vkd",
     "check_teacher": "preflight",
     "read_pseudo_labels": "pseudo_labels",
     "write_pseudo_labels": "pseudo_labels",

@@ -11,8 +11,8 @@ from ..arguments import TRAINING_PHASES
 from ..rope.saved_positions import apply_saved_positions
 from ..utils.io import content_hash
 from ..utils.ranks import Ranks, Stopped
+from .distributed import ABORTED, StopCallback
 from .recipe import with_model
-from .stopping import ABORTED, StopCallback
 
 
 class Run:
@@ -114,3 +114,20 @@ def seeded_subset(size: int, wanted: int, seed: int, purpose: str) -> list[int]:
         return list(range(size))
     order = sorted(range(size), key=lambda index: content_hash([seed, purpose, index]))
     return sorted(order[:wanted])
+
+
+def training_part(run: Run, rows: Any) -> Any:
+    """The rows that stock would train on: without those that ``val_size`` holds out."""
+    data = run.recipe.data
+    if data.val_size < 1e-6 or data.eval_dataset:
+        return rows
+    from llamafactory.data.data_utils import split_dataset
+
+    train, _ = split_dataset(rows, None, data, seed=run.recipe.training.seed)
+    return train["train"]
+
+
+def choose_subset(run: Run, rows: Any) -> Any:
+    """The ``pseudo_label_samples`` rows that the teacher labels and the student is distilled on (section 4.1)."""
+    wanted = run.settings.pseudo_label_samples
+    return rows.select(seeded_subset(len(rows), wanted, run.recipe.training.seed, "pseudo_label"))

@@ -13,11 +13,10 @@ from ..kd import DistillTrainer, VkdTrainer, check_teacher, distill_loss, logits
 from ..training.sft_trainer import SupervisedTrainer
 from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.io import read_json
-from .context import Run
+from .context import Run, choose_subset
 from .recipe import training_arguments
 from .stock_sft import teacher_model_arguments
 from .teacher_setup import teacher_of_run
-from .training_rows import choose_subset
 from .validation import check_images
 
 

@@ -9,10 +9,9 @@ from ..generation.generation_trainer import GeneratingTrainer
 from ..kd.pseudo_labels import write_pseudo_labels
 from ..rope.saved_positions import bind_settings, teacher_settings
 from ..training.tracked_data import TrackedData, describe_rows
-from .context import Run
+from .context import Run, choose_subset, training_part
 from .recipe import beam_settings, generating_arguments
 from .stock_sft import teacher_model_arguments
-from .training_rows import choose_subset, training_part
 
 
 PSEUDO_LABEL_BEAMS = 3

@@ -10,7 +10,7 @@ from typing import Any
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .checkpoints import last_whole_checkpoint
-from .engines import fresh_engine
+from .distributed import fresh_engine
 
 
 def training_arguments(arguments: Any, output_dir: Path, *, epochs: float, resume: bool, is_last: bool) -> Any:

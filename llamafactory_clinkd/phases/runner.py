@@ -23,13 +23,11 @@ from ..select import check_scorer
 from ..utils.ranks import Ranks, Stopped
 from .checkpoints import remove_broken_checkpoints
 from .context import Run
-from .corrector import check_correction
-from .engines import load_on_numbered_cpus
-from .failing import told_to_all
+from .correct import check_correction
+from .distributed import ABORTED, load_on_numbered_cpus, stopped_by_sigterm, told_to_all
 from .fingerprint import inputs_hash, phase_inputs
 from .output_dirs import check_places
 from .state import ProcedureState, Stopwatch
-from .stopping import ABORTED, stopped_by_sigterm
 from .validation import check_recipe
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..utils.boxes import convert_tags
+from .examples import sample_rows
 from .load import CorrectionRound, RunData
-from .sample import sample_rows
 from .texts import Segment, added_words, segments
 
 

@@ -3,15 +3,15 @@
 
 """Example cards: one question with its image, the boxes over it, and every run's answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..evaluate.grounding import grounding_counts, label_found
 from ..utils.boxes import MODALITIES, Box, iou_matrix, parse_boxes
+from ..utils.io import content_hash
 from .embedded_images import Picture, embed, find_image
 from .load import RunData
-from .sample import sample_rows
 from .texts import Segment, segments
 
 
@@ -193,3 +193,26 @@ def _score(candidate: Any) -> float | None:
 def _rank(candidate: Any, order: int) -> int:
     rank = candidate.get("rank") if isinstance(candidate, dict) else None
     return rank if isinstance(rank, int) else order
+
+
+def sample_rows(
+    rows: Sequence[dict[str, Any]], wanted: int, *, group: Callable[[dict[str, Any]], str], seed: int | str
+) -> list[dict[str, Any]]:
+    """Up to ``wanted`` rows, one from each group in turn, chosen by a hash of seed and content.
+
+    The choice, and which group has the first turn, depend on the seed, not on the order of the rows nor on how well
+    they were answered.
+    """
+    groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for row in rows:
+        key = content_hash([seed, row.get("id"), row.get("image"), row.get("question"), row.get("annotation")])
+        groups.setdefault(group(row), []).append((key, row))
+    names = sorted(groups, key=lambda name: content_hash([seed, name]))
+    ordered = [sorted(groups[name], key=lambda pair: pair[0]) for name in names]
+    turns = [
+        members[turn][1]
+        for turn in range(max(map(len, ordered), default=0))
+        for members in ordered
+        if turn < len(members)
+    ]
+    return turns[:wanted]

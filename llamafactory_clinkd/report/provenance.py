@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .load import RunData
-from .model_facts import describe_fingerprint
+from .load import RunData, describe_fingerprint
 
 
 PACKAGES = (

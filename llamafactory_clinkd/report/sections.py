@@ -10,9 +10,9 @@ from typing import Any
 from ..utils.boxes import MODALITIES, TASKS
 from . import figures
 from .embedded_images import embed
+from .examples import sample_rows
 from .load import RunData
 from .provenance import recipe_table
-from .sample import sample_rows
 from .scores import METHOD, TITLES, headline, modality_label, modality_names, modality_score, paper_value
 from .texts import segments
 from .training_logs import SERIES

@@ -12,10 +12,8 @@ from PIL import Image
 
 from ..utils.boxes import parse_boxes
 from .accordion import component
-from .chat_candidates import generate_candidates
-from .chat_texts import OPTIONS, Refused, boxes_label, check, escaped, table_of, translate
-from .drawing import draw_boxes
-from .loading import positions_note
+from .chat_candidates import draw_boxes, generate_candidates
+from .chat_texts import OPTIONS, Refused, boxes_label, check, escaped, positions_note, table_of, translate
 from .locales import texts
 
 

@@ -3,17 +3,19 @@
 
 """What the Chat tab's accordion says: refusals, the table of candidates, every text in another language."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from PIL import Image
 
+from ..rope.binding import rope_settings
 from .locales import texts
-from .recipe_boxes import to_key
-from .validation import check_keys, in_language
+from .recipe_boxes import check_keys, in_language, to_key
 
 
 OPTIONS = ("sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer")
+
 """Boxes of the Train tab that the Chat tab has too."""
 
 
@@ -90,3 +92,47 @@ def escaped(text: str) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def with_positions_told(stock: Callable[..., Iterator[str]]) -> Callable[..., Iterator[str]]:
+    """``WebChatModel.load_model`` whose last words also name what ``clinkd_config.json`` made of the model.
+
+    A model that cannot be served right (see ``refuse_foreign_engine``) is answered with the reason, where stock's page
+    shows the word "Error" alone.
+    """
+
+    @functools.wraps(stock)
+    def load_model(self: Any, data: dict[Any, Any]) -> Iterator[str]:
+        lang, loaded_before, told = data[self.manager.get_elem_by_id("top.lang")], self.loaded, ""
+        try:
+            for told in stock(self, data):
+                yield told
+        except ValueError as error:
+            import gradio as gr
+
+            problem = f"{texts(lang)['chat']['not_loaded']}: {error}"
+            gr.Warning(problem, duration=None)
+            yield problem
+            return
+        note = positions_note(self.engine, lang) if self.loaded and not loaded_before else None
+        if note is not None:
+            yield f"{told} {note}"
+
+    return load_model
+
+
+def positions_note(engine: Any, lang: str | None) -> str | None:
+    """The rotary positions and images that a loaded chat engine uses; ``None`` for a model without saved ones."""
+    if getattr(engine, "model", None) is None:
+        return None
+    try:
+        settings = rope_settings(engine.model)
+    except TypeError:  # another architecture
+        return None
+    if settings is None:
+        return None
+    words = texts(lang)["chat"]
+    squared = hasattr(engine.template.mm_plugin, "clinkd_limits")
+    return words["positions"].format(
+        variant=settings["variant"], images=words["square_images" if squared else "images_as_they_are"]
+    )

@@ -14,7 +14,7 @@ from ..utils.io import read_json
 from .eval_tab import metrics_markdown
 from .locales import texts
 from .run_progress import Progress, read_progress, training_log
-from .shared_run import view_of_page
+from .stock_runner import view_of_page
 
 
 def with_phases(

@@ -3,6 +3,8 @@
 
 """What a run under way has done so far, read from the files that it writes."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from ..utils.value_checks import split_list
 
 
 RECIPE_FILE = "training_args.yaml"
+
 """LLaMA Board writes the recipe of the run that it starts here."""
 
 
@@ -99,3 +102,31 @@ def _corrections(folder: Path) -> list[tuple[int, int, int]]:
             content = path.read_bytes()  # counted, not parsed: the page asks every two seconds
             rounds.append((int(number), content.count(b"\n"), content.count(b'"status": "corrected"')))
     return sorted(rounds)
+
+
+PARTS = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy", "aux_loss")
+
+
+def noting_parts(stock: Callable[..., None]) -> Callable[..., None]:
+    """``LogCallback.on_log`` that notes the parts of the loss by step before stock writes its line."""
+
+    @functools.wraps(stock)
+    def on_log(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        entry = state.log_history[-1] if state.log_history else {}
+        parts = {name: entry[name] for name in PARTS if name in entry}
+        if parts:
+            self.__dict__.setdefault("_clinkd_parts", {})[state.global_step] = parts
+        return stock(self, args, state, control, **kwargs)
+
+    return on_log
+
+
+def writing_parts(stock: Callable[..., None]) -> Callable[..., None]:
+    """``LogCallback._write_log``, which runs later in a thread of its own, that adds the noted parts."""
+
+    @functools.wraps(stock)
+    def _write_log(self: Any, output_dir: str, logs: dict[str, Any]) -> None:
+        noted = self.__dict__.get("_clinkd_parts", {})
+        return stock(self, output_dir, logs | noted.pop(logs.get("current_steps"), {}))
+
+    return _write_log

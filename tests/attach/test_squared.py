@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw
 from transformers import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from llamafactory_clinkd.rope.square import to_square
-from llamafactory_clinkd.rope.squared_template import processor_limits, squared_template
+from llamafactory_clinkd.rope.square import processor_limits, squared_template, to_square
 
 
 STOCK = {"image_max_pixels": 768 * 768, "image_min_pixels": 32 * 32}  # LLaMA-Factory's defaults

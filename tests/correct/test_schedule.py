@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafactory_clinkd.correct.schedule import planned_step, round_of_step, stretched, update_steps
+from llamafactory_clinkd.correct.correction_trainer import planned_step, round_of_step, stretched, update_steps
 
 
 def cosine(total):

@@ -3,10 +3,10 @@
 
 import pytest
 
-from llamafactory_clinkd.correct.meaning import keeps_meaning
 from llamafactory_clinkd.correct.prompt import PromptTemplate
 from llamafactory_clinkd.correct.rewording_validation import (
     candidate_similarities,
+    keeps_meaning,
     label_key,
     prompt_runs,
     rejection_reasons,

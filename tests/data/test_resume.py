@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from llamafactory_clinkd.data import writer
+from llamafactory_clinkd.data import sharegpt as writer
 from llamafactory_clinkd.data.build_rows import Options
 from llamafactory_clinkd.data.convert import convert
 from llamafactory_clinkd.data.reader import BrokenFileError

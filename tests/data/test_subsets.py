@@ -9,14 +9,15 @@ import sys
 
 import pytest
 
-from llamafactory_clinkd.data.split import write_split, write_subset
-from llamafactory_clinkd.data.subsets import (
+from llamafactory_clinkd.data.split import (
     choose_subset,
     order_key,
     parts_of,
     row_keys,
     split_groups,
     stratum_of,
+    write_split,
+    write_subset,
 )
 
 from .samples import sharegpt, write_source
@@ -49,7 +50,7 @@ def test_the_draw_is_fixed_for_good():
 def test_another_process_draws_the_same(tmp_path):
     path = write_source(tmp_path / "rows.json", rows_of(50))
     code = (
-        "import json, sys; from llamafactory_clinkd.data.subsets import *;"
+        "import json, sys; from llamafactory_clinkd.data.split import *;"
         "print(choose_subset(row_keys(json.load(open(sys.argv[1])), 3), 10))"
     )
     printed = set()

@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from llamafactory_clinkd import doctor
-from llamafactory_clinkd.attach import seams
+from llamafactory_clinkd.attach import versions as seams
 from llamafactory_clinkd.attach.hooks import HOOKS
 from llamafactory_clinkd.cli import app
+from llamafactory_clinkd.doctor.checks import java, packages
 from llamafactory_clinkd.doctor.external_resources import clip_weights, endpoint, sentence_model
-from llamafactory_clinkd.doctor.installed import java, packages
 
 
 FIXED = [
@@ -85,7 +85,7 @@ def test_java_that_is_not_there_or_does_not_start(monkeypatch, tmp_path):
 
 
 def test_package_that_is_not_installed(monkeypatch):
-    from llamafactory_clinkd.doctor import installed
+    from llamafactory_clinkd.doctor import checks as installed
 
     monkeypatch.setattr(installed, "PACKAGES", {"no-such-package-here": ("nothing", "clip")})
     (found,) = packages()

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from llamafactory_clinkd import kd
 from llamafactory_clinkd.cli import app
-from llamafactory_clinkd.doctor import counts
 from llamafactory_clinkd.doctor import memory as training
-from llamafactory_clinkd.doctor.generating import generation_bytes
+from llamafactory_clinkd.doctor import phase_costs as counts
+from llamafactory_clinkd.doctor.memory import generation_bytes
 from llamafactory_clinkd.doctor.model_shape import load_shape
 from llamafactory_clinkd.doctor.phase_costs import RUNTIME_BYTES, memory_of_phases
 from llamafactory_clinkd.doctor.plan import facts_of, make_plan

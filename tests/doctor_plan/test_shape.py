@@ -9,8 +9,7 @@ import json
 import pytest
 import torch
 
-from llamafactory_clinkd.doctor.known_models import SIZES, known_config
-from llamafactory_clinkd.doctor.model_shape import load_shape, shape_of
+from llamafactory_clinkd.doctor.model_shape import SIZES, known_config, load_shape, shape_of
 
 
 TABLE_A2 = {

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from llamafactory_clinkd.evaluate import captions, evaluate_file, evaluate_predictions, metrics_table, progress_bar
-from llamafactory_clinkd.evaluate.bootstrap import interval, resampled_sums
 from llamafactory_clinkd.evaluate.predictions import WRONG
+from llamafactory_clinkd.evaluate.scoring import interval, resampled_sums
 from llamafactory_clinkd.utils.boxes import MODALITIES
 
 from .test_reading import malformed_lines

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from llamafactory_clinkd.evaluate.ngrams import bleu_scores, ngram_statistics
+from llamafactory_clinkd.evaluate.captions import bleu_scores, ngram_statistics
 
 
 bleu = pytest.importorskip("pycocoevalcap.bleu.bleu", reason="needs the extra 'eval'")

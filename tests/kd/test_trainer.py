@@ -46,7 +46,7 @@ def stock_batches(small_workspace, tmp_path):
 
     model_args, data_args, training_args, *_ = get_train_args(recipe(small_workspace, tmp_path / "unused"))
     module = load_tokenizer(model_args)
-    from llamafactory_clinkd.rope.squared_template import squared_template
+    from llamafactory_clinkd.rope.square import squared_template
 
     template = squared_template(get_template_and_fix_tokenizer(module["tokenizer"], data_args))
     data = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from small_run import llamafactory_cli, recipe, write_recipe
 
 from llamafactory_clinkd.kd.teacher_cache import HEAD_NAME
-from llamafactory_clinkd.kd.vkd_trainer import FILE
+from llamafactory_clinkd.kd.vkd import FILE
 from llamafactory_clinkd.utils.io import read_json, write_json
 
 

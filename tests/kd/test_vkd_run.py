@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, TrainerCallback
 
-from llamafactory_clinkd.kd.unsaved import attach_unsaved
-from llamafactory_clinkd.kd.vkd_trainer import FILE
+from llamafactory_clinkd.kd.separate_optimizer import attach_unsaved
+from llamafactory_clinkd.kd.vkd import FILE
 
 
 class Look(TrainerCallback):

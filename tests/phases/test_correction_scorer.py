@@ -9,7 +9,7 @@ from PIL import Image
 from small_run import drawn_rows, recipe
 
 from llamafactory_clinkd.arguments import ClinkdArguments
-from llamafactory_clinkd.phases.corrector import ImageTextScore, recipe_scorer
+from llamafactory_clinkd.phases.correct import ImageTextScore, recipe_scorer
 from llamafactory_clinkd.select import ScorerError, load_scorer
 from llamafactory_clinkd.utils.boxes import strip_boxes
 from llamafactory_clinkd.utils.io import read_json, read_jsonl

@@ -5,7 +5,7 @@
 
 import torch
 
-from llamafactory_clinkd.phases.engines import load_on_numbered_cpus
+from llamafactory_clinkd.phases.distributed import load_on_numbered_cpus
 
 
 def test_tensors_are_loaded_to_a_numbered_cpu(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from small_run import llamafactory_cli, losses, recipe, write_recipe
 
-from llamafactory_clinkd.phases.failing import DiskFullError, disk_full, told_to_all
+from llamafactory_clinkd.phases.distributed import DiskFullError, disk_full, told_to_all
 from llamafactory_clinkd.utils.io import append_jsonl, read_json, read_jsonl, write_json
 from llamafactory_clinkd.utils.ranks import Ranks
 

@@ -17,8 +17,8 @@ import pytest
 from small_run import losses, recipe, write_recipe
 from transformers import TrainerControl
 
-from llamafactory_clinkd.phases import stopping
-from llamafactory_clinkd.phases.stopping import ABORTED, StopCallback, stopped_by_sigterm
+from llamafactory_clinkd.phases import distributed as stopping
+from llamafactory_clinkd.phases.distributed import ABORTED, StopCallback, stopped_by_sigterm
 from llamafactory_clinkd.utils.io import read_jsonl
 from llamafactory_clinkd.utils.ranks import Ranks, Stopped
 

@@ -7,9 +7,8 @@ from collections import Counter
 
 import pytest
 
-from llamafactory_clinkd.report.examples import make_cards, outlines
+from llamafactory_clinkd.report.examples import make_cards, outlines, sample_rows
 from llamafactory_clinkd.report.load import RunData
-from llamafactory_clinkd.report.sample import sample_rows
 from llamafactory_clinkd.report.scores import Score, baselines
 from llamafactory_clinkd.report.texts import added_words, segments
 from llamafactory_clinkd.utils.boxes import Box

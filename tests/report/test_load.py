@@ -8,8 +8,7 @@ import shutil
 
 import pytest
 
-from llamafactory_clinkd.report.load import load_runs
-from llamafactory_clinkd.report.model_facts import describe_fingerprint, describe_model
+from llamafactory_clinkd.report.load import describe_fingerprint, describe_model, load_runs
 from llamafactory_clinkd.report.provenance import provenance
 from llamafactory_clinkd.utils.io import write_json, write_jsonl
 

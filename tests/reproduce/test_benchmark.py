@@ -19,10 +19,9 @@ from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
-from llamafactory_clinkd.reproduce.blind import PICTURES, write_blind
 from llamafactory_clinkd.reproduce.command import choose_rows
 from llamafactory_clinkd.reproduce.mean_box import mean_box_metrics
-from llamafactory_clinkd.reproduce.prepare import inputs_of, prepare
+from llamafactory_clinkd.reproduce.prepare import PICTURES, inputs_of, prepare, write_blind
 from llamafactory_clinkd.reproduce.row_recipes import plan_run
 from llamafactory_clinkd.reproduce.run import plan_runs
 from llamafactory_clinkd.reproduce.table_rows import ROWS

@@ -9,11 +9,10 @@ import io
 import pytest
 from scipy import stats
 
-from llamafactory_clinkd.reproduce.figure import draw_figure4
-from llamafactory_clinkd.reproduce.long_form import csv_text
 from llamafactory_clinkd.reproduce.statistics import Difference, beyond_chance, difference, mean_interval, spread
 from llamafactory_clinkd.reproduce.table import MODALITY_TITLES, cell, markdown
 from llamafactory_clinkd.reproduce.table_rows import ALPHAS, ROWS, alpha_row
+from llamafactory_clinkd.reproduce.write import csv_text, draw_figure4
 from llamafactory_clinkd.utils.boxes import MODALITIES
 
 from .handmade import results

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from llamafactory_clinkd.select import load_scorer, rank_scores, rerank, select_row, select_rows
-from llamafactory_clinkd.select.views import crop_box
+from llamafactory_clinkd.select.rank import crop_box
 from llamafactory_clinkd.utils.boxes import Box, format_box
 from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_jsonl
 

@@ -10,9 +10,8 @@ import pytest
 from chromium import take_pictures
 from PIL import Image
 
-from llamafactory_clinkd.webui.chat_candidates import generate_candidates
-from llamafactory_clinkd.webui.drawing import COLOURS
-from llamafactory_clinkd.webui.loading import positions_note
+from llamafactory_clinkd.webui.chat_candidates import COLOURS, generate_candidates
+from llamafactory_clinkd.webui.chat_texts import positions_note
 from llamafactory_clinkd.webui.locales import LANGUAGES, texts
 
 from .answering_model import ANSWER, QUESTION

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from llamafactory_clinkd.webui.chat_texts import OPTIONS, Refused, check, table_of, translate
-from llamafactory_clinkd.webui.loading import with_positions_told
+from llamafactory_clinkd.webui.chat_texts import OPTIONS, Refused, check, table_of, translate, with_positions_told
 from llamafactory_clinkd.webui.locales import LANGUAGES, texts
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from llamafactory_clinkd.utils.boxes import parse_boxes
-from llamafactory_clinkd.webui.drawing import COLOURS, SIDE, draw_boxes
+from llamafactory_clinkd.webui.chat_candidates import COLOURS, SIDE, draw_boxes
 
 
 def coloured(picture, colour):

@@ -8,8 +8,7 @@ import pytest
 
 from llamafactory_clinkd.utils.io import append_jsonl, write_json
 from llamafactory_clinkd.webui.monitor import draw_curves, progress_label, progress_text, with_phases
-from llamafactory_clinkd.webui.run_progress import read_progress, training_log
-from llamafactory_clinkd.webui.trainer_log import noting_parts, writing_parts
+from llamafactory_clinkd.webui.run_progress import noting_parts, read_progress, training_log, writing_parts
 
 
 PHASES = ["pseudo_label", "distill", "correct", "predict", "evaluate"]

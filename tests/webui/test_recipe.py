@@ -8,14 +8,15 @@ import pytest
 from llamafactory_clinkd.webui.elements import BOXES
 from llamafactory_clinkd.webui.recipe_boxes import (
     RECIPE_KEYS,
+    check_keys,
     default_values,
     fold,
+    in_language,
     recipe_keys,
     to_box,
     to_key,
     unfold,
 )
-from llamafactory_clinkd.webui.validation import check_keys, in_language
 
 
 def changed_value(name):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llamafactory_clinkd.webui.shared_run import one_reader_at_a_time, view_of_page
+from llamafactory_clinkd.webui.stock_runner import one_reader_at_a_time, view_of_page
 
 
 SAYS_AND_ENDS = "import sys, time\nfor _ in range(40): print('said', file=sys.stderr, flush=True); time.sleep(0.02)"
