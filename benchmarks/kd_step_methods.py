@@ -16,7 +16,7 @@ from llamafactory_clinkd.kd.loss import distill_loss
 from llamafactory_clinkd.kd.teacher import Teacher
 from llamafactory_clinkd.kd.teacher_cache import HiddenCache
 from llamafactory_clinkd.training.lm_head import supervised_positions
-from llamafactory_clinkd.utils.patching import overridden
+from llamafactory_clinkd.utils.patching import patch_instance
 
 
 VOCABULARY = 151936
@@ -130,7 +130,7 @@ def in_head(bench: Bench, teacher: Callable[[torch.Tensor], torch.Tensor] | None
         )
         return found[0].loss.view(1, 1, 1)
 
-    with overridden(head, "forward", forward):
+    with patch_instance(head, "forward", forward):
         return bench.student(**bench.inputs, logits_to_keep=kept, use_cache=False).logits.view(())
 
 

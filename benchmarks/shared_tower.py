@@ -30,7 +30,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from llamafactory_clinkd.kd.loss import distill_loss
 from llamafactory_clinkd.kd.teacher import AdapterTeacher
 from llamafactory_clinkd.training.lm_head import supervised_positions
-from llamafactory_clinkd.utils.patching import overridden
+from llamafactory_clinkd.utils.patching import patch_instance
 
 
 IMAGE, VIDEO = 151655, 151656
@@ -88,7 +88,7 @@ def step(model: torch.nn.Module, teacher: AdapterTeacher, inputs: dict[str, Any]
         found.append(distill_loss(hidden.flatten(0, 1), weight, hidden_t, weight, targets.flatten(), **options).loss)
         return found[0].view(1, 1, 1)
 
-    with overridden(head, "forward", forward), teacher.student_pass(inputs):
+    with patch_instance(head, "forward", forward), teacher.student_pass(inputs):
         loss = model(**inputs, logits_to_keep=kept, use_cache=False).logits.view(())
     loss.backward()
     return loss.item()

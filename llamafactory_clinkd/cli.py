@@ -4,30 +4,18 @@
 """``clinkd``: what is not training. Training is ``llamafactory-cli train recipe.yaml``."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
+
+from .utils.console import console, exit_on_error
 
 
 app = typer.Typer(help="ClinKD for stock LLaMA-Factory.", no_args_is_help=True, pretty_exceptions_show_locals=False)
-console = Console()
 PROBLEMS_SHOWN = 20
 """Malformed rows that `clinkd evaluate` names in the terminal."""
-
-
-@contextmanager
-def told_errors(*more: type[Exception]) -> Iterator[None]:
-    """Ends with the message instead of a traceback, where the message is meant for the user."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError, *more) as error:
-        console.print(f"[red]Error[/]: {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from error
 
 
 @app.command()
@@ -63,7 +51,7 @@ def evaluate(
     from .utils.io import write_json
 
     files = {"answers": answers, "dataset": dataset}
-    with told_errors(), progress_bar() as progress:
+    with exit_on_error(), progress_bar() as progress:
         metrics = evaluate_file(predictions, protocol=protocol, spice_jars=spice_jars, progress=progress, **files)
     console.print(metrics_table(metrics))
     for problem in metrics["problems"][:PROBLEMS_SHOWN]:
@@ -90,7 +78,7 @@ def select(
     """Ranks stored candidates with another scorer, without generating again."""
     from .select import load_scorer, rerank
 
-    with told_errors(RuntimeError):  # a scorer that cannot be had, or no row that could be ranked
+    with exit_on_error(RuntimeError):  # a scorer that cannot be had, or no row that could be ranked
         rows = rerank(predictions, load_scorer(scorer, device=device), output, image_dir, region=region, progress=True)
     console.print(f"{len(rows)} rows ranked into {output}.")
 
@@ -105,7 +93,7 @@ def report(
     """Writes a self-contained HTML page about a run, or comparing several."""
     from .report import build_report
 
-    with told_errors():
+    with exit_on_error():
         console.print(f"Report: {build_report(runs, output or runs[0] / 'clinkd' / 'report.html')}")
 
 
@@ -142,7 +130,7 @@ def doctor(
     if plan is not None:
         from .doctor.plan import make_plan, plan_table
 
-        with told_errors():
+        with exit_on_error():
             planned = make_plan(
                 read_recipe(plan),
                 gpus=gpus,

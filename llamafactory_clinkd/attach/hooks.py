@@ -206,10 +206,10 @@ def hook_webui_interface(interface: ModuleType) -> None:
 def hook_webui_chatter(chatter: ModuleType) -> None:
     """Lets the Chat tab say which positions a loaded ClinKD checkpoint got."""
     require_supported_versions()
-    from ..webui.chat_texts import with_positions_told
+    from ..webui.chat_texts import with_positions_note
 
     stock = chatter.WebChatModel
-    REGISTRY.replace(stock, "load_model", with_positions_told(stock.load_model))
+    REGISTRY.replace(stock, "load_model", with_positions_note(stock.load_model))
 
 
 def hook_webui_runner(runner: ModuleType) -> None:

@@ -72,7 +72,7 @@ class RoundsTrainer(SupervisedTrainer):
             self._row_numbers[-repeated:] = [-1] * repeated
         return super().compute_loss(model, inputs, *args, **kwargs)
 
-    def observe(
+    def on_logits(
         self, kept: torch.Tensor, targets: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
         """Records what the model would say at the supervised positions, at no further pass of the model."""

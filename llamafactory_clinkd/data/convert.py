@@ -66,7 +66,7 @@ def convert(
     """Converts one file into ``output/<name>.json``, ``output/dataset_info.json`` and ``output/rejects.jsonl``.
 
     The source is streamed: memory does not grow with it. Interrupted and run again with the same arguments, it goes on
-    where the last checkpoint was; the files are then those of an undisturbed run.
+    where the last checkpoint was; the files are then those of an uninterrupted run.
 
     Args:
         source: A JSON array or JSONL.

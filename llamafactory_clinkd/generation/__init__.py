@@ -3,14 +3,21 @@
 
 """Generation that pseudo-labels, correction and prediction share.
 
-Public names: :func:`generate_rows`, and :func:`shared_vision_tower` and :func:`undisturbed` for those who call
-``model.generate`` themselves.
+Public names: :func:`generate_rows`; and, for code that calls ``model.generate`` itself, :func:`shared_vision_tower`
+and :func:`preserve_training_state`.
 """
 
-from .eval_mode import base_model, undisturbed
+from .eval_mode import base_model, preserve_training_state
 from .generate import generate_rows, plan_batches
 from .shards import UnfinishedError
 from .vision import shared_vision_tower
 
 
-__all__ = ["UnfinishedError", "base_model", "generate_rows", "plan_batches", "shared_vision_tower", "undisturbed"]
+__all__ = [
+    "UnfinishedError",
+    "base_model",
+    "generate_rows",
+    "plan_batches",
+    "shared_vision_tower",
+    "preserve_training_state",
+]

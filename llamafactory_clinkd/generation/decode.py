@@ -107,7 +107,7 @@ def decode_batch(
     tensor would break the next backward pass.
 
     Args:
-        model: The model, wrapped or not, in evaluation mode (see :func:`undisturbed`).
+        model: The model, wrapped or not, in evaluation mode (see :func:`preserve_training_state`).
         tokenizer: Decodes the answers.
         inputs: From :func:`model_inputs`; ``input_ids`` [b, s].
         settings: From :func:`generation_settings`.

@@ -12,15 +12,16 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
+from ..utils.models import unwrap_adapters
+
 
 def base_model(model: nn.Module) -> nn.Module:
     """The plain transformers model inside DDP, DeepSpeed, ``torch.compile`` and PEFT wrappers."""
-    model = extract_model_from_parallel(model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return unwrap_adapters(extract_model_from_parallel(model))
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def preserve_training_state(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards each module's mode and every random generator are as they were.
 
     The modes are kept module by module, because a frozen vision tower may be in evaluation mode while the rest trains.

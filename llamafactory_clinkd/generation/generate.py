@@ -5,7 +5,7 @@
 
 The plan of batches depends on the data and the batch size alone. It is dealt out to the ranks, a batch that is on disk
 already is skipped, and one that is there in part is generated again as a whole. So the result is the same whether the
-run was undisturbed, was killed and resumed, or was resumed with another number of ranks. Sampling too: each batch has
+run was uninterrupted, was killed and resumed, or was resumed with another number of ranks. Sampling too: each batch has
 its own seed, from ``seed`` and the ids in it. (Sampled results do depend on the batch size.)
 
 A row that cannot be read or generated is written with its reason under ``"error"`` and is tried again by the next run.
@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..utils.io import append_jsonl, content_hash, read_jsonl
 from .decode import decode_batch, generation_settings, model_inputs
-from .eval_mode import undisturbed
+from .eval_mode import preserve_training_state
 from .shards import UnfinishedError, check_settings, is_merged, merge_parts, part_path, read_parts
 
 
@@ -115,7 +115,7 @@ def generate_rows(
     )
     part = part_path(out_path, process_index)
     mine = pending[process_index::num_processes]
-    with undisturbed(model), _progress_bar(progress, process_index, num_processes, mine) as advance:
+    with preserve_training_state(model), _progress_bar(progress, process_index, num_processes, mine) as advance:
         for rows in worker.run(mine):
             append_jsonl(part, [row for row in rows if row["id"] not in done])
             advance(len(rows))

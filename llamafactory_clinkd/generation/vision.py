@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..utils.patching import overridden
+from ..utils.patching import patch_instance
 from .eval_mode import base_model
 
 
@@ -56,6 +56,6 @@ def shared_vision_tower(model: nn.Module, repeats: int) -> Iterator[bool]:
         output.pooler_output = tuple(output.pooler_output[image] for image in copies)
         return output
 
-    with overridden(hf_model, "_expand_inputs_for_generation", expand_all_but_pixels):
-        with overridden(hf_model.model, "get_image_features", encode_once):
+    with patch_instance(hf_model, "_expand_inputs_for_generation", expand_all_but_pixels):
+        with patch_instance(hf_model.model, "get_image_features", encode_once):
             yield True

@@ -72,7 +72,7 @@ class DistillTrainer(SupervisedTrainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     @contextlib.contextmanager
-    def learning_from(
+    def teacher_outputs(
         self, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor
     ) -> Iterator[dict[str, torch.Tensor]]:
         """The teacher's final hidden states (``[B * K, H_t]``) and head, or its logits where a head is not plain."""

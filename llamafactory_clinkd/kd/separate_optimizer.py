@@ -7,15 +7,16 @@ It stays whole on every rank, in its own dtype, with its own AdamW at the studen
 averaged over ranks as the engine averages the student's; it is clipped by itself.
 """
 
-from types import MethodType
 from typing import Any
 
 import torch
 from accelerate.utils import broadcast
 from torch import nn
 
+from ..utils.patching import bind_method
 
-class OwnStep:
+
+class SeparateOptimizer:
     """The optimiser of such a part.
 
     Args:
@@ -102,4 +103,4 @@ def attach_unsaved(model: nn.Module, name: str, module: nn.Module) -> None:
             kwargs["state_dict"] = kept
         return stock(save_directory, *args, **kwargs)
 
-    model.save_pretrained = MethodType(save_pretrained, model)
+    bind_method(model, "save_pretrained", save_pretrained)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from ..utils.patching import overridden
+from ..utils.patching import patch_instance
 
 
 TOWERS = ("visual", "vision_tower")
@@ -44,7 +44,7 @@ class SharedTower:
             self._outputs.append(copy.copy(output))  # the model may put other things into the object that it gets
             return output
 
-        with overridden(self._tower, "forward", forward):
+        with patch_instance(self._tower, "forward", forward):
             yield
 
     @contextlib.contextmanager
@@ -60,7 +60,7 @@ class SharedTower:
             return compute(*args, **kwargs) if output is None else output
 
         try:
-            with overridden(self._tower, "forward", forward):
+            with patch_instance(self._tower, "forward", forward):
                 yield
         finally:
             self._batch, self._outputs = None, []

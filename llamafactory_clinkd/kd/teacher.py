@@ -10,7 +10,6 @@ its final hidden states and its head, or logits where its head is not a plain pr
 import contextlib
 import logging
 from collections.abc import Iterator
-from types import MethodType
 from typing import Any
 
 import torch
@@ -19,6 +18,8 @@ from peft import PeftConfig
 from torch import nn
 
 from ..training.lm_head import hidden_at, keeps_positions, output_at, plain_head
+from ..utils.models import text_config
+from ..utils.patching import bind_method
 from .shared_tower import SharedTower, find_shared_tower
 
 
@@ -141,11 +142,6 @@ class AdapterTeacher(Teacher):
             yield self.model
 
 
-def text_config(config: Any) -> Any:
-    """The configuration of a model's language part."""
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
 def teacher_batch(inputs: dict[str, Any], config: Any, same_positions: bool) -> dict[str, Any]:
     """The teacher's keyword arguments for a batch of the student.
 
@@ -237,4 +233,4 @@ def _save_only(model: nn.Module, adapters: list[str]) -> None:
     def save_pretrained(self: nn.Module, save_directory: str, *args: Any, **kwargs: Any) -> Any:
         return stock(save_directory, *args, **{"selected_adapters": adapters, **kwargs})
 
-    model.save_pretrained = MethodType(save_pretrained, model)
+    bind_method(model, "save_pretrained", save_pretrained)

@@ -26,9 +26,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
 from transformers import TrainerCallback
 
+from ..utils.models import text_config
 from .kd_trainer import DistillTrainer
-from .separate_optimizer import OwnStep, attach_unsaved
-from .teacher import text_config
+from .separate_optimizer import SeparateOptimizer, attach_unsaved
 
 
 IGNORE_INDEX = -100
@@ -163,7 +163,9 @@ class VkdTrainer(DistillTrainer):
         super().__init__(**kwargs)
         if self.is_fsdp_enabled or (self.is_deepspeed_enabled and training.fp16):
             raise ValueError(PARTITIONED)
-        self._own_step = OwnStep(self._projector, training, self.accelerator) if self.is_deepspeed_enabled else None
+        self._own_step = (
+            SeparateOptimizer(self._projector, training, self.accelerator) if self.is_deepspeed_enabled else None
+        )
         if self._own_step is not None:
             self.add_callback(_StepBeside(self))
         if not self._plain or self._head is None:

@@ -33,7 +33,7 @@ class DiskFullError(OSError):
 
 
 @contextmanager
-def told_to_all(ranks: Ranks, output_dir: Path) -> Iterator[None]:
+def propagate_failure(ranks: Ranks, output_dir: Path) -> Iterator[None]:
     """Inside, an error ends every rank, and torchrun shows the first one as the root cause.
 
     Raises:

@@ -15,7 +15,7 @@ from .context import Run
 from .state import ProcedureState
 
 
-def check_places(run: Run, state: ProcedureState) -> None:
+def check_output_dirs(run: Run, state: ProcedureState) -> None:
     """Checks every training phase of the recipe before the first phase starts.
 
     Raises:

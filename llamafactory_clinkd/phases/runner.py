@@ -24,9 +24,9 @@ from ..utils.ranks import Ranks, Stopped
 from .checkpoints import remove_broken_checkpoints
 from .context import Run
 from .correct import check_correction
-from .distributed import ABORTED, load_on_numbered_cpus, stopped_by_sigterm, told_to_all
+from .distributed import ABORTED, load_on_numbered_cpus, propagate_failure, stopped_by_sigterm
 from .fingerprint import inputs_hash, phase_inputs
-from .output_dirs import check_places
+from .output_dirs import check_output_dirs
 from .state import ProcedureState, Stopwatch
 from .validation import check_recipe
 
@@ -52,7 +52,7 @@ def run_procedure(workflow: Any, arguments: Any, callbacks: list[Any]) -> None:
     output_dir = Path(arguments.training.output_dir)
     ranks = Ranks.of_process_group(arguments.training.ddp_timeout)
     try:
-        with stopped_by_sigterm(ranks), told_to_all(ranks, output_dir):
+        with stopped_by_sigterm(ranks), propagate_failure(ranks, output_dir):
             ranks.wait("the start")
             _run_phases(workflow, arguments, callbacks, output_dir, ranks)
             ranks.wait("the end")
@@ -78,7 +78,7 @@ def _run_phases(workflow: Any, arguments: Any, callbacks: list[Any], output_dir:
     state = ProcedureState(output_dir / "clinkd", writes=ranks.rank == 0)
     chosen = [phase for phase in PHASES if phase in arguments.finetuning.clinkd_phases]
     run = Run(workflow, arguments, callbacks, output_dir, chosen, ranks)
-    check_places(run, state)
+    check_output_dirs(run, state)
     previous = None
     for number, phase in enumerate(chosen, start=1):
         inputs = phase_inputs(phase, arguments, previous)

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""One stock SFT run with some of its names swapped: how a phase delegates to LLaMA-Factory without copying it."""
+"""One stock SFT run with some of its names replaced: how a phase delegates to LLaMA-Factory without copying it."""
 
 import contextlib
 import copy
@@ -14,6 +14,7 @@ from ..rope.saved_positions import apply_saved_positions, saved_settings
 from ..rope.square import squaring
 from ..training.tracked_data import SIDE_COLUMNS, TrackedData
 from ..utils.models import keep_trainable
+from ..utils.patching import patch_attr
 
 
 class RecipeArguments(NamedTuple):
@@ -64,16 +65,16 @@ class StockWorkflow:
             return after_load(keep_trainable(model) if arguments.training.do_train else model)
 
         with contextlib.ExitStack() as stack:
-            stack.enter_context(swapped(workflow, "CustomSeq2SeqTrainer", make_trainer))
-            stack.enter_context(swapped(workflow, "load_model", load_model))
+            stack.enter_context(patch_attr(workflow, "CustomSeq2SeqTrainer", make_trainer))
+            stack.enter_context(patch_attr(workflow, "load_model", load_model))
             if image_square:
                 name = "get_template_and_fix_tokenizer"
-                stack.enter_context(swapped(workflow, name, squaring(getattr(workflow, name))))
+                stack.enter_context(patch_attr(workflow, name, squaring(getattr(workflow, name))))
             for processor in (loader.SupervisedDatasetProcessor, loader.UnsupervisedDatasetProcessor):
-                stack.enter_context(swapped(processor, "print_data_example", _print_counts))
-            stack.enter_context(swapped(loader, "align_dataset", _aligner(loader.align_dataset)))
+                stack.enter_context(patch_attr(processor, "print_data_example", _print_counts))
+            stack.enter_context(patch_attr(loader, "align_dataset", _aligner(loader.align_dataset)))
             stack.enter_context(
-                swapped(
+                patch_attr(
                     loader, "_get_preprocessed_dataset", _tokenizer_of_rows(loader._get_preprocessed_dataset, data)
                 )
             )
@@ -113,17 +114,6 @@ def teacher_model_arguments(arguments: RecipeArguments) -> Any:
         adapter_name_or_path=finetuning.ref_model_adapters,
         quantization_bit=finetuning.ref_model_quantization_bit,
     )
-
-
-@contextlib.contextmanager
-def swapped(owner: Any, attribute: str, value: Any) -> Iterator[None]:
-    """Sets ``owner.attribute`` for the duration."""
-    original = getattr(owner, attribute)
-    setattr(owner, attribute, value)
-    try:
-        yield
-    finally:
-        setattr(owner, attribute, original)
 
 
 def _print_counts(self: Any, example: dict[str, list[int]]) -> None:
@@ -200,9 +190,11 @@ def saved_positions(workflow: ModuleType, model_args: Any) -> Iterator[None]:
     if settings.get("image_square"):
         get_template = squaring(get_template)
     with (
-        swapped(workflow, "load_model", with_positions(workflow.load_model)),
-        swapped(trainer_utils, "load_model", with_positions(trainer_utils.load_model)),  # reference and reward models
-        swapped(workflow, "get_template_and_fix_tokenizer", get_template),
+        patch_attr(workflow, "load_model", with_positions(workflow.load_model)),
+        patch_attr(
+            trainer_utils, "load_model", with_positions(trainer_utils.load_model)
+        ),  # reference and reward models
+        patch_attr(workflow, "get_template_and_fix_tokenizer", get_template),
     ):
         yield
 

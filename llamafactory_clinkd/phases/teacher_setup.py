@@ -12,10 +12,11 @@ import torch
 
 from ..kd.cache_keys import pixel_settings, teacher_identity
 from ..kd.cached_teacher import CachedTeacher
-from ..kd.teacher import AdapterTeacher, Teacher, add_teacher_adapters, reasons_for_own_base, text_config
+from ..kd.teacher import AdapterTeacher, Teacher, add_teacher_adapters, reasons_for_own_base
 from ..kd.teacher_cache import HiddenCache, estimate_bytes, require_space
 from ..kd.teacher_offload import OffloadedTeacher
 from ..rope.saved_positions import bind_settings, same_positions, settings_of_run, teacher_settings
+from ..utils.models import text_config
 from .context import Run
 from .stock_sft import teacher_model_arguments
 

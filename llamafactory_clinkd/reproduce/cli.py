@@ -40,10 +40,10 @@ def reproduce(
     gpu_memory: Annotated[float, typer.Option(min=1, help="With --dry-run: memory of each, GiB.")] = 80,
 ) -> None:
     """Runs what a table of the paper lacks, and writes it with the paper's values beside ours."""
-    from ..cli import told_errors
+    from ..utils.console import exit_on_error
     from .command import Request, dry, jobs_of, make, prepare
 
-    with told_errors(RuntimeError):
+    with exit_on_error(RuntimeError):
         if what == "data":
             prepare(scale, directory, cache, console)
             return

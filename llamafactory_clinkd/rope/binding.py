@@ -8,13 +8,14 @@ LLaMA-Factory's collator, all ask for positions. It is a bound method, so ``copy
 ``del`` brings the class's own back. The classes are never touched: a teacher beside the student keeps its positions.
 """
 
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLModel, Qwen2VLModel
 
+from ..utils.models import unwrap_adapters
+from ..utils.patching import bind_method
 from . import mcg as positions
 from .mixed import add_mixed, remove_mixed
 
@@ -70,11 +71,11 @@ def apply_rope(
     if variant == "rope_mixed":
         add_mixed(inner)
     elif variant != "mrope":
-        inner.get_rope_index = MethodType(get_rope_index, inner)
+        bind_method(inner, "get_rope_index", get_rope_index)
     for generator in _generators(model, inner):
-        generator._prepare_position_ids_for_generation = MethodType(_with_token_types, generator)
+        bind_method(generator, "_prepare_position_ids_for_generation", _with_token_types)
         if "get_rope_index" in vars(inner):
-            generator._update_model_kwargs_for_generation = MethodType(_continue_after_image, generator)
+            bind_method(generator, "_update_model_kwargs_for_generation", _continue_after_image)
     inner.clinkd_rope = settings
     inner.rope_deltas = None  # of an earlier generation, by the old positions
     return model
@@ -115,7 +116,7 @@ def inner_model(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, ACCEPTED):
             return module
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    core = unwrap_adapters(model)
     kind = getattr(getattr(core, "config", None), "model_type", "no model_type")
     raise TypeError(
         f"Rotary positions can be set on {' and '.join(c.__name__ for c in ACCEPTED)} (model types qwen2_vl and "

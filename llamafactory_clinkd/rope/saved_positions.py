@@ -11,11 +11,11 @@ import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 from transformers.utils import cached_file
 
+from ..utils.patching import bind_method
 from ..utils.value_checks import split_list
 from . import apply_rope, read_mixed, write_mixed
 from .binding import inner_model
@@ -172,9 +172,9 @@ def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> 
     if settings["variant"] == "rope_mixed":
         for folder in _folders_with(MIXED_FILE, model_args):
             read_mixed(folder, model)
-    model.save_pretrained = MethodType(_saving(model.save_pretrained, settings), model)
+    bind_method(model, "save_pretrained", _saving(model.save_pretrained, settings))
     if hasattr(model, "load_adapter") and hasattr(model, "peft_config"):
-        model.load_adapter = MethodType(_loading(model.load_adapter, settings), model)
+        bind_method(model, "load_adapter", _loading(model.load_adapter, settings))
     logger.info("Rotary positions of this model: %s.", settings["variant"])
     return model
 

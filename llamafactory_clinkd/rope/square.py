@@ -11,10 +11,11 @@ of the data path resamples it a second time.
 import copy
 import math
 from collections.abc import Callable
-from types import MethodType
 from typing import Any
 
 from PIL import Image
+
+from ..utils.patching import bind_method
 
 
 def square_size(width: int, height: int, *, min_pixels: int, max_pixels: int, factor: int = 28) -> int:
@@ -69,8 +70,8 @@ def squared_template(template: Any) -> Any:
     template = copy.copy(template)
     template.mm_plugin = plugin = copy.copy(template.mm_plugin)
     # Module-level functions and not a subclass made here: `datasets` hashes and pickles the template.
-    plugin._preprocess_image = MethodType(_square_first, plugin)
-    plugin._get_mm_inputs = MethodType(_note_processor, plugin)
+    bind_method(plugin, "_preprocess_image", _square_first)
+    bind_method(plugin, "_get_mm_inputs", _note_processor)
     plugin.clinkd_limits = DEFAULT_LIMITS
     return template
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..utils.patching import overridden
+from ..utils.models import text_config, unwrap_adapters
+from ..utils.patching import patch_instance
 
 
 IGNORE_INDEX = -100
@@ -47,7 +48,7 @@ def plain_head(model: nn.Module) -> nn.Linear | None:
     ``None`` for heads that adapters wrap, that are quantised, and for models that scale or cap the logits after it.
     """
     head = model.get_output_embeddings()
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    config = text_config(model.config)
     changed_after = any(getattr(config, key, None) for key in CHANGED_AFTER)
     if type(head) is not nn.Linear or changed_after or not keeps_positions(model):
         return None
@@ -56,7 +57,7 @@ def plain_head(model: nn.Module) -> nn.Linear | None:
 
 def keeps_positions(model: nn.Module) -> bool:
     """Whether the model's ``forward`` takes ``logits_to_keep``."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrap_adapters(model)
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
@@ -75,7 +76,7 @@ def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], kept: t
         taken.append(hidden)
         return hidden[..., :1]
 
-    with overridden(head, "forward", take):
+    with patch_instance(head, "forward", take):
         output = model(**inputs, logits_to_keep=kept, use_cache=False)
     check_unchanged(model, output.logits, taken[0][..., :1])
     return taken[0]
@@ -96,7 +97,7 @@ def check_unchanged(model: nn.Module, logits: torch.Tensor, given: torch.Tensor)
     if getattr(model, "_clinkd_head_checked", False):
         return
     if logits.shape != given.shape or not torch.equal(logits, given.to(logits.dtype)):
-        kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+        kind = type(unwrap_adapters(model)).__name__
         raise ValueError(
             f"{kind} changes its logits after its head, in a way that is not known here: the loss would be wrong. "
             "Expected was a model whose logits are hidden states times the head's weight. Report its name; with its "
@@ -128,9 +129,8 @@ def router_loss(model: nn.Module, output: Any) -> torch.Tensor | None:
     loss = getattr(output, "aux_loss", None)
     if not isinstance(loss, torch.Tensor):  # transformers returns 0 for a model without routers
         return None
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    text = base.config.get_text_config() if hasattr(base.config, "get_text_config") else base.config
-    for place in (base, base.config, text):
+    base = unwrap_adapters(model)
+    for place in (base, base.config, text_config(base.config)):
         weight = getattr(place, "router_aux_loss_coef", None)
         if weight is not None:
             return weight * loss

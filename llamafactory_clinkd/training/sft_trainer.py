@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 
-from ..utils.patching import overridden
+from ..utils.patching import patch_instance
 from .checkpoint_compat import accepts_saved_names
 from .lm_head import (
     IGNORE_INDEX,
@@ -102,13 +102,13 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         kept, targets = supervised_positions(inputs.pop("labels"))
         learned = targets.clone()
         learned[len(targets) - repeated :] = IGNORE_INDEX
-        with self.learning_from(inputs, kept, targets) as teacher:
+        with self.teacher_outputs(inputs, kept, targets) as teacher:
             if self._head is not None:
                 result, output = self._loss_in_head(model, inputs, kept, targets, learned, teacher, num_items_in_batch)
             else:
                 output = output_at(model, inputs, kept, restricts=self._keeps_positions)
                 logits = output.logits.flatten(0, 1)
-                self.observe(kept, targets, lambda rows: logits[rows])
+                self.on_logits(kept, targets, lambda rows: logits[rows])
                 result = self.loss_of_logits(logits, learned.flatten(), teacher, num_items_in_batch)
 
         loss = result.loss
@@ -136,11 +136,11 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         results = []
 
         def forward(hidden: torch.Tensor) -> torch.Tensor:
-            self.observe(kept, targets, lambda rows: self._project(hidden.flatten(0, 1)[rows]))
+            self.on_logits(kept, targets, lambda rows: self._project(hidden.flatten(0, 1)[rows]))
             results.append(self.loss_of_hidden(hidden.flatten(0, 1), learned.flatten(), teacher, num_items))
             return results[0].loss.view(1, 1, 1)
 
-        with overridden(self._head, "forward", forward):
+        with patch_instance(self._head, "forward", forward):
             output = model(**inputs, logits_to_keep=kept, use_cache=False)
         check_unchanged(self.model, output.logits, results[0].loss.view(1, 1, 1))
         return results[0]._replace(loss=output.logits.view(())), output
@@ -171,13 +171,13 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         """Logits ``[N, V]`` of hidden states ``[N, H]``; only inside the head's call."""
         return torch.nn.functional.linear(hidden, self._head.weight, self._head.bias)
 
-    def observe(
+    def on_logits(
         self, kept: torch.Tensor, targets: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
         """Is shown every batch: ``kept`` ``[K]``, ``targets`` ``[B, K]``, and logits of any of its ``B * K`` rows."""
 
     @contextlib.contextmanager
-    def learning_from(
+    def teacher_outputs(
         self, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor
     ) -> Iterator[dict[str, torch.Tensor]]:
         """What the loss learns from besides labels, valid inside the ``with``; nothing in plain fine-tuning.

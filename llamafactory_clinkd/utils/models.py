@@ -1,20 +1,30 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""4-bit students on CPU: a layer that has answered once must still pass gradients on when it is trained again.
-
-At its first forward pass in evaluation mode, on a processor with AVX512-BF16, bitsandbytes repacks a ``Linear4bit``
-for a product that has no gradient, and never packs it back. A student answers in the middle of its training (a teacher
-that shares its base, Reflective Correction, an evaluation), and from then on would learn in its last layer alone.
-"""
+"""Reaching into models: below their wrappers, to the language model's configuration, into 4-bit layers."""
 
 from typing import Any
 
 from torch import nn
 
 
+def unwrap_adapters(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT model; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def text_config(config: Any) -> Any:
+    """The configuration of the language model inside that of a vision-language model."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def keep_trainable(model: nn.Module) -> Any:
-    """Switches the repacking off in every 4-bit layer of a model that is to be trained; returns the model.
+    """Switches the CPU repacking off in every 4-bit layer of a model that is to be trained; returns the model.
+
+    At its first forward pass in evaluation mode, on a processor with AVX512-BF16, bitsandbytes repacks a
+    ``Linear4bit`` for a product without a gradient, and never unpacks it. A student generates in the middle of its training (with a
+    teacher that shares its base, in Reflective Correction, in an evaluation); from then on only its last layer would
+    learn.
 
     Args:
         model: As it was loaded. Layers of other kinds, and a layer on a GPU, are as they were.

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..generation import undisturbed
+from ..generation import preserve_training_state
 
 
 def generate_candidates(
@@ -81,7 +81,7 @@ def _generate(
     config, ids = encoded.pop("generation_config"), encoded.pop("inputs")
     kept = ("eos_token_id", "pad_token_id", "repetition_penalty", "length_penalty", "top_k", "num_beams")
     wanted = {name: getattr(config, name) for name in kept if getattr(config, name, None) is not None} | settings
-    with undisturbed(engine.model):
+    with preserve_training_state(engine.model):
         (row,) = decode_batch(
             engine.model,
             engine.tokenizer,

@@ -94,7 +94,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def with_positions_told(stock: Callable[..., Iterator[str]]) -> Callable[..., Iterator[str]]:
+def with_positions_note(stock: Callable[..., Iterator[str]]) -> Callable[..., Iterator[str]]:
     """``WebChatModel.load_model`` whose last words also name what ``clinkd_config.json`` made of the model.
 
     A model that cannot be served right (see ``refuse_foreign_engine``) is answered with the reason, where stock's page

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from llamafactory_clinkd.generation import base_model, shared_vision_tower, undisturbed
+from llamafactory_clinkd.generation import base_model, preserve_training_state, shared_vision_tower
 from llamafactory_clinkd.generation.decode import (
     ANSWER_TOKENS,
     _TokenLogprobs,
@@ -160,7 +160,7 @@ def test_the_cache_is_used_in_training_mode_with_checkpointing(model, tokenizer)
         lambda module, args, kwargs: widths.append(kwargs["inputs_embeds"].size(1)), with_kwargs=True
     )
     inputs = model_inputs(model, collated(tokenizer, 4), "cpu")
-    with undisturbed(model):
+    with preserve_training_state(model):
         decode_batch(model, tokenizer, inputs, generation_settings(model, tokenizer, {"max_new_tokens": 4}, 1))
     assert widths == [inputs["input_ids"].size(1), 1, 1, 1]
     assert model.training and model.is_gradient_checkpointing and model.config.use_cache is False
@@ -170,7 +170,7 @@ def test_undisturbed_restores_modes_and_generators(model):
     model.train()
     model.model.visual.eval()
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())
-    with pytest.raises(KeyError), undisturbed(model):
+    with pytest.raises(KeyError), preserve_training_state(model):
         assert not any(module.training for module in model.modules())
         random.random(), np.random.rand(), torch.rand(1)
         raise KeyError

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""A run that dies between two checkpoints and is started again ends with the weights of an undisturbed one."""
+"""A run that dies between two checkpoints and is started again ends with the weights of an uninterrupted one."""
 
 import pytest
 import torch
@@ -33,17 +33,17 @@ def weights(folder):
 @pytest.mark.parametrize("variant", ["mcg", "rope_mixed"])
 def test_resumed_weights_are_those_of_an_undisturbed_run(variant, tuning, sharp_workspace, tmp_path):
     keys = {"rope_variant": variant, "kd_epochs": 2, **(LORA if tuning == "lora" else {})}
-    undisturbed = train(sharp_workspace, tmp_path / "undisturbed", **keys)
+    preserve_training_state = train(sharp_workspace, tmp_path / "preserve_training_state", **keys)
     with pytest.raises(ConnectionAbortedError):
         train(sharp_workspace, tmp_path / "resumed", [PowerCut()], **keys)
     first = tmp_path / "resumed" / "checkpoint-1"
     resumed = train(sharp_workspace, tmp_path / "resumed", **keys)
 
-    expected, found = weights(undisturbed), weights(resumed)
+    expected, found = weights(preserve_training_state), weights(resumed)
     assert expected.keys() == found.keys()
     assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
     assert any(not torch.allclose(weights(first)[name], expected[name], atol=1e-4) for name in expected)
     if variant == "rope_mixed":
-        learned = load_file(undisturbed / FILE)
+        learned = load_file(preserve_training_state / FILE)
         assert all(torch.allclose(load_file(resumed / FILE)[name], learned[name], atol=1e-6) for name in learned)
         assert any(not torch.allclose(load_file(first / FILE)[name], learned[name], atol=1e-4) for name in learned)

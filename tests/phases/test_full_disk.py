@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from small_run import llamafactory_cli, losses, recipe, write_recipe
 
-from llamafactory_clinkd.phases.distributed import DiskFullError, disk_full, told_to_all
+from llamafactory_clinkd.phases.distributed import DiskFullError, disk_full, propagate_failure
 from llamafactory_clinkd.utils.io import append_jsonl, read_json, read_jsonl, write_json
 from llamafactory_clinkd.utils.ranks import Ranks
 
@@ -41,7 +41,7 @@ def room_for(size):
 )
 def test_every_writer_s_error_is_recognised(tmp_path, write):
     with pytest.raises(DiskFullError, match="could not be written.*MiB free.*make room.*same command") as found:
-        with told_to_all(Ranks(), tmp_path), room_for(10_000):
+        with propagate_failure(Ranks(), tmp_path), room_for(10_000):
             write(tmp_path / "file")
     assert "On rank 0 of 1" in found.value.__notes__[0]
 
@@ -51,7 +51,7 @@ def test_other_errors_stay_what_they_are(tmp_path):
     assert disk_full(FileNotFoundError(errno.ENOENT, "no such file"), tmp_path) is None
     error = ValueError("kd_alpha")
     with pytest.raises(ValueError) as found:
-        with told_to_all(Ranks(), tmp_path):
+        with propagate_failure(Ranks(), tmp_path):
             raise error
     assert found.value is error
 

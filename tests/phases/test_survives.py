@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""``kill -9`` in every phase: the same command finishes the run, with an undisturbed run's phases and rows."""
+"""``kill -9`` in every phase: the same command finishes the run, with an uninterrupted run's phases and rows."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def kill_when(command: list[str], output_dir: Path, phase: str, sign: str) -> No
 
 @pytest.mark.slow
 def test_killed_in_every_phase(workspace, tmp_path):
-    disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
+    disturbed, preserve_training_state = tmp_path / "disturbed", tmp_path / "preserve_training_state"
     path = write_recipe(tmp_path / "recipe.yaml", keys(workspace, disturbed))
     command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(path)]
     for phase, sign in [
@@ -74,9 +74,9 @@ def test_killed_in_every_phase(workspace, tmp_path):
     assert finished(disturbed) == PHASES
     assert "pseudo_label is finished already, skipped" in last.stdout + last.stderr
 
-    other = write_recipe(tmp_path / "other.yaml", keys(workspace, undisturbed))
+    other = write_recipe(tmp_path / "other.yaml", keys(workspace, preserve_training_state))
     assert llamafactory_cli("train", str(other)).returncode == 0
     for name in ("pseudo_labels.jsonl", "corrections/round-1.jsonl", "predictions.jsonl"):
-        assert read_jsonl(disturbed / "clinkd" / name) == read_jsonl(undisturbed / "clinkd" / name), name
-    assert losses(disturbed / "clinkd" / "distill") == losses(undisturbed / "clinkd" / "distill")
-    assert losses(disturbed) == losses(undisturbed)
+        assert read_jsonl(disturbed / "clinkd" / name) == read_jsonl(preserve_training_state / "clinkd" / name), name
+    assert losses(disturbed / "clinkd" / "distill") == losses(preserve_training_state / "clinkd" / "distill")
+    assert losses(disturbed) == losses(preserve_training_state)

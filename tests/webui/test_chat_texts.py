@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from llamafactory_clinkd.webui.chat_texts import OPTIONS, Refused, check, table_of, translate, with_positions_told
+from llamafactory_clinkd.webui.chat_texts import OPTIONS, Refused, check, table_of, translate, with_positions_note
 from llamafactory_clinkd.webui.locales import LANGUAGES, texts
 
 
@@ -84,7 +84,7 @@ def test_a_model_that_cannot_be_served_is_answered_with_the_reason():
     pytest.importorskip("gradio", reason="gradio is not installed: it comes with LLaMA-Factory's own requirements")
     page = SimpleNamespace(manager=SimpleNamespace(get_elem_by_id=lambda name: name), loaded=False)
     with pytest.warns(UserWarning, match="infer_backend"):
-        said = list(with_positions_told(stock)(page, {"top.lang": "ru"}))
+        said = list(with_positions_note(stock)(page, {"top.lang": "ru"}))
     assert said[0] == "Loading" and said[1].startswith("Модель не удалось загрузить: `infer_backend: vllm`")
 
 
@@ -92,4 +92,4 @@ def test_loading_another_model_is_stock():
     page = SimpleNamespace(
         manager=SimpleNamespace(get_elem_by_id=lambda name: name), loaded=True, engine=SimpleNamespace(model=None)
     )
-    assert list(with_positions_told(lambda self, data: iter(["a", "b"]))(page, {"top.lang": "en"})) == ["a", "b"]
+    assert list(with_positions_note(lambda self, data: iter(["a", "b"]))(page, {"top.lang": "en"})) == ["a", "b"]
