@@ -5,7 +5,7 @@
 
 The plan of batches depends on the data and the batch size alone. It is dealt out to the ranks, a batch that is on disk
 already is skipped, and one that is there in part is generated again as a whole. So the result is the same whether the
-run was uninterrupted, was killed and resumed, or was resumed with another number of ranks. Sampling too: each batch has
+run was uninterrupted, killed and resumed, or was resumed with another number of ranks. Sampling too: each batch has
 its own seed, from ``seed`` and the ids in it. (Sampled results do depend on the batch size.)
 
 A row that cannot be read or generated is written with its reason under ``"error"`` and is tried again by the next run.

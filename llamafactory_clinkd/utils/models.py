@@ -22,9 +22,9 @@ def keep_trainable(model: nn.Module) -> Any:
     """Switches the CPU repacking off in every 4-bit layer of a model that is to be trained; returns the model.
 
     At its first forward pass in evaluation mode, on a processor with AVX512-BF16, bitsandbytes repacks a
-    ``Linear4bit`` for a product without a gradient, and never unpacks it. A student generates in the middle of its training (with a
-    teacher that shares its base, in Reflective Correction, in an evaluation); from then on only its last layer would
-    learn.
+    ``Linear4bit`` for a product without a gradient, and never unpacks it. A student generates in the middle of its
+    training (beside a teacher that shares its base, in Reflective Correction, in an evaluation); from then on only
+    its last layer would learn.
 
     Args:
         model: As it was loaded. Layers of other kinds, and a layer on a GPU, are as they were.
