@@ -13,12 +13,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
+from .utils.clip import BIOMED_CLIP
 from .utils.value_checks import bad_value, parse_numbers, require_choice, require_range, split_list
 
 
 PHASES = ("pseudo_label", "distill", "correct", "predict", "evaluate")
 TRAINING_PHASES = ("distill", "correct")
-BIOMED_CLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 OPTIONS_WRITTEN: ContextVar[frozenset[str] | None] = ContextVar("options_written", default=None)
 """The options of a command line while it is parsed: argparse hands over every default as if it had been written."""
 

@@ -17,21 +17,17 @@ The paper names no model. The default here is all-MiniLM-L6-v2 out of the packag
 weights lie on the disk: loading it opens no connection.
 """
 
-import hashlib
 import importlib.util
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from ..utils.io import read_json
+from ..utils.clip import BIOMED_CLIP, local_text_tower, weights_sha256
 
-
-if TYPE_CHECKING:
-    import torch
 
 SimilarityKind = Literal["sentence", "clip", "lexical"]
 SIMILARITIES: tuple[SimilarityKind, ...] = ("sentence", "clip", "lexical")
@@ -39,7 +35,6 @@ _LIBRARIES = {  # kind -> module, what users call it, the extra that installs it
     "sentence": ("sentence_transformers", "sentence-transformers", "sentence"),
     "clip": ("open_clip", "open_clip", "clip"),
 }
-BIOMED_CLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 FUNCTION_WORDS = frozenset(
     "a an the this that these those it its is are was were be been being of in on at to by for with and or as there "
     "here can".split()
@@ -180,7 +175,7 @@ def _load_sentence(model: str | None, device: str, batch_size: int) -> Similarit
     def embed(texts: list[str]) -> np.ndarray:
         return encoder.encode(texts, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=False)
 
-    return EmbeddingSimilarity(f"sentence:{label}:{weights_digest(encoder)}", embed)
+    return EmbeddingSimilarity(f"sentence:{label}:{weights_sha256(encoder)[:12]}", embed)
 
 
 def _load_clip(model: str, device: str, batch_size: int) -> Similarity:
@@ -188,8 +183,9 @@ def _load_clip(model: str, device: str, batch_size: int) -> Similarity:
     import torch
 
     name, tag = _clip_source(model, open_clip.list_pretrained())
-    overrides = _local_text_tower(name)
-    clip = open_clip.create_model(name, pretrained=tag, device=device, require_pretrained=True, **overrides).eval()
+    clip = open_clip.create_model(
+        name, pretrained=tag, device=device, require_pretrained=True, **local_text_tower(name)
+    ).eval()
     tokenizer = open_clip.get_tokenizer(name)
 
     def embed(texts: list[str]) -> np.ndarray:
@@ -200,7 +196,7 @@ def _load_clip(model: str, device: str, batch_size: int) -> Similarity:
                 parts.append(clip.encode_text(tokens).float().cpu().numpy())  # [b, D]
         return np.concatenate(parts)
 
-    return EmbeddingSimilarity(f"clip:{model}:{weights_digest(clip)}", embed)
+    return EmbeddingSimilarity(f"clip:{model}:{weights_sha256(clip)[:12]}", embed)
 
 
 def _clip_source(model: str, known: Sequence[tuple[str, str]]) -> tuple[str, str | None]:
@@ -222,28 +218,6 @@ def _clip_source(model: str, known: Sequence[tuple[str, str]]) -> tuple[str, str
         f"The CLIP model {model!r} names no weights: expected hf-hub:OWNER/NAME, a folder with open_clip_config.json, "
         f"or ARCHITECTURE@TAG, {hint}."
     )
-
-
-def _local_text_tower(name: str) -> dict[str, Any]:
-    """For a folder with a transformers text tower: its ``config.json`` there, where open_clip would ask the hub."""
-    folder = Path(name.removeprefix("local-dir:"))
-    if not name.startswith("local-dir:") or not (folder / "config.json").is_file():
-        return {}
-    text = read_json(folder / "open_clip_config.json").get("model_cfg", {}).get("text_cfg", {})
-    if "hf_model_name" not in text:
-        return {}
-    return {"text_cfg": {**text, "hf_model_name": str(folder), "hf_model_pretrained": False}}
-
-
-def weights_digest(module: "torch.nn.Module") -> str:
-    """The first 12 hexadecimal digits of the SHA-256 over every weight's name, type and bytes."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:12]
 
 
 def _same_length(a: Sequence[str], b: Sequence[str]) -> None:

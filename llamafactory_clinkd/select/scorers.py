@@ -6,8 +6,6 @@
 A scorer that cannot be loaded is an error that tells how to get it; nothing stands in for it silently.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,13 +14,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..utils.clip import BIOMED_CLIP, OPEN_CLIP_CONFIG, local_text_tower, weights_sha256
 
-DEFAULT_SCORER = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
-_CONFIG = "open_clip_config.json"
+
+DEFAULT_SCORER = BIOMED_CLIP
 _TEXT_TOWER = "If its text tower is a transformers model, its config.json and tokenizer files belong there too."
 _HOW_HUB = (
     "The weights are downloaded on first use, from the network or a filled cache. On a machine without network, "
-    f"copy the model's folder ({_CONFIG} and the weights) there and give its path as the scorer. {_TEXT_TOWER}"
+    f"copy the model's folder ({OPEN_CLIP_CONFIG} and the weights) there and give its path as the scorer. "
+    f"{_TEXT_TOWER}"
 )
 
 
@@ -135,9 +135,7 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
     path = _folder_of(name)
     if path.is_dir():
         identity = {"name": path.name, "kind": "open_clip, local folder", **library}
-        return _build(
-            f"local-dir:{path}", None, identity, path.name, device, _how_folder(path), **_local_text_tower(path)
-        )
+        return _build(f"local-dir:{path}", None, identity, path.name, device, _how_folder(path))
 
     architecture, _, pretrained = name.partition("@")
     weights = Path(pretrained).name
@@ -165,8 +163,8 @@ def check_scorer(name: str) -> None:
 
     path = _folder_of(name)
     if path.is_dir():
-        if not (path / _CONFIG).is_file():
-            raise ScorerError(f"{path} is no open_clip folder: {_CONFIG} is missing. {_how_folder(path)}")
+        if not (path / OPEN_CLIP_CONFIG).is_file():
+            raise ScorerError(f"{path} is no open_clip folder: {OPEN_CLIP_CONFIG} is missing. {_how_folder(path)}")
         return
 
     architecture, _, pretrained = name.partition("@")
@@ -188,41 +186,25 @@ def _folder_of(name: str) -> Path:
 
 
 def _how_folder(path: Path) -> str:
-    return f"{path} must hold {_CONFIG} and matching weights (*.safetensors or *.bin). {_TEXT_TOWER}"
+    return f"{path} must hold {OPEN_CLIP_CONFIG} and matching weights (*.safetensors or *.bin). {_TEXT_TOWER}"
 
 
 def _build(
-    model_name: str, pretrained: str | None, identity: dict, short_name: str, device: str, how: str, **overrides: Any
+    model_name: str, pretrained: str | None, identity: dict, short_name: str, device: str, how: str
 ) -> ClipScorer:
     """Loads model, transform and tokenizer; weights are required, so that no random model ever scores."""
     import open_clip
 
     try:
-        model, preprocess = open_clip.create_model_from_pretrained(model_name, pretrained, device=device, **overrides)
+        model, preprocess = open_clip.create_model_from_pretrained(
+            model_name, pretrained, device=device, **local_text_tower(model_name)
+        )
         tokenizer = open_clip.get_tokenizer(model_name)
     except Exception as error:  # open_clip, huggingface_hub, timm and torch each raise their own kinds here
         raise ScorerError(
             f"The scorer {model_name!r} cannot be loaded ({type(error).__name__}: {error}). {how} Or set "
             "`sasg_scorer: logprob`, which ranks by the model's own log-probability; it is not the paper's CLIP score."
         ) from error
-    sha256 = _weights_sha256(model)
+    sha256 = weights_sha256(model)
     identity = {**identity, "weights_sha256": sha256}
     return ClipScorer(model, preprocess, tokenizer, identity, f"{short_name} ({sha256[:8]})", device)
-
-
-def _local_text_tower(path: Path) -> dict[str, Any]:
-    """Takes a transformers text tower's configuration from the folder, where open_clip would ask the hub."""
-    model = json.loads((path / _CONFIG).read_text(encoding="utf-8")).get("model_cfg", {})
-    text = model.get("text_cfg", {})
-    if "hf_model_name" not in text or not (path / "config.json").is_file():
-        return {}
-    return {"text_cfg": {**text, "hf_model_name": str(path), "hf_model_pretrained": False}}
-
-
-def _weights_sha256(model: torch.nn.Module) -> str:
-    """SHA-256 of the loaded parameters and buffers in the order of their names, wherever they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
