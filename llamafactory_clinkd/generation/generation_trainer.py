@@ -82,7 +82,7 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
             f"{metric_key_prefix}_failed": sum("error" in row for row in rows),
         }
         if self.is_world_process_zero():
-            with self._ranks.working(f"{self._title}, gathered"):
+            with self._ranks.long_running(f"{self._title}, gathered"):
                 found = self._when_done(rows)
             metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
         self._ranks.wait(f"{self._title}, gathered")

@@ -82,7 +82,7 @@ class CorrectionRounds:
         else:
             answers = self._generate(aligned.select(chosen), keys, ended)
         if self._run.ranks.rank == 0:
-            with self._run.ranks.working(f"correction after round {ended}"):
+            with self._run.ranks.long_running(f"correction after round {ended}"):
                 self._judge(described, chosen, answers, ended)
         self._run.ranks.wait(f"correction after round {ended}")
 

@@ -42,13 +42,13 @@ def propagate_failure(ranks: Ranks, output_dir: Path) -> Iterator[None]:
     try:
         yield
     except Stopped as stop:
-        ranks.leave(str(stop))
+        ranks.signal_stop(str(stop))
         raise
     except Exception as error:
         raised = disk_full(error, output_dir) or error
-        raised.add_note(f"On rank {ranks.rank} of {ranks.size}, at {ranks.place}.")
+        raised.add_note(f"On rank {ranks.rank} of {ranks.size}, at {ranks.location}.")
         get_error_handler().record_exception(raised)
-        ranks.fail(f"{type(raised).__name__}: {raised} (at {ranks.place})")
+        ranks.fail(f"{type(raised).__name__}: {raised} (at {ranks.location})")
         if raised is error:
             raise
         raise raised from error

@@ -19,7 +19,7 @@ def run_phase(run: Run) -> list[str]:
         raise FileNotFoundError(f"{predictions} does not exist: run phase predict first (add it to `clinkd_phases`).")
     out_path = run.folder / "metrics.json"
     if run.ranks.rank == 0:
-        with run.ranks.working("evaluation"):
+        with run.ranks.long_running("evaluation"):
             shown = contextlib.nullcontext() if run.recipe.training.disable_tqdm else progress_bar()
             with shown as progress:
                 metrics = evaluate_predictions(

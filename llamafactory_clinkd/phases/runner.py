@@ -58,7 +58,7 @@ def run_procedure(workflow: Any, arguments: Any, callbacks: list[Any]) -> None:
             ranks.wait("the end")
     except Stopped as stop:
         reason = ranks.agreed_stop_reason()
-        _say(ranks, f"Stopped by {reason} at {ranks.place}: {stop}. The same command continues the run.")
+        _say(ranks, f"Stopped by {reason} at {ranks.location}: {stop}. The same command continues the run.")
         if reason != ABORTED:
             raise SystemExit(SIGTERM_CODE) from None
     finally:
@@ -111,7 +111,7 @@ def _run_phases(workflow: Any, arguments: Any, callbacks: list[Any], output_dir:
     if "evaluate" in chosen and ranks.rank == 0:
         from ..report import build_report
 
-        with ranks.working("the report"):
+        with ranks.long_running("the report"):
             _say(ranks, f"Report: {build_report([output_dir], output_dir / 'clinkd' / 'report.html')}")
 
 

@@ -1,10 +1,18 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Ranks that know of one another: waiting, failing and stopping together, through the process group's key-value store.
+"""Waiting, failing and stopping together on all ranks, through the process group's key-value store.
 
-Unlike a collective, waiting here takes no part in any engine: it lasts as long as a rank says that it works alone
-(rank 0 asking a corrector for hours), it can say who is missing and where, and a rank that failed is heard of at once.
+Why not what torch and transformers provide:
+
+- ``torch.distributed.monitored_barrier`` runs on gloo only and has one fixed timeout. Here rank 0 may work alone for
+  hours (a corrector behind an API) while a rank that hangs for half an hour is an error.
+- torchrun's teardown reacts to a process that has exited. A rank that raised may not get that far while its engine
+  waits for the peers, and a rank that hangs is never reported, nor is the point at which it hangs.
+- transformers' ``enable_jit_checkpoint`` saves on SIGTERM inside ``Trainer.train`` only, and each rank decides alone: a
+  signal to one rank of two saves there at a step at which the other rank trains on, and both hang.
+
+The tests that kill and stop real runs (``tests/engines``, ``tests/phases``) hold what is promised here.
 """
 
 import logging
@@ -21,7 +29,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 2.0
 SILENT_SECONDS = 180.0
 GRACE_SECONDS = 20.0
 
@@ -29,29 +37,29 @@ _runs = 0
 
 
 class RankError(RuntimeError):
-    """Another rank failed, fell silent, or did not come."""
+    """Another rank failed, stopped sending heartbeats, or did not arrive in time."""
 
 
 class Stopped(RuntimeError):
-    """The run stops early, at a place where the same command takes it up."""
+    """The run stops early, at a point from which the same command resumes it."""
 
 
 class Ranks:
-    """This rank among the others. A single process has nobody to wait for.
+    """This rank and the others. A single process never waits.
 
     Args:
         rank: This process's global rank.
         size: The number of ranks.
         store: A ``torch.distributed.Store`` that all ranks share; ``None`` for a single process.
-        timeout: Seconds that a rank may be late at :meth:`wait` without saying that it works.
-        beat: Seconds between two signs of life.
-        silent: Seconds without a sign of life after which a rank counts as dead.
+        timeout: Seconds that a rank may be late at :meth:`wait`, unless one works in :meth:`long_running`.
+        beat: Seconds between two heartbeats.
+        silent: Seconds without a heartbeat after which a rank counts as dead.
         grace: Seconds that this process has to end by itself after another rank failed.
         end: Ends this process; replaced in tests.
 
     Attributes:
-        phase: What all ranks do at present; goes in front of every place.
-        place: Where this rank was last.
+        phase: The phase that all ranks run; prefix of every location.
+        location: The last point that this rank reached.
     """
 
     def __init__(
@@ -61,28 +69,28 @@ class Ranks:
         store: Any = None,
         *,
         timeout: float = 1800.0,
-        beat: float = BEAT_SECONDS,
+        beat: float = HEARTBEAT_SECONDS,
         silent: float = SILENT_SECONDS,
         grace: float = GRACE_SECONDS,
         end: Callable[[int], Any] = os._exit,
     ) -> None:
         self.rank, self.size, self.timeout = rank, size, timeout
         self._store = store
-        self._beat, self._looks, self._grace, self._end = beat, max(1, round(silent / beat)), grace, end
-        self.phase, self.place = "", "the start"
+        self._beat, self._max_missed, self._grace, self._end = beat, max(1, round(silent / beat)), grace, end
+        self.phase, self.location = "", "the start"
         self._waits = 0
         self._stop = ""
         self._closed = threading.Event()
         if size > 1:
-            store.set(f"at/{rank}", self.place)
+            store.set(f"at/{rank}", self.location)
             store.set(f"beat/{rank}", "0")
-            # Its own connection: a collective that is being set up holds the main one for minutes.
+            # A second connection: a collective that is being set up holds the main one for minutes.
             thread = threading.Thread(target=self._watch, args=(_connection(store),), daemon=True, name="clinkd-ranks")
             thread.start()
 
     @classmethod
     def of_process_group(cls, timeout: float) -> "Ranks":
-        """The ranks of the default process group, a single process where there is none."""
+        """The ranks of the default process group; a single process if there is none."""
         global _runs
         distributed = torch.distributed
         if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
@@ -92,22 +100,22 @@ class Ranks:
         store = distributed.PrefixStore(f"clinkd/{_runs}", store)
         return cls(distributed.get_rank(), distributed.get_world_size(), store, timeout=timeout)
 
-    def wait(self, place: str) -> None:
+    def wait(self, location: str) -> None:
         """Waits for all ranks.
 
         Args:
-            place: What this rank has reached; shown by others if they wait for it, or it for them.
+            location: The point that this rank has reached; part of the error of any rank that is kept waiting.
 
         Raises:
-            RankError: If a rank failed or is not there in time; the message names it and where it was.
-            Stopped: If a rank stopped early and will not come.
+            RankError: If a rank failed or is late; the message names it and its last location.
+            Stopped: If a rank stopped early and will not arrive.
         """
-        self.at(place)
+        self.set_location(location)
         if self.size == 1:
             return
         self._waits += 1
         key = f"wait/{self._waits}"
-        self._store.set(f"{key}/{self.rank}", place)
+        self._store.set(f"{key}/{self.rank}", location)
         if self._store.add(f"{key}/count", 1) == self.size:
             self._store.set(f"{key}/done", "1")
         start, pause = time.monotonic(), 0.005
@@ -121,22 +129,22 @@ class Ranks:
                 missing = [rank for rank in range(self.size) if not self._store.check([f"{key}/{rank}"])]
                 late = ", ".join(f"rank {rank} (last at {self._get(f'at/{rank}')})" for rank in missing)
                 raise RankError(
-                    f"Rank {self.rank} waited {self.timeout:.0f} s at {self.place} for {late}. "
-                    "`ddp_timeout` sets how long."
+                    f"Rank {self.rank} waited {self.timeout:.0f} s at {self.location} for {late}. "
+                    "`ddp_timeout` sets this limit."
                 )
             time.sleep(pause)
             pause = min(0.5, pause * 1.5)
 
-    def at(self, place: str) -> None:
-        """Notes where this rank is, and tells the others."""
-        self.place = f"phase {self.phase}, {place}" if self.phase else place
+    def set_location(self, location: str) -> None:
+        """Records where this rank is, for itself and for the other ranks' errors."""
+        self.location = f"phase {self.phase}, {location}" if self.phase else location
         if self.size > 1:
-            self._store.set(f"at/{self.rank}", self.place)
+            self._store.set(f"at/{self.rank}", self.location)
 
     @contextmanager
-    def working(self, place: str) -> Iterator[None]:
-        """Inside, this rank works while the others wait, for as long as it lives."""
-        self.at(place)
+    def long_running(self, location: str) -> Iterator[None]:
+        """Inside, this rank works while the others wait without a time limit, for as long as it sends heartbeats."""
+        self.set_location(location)
         if self.size > 1:
             self._store.add("working", 1)
         yield
@@ -144,61 +152,61 @@ class Ranks:
             self._store.add("working", -1)
 
     def fail(self, reason: str) -> None:
-        """Tells the others that this rank failed; they end, and so does this one should it hang."""
+        """Reports to the other ranks that this one failed; all end, and so does this one if it hangs."""
         if self.size > 1:
             try:
                 self._store.compare_set("failure", "", f"Rank {self.rank} failed: {reason}")
-            except RuntimeError as error:  # the store's host is gone, which the others see themselves
-                logger.warning("Rank %d could not tell the others that it failed: %s", self.rank, error)
+            except RuntimeError as error:  # the store's host is gone, which the other ranks notice themselves
+                logger.warning("Rank %d could not report its failure to the other ranks: %s", self.rank, error)
 
     def raise_failure(self) -> None:
-        """Raises what another rank failed with.
+        """Raises the failure that another rank reported.
 
         Raises:
             RankError: If one did.
         """
         if self.size > 1 and self._store.check(["failure"]):
-            time.sleep(self._beat)  # the first error is on record before its consequences: launchers show the earliest
+            time.sleep(self._beat)  # launchers show the earliest error: the cause has to be recorded before this one
             raise RankError(self._get("failure"))
 
     def request_stop(self, reason: str) -> None:
-        """Asks all ranks to stop at the next point where work can be taken up again; safe in a signal handler."""
+        """Requests that all ranks stop at the next point from which work can resume; safe in a signal handler."""
         self._stop = self._stop or reason
 
     def stop_reason(self) -> str:
-        """Why this rank should stop, empty if it should not. The others can read it from then on."""
+        """Why this rank should stop, empty if it should not; publishes it to the other ranks."""
         if self._stop and self.size > 1:
             self._store.set("stop", self._stop)
         return self._stop
 
     def agreed_stop_reason(self) -> str:
-        """Why all ranks stop, once they agreed on it: this rank may not have heard of it yet."""
+        """Why all ranks stop, once they agreed on it; another rank may have received the request."""
         if not self._stop and self.size > 1 and self._store.check(["stop"]):
             self._stop = self._get("stop")
         return self._stop
 
-    def leave(self, where: str) -> None:
-        """Tells ranks that wait for this one that it stopped early."""
+    def signal_stop(self, location: str) -> None:
+        """Releases the ranks that wait for this one: it stopped early at ``location``."""
         if self.size > 1:
-            self._store.set("left", where)
+            self._store.set("left", location)
 
     def close(self) -> None:
-        """Ends the watch: all ranks are done."""
+        """Ends the heartbeat: all ranks are done."""
         self._closed.set()
 
     def _get(self, key: str) -> str:
         return self._store.get(key).decode("utf-8")
 
     def _watch(self, store: Any) -> None:
-        """Gives signs of life, and ends this process some time after a rank failed."""
-        beats, lost, seen = 0, 0, dict.fromkeys(range(1, self.size), (b"", 0))
+        """Sends heartbeats, and ends this process some time after a rank failed."""
+        beats, lost, heartbeats = 0, 0, dict.fromkeys(range(1, self.size), (b"", 0))
         failure = ""
         while not failure and not self._closed.wait(self._beat):
             try:
                 beats += 1
                 store.set(f"beat/{self.rank}", str(beats))
                 if self.rank == 0:
-                    self._look_for_silence(store, seen)
+                    self._check_heartbeats(store, heartbeats)
                 if self._stop:
                     store.set("stop", self._stop)
                 elif store.check(["stop"]):
@@ -212,16 +220,17 @@ class Ranks:
             print(f"Rank {self.rank} ends: {failure}", file=sys.stderr, flush=True)
             self._end(1)
 
-    def _look_for_silence(self, store: Any, seen: dict[int, tuple[bytes, int]]) -> None:
-        """Counts looks, not seconds: this thread itself may have been held up."""
-        for rank in [rank for rank in seen if store.check([f"beat/{rank}"])]:
+    def _check_heartbeats(self, store: Any, heartbeats: dict[int, tuple[bytes, int]]) -> None:
+        """Counts checks, not seconds: this thread itself may have been held up."""
+        for rank in [rank for rank in heartbeats if store.check([f"beat/{rank}"])]:
             beat = store.get(f"beat/{rank}")
-            before, looks = seen[rank]
-            seen[rank] = (beat, 0 if beat != before else looks + 1)
-            if seen[rank][1] == self._looks:
-                place = store.get(f"at/{rank}").decode("utf-8")
-                seconds = self._looks * self._beat
-                reason = f"Rank {rank} gave no sign of life for {seconds:.0f} s; it was last at {place}."
+            before, missed = heartbeats[rank]
+            missed = 0 if beat != before else missed + 1
+            heartbeats[rank] = (beat, missed)
+            if missed == self._max_missed:
+                location = store.get(f"at/{rank}").decode("utf-8")
+                seconds = self._max_missed * self._beat
+                reason = f"Rank {rank} gave no sign of life for {seconds:.0f} s; it was last at {location}."
                 store.compare_set("failure", "", reason)
 
 

@@ -43,9 +43,9 @@ def all_at_once(*calls):
 def test_alone_waits_for_nobody():
     alone = Ranks()
     alone.wait("anywhere")
-    with alone.working("anywhere"):
+    with alone.long_running("anywhere"):
         alone.fail("nothing")
-        alone.leave("nothing")
+        alone.signal_stop("nothing")
     alone.raise_failure()
     assert Ranks.of_process_group(60).size == 1
 
@@ -66,7 +66,7 @@ def test_nobody_passes_before_the_last(make):
 
 def test_missing_rank_is_named_with_its_place(make):
     ranks = make(3, timeout=1.5)  # a busy machine may hold a thread up for as long
-    ranks[2].at("phase distill")
+    ranks[2].set_location("phase distill")
     errors = all_at_once(lambda: ranks[0].wait("phase predict"), lambda: ranks[1].wait("phase predict"))
     for error in errors:
         assert isinstance(error, RankError)
@@ -77,7 +77,7 @@ def test_rank_that_works_alone_is_waited_for(make):
     ranks = make(2, timeout=1.5)
 
     def work():
-        with ranks[0].working("correction"):
+        with ranks[0].long_running("correction"):
             time.sleep(2.5)
         ranks[0].wait("gate")
 
@@ -105,7 +105,7 @@ def test_first_failure_counts(make):
 
 def test_silent_rank_is_named(make):
     ranks = make(2, silent=0.2, timeout=30)
-    ranks[1].at("phase correct")
+    ranks[1].set_location("phase correct")
     ranks[1].close()  # its watch ends as that of a killed process does
     with pytest.raises(RankError, match="Rank 1 gave no sign of life .* last at phase correct"):
         ranks[0].wait("gate")
@@ -131,6 +131,6 @@ def test_reason_is_known_once_the_ranks_agreed(make):
 
 def test_rank_that_left_is_not_waited_for(make):
     ranks = make(2)
-    threading.Timer(0.1, lambda: ranks[0].leave("before phase predict")).start()
+    threading.Timer(0.1, lambda: ranks[0].signal_stop("before phase predict")).start()
     with pytest.raises(Stopped, match="before phase predict"):
         ranks[1].wait("phase predict")
