@@ -100,7 +100,7 @@ def look(
 
     ids = torch.tensor([[*prompt, *answered]], device=model.device)
     inner = inner_model(model)
-    types = token_types(inner, ids)
+    types = token_types(inner.config, ids)
     image_tokens = types[0].nonzero()[:, 0].tolist()
     rows = _rows(tokenizer, prompt, answered, image_tokens[-1] + 1, word)
     _, height, width = (inputs["image_grid_thw"][0] // inner.visual.spatial_merge_size).tolist()

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..rope.saved_positions import apply_saved_positions, saved_settings
-from ..rope.square import squaring
+from ..rope.square import with_square_images
 from ..training.tracked_data import SIDE_COLUMNS, TrackedData
 from ..utils.models import keep_trainable
 from ..utils.patching import patch_attr
@@ -69,7 +69,7 @@ class StockWorkflow:
             stack.enter_context(patch_attr(workflow, "load_model", load_model))
             if image_square:
                 name = "get_template_and_fix_tokenizer"
-                stack.enter_context(patch_attr(workflow, name, squaring(getattr(workflow, name))))
+                stack.enter_context(patch_attr(workflow, name, with_square_images(getattr(workflow, name))))
             for processor in (loader.SupervisedDatasetProcessor, loader.UnsupervisedDatasetProcessor):
                 stack.enter_context(patch_attr(processor, "print_data_example", _print_counts))
             stack.enter_context(patch_attr(loader, "align_dataset", _aligner(loader.align_dataset)))
@@ -188,7 +188,7 @@ def saved_positions(workflow: ModuleType, model_args: Any) -> Iterator[None]:
 
     get_template = workflow.get_template_and_fix_tokenizer
     if settings.get("image_square"):
-        get_template = squaring(get_template)
+        get_template = with_square_images(get_template)
     with (
         patch_attr(workflow, "load_model", with_positions(workflow.load_model)),
         patch_attr(

@@ -3,10 +3,10 @@
 
 """RoPE-Mixed (Heo et al., "Rotary Position Embedding for Vision Transformer", ECCV 2024) in Qwen2-VL's vision tower.
 
-A patch at row p_h and column p_w turns frequency i of a head by ``theta_h[i] * p_h + theta_w[i] * p_w``, with both
-thetas learnable, for every layer and head; so a head can look along diagonals. Stock is the special case where half of
-the thetas are 0. What is learned here is the difference from stock, zero at first: step 0 is stock exactly, a model
-cast to bf16 rounds the difference and not the frequency, and weight decay pulls towards stock.
+A patch at row p_h and column p_w turns frequency i of a head by ``theta_h[i] * p_h + theta_w[i] * p_w``. Both thetas
+are learnable, for every layer and head, so a head can look along diagonals. Stock is the special case where half of
+the thetas are 0. The parameter is the difference from stock, initially zero: step 0 equals stock exactly, a cast to
+bf16 rounds the difference and not the frequency, and weight decay pulls towards stock.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Qwen2VLModel
+
+from ..utils.io import atomic_path
 
 
 NAME = "rope_mixed_delta"
@@ -34,16 +36,16 @@ def add_mixed(inner: nn.Module) -> None:
             "attention reorders the patches. Choose mrope, mcg, mcg_released or rope_2d."
         )
     tower = inner.visual
-    tower.clinkd_handle = tower.register_forward_pre_hook(_send_patches, with_kwargs=True)
+    tower.clinkd_handle = tower.register_forward_pre_hook(_add_patch_positions, with_kwargs=True)
     for block in tower.blocks:
         attention, weight = block.attn, block.attn.proj.weight
         delta = torch.zeros(2, attention.num_heads, attention.head_dim // 2, dtype=torch.float32, device=weight.device)
         attention.register_parameter(NAME, nn.Parameter(delta))
-        attention.clinkd_handle = attention.register_forward_pre_hook(_turn_per_head, with_kwargs=True)
+        attention.clinkd_handle = attention.register_forward_pre_hook(_rotate_per_head, with_kwargs=True)
 
 
 def remove_mixed(inner: nn.Module) -> None:
-    """Takes the differences off; a model without :func:`add_mixed` stays as it is."""
+    """Undoes :func:`add_mixed`; a stock model is left unchanged."""
     for module in (inner.visual, *(block.attn for block in inner.visual.blocks)):
         if "clinkd_handle" in vars(module):
             module.clinkd_handle.remove()
@@ -53,20 +55,20 @@ def remove_mixed(inner: nn.Module) -> None:
 
 
 def mixed_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """(layer's number, parameter) of each learnable difference, in the order of the layers.
+    """(layer number, parameter) of each learnable difference, in the order of the layers.
 
-    A vision tower is frozen by name or wholesale; call ``requires_grad_(True)`` on these when that happened after
-    :func:`.qwen2_vl.apply_rope`, which leaves them trainable.
+    :func:`.binding.apply_rope` leaves them trainable. Call ``requires_grad_(True)`` on them if the vision tower is
+    frozen afterwards.
     """
-    found = (p for name, p in model.named_parameters() if name.rpartition(".")[2] == NAME)
-    return ((f"{layer}", parameter) for layer, parameter in enumerate(found))
+    deltas = (p for name, p in model.named_parameters() if name.rpartition(".")[2] == NAME)
+    return ((f"{layer}", parameter) for layer, parameter in enumerate(deltas))
 
 
 def fix_mixed(model: nn.Module, device: torch.device) -> None:
-    """Makes the learnable differences constants on ``device``, no parameters any more; for a frozen model.
+    """Turns the learnable differences of a frozen model into constants on ``device``.
 
-    They are read before their module's own ``forward`` runs, so what moves a module's parameters around that call
-    comes too late for them. They are a few kilobytes.
+    A pre-hook reads them before the ``forward`` of their module, which is too early for code that moves parameters to
+    the device around ``forward``. They take a few kilobytes.
     """
     for module in model.modules():
         delta = module._parameters.pop(NAME, None)
@@ -77,21 +79,20 @@ def fix_mixed(model: nn.Module, device: torch.device) -> None:
 def write_mixed(
     directory: str | Path, model: nn.Module, *, state_dict: dict[str, Tensor] | None = None
 ) -> Path | None:
-    """Writes the learned differences to ``clinkd_rope.safetensors`` in ``directory``; None where the model has none.
+    """Writes the learned differences to ``clinkd_rope.safetensors`` in ``directory``; returns None if there are none.
 
-    A full checkpoint holds them too, but ``from_pretrained`` knows stock's names only, and an adapter holds none.
+    A full checkpoint holds them too, but ``from_pretrained`` reads stock names only, and an adapter has none.
 
     Args:
-        directory: Folder of the saved model or adapter; made if missing.
+        directory: Folder of the saved model or adapter; created if missing.
         model: The model that has them.
-        state_dict: Gathered weights of a model held in parts, as DeepSpeed and FSDP hand them to ``save_pretrained``.
+        state_dict: Gathered weights of a sharded model, as DeepSpeed and FSDP pass them to ``save_pretrained``.
 
     Raises:
-        RuntimeError: If the parameters are held in parts and ``state_dict`` has none of them.
+        RuntimeError: If the parameters are sharded and ``state_dict`` has none of them.
     """
     gathered = [tensor for name, tensor in (state_dict or {}).items() if name.rpartition(".")[2] == NAME]
-    own = [parameter.detach() for _, parameter in mixed_parameters(model)]
-    tensors = gathered or own
+    tensors = gathered or [parameter.detach() for _, parameter in mixed_parameters(model)]
     if not tensors:
         return None
     if any(tensor.numel() == 0 for tensor in tensors):
@@ -101,18 +102,16 @@ def write_mixed(
             "`deepspeed.zero.GatheredParameters([p for _, p in mixed_parameters(model)])`."
         )
     path = Path(directory) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{FILE}.tmp")
-    save_file({f"{layer}": tensor.float().cpu().contiguous() for layer, tensor in enumerate(tensors)}, temporary)
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        save_file({f"{layer}": tensor.float().cpu().contiguous() for layer, tensor in enumerate(tensors)}, temporary)
     return path
 
 
 def read_mixed(directory: str | Path, model: nn.Module) -> bool:
-    """Loads what :func:`write_mixed` wrote into a model that has ``rope_mixed``.
+    """Loads the file of :func:`write_mixed` into a model that has ``rope_mixed``.
 
     Returns:
-        False where ``directory`` holds no such file.
+        False if ``directory`` has no such file.
 
     Raises:
         ValueError: If the file and the model do not have the same layers and shapes.
@@ -120,15 +119,15 @@ def read_mixed(directory: str | Path, model: nn.Module) -> bool:
     path = Path(directory) / FILE
     if not path.exists():
         return False
-    saved, own = load_file(path), dict(mixed_parameters(model))
-    shapes = [{name: tuple(tensor.shape) for name, tensor in side.items()} for side in (saved, own)]
+    saved, parameters = load_file(path), dict(mixed_parameters(model))
+    shapes = [{name: tuple(tensor.shape) for name, tensor in side.items()} for side in (saved, parameters)]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"{path} holds frequencies of the shapes {shapes[0]}, the model's are {shapes[1]}. Apply `rope_mixed` to "
             "the model that the file was trained with first."
         )
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in parameters.items():
             parameter.copy_(saved[name])
     return True
 
@@ -155,28 +154,28 @@ def patch_positions(grid_thw: Tensor, merge_size: int) -> Tensor:
     return torch.stack((rows, cell % cells * merge_size + inside % merge_size), 1)
 
 
-def _send_patches(tower: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Hands every block the patches' positions as an argument: gradient checkpointing then replays the right ones."""
+def _add_patch_positions(tower: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Passes the patch positions to every block as an argument, which gradient checkpointing replays correctly."""
     grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
     return args, {**kwargs, "patch_positions": patch_positions(grid, tower.spatial_merge_size)}
 
 
-def _turn_per_head(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Adds the learned angles to stock's (the addition theorems), per head."""
+def _rotate_per_head(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Adds the learned angles to the stock ones (by the addition theorems), per head."""
     patches = kwargs.pop("patch_positions")
     delta = getattr(attention, NAME).float()
     angles = patches[:, 0, None, None] * delta[0] + patches[:, 1, None, None] * delta[1]
     angles = angles.repeat(1, 1, 2)
-    cos, sin = (part.float().unsqueeze(1) for part in kwargs["position_embeddings"])
-    turned = (cos * angles.cos() - sin * angles.sin(), sin * angles.cos() + cos * angles.sin())
-    return args, {**kwargs, "position_embeddings": tuple(_PerHead(part) for part in turned)}
+    cos, sin = (tensor.float().unsqueeze(1) for tensor in kwargs["position_embeddings"])
+    rotated = (cos * angles.cos() - sin * angles.sin(), sin * angles.cos() + cos * angles.sin())
+    return args, {**kwargs, "position_embeddings": tuple(_PerHead(tensor) for tensor in rotated)}
 
 
 class _PerHead:
-    """Cosines or sines ``[patches, heads, head_dim]`` where stock expects ``[patches, head_dim]``.
+    """Cosines or sines ``[patches, heads, head_dim]`` in place of stock's ``[patches, head_dim]``.
 
-    Stock's only use of them is ``cos.unsqueeze(-2).float()``, to make an axis of size 1 for the heads (transformers
-    5.0 to 5.6, ``apply_rotary_pos_emb_vision``). These have that axis.
+    Stock uses them only in ``cos.unsqueeze(-2).float()``, which adds a head axis of size 1 (transformers 5.0 to 5.6,
+    ``apply_rotary_pos_emb_vision``). These have that axis already.
     """
 
     def __init__(self, tensor: Tensor) -> None:

@@ -1,52 +1,141 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which rotary positions a model has in a run, and that nothing serves it with others.
+"""The rotary positions of a run: those of the recipe, and those saved with a model in ``clinkd_config.json``.
 
-The keys that a recipe writes and the ``clinkd_config.json`` beside a saved model must agree; a model that was saved
-with its own positions gets them without a key, for training, prediction, chat, API and export alike.
+A model that is served with other positions than those of its training silently gives wrong answers. So every saved
+model has this file: a format number, the arguments of :func:`.binding.apply_rope`, and ``image_square`` of the data
+path. Training, prediction, chat, API and export apply it without a key; a recipe that disagrees is an error.
 """
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import cached_file
 
+from ..utils.io import read_json, write_json
 from ..utils.patching import bind_method
 from ..utils.value_checks import split_list
-from . import apply_rope, read_mixed, write_mixed
-from .binding import inner_model
-from .config import FILE, read_rope_config, reconcile, write_rope_config
+from .binding import OPTION_DEFAULTS, apply_rope, inner_model
 from .mixed import FILE as MIXED_FILE
+from .mixed import read_mixed, write_mixed
 
 
 logger = logging.getLogger(__name__)
 
-SETTING_OF_KEY = {
-    "rope_variant": "variant",
-    "mcg_alpha_h": "alpha_h",
-    "mcg_alpha_w": "alpha_w",
-    "mcg_gap": "gap",
-    "rope_sections": "sections",
+CONFIG_FILE = "clinkd_config.json"
+FORMAT = 1
+RECIPE_KEYS = {
+    "variant": "rope_variant",
+    "alpha_h": "mcg_alpha_h",
+    "alpha_w": "mcg_alpha_w",
+    "gap": "mcg_gap",
+    "sections": "rope_sections",
     "image_square": "image_square",
 }
-"""Recipe key -> its name in ``clinkd_config.json``."""
-KEY_OF_SETTING = {setting: key for key, setting in SETTING_OF_KEY.items()}
+"""Setting in ``clinkd_config.json`` -> its key in a recipe."""
 
 
-def requested_settings(arguments: Any) -> dict[str, Any] | None:
-    """The positions of a recipe with ``use_clinkd: true``, defaults included; ``None`` without it."""
-    if not getattr(arguments, "use_clinkd", False):
+def write_rope_config(directory: str | Path, settings: dict[str, Any]) -> Path:
+    """Writes ``settings`` to ``clinkd_config.json`` in ``directory``, atomically.
+
+    Args:
+        directory: Folder of the saved model or adapter; created if missing.
+        settings: ``rope_settings(model)``, and ``image_square`` where it applies.
+
+    Raises:
+        ValueError: If a key is unknown or ``variant`` is missing.
+    """
+    path = Path(directory) / CONFIG_FILE
+    _check_settings(settings, "The settings to save")
+    write_json(path, {"format": FORMAT, **settings})
+    return path
+
+
+def read_rope_config(directory: str | Path) -> dict[str, Any] | None:
+    """Reads the file of :func:`write_rope_config`, without the format number; None if there is no such file.
+
+    Raises:
+        ValueError: If the file is damaged, or of a format that this version does not know.
+    """
+    path = Path(directory) / CONFIG_FILE
+    if not path.exists():
         return None
-    return {setting: getattr(arguments, key) for key, setting in SETTING_OF_KEY.items()}
+    saved = read_json(path)
+    version = saved.get("format") if isinstance(saved, dict) else saved
+    if not isinstance(saved, dict) or version != FORMAT:
+        raise ValueError(
+            f"{path} has the format {version!r}, this version of llamafactory-clinkd reads {FORMAT}. Install the "
+            "version that wrote the file."
+        )
+    settings = {key: value for key, value in saved.items() if key != "format"}
+    _check_settings(settings, str(path))
+    return settings
+
+
+def _check_settings(settings: dict[str, Any], source: str) -> None:
+    if "variant" not in settings or not settings.keys() <= RECIPE_KEYS.keys():
+        raise ValueError(
+            f"{source}: keys must be {', '.join(RECIPE_KEYS)}, `variant` among them; found {list(settings)}."
+        )
+
+
+def reconcile(
+    saved: dict[str, Any] | None,
+    requested: dict[str, Any] | None,
+    *,
+    model: str = "The model",
+    recipe_keys: Mapping[str, str] | None = None,
+) -> dict[str, Any] | None:
+    """Combines saved and requested settings, which must agree; a requested key that is None counts as left out.
+
+    Args:
+        saved: Settings from :func:`read_rope_config`.
+        requested: Settings of the recipe.
+        model: Whose settings they are, for the message.
+        recipe_keys: A setting's name in the recipe, for the message.
+
+    Raises:
+        ValueError: If a requested setting differs from the saved one; the message shows both.
+    """
+    if saved is None or requested is None:
+        return requested if saved is None else saved
+    requested = {key: value for key, value in requested.items() if value is not None}
+    different = [key for key, value in requested.items() if key in saved and saved[key] != value]
+    if different:
+        names = {key: (recipe_keys or {}).get(key, key) for key in different}
+        rows = "; ".join(f"`{names[key]}: saved {saved[key]!r}, requested {requested[key]!r}`" for key in different)
+        raise ValueError(
+            f"{model} was saved with other positions than the recipe requests ({rows}). Saved: {saved}. Requested: "
+            f"{requested}. Remove these keys from the recipe to use the saved values, or start from a model without "
+            f"{CONFIG_FILE}."
+        )
+    return {**requested, **saved}
+
+
+def is_stock(settings: dict[str, Any] | None) -> bool:
+    """Whether these are the positions of the unmodified architecture."""
+    return settings is None or (settings["variant"] == "mrope" and not settings.get("sections"))
+
+
+def same_positions(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
+    """Whether two models with these settings give every token the same ``position_ids``."""
+    return _position_id_settings(a) == _position_id_settings(b)
+
+
+def _position_id_settings(settings: dict[str, Any] | None) -> tuple[Any, ...] | None:
+    """What ``position_ids`` depend on; None for stock's, which ``rope_mixed`` keeps in the language model."""
+    if settings is None or settings["variant"] in ("mrope", "rope_mixed"):
+        return None
+    return settings["variant"], *(settings.get(key, default) for key, default in OPTION_DEFAULTS.items())
 
 
 def saved_settings(model_args: Any) -> dict[str, Any] | None:
-    """The positions saved beside the last adapter, else beside the model; ``None`` where neither has any."""
-    for folder in reversed(_folders_with(FILE, model_args)):
+    """The positions saved with the last adapter, else with the model; None if neither has any."""
+    for folder in reversed(_folders_with(CONFIG_FILE, model_args)):
         settings = read_rope_config(folder)
         if settings is not None:
             return settings
@@ -54,14 +143,14 @@ def saved_settings(model_args: Any) -> dict[str, Any] | None:
 
 
 def _folders_with(file: str, model_args: Any) -> list[Path]:
-    """The folders with ``file`` that a model is loaded from: its own, then its adapters'; hub names by their cache."""
+    """The folders with ``file`` among those of the model and its adapters; of a hub model the folder in the cache."""
     names = [model_args.model_name_or_path, *split_list(model_args.adapter_name_or_path or [])]
-    found = (_find(name, file, model_args) for name in names if name)
-    return [path.parent for path in found if path is not None]
+    paths = (_find_file(name, file, model_args) for name in names if name)
+    return [path.parent for path in paths if path is not None]
 
 
-def _find(name: str, file: str, model_args: Any) -> Path | None:
-    """A file beside a saved model, fetched where the model is one of the hub; ``None`` where there is none."""
+def _find_file(name: str, file: str, model_args: Any) -> Path | None:
+    """A file of a saved model, downloaded for a hub model; None if it has no such file."""
     if Path(name).is_dir():
         path = Path(name, file)
         return path if path.is_file() else None
@@ -76,12 +165,64 @@ def _find(name: str, file: str, model_args: Any) -> Path | None:
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-    except OSError:  # neither a folder nor a model of the hub: stock's own error when it loads the name says more
+    except OSError:  # neither a folder nor a hub model: loading the model raises a more precise error
         return None
     return None if path is None else Path(path)
 
 
-def _computes_image_positions(model: Any) -> bool:
+def settings_of_run(model_args: Any, finetuning_args: Any) -> dict[str, Any] | None:
+    """The saved settings, completed by the recipe's; None without either.
+
+    Raises:
+        ValueError: If a key that is written in the recipe disagrees with the saved value.
+    """
+    saved = saved_settings(model_args)
+    if not getattr(finetuning_args, "use_clinkd", False):
+        return saved
+    requested = {setting: getattr(finetuning_args, key) for setting, key in RECIPE_KEYS.items()}
+    written = {setting: requested[setting] for setting, key in RECIPE_KEYS.items() if finetuning_args.asks_for(key)}
+    return {**requested, **reconcile(saved, written, recipe_keys=RECIPE_KEYS)}
+
+
+def teacher_settings(model_args: Any, finetuning_args: Any) -> dict[str, Any] | None:
+    """The positions of the teacher that ``model_args`` load: those saved with it, else ``teacher_rope_variant``.
+
+    Raises:
+        ValueError: If a ``teacher_rope_variant`` that is written in the recipe differs from the saved one.
+    """
+    saved, variant = saved_settings(model_args), finetuning_args.teacher_rope_variant
+    if saved is not None:
+        written = {"variant": variant} if finetuning_args.asks_for("teacher_rope_variant") else {}
+        return reconcile(saved, written, model="The teacher", recipe_keys={"variant": "teacher_rope_variant"})
+    return None if variant == "mrope" else {"variant": variant}
+
+
+def with_saved_positions(model_args: Any, finetuning_args: Any) -> Any:
+    """A copy of the recipe's keys with the saved value of every position key that the recipe does not write.
+
+    Raises:
+        ValueError: As :func:`settings_of_run`.
+    """
+    settings = settings_of_run(model_args, finetuning_args)
+    resolved = copy.copy(finetuning_args)
+    for setting, key in RECIPE_KEYS.items():
+        setattr(resolved, key, settings[setting])
+    return resolved
+
+
+def bind_settings(model: Any, settings: dict[str, Any] | None) -> Any:
+    """Applies ``settings`` to a model (except ``image_square``, which concerns the data path); None changes nothing.
+
+    ``mrope`` is applied where the architecture allows it: LLaMA-Factory's chat engine passes transformers 5.6 no
+    ``mm_token_type_ids``, without which image tokens silently get text positions. The bound method computes them.
+    """
+    if settings is None or (is_stock(settings) and not _has_image_positions(model)):
+        return model
+    keys = (*OPTION_DEFAULTS, "sections")
+    return apply_rope(model, settings["variant"], **{key: settings[key] for key in keys if key in settings})
+
+
+def _has_image_positions(model: Any) -> bool:
     try:
         inner_model(model)
     except TypeError:
@@ -89,81 +230,8 @@ def _computes_image_positions(model: Any) -> bool:
     return True
 
 
-def is_stock(settings: dict[str, Any] | None) -> bool:
-    """Whether these are the positions that the architecture has by itself."""
-    return settings is None or (settings["variant"] == "mrope" and not settings.get("sections"))
-
-
-def same_positions(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
-    """Whether two models with these settings give every token the same ``position_ids``."""
-    return _placing(a) == _placing(b)
-
-
-def _placing(settings: dict[str, Any] | None) -> tuple[Any, ...] | None:
-    """What decides on ``position_ids``; ``None`` for stock's, which ``rope_mixed`` keeps in the language model."""
-    if settings is None or settings["variant"] in ("mrope", "rope_mixed"):
-        return None
-    defaults = {"alpha_h": 1, "alpha_w": 1, "gap": 2}
-    return settings["variant"], *(settings.get(key, default) for key, default in defaults.items())
-
-
-def teacher_settings(arguments: Any, finetuning_args: Any) -> dict[str, Any] | None:
-    """The teacher's positions: those saved beside it, else ``teacher_rope_variant``.
-
-    Args:
-        arguments: ``ModelArguments`` that load the teacher.
-        finetuning_args: The recipe's ClinKD keys.
-
-    Raises:
-        ValueError: If a ``teacher_rope_variant`` that the recipe asks for differs from the saved one.
-    """
-    saved, variant = saved_settings(arguments), finetuning_args.teacher_rope_variant
-    if saved is not None:
-        asked = {"variant": variant} if finetuning_args.asks_for("teacher_rope_variant") else {}
-        return reconcile(saved, asked, model="The teacher", recipe_keys={"variant": "teacher_rope_variant"})
-    return None if variant == "mrope" else {"variant": variant}
-
-
-def bind_settings(model: Any, settings: dict[str, Any] | None) -> Any:
-    """Gives ``model`` the positions of ``settings`` (``image_square`` is the data path's).
-
-    ``None`` leaves it stock. ``mrope`` is applied where it can be: stock's chat engine gives transformers 5.6 no
-    ``mm_token_type_ids``, without which image tokens silently get text positions; the bound function finds them.
-    """
-    if settings is None or (is_stock(settings) and not _computes_image_positions(model)):
-        return model
-    keys = ("alpha_h", "alpha_w", "gap", "sections")
-    return apply_rope(model, settings["variant"], **{key: settings[key] for key in keys if key in settings})
-
-
-def settings_of_run(model_args: Any, finetuning_args: Any) -> dict[str, Any] | None:
-    """Saved and requested positions, reconciled: a key that the recipe does not write takes the saved value.
-
-    Raises:
-        ValueError: If a key that the recipe writes disagrees with what the model was saved with.
-    """
-    saved, requested = saved_settings(model_args), requested_settings(finetuning_args)
-    if saved is None or requested is None:
-        return requested if saved is None else saved
-    asked = {setting: requested[setting] for key, setting in SETTING_OF_KEY.items() if finetuning_args.asks_for(key)}
-    return {**requested, **reconcile(saved, asked, recipe_keys=KEY_OF_SETTING)}
-
-
-def with_saved_positions(model_args: Any, finetuning_args: Any) -> Any:
-    """A copy of the recipe's keys in which the model's saved positions stand for those that are not written.
-
-    Raises:
-        ValueError: As :func:`settings_of_run`.
-    """
-    settings = settings_of_run(model_args, finetuning_args)
-    resolved = copy.copy(finetuning_args)
-    for key, setting in SETTING_OF_KEY.items():
-        setattr(resolved, key, settings[setting])
-    return resolved
-
-
 def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> Any:
-    """Applies the run's positions to a loaded model, and makes every later save and resume of it carry them."""
+    """Applies the run's positions to a loaded model, and to every later save and resume of it."""
     settings = settings_of_run(model_args, finetuning_args)
     if settings is None:
         return model
@@ -172,15 +240,15 @@ def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> 
     if settings["variant"] == "rope_mixed":
         for folder in _folders_with(MIXED_FILE, model_args):
             read_mixed(folder, model)
-    bind_method(model, "save_pretrained", _saving(model.save_pretrained, settings))
+    bind_method(model, "save_pretrained", _save_with_positions(model.save_pretrained, settings))
     if hasattr(model, "load_adapter") and hasattr(model, "peft_config"):
-        bind_method(model, "load_adapter", _loading(model.load_adapter, settings))
+        bind_method(model, "load_adapter", _load_with_mixed(model.load_adapter, settings))
     logger.info("Rotary positions of this model: %s.", settings["variant"])
     return model
 
 
-def _saving(stock: Any, settings: dict[str, Any]) -> Callable[..., Any]:
-    """``save_pretrained`` that leaves ``clinkd_config.json`` and what ``rope_mixed`` learned beside the weights."""
+def _save_with_positions(stock: Any, settings: dict[str, Any]) -> Callable[..., Any]:
+    """``save_pretrained`` that also writes ``clinkd_config.json`` and the learned frequencies of ``rope_mixed``."""
 
     def save_pretrained(self: Any, save_directory: str, *args: Any, **kwargs: Any) -> Any:
         result = stock.__func__(self, save_directory, *args, **kwargs)
@@ -192,8 +260,8 @@ def _saving(stock: Any, settings: dict[str, Any]) -> Callable[..., Any]:
     return save_pretrained
 
 
-def _loading(stock: Any, settings: dict[str, Any]) -> Callable[..., Any]:
-    """PEFT's ``load_adapter``, by which the trainer resumes; an adapter's own file holds no ``rope_mixed``."""
+def _load_with_mixed(stock: Any, settings: dict[str, Any]) -> Callable[..., Any]:
+    """PEFT's ``load_adapter``, with which the trainer resumes; an adapter's weights do not include ``rope_mixed``."""
 
     def load_adapter(self: Any, model_id: str, *args: Any, **kwargs: Any) -> Any:
         result = stock.__func__(self, model_id, *args, **kwargs)
@@ -208,8 +276,8 @@ def refuse_foreign_engine(model_args: Any, finetuning_args: Any) -> None:
     """Refuses vLLM and SGLang for a model with other positions or other images than stock's.
 
     Raises:
-        ValueError: Both engines compute Qwen2-VL's positions themselves and would serve the model silently wrong; and
-            they take images past the data path that makes them square.
+        ValueError: Both engines compute Qwen2-VL's positions themselves, so the answers would be silently wrong; and
+            they bypass the data path that makes images square.
     """
     backend = getattr(model_args.infer_backend, "value", model_args.infer_backend)
     if backend in ("huggingface", "hf"):

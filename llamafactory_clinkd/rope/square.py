@@ -3,9 +3,9 @@
 
 """Square images: the paper resamples to w = h so that every position of Eq. 4 is an integer (section 4.3).
 
-With alpha = 1 and h = w, n + 1 - (h + 1) = h * (h - 1) is even. Boxes are fractions of the sides (integers in [0,
-1000)), so they stay valid. The result lies on Qwen2-VL's 28-pixel grid and inside the pixel limits, so no later step
-of the data path resamples it a second time.
+With alpha = 1 and h = w, n + 1 - (h + 1) = h * (h - 1) is even. Boxes are fractions of the sides (integers in
+[0, 1000)), so they remain valid. The result is on Qwen2-VL's 28-pixel grid and inside the pixel limits, so no later
+step of the data path resamples it again.
 """
 
 import copy
@@ -18,14 +18,17 @@ from PIL import Image
 from ..utils.patching import bind_method
 
 
+DEFAULT_LIMITS = (1, 2**31, 28)
+
+
 def square_size(width: int, height: int, *, min_pixels: int, max_pixels: int, factor: int = 28) -> int:
-    """The side in pixels of the square that keeps an image's area, on the grid and inside the limits.
+    """The side in pixels of the square that is closest to an image's area, on the grid and inside the limits.
 
     Args:
         width: Pixels, >= 1.
         height: Pixels, >= 1.
-        min_pixels: The square holds at least as many.
-        max_pixels: The square holds at most as many.
+        min_pixels: Fewest pixels of the square.
+        max_pixels: Most pixels of the square.
         factor: The side is a multiple of it: patch size times merge size.
 
     Raises:
@@ -33,7 +36,7 @@ def square_size(width: int, height: int, *, min_pixels: int, max_pixels: int, fa
     """
     if width < 1 or height < 1:
         raise ValueError(f"An image must have at least one pixel, found {width} x {height}.")
-    smallest = max(1, -(-_ceil_sqrt(min_pixels) // factor))
+    smallest = math.isqrt(max(0, min_pixels - 1)) // factor + 1  # ceil(sqrt(min_pixels) / factor), at least 1
     largest = math.isqrt(max(0, max_pixels)) // factor
     if smallest > largest:
         raise ValueError(
@@ -46,8 +49,8 @@ def square_size(width: int, height: int, *, min_pixels: int, max_pixels: int, fa
 def to_square(image: Image.Image, *, min_pixels: int, max_pixels: int, factor: int = 28) -> Image.Image:
     """Resamples an image (bicubic, as Qwen2-VL's own processor) to w = h = :func:`square_size`.
 
-    An image that has that size already is returned as it is. Palette and bilevel images become RGB first: PIL would
-    resample them by the nearest pixel.
+    An image of that size is returned unchanged. Palette and bilevel images are converted to RGB first, because PIL
+    would resample them by the nearest pixel.
     """
     side = square_size(image.width, image.height, min_pixels=min_pixels, max_pixels=max_pixels, factor=factor)
     if image.size == (side, side):
@@ -57,40 +60,40 @@ def to_square(image: Image.Image, *, min_pixels: int, max_pixels: int, factor: i
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def _ceil_sqrt(value: int) -> int:
-    """The smallest integer whose square is at least ``value``."""
-    return math.isqrt(value - 1) + 1 if value > 0 else 0
-
-
-DEFAULT_LIMITS = (1, 2**31, 28)
+def processor_limits(image_processor: Any) -> tuple[int, int, int]:
+    """Fewest pixels, most pixels and grid size in pixels that a Qwen2-VL image processor does not resample."""
+    size = getattr(image_processor, "size", None) or {}
+    if "shortest_edge" not in size or "longest_edge" not in size or not hasattr(image_processor, "merge_size"):
+        return DEFAULT_LIMITS
+    return size["shortest_edge"], size["longest_edge"], image_processor.patch_size * image_processor.merge_size
 
 
 def squared_template(template: Any) -> Any:
-    """A copy of a chat template whose images are resampled to width = height; the registered one is left alone."""
+    """A copy of a LLaMA-Factory chat template that makes images square; the registered one is not changed."""
     template = copy.copy(template)
     template.mm_plugin = plugin = copy.copy(template.mm_plugin)
-    # Module-level functions and not a subclass made here: `datasets` hashes and pickles the template.
-    bind_method(plugin, "_preprocess_image", _square_first)
-    bind_method(plugin, "_get_mm_inputs", _note_processor)
+    # Module-level functions and not a local subclass: `datasets` hashes and pickles the template.
+    bind_method(plugin, "_preprocess_image", _square_and_preprocess)
+    bind_method(plugin, "_get_mm_inputs", _store_processor_limits)
     plugin.clinkd_limits = DEFAULT_LIMITS
     return template
 
 
-def squaring(get_template: Callable[..., Any]) -> Callable[..., Any]:
-    """Stock's ``get_template_and_fix_tokenizer``, giving squared templates."""
+def with_square_images(get_template: Callable[..., Any]) -> Callable[..., Any]:
+    """LLaMA-Factory's ``get_template_and_fix_tokenizer``, returning squared templates."""
     return lambda *args, **kwargs: squared_template(get_template(*args, **kwargs))
 
 
-def _note_processor(
+def _store_processor_limits(
     plugin: Any, images: list[Any], videos: list[Any], audios: list[Any], processor: Any, **kwargs: Any
 ) -> Any:
-    """Notes what the model's own processor takes without resampling, which ``_preprocess_image`` is not told."""
+    """Stores the limits of the model's processor for ``_preprocess_image``, which does not receive the processor."""
     plugin.clinkd_limits = processor_limits(getattr(processor, "image_processor", None))
     return type(plugin)._get_mm_inputs(plugin, images, videos, audios, processor, **kwargs)
 
 
-def _square_first(plugin: Any, image: Any, **kwargs: Any) -> Any:
-    if "video_fps" not in kwargs:  # stock gives it for frames only
+def _square_and_preprocess(plugin: Any, image: Any, **kwargs: Any) -> Any:
+    if "video_fps" not in kwargs:  # LLaMA-Factory passes it for frames only
         smallest, largest, factor = plugin.clinkd_limits
         image = to_square(
             image,
@@ -99,11 +102,3 @@ def _square_first(plugin: Any, image: Any, **kwargs: Any) -> Any:
             factor=factor,
         )
     return type(plugin)._preprocess_image(plugin, image, **kwargs)
-
-
-def processor_limits(image_processor: Any) -> tuple[int, int, int]:
-    """Fewest and most pixels, and the grid in pixels, that a processor of Qwen2-VL's kind leaves as they are."""
-    size = getattr(image_processor, "size", None) or {}
-    if "shortest_edge" not in size or "longest_edge" not in size or not hasattr(image_processor, "merge_size"):
-        return DEFAULT_LIMITS
-    return size["shortest_edge"], size["longest_edge"], image_processor.patch_size * image_processor.merge_size

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import copy
+import json
 from types import SimpleNamespace
 
 import huggingface_hub.constants
@@ -12,9 +13,16 @@ from safetensors.torch import load_file
 from transformers import Qwen2VLForConditionalGeneration
 
 from llamafactory_clinkd.arguments import ClinkdArguments
-from llamafactory_clinkd.rope import mixed_parameters, read_rope_config, rope_settings, write_rope_config
+from llamafactory_clinkd.rope import (
+    mixed_parameters,
+    read_rope_config,
+    reconcile,
+    rope_settings,
+    write_rope_config,
+)
 from llamafactory_clinkd.rope.mixed import FILE
 from llamafactory_clinkd.rope.saved_positions import (
+    CONFIG_FILE,
     apply_saved_positions,
     same_positions,
     saved_settings,
@@ -22,6 +30,66 @@ from llamafactory_clinkd.rope.saved_positions import (
     teacher_settings,
     with_saved_positions,
 )
+
+
+SAVED = {"variant": "mcg", "alpha_h": 2, "alpha_w": 1, "gap": 2, "sections": [0, 32, 32], "image_square": True}
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = write_rope_config(tmp_path / "new", SAVED)
+    assert json.loads(path.read_text())["format"] == 1
+    assert read_rope_config(tmp_path / "new") == SAVED
+    assert [p.name for p in path.parent.iterdir()] == [CONFIG_FILE]
+
+
+def test_no_file_is_none(tmp_path):
+    assert read_rope_config(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ['{"format": 2, "variant": "mcg"}', "[]", '{"variant": "mcg"}'])
+def test_another_format_is_refused(tmp_path, content):
+    (tmp_path / CONFIG_FILE).write_text(content)
+    with pytest.raises(ValueError, match=r"clinkd_config.json has the format .* reads 1"):
+        read_rope_config(tmp_path)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / CONFIG_FILE).write_text('{"format": 1, "var')
+    with pytest.raises(ValueError, match="clinkd_config.json is not valid JSON"):
+        read_rope_config(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{"alpha_h": 1}, {"variant": "mcg", "alpha": 1}])
+def test_unknown_or_missing_keys_are_refused(tmp_path, settings):
+    with pytest.raises(ValueError, match="keys must be variant"):
+        write_rope_config(tmp_path, settings)
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({"format": 1, **settings}))
+    with pytest.raises(ValueError, match="keys must be variant"):
+        read_rope_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("saved", "requested", "expected"),
+    [
+        (None, None, None),
+        (SAVED, None, SAVED),
+        (None, SAVED, SAVED),
+        (SAVED, SAVED, SAVED),
+        (SAVED, {"variant": "mcg"}, SAVED),
+        (SAVED, {"variant": "mcg", "sections": None}, SAVED),
+        ({"variant": "mcg"}, {"variant": "mcg", "image_square": False}, {"variant": "mcg", "image_square": False}),
+    ],
+)
+def test_agreeing_settings(saved, requested, expected):
+    assert reconcile(saved, requested) == expected
+
+
+def test_disagreeing_settings_show_both():
+    with pytest.raises(ValueError, match=r"alpha_h: saved 2, requested 1") as error:
+        reconcile(SAVED, {**SAVED, "alpha_h": 1})
+    assert str(SAVED) in str(error.value)
+    with pytest.raises(ValueError, match=r"sections: saved None, requested \[0, 32, 32\]"):
+        reconcile({**SAVED, "sections": None}, SAVED)
 
 
 MCG = {"variant": "mcg", "alpha_h": 1, "alpha_w": 1, "gap": 2, "sections": None, "image_square": True}
@@ -88,7 +156,7 @@ def test_what_was_not_saved_is_the_recipes(tmp_path):
         ({"rope_variant": "mrope"}, "variant: saved 'rope_2d', requested 'mrope'"),
         ({"mcg_alpha_w": 3}, "alpha_w: saved 1, requested 3"),
         ({"rope_sections": "0,2,6"}, r"sections: saved \[0, 4, 4\], requested \[0, 2, 6\]"),
-        ({"image_square": True}, "image_square: saved False, requested True.*Take these keys out of the recipe"),
+        ({"image_square": True}, "image_square: saved False, requested True.*Remove these keys from the recipe"),
     ],
 )
 def test_a_written_key_that_disagrees_is_an_error_with_both(tmp_path, written, message):

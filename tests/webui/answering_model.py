@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from llamafactory_clinkd.rope.config import write_rope_config
+from llamafactory_clinkd.rope import write_rope_config
 
 
 QUESTION = "Where is the bright square of patient Zebra-4711?"

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from small_run import llamafactory_cli
 
-from llamafactory_clinkd.rope.config import write_rope_config
+from llamafactory_clinkd.rope import write_rope_config
 from llamafactory_clinkd.webui.locales import texts
 from llamafactory_clinkd.webui.recipe_boxes import default_values
 
