@@ -4,9 +4,7 @@
 """A small real run: tiny Qwen2-VL student and teacher, drawn images, a recipe for stock LLaMA-Factory."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from PIL import Image, ImageDraw
 from tiny_models import build_tiny_qwen2vl
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
+from llamafactory_clinkd.utils.llamafactory_cli import cli_command, cli_environment
 
 
 WIDTH, HEIGHT, SIDE = 112, 84, 30
@@ -113,12 +112,16 @@ def llamafactory_cli(
     *arguments: str, env: dict[str, str] | None = None, timeout: float = 600, file_size: int | None = None
 ) -> subprocess.CompletedProcess:
     """Runs ``llamafactory-cli`` of this environment; ``file_size`` limits each file it writes, in bytes."""
-    command = [str(Path(sys.executable).with_name("llamafactory-cli")), *arguments]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    full = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **(env or {})}
+    command = cli_command(*arguments)
     if file_size is not None:
         command = ["prlimit", f"--fsize={file_size}", *command]
-    return subprocess.run(command, env=full, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        command,
+        env=cli_environment(**{"OMP_NUM_THREADS": "1", **(env or {})}),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
 
 
 def losses(folder: Path) -> list[float]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llamafactory_clinkd.demo.progress import bars_of_parts
+from llamafactory_clinkd.evaluate.mean_box import mean_box_from_facts
 from llamafactory_clinkd.utils.io import read_jsonl
+from llamafactory_clinkd.utils.progress import bars_of_parts
 
-from .baseline import mean_box_recall
 from .pretrain import PretrainSettings, losses_of, pretrain
 from .scans import DataSettings, build_data
 
@@ -75,7 +75,7 @@ def prepare(directory: str | Path, quick: bool = False, seed: int = 0) -> DemoPa
 
     _show(console, built)
     facts = {split: read_jsonl(directory / "data" / f"facts_{split}.jsonl") for split in ("train", "pretrain", "test")}
-    baseline = mean_box_recall(facts["train"] + facts["pretrain"], facts["test"])
+    baseline = mean_box_from_facts(facts["train"] + facts["pretrain"], facts["test"])
     losses = losses_of(directory / "models")
     console.print(f"Pretraining ended at these losses: {losses}.")
     console.print(f"Blind mean-box baseline on VG: Recall@0.5 {baseline['macro']:.3f} over {baseline['n']} rows.")

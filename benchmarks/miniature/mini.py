@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llamafactory_clinkd.reproduce.prepare import write_blind
+from llamafactory_clinkd.reproduce.prepare import MINI_MODELS, write_blind
 from llamafactory_clinkd.utils.io import content_hash, file_sha256, read_json, write_json
 
 from . import models as demo_models
@@ -33,12 +33,6 @@ MINI = (
 )
 """What is drawn; the validation part and the gap before it are taken out of ``train`` and ``pretrain``."""
 TRAIN, VALIDATION_ROWS = 3200, 600
-MODELS = {
-    "base": "model.safetensors",
-    "teacher": "model.safetensors",
-    "scorer": "open_clip_model.safetensors",
-}
-"""Folder -> the file of its weights."""
 SCORER_STEPS = 250
 
 
@@ -55,7 +49,7 @@ def build_mini(
     cache: Path,
     show: Callable[..., None],
     say: Callable[[str], None],
-    models: Collection[str] = MODELS,
+    models: Collection[str] = MINI_MODELS,
 ) -> None:
     """Builds data and models in ``directory``, or what is missing of them.
 
@@ -64,7 +58,7 @@ def build_mini(
         cache: Folder of the downloaded scans.
         show: Called with (what, done, total, note).
         say: Called with each message.
-        models: Those that are wanted, of :data:`MODELS`.
+        models: Those that are wanted, of :data:`MINI_MODELS`.
 
     Raises:
         ScansUnavailable: If the CT cannot be had: without it this is another benchmark.
@@ -118,14 +112,3 @@ def build_benchmark_data(
     content["sha256"] = {name: file_sha256(data / name) for name in files}
     write_json(marker, content)
     return content
-
-
-def models_are_there(directory: Path, models: Collection[str]) -> bool:
-    """Whether these models are finished."""
-    return all((directory / "models" / f"{name}.json").is_file() for name in models)
-
-
-def inputs_of(directory: Path, models: Collection[str]) -> dict[str, str]:
-    """SHA-256 of the data and of the models that a run starts from, to be kept with its result."""
-    weights = {f"models/{name}": file_sha256(directory / "models" / name / MODELS[name]) for name in sorted(models)}
-    return {**read_json(directory / "data" / "benchmark.json")["sha256"], **weights}

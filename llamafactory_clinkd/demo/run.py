@@ -34,7 +34,7 @@ def run_demo(directory: Path, *, quick: bool) -> None:
     """
     from miniature.build import prepare
 
-    from .progress import bars_of_parts
+    from ..utils.progress import bars_of_parts
 
     if not RECIPE.is_file():
         raise FileNotFoundError(f"{RECIPE} does not exist: `clinkd demo` runs in a checkout of the project.")

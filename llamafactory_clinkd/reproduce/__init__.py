@@ -3,11 +3,11 @@
 
 """``clinkd reproduce``: the paper's tables 1 to 3 and figure 4, at the paper's scale and in miniature.
 
-- :mod:`.rows`: which rows each table has
-- :mod:`.recipes`: a row, a seed -> the recipe of a run
-- :mod:`.run`, :mod:`.launch`: the runs that are missing, each a ``llamafactory-cli train``
-- :mod:`.results`, :mod:`.statistics`: what runs left, and what seeds do
-- :mod:`.table`, :mod:`.long_form`, :mod:`.figure`: the tables and the figure
-- :mod:`.plan`: what it all would take
-- :mod:`.mini`, :mod:`.held_out`, :mod:`.blind`, :mod:`.mean_box`: the miniature benchmark and its sanity rows
+- :mod:`.table_rows`: the rows of each table
+- :mod:`.row_recipes`: the recipe of a row with a seed
+- :mod:`.run`, :mod:`.launch`: the missing runs, each a ``llamafactory-cli train``
+- :mod:`.results`, :mod:`.statistics`: results of runs, and differences over seeds
+- :mod:`.table`, :mod:`.write`: the tables and the figure
+- :mod:`.costs`: ``--dry-run``
+- :mod:`.prepare`: data and models that the runs start from
 """

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What ``clinkd reproduce`` does: which runs are asked for, which are missing, then the runs and the table."""
+"""``clinkd reproduce``: finds the runs of a table that are missing, runs them and writes the table."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..demo.progress import bars_of_parts
+from ..utils.progress import bars_of_parts
 from .costs import cost_of, cost_table, measured_seconds
 from .prepare import benchmark_of, inputs_of, prepare
 from .results import results_folder
@@ -22,16 +22,16 @@ from .write import write_report, write_tables
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for.
+    """The options of one call.
 
     Attributes:
         what: The table.
         scale: ``paper`` or ``mini``.
         rows: The rows to run.
-        plans: All runs of these rows, and those that they use.
-        table: All runs of the table, whichever rows are to be run.
-        directory: The folder in the place of ``runs/reproduce``.
-        folders: Where results are looked for.
+        plans: All runs of these rows, and those whose models they use.
+        table: All runs of the table, whichever rows are run.
+        directory: The folder that replaces ``runs/reproduce``.
+        folders: The folders to search for results.
     """
 
     what: str
@@ -42,42 +42,35 @@ class Request:
     directory: Path
     folders: list[Path]
 
-    @classmethod
-    def of(
-        cls,
-        what: str,
-        scale: str,
-        rows: str | None,
-        seeds: str,
-        validation: bool,
-        directory: Path,
-        results: Sequence[Path],
-    ) -> "Request":
-        """Reads the options.
 
-        Raises:
-            ValueError: If one of them is wrong; the message names what is expected.
-        """
-        if validation and scale != "mini":
-            raise ValueError("`--validation` goes with `--scale mini`: Med-GRIT-270k has no validation part.")
-        part, benchmark = "validation" if validation else "test", benchmark_of(scale)
-        chosen, numbers = choose_rows(what, scale, rows), choose_seeds(seeds)
-        return cls(
-            what,
-            scale,
-            chosen,
-            plan_runs(chosen, numbers, scale, benchmark, part),
-            plan_runs(rows_of(what, scale), numbers, scale, benchmark, part),
-            directory,
-            [results_folder(directory, scale, part), *results],
-        )
+def read_request(
+    what: str, scale: str, rows: str | None, seeds: str, validation: bool, directory: Path, results: Sequence[Path]
+) -> Request:
+    """Reads the options.
+
+    Raises:
+        ValueError: If one of them is wrong; the message names what is expected.
+    """
+    if validation and scale != "mini":
+        raise ValueError("`--validation` needs `--scale mini`: Med-GRIT-270k has no validation part.")
+    part, benchmark = "validation" if validation else "test", benchmark_of(scale)
+    chosen, numbers = choose_rows(what, scale, rows), choose_seeds(seeds)
+    return Request(
+        what,
+        scale,
+        chosen,
+        plan_runs(chosen, numbers, scale, benchmark, part),
+        plan_runs(rows_of(what, scale), numbers, scale, benchmark, part),
+        directory,
+        [results_folder(directory, scale, part), *results],
+    )
 
 
 def choose_rows(what: str, scale: str, names: str | None) -> list[Row]:
-    """The rows of a table, or those of them that are named.
+    """The rows of a table, or the named ones among them.
 
     Raises:
-        ValueError: If a name is none of the table's rows at this scale.
+        ValueError: If the table has no row of that name at this scale.
     """
     known = {row.name: row for row in rows_of(what, scale)}
     wanted = list(known) if names is None else [name.strip() for name in names.split(",") if name.strip()]
@@ -102,64 +95,62 @@ def choose_seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def jobs_of(scale: str, asked: int | None) -> int:
-    """Runs at a time: what was asked for; else one a core at mini scale, one at paper scale, which fills its GPUs."""
-    return asked or ((os.cpu_count() or 1) if scale == "mini" else 1)
+def jobs_of(scale: str, jobs: int | None) -> int:
+    """Runs at a time: ``jobs``, else one for each core at mini scale, and one at paper scale, which fills the GPUs."""
+    return jobs or ((os.cpu_count() or 1) if scale == "mini" else 1)
 
 
 def make(
     request: Request, console: Console, *, cache: Path, fresh: bool, runs: bool, report: bool, jobs: int
 ) -> dict[str, str]:
-    """Runs what is missing, unless ``runs`` is false, and writes the table, with ``report`` the HTML page too.
+    """Runs what is missing and writes the table.
 
     Args:
-        request: What was asked for.
+        request: The options.
         console: Where progress is shown.
         cache: Folder of downloaded scans.
-        fresh: Whether to remove runs of other recipes that are in the way.
+        fresh: Whether to remove runs of other recipes that occupy a run's folder.
         runs: Whether to run anything.
-        report: Whether to write the page.
+        report: Whether to write the HTML page, too.
         jobs: Runs at a time.
 
     Returns:
-        Run -> why it failed.
+        Failed run -> reason.
     """
-    todo, found = missing_runs(request.plans, request.rows, request.directory, request.folders)
-    outcome = Outcome()
-    if todo and runs:
+    missing, finished = missing_runs(request.plans, request.rows, request.directory, request.folders)
+    failed: dict[str, str] = {}
+    if missing and runs:
         if request.scale == "mini":
-            prepare(request.scale, request.directory, cache, console, todo)
-        outcome = _run(request, todo, found, console, fresh=fresh, jobs=jobs)
-    elif todo:
-        console.print(f"{len(todo)} runs are missing: {', '.join(plan.name for plan in todo)}.", soft_wrap=True)
+            prepare(request.scale, request.directory, cache, console, missing)
+        failed = _run(request, missing, len(finished), console, fresh=fresh, jobs=jobs).failed
+    elif missing:
+        console.print(f"{len(missing)} runs are missing: {', '.join(plan.name for plan in missing)}.", soft_wrap=True)
     write_tables(request.what, request.table, request.directory, request.folders, console)
     if report and (page := write_report(request.what, request.table, request.directory)) is not None:
         console.print(f"Report: {page}", soft_wrap=True)
-    return outcome.failed
+    return failed
 
 
-def _run(
-    request: Request, todo: list[Plan], found: list[Plan], console: Console, *, fresh: bool, jobs: int
-) -> Outcome:
-    ended, total = len(found), len(todo) + len(found)
+def _run(request: Request, missing: list[Plan], finished: int, console: Console, *, fresh: bool, jobs: int) -> Outcome:
+    ended, total = finished, len(missing) + finished
     with bars_of_parts(console) as show:
         show("runs", ended, total)
 
-        def tell(plan: Plan, text: str) -> None:
+        def on_progress(plan: Plan, state: str) -> None:
             nonlocal ended
-            if text in ("finished", "failed"):
+            if state in ("finished", "failed"):
                 ended += 1
-                console.print(f"{plan.name} {text}", highlight=False)
-            show("runs", ended, total, f"{plan.name}: {text}")
+                console.print(f"{plan.name} {state}", highlight=False)
+            show("runs", ended, total, f"{plan.name}: {state}")
 
         def inputs(plan: Plan) -> dict[str, str]:
             return inputs_of(plan, request.directory)
 
-        return run_missing(todo, request.directory, jobs=jobs, fresh=fresh, inputs=inputs, tell=tell)
+        return run_missing(missing, request.directory, jobs=jobs, fresh=fresh, inputs=inputs, on_progress=on_progress)
 
 
 def dry(request: Request, gpus: int, gib: float, console: Console) -> None:
-    """Prints the recipe of every row and what the runs take."""
+    """``--dry-run``: prints the recipe of every row and the estimated cost of the runs."""
     first = min(plan.seed for plan in request.plans)
     for plan in request.plans:
         if plan.seed == first and not plan.row.computed:

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""``--dry-run``: what the runs of a table take in time, memory and disk, as far as it can be said before."""
+"""``--dry-run``: the estimated time, memory and disk of the runs of a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..doctor.plan import Facts, facts_of, make_plan
-from .prepare import models_are_there
+from ..doctor.plan import RecipeSpec, make_plan, read_spec
+from .prepare import models_are_built
 from .results import find_result
 from .row_recipes import Plan, local_keys
 
 
 PEAK_FLOPS, UTILISATION = 312e12, 0.4
-"""Of an A100 in bf16, and the share of it that a training step is taken to reach: an assumption, not a measurement."""
+"""Of an A100 in bf16, and the share of it that a training step reaches: an assumption, not a measurement."""
 MEMORY_BANDWIDTH, GATHER_BANDWIDTH = 2.0e12, 2.0e11
 """Bytes a second at which a token's generation reads all weights: from an A100's memory, or from the other GPUs' under
 ZeRO-3; assumptions too."""
 ASSUMED = (
-    "~: not measured, but reckoned for A100s at 40 % of their peak, every row as long as `cutoff_len`, every answer "
-    "corrected. Peak is that of the fullest GPU; disk is one checkpoint, beside which each run leaves its model."
+    "~: estimated for A100s at 40 % of their peak, every row as long as `cutoff_len`, every answer corrected. Peak is "
+    "that of the fullest GPU. Disk is one checkpoint; each run also leaves its model."
 )
 RECOMPUTED = 4 / 3
 """Gradient checkpointing runs the forward pass twice."""
@@ -30,16 +30,16 @@ RECOMPUTED = 4 / 3
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run takes.
+    """The cost of one run.
 
     Attributes:
-        hours: None where there is nothing to go by.
+        hours: None if it cannot be estimated.
         measured: Whether the hours are those of finished runs of the same row.
         peak_gib: Of the fullest GPU; None if it cannot be planned.
-        disk_gib: The model that it leaves, and its largest checkpoint while it runs.
+        disk_gib: Its largest checkpoint.
         steps: Optimiser steps.
         answers: Answers generated.
-        note: Why something is not known, and advice where it does not fit.
+        note: Why a figure is unknown, or advice where it does not fit.
     """
 
     hours: float | None = None
@@ -66,9 +66,9 @@ def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gi
 
     Args:
         plan: The run.
-        directory: The folder in the place of ``runs/reproduce``.
-        seconds: What finished runs of the row took, from :func:`measured_seconds`; None where there are none.
-        gpus: Number of GPUs; at mini scale none is planned with.
+        directory: The folder that replaces ``runs/reproduce``.
+        seconds: Of finished runs of the row, from :func:`measured_seconds`; None without one.
+        gpus: Number of GPUs; ignored at mini scale.
         gib: Memory of each.
     """
     if plan.row.computed:
@@ -76,18 +76,18 @@ def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gi
     on_cpu = plan.scale == "mini"
     hours = None if seconds is None else seconds / 3600
     keys = local_keys(plan, directory)
-    if on_cpu and not models_are_there(plan, directory):
-        return Cost(hours, hours is not None, note="its models are made by `clinkd reproduce data --scale mini`")
-    if plan.source is not None:  # its model has the shape of the one that it was trained from
+    if on_cpu and not models_are_built(plan, directory):
+        return Cost(hours, hours is not None, note="`clinkd reproduce data --scale mini` builds its models")
+    if plan.source is not None:  # same shape as the model that it is trained from
         keys["model_name_or_path"] = local_keys(plan.source, directory)["model_name_or_path"]
     try:
         planned = make_plan(keys, gpus=1 if on_cpu else gpus, gib=gib, on_cpu=on_cpu)
-        facts = facts_of(keys, gpus=1 if on_cpu else gpus, on_cpu=on_cpu)
+        spec = read_spec(keys, gpus=1 if on_cpu else gpus, on_cpu=on_cpu)
     except ValueError as error:
         return Cost(hours=hours, measured=hours is not None, note=str(error))
     counts = planned["counts"]
     if hours is None and not on_cpu:
-        hours = _estimated_hours(facts, counts)
+        hours = _estimated_hours(spec, counts)
     return Cost(
         hours=hours,
         measured=seconds is not None,
@@ -99,25 +99,25 @@ def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gi
     )
 
 
-def _estimated_hours(facts: Facts, counts: dict[str, Any]) -> float:
-    """6 floating-point operations a parameter and token in training; all weights read once a token generated."""
-    tokens = facts.row_tokens * facts.batch * facts.accumulation
-    student, teacher = facts.student.parameters, facts.teacher.parameters if facts.teacher else 0
+def _estimated_hours(spec: RecipeSpec, counts: dict[str, Any]) -> float:
+    """6 FLOPs per parameter and token in training; every generated token reads all weights once."""
+    tokens = spec.row_tokens * spec.per_device_train_batch_size * spec.gradient_accumulation_steps
+    student, teacher = spec.student.parameters, spec.teacher.parameters if spec.teacher else 0
     flops = 0.0
     for phase, steps in counts["steps"].items():
-        per_token = 6 * RECOMPUTED * student + (2 * teacher if phase == "distill" and facts.distils else 0)
+        per_token = 6 * RECOMPUTED * student + (2 * teacher if phase == "distill" and spec.distils else 0)
         flops += steps * tokens * per_token
     reads = 0.0
     beams = {"pseudo_label": teacher, "correct": student, "predict": student}
     for phase, answers in counts["generations"].items():
-        questions = answers / (facts.keys["sasg_candidates"] if phase == "predict" else 1)
-        reads += questions / (facts.eval_batch * facts.gpus) * facts.answer_tokens * 2 * beams[phase]
-    bandwidth = GATHER_BANDWIDTH if facts.zero_stage == 3 else MEMORY_BANDWIDTH
+        questions = answers / (spec.keys["sasg_candidates"] if phase == "predict" else 1)
+        reads += questions / (spec.per_device_eval_batch_size * spec.gpus) * spec.answer_tokens * 2 * beams[phase]
+    bandwidth = GATHER_BANDWIDTH if spec.zero_stage == 3 else MEMORY_BANDWIDTH
     return (flops / (PEAK_FLOPS * UTILISATION) + reads / bandwidth) / 3600
 
 
 def cost_table(costs: Sequence[tuple[Plan, Cost]], title: str) -> Any:
-    """The costs as a rich table with their sum, and what there is to be said about them."""
+    """The costs as a rich table with their sum and notes."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

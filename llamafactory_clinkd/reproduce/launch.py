@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any, BinaryIO
 
 from ..arguments import TRAINING_PHASES
 from ..utils.io import read_json
-from .row_recipes import Plan, hash_line, local_keys, run_folder, write_recipe
+from ..utils.llamafactory_cli import cli_command, cli_environment
+from .row_recipes import Plan, hash_line, run_folder, write_recipe
 
 
 LAST_LINES = 12
@@ -25,16 +25,16 @@ _BREAK = re.compile(r"[\r\n]+")
 
 
 class RunFailed(RuntimeError):
-    """A run that gave no result; the message is for the user."""
+    """A run without a result; the message is for the user."""
 
 
-def launch(plan: Plan, directory: Path, tell: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Trains and evaluates, or goes on with what an earlier attempt left.
+def launch(plan: Plan, directory: Path, on_phase: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Trains and evaluates, or resumes an earlier attempt.
 
     Args:
         plan: The run.
-        directory: The folder in the place of ``runs/reproduce``.
-        tell: Called with the phase that is under way.
+        directory: The folder that replaces ``runs/reproduce``.
+        on_phase: Called with the current phase.
 
     Returns:
         Metrics, and phase -> seconds.
@@ -45,17 +45,17 @@ def launch(plan: Plan, directory: Path, tell: Callable[[str], None]) -> tuple[di
     folder = run_folder(plan, directory)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.txt"
-    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(folder / "recipe.yaml")]
-    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    threads = {"OMP_NUM_THREADS": "1"} if plan.scale == "mini" else {}  # more threads, other roundings
-    environment = {"LLAMAFACTORY_VERBOSITY": "WARN", **os.environ, **threads, "PATH": search_path}
+    changes = {"LLAMAFACTORY_VERBOSITY": os.environ.get("LLAMAFACTORY_VERBOSITY", "WARN")}
+    if plan.scale == "mini":
+        changes["OMP_NUM_THREADS"] = "1"  # the number of threads changes roundings
     with open(log, "ab") as file:
         _take_alone(file, folder)
         write_recipe(plan, directory)
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        command = cli_command("train", folder / "recipe.yaml")
+        process = subprocess.Popen(command, env=cli_environment(**changes), stdout=file, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
-                tell(_phase(folder))
+                on_phase(_phase(folder))
                 time.sleep(POLL_SECONDS)
         except BaseException:
             process.terminate()
@@ -67,42 +67,40 @@ def launch(plan: Plan, directory: Path, tell: Callable[[str], None]) -> tuple[di
     if not metrics.is_file():
         raise RunFailed(f"wrote no {metrics}: `clinkd_phases` has to end with evaluate.")
     for checkpoint in [*folder.glob("checkpoint-*"), *(folder / "clinkd").glob("*/checkpoint-*")]:
-        shutil.rmtree(checkpoint)  # the model itself stays
+        shutil.rmtree(checkpoint)  # the model is kept
     phases = read_json(folder / "clinkd" / "state.json")["phases"]
     return read_json(metrics), {name: phase["seconds"] for name, phase in phases.items()}
 
 
 def _take_alone(log: BinaryIO, folder: Path) -> None:
-    """Locks the log; the process that trains inherits the lock, and holds it even if this one is killed."""
+    """Locks the log; the training process inherits the lock and holds it even if this one is killed."""
     try:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise RunFailed(f"is under way in {folder}, in another process. Wait for it.") from error
+        raise RunFailed(f"is running in {folder}, in another process. Wait until it ends.") from error
 
 
 def take_folder(plan: Plan, directory: Path, *, fresh: bool) -> None:
-    """Makes sure that the run's folder is empty or holds an earlier attempt at exactly this run.
+    """Checks that the run's folder is empty or holds an earlier attempt at exactly this run.
 
     Args:
         plan: The run.
-        directory: The folder in the place of ``runs/reproduce``.
-        fresh: Whether to remove the folder of another recipe.
+        directory: The folder that replaces ``runs/reproduce``.
+        fresh: Whether to remove the folder if it holds another recipe's run.
 
     Raises:
-        RunFailed: If it holds another recipe's run and may not be removed.
+        RunFailed: If it holds another recipe's run and ``fresh`` is false.
     """
     folder = run_folder(plan, directory)
     left = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if left in ([], ["log.txt"]) or _is_same(plan, directory):
         return
     if not fresh:
-        raise RunFailed(
-            f"{folder} holds a run of another recipe, data set or model. Remove it, or let `--fresh` do that."
-        )
+        raise RunFailed(f"{folder} holds a run of another recipe, data set or model. Remove it, or use `--fresh`.")
     shutil.rmtree(folder)
 
 
-def model_is_there(plan: Plan, directory: Path) -> bool:
+def has_model(plan: Plan, directory: Path) -> bool:
     """Whether another row can predict with this run's model."""
     state = run_folder(plan, directory) / "clinkd" / "state.json"
     if not (state.is_file() and _is_same(plan, directory)):
@@ -121,20 +119,15 @@ def _is_same(plan: Plan, directory: Path) -> bool:
     return recipe.is_file() and hash_line(plan) in recipe.read_text(encoding="utf-8").splitlines()
 
 
-def data_folder(plan: Plan, directory: Path) -> Path:
-    """The run's ``dataset_dir`` on this machine."""
-    return Path(local_keys(plan, directory)["dataset_dir"])
-
-
 def last_lines(log: Path) -> str:
-    """The end of a log; of a progress bar only its last state counts as a line."""
+    """The end of a log; a progress bar counts as one line, its last state."""
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.rstrip() for line in _BREAK.split(text) if line.strip()]
     return "\n".join(lines[-LAST_LINES:])
 
 
 def _phase(folder: Path) -> str:
-    """The phase under way, as the run's state has it."""
+    """The current phase, from the run's state file."""
     state = folder / "clinkd" / "state.json"
     phases = read_json(state)["phases"] if state.is_file() else {}
     started = [name for name, phase in phases.items() if phase["status"] == "started"]

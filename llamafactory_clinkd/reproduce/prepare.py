@@ -1,79 +1,94 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Builds what the runs of a scale start from, where it is not there yet."""
+"""What the runs of a scale start from: built where it is missing, and identified by hashes."""
 
+import sys
 from collections.abc import Collection, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from ..data.sharegpt import dataset_info_entry, write_dataset_info
-from ..demo.progress import bars_of_parts
 from ..utils.boxes import modality_of
-from ..utils.io import content_hash, read_json, write_json
-from .row_recipes import EXAMPLES, Plan, models_of, read_recipe
+from ..utils.io import content_hash, file_sha256, read_json, write_json
+from ..utils.progress import bars_of_parts
+from .row_recipes import RECIPES_DIR, Plan, models_of, read_recipe
 
 
+MINI_MODELS = {
+    "base": "model.safetensors",
+    "teacher": "model.safetensors",
+    "scorer": "open_clip_model.safetensors",
+}
+"""Models of the miniature: folder -> the file of its weights."""
 NOISE_SIDE = 448
-
-"""Pixels a side of the noise that stands for Med-GRIT's images."""
+"""Side in pixels of the noise that replaces Med-GRIT's images."""
+NOISE_IMAGES = 64
+"""Noise images of a data set: too few to tell its rows apart by them."""
+BLIND_SUFFIX = "_blind"
 
 
 def benchmark_of(scale: str) -> str | None:
-    """What identifies the data and models that come with a scale; None where the user brings them."""
-    if scale == "paper":
-        return None
-    from miniature.mini import benchmark_id
-
-    return benchmark_id()
+    """The hash that identifies the data and models of a scale; None where the user brings them."""
+    return None if scale == "paper" else read_json(RECIPES_DIR / scale / "benchmark.json")["id"]
 
 
 def inputs_of(plan: Plan, directory: Path) -> dict[str, str]:
-    """SHA-256 of what a run starts from, to be kept with its result; none where the user brings it."""
+    """SHA-256 of the data and models that a run starts from, kept with its result; none where the user brings them."""
     if plan.scale == "paper":
         return {}
-    from miniature.mini import inputs_of
+    folder = directory / plan.scale
+    weights = {
+        f"models/{name}": file_sha256(folder / "models" / name / MINI_MODELS[name]) for name in sorted(models_of(plan))
+    }
+    return {**read_json(folder / "data" / "benchmark.json")["sha256"], **weights}
 
-    return inputs_of(directory / plan.scale, models_of(plan))
 
-
-def models_are_there(plan: Plan, directory: Path) -> bool:
-    """Whether the models of the scale that a run needs are built; at paper scale the user brings them."""
-    if plan.scale == "paper":
-        return True
-    from miniature.mini import models_are_there
-
-    return models_are_there(directory / plan.scale, models_of(plan))
+def models_are_built(plan: Plan, directory: Path) -> bool:
+    """Whether the scale's own models that a run needs are finished; at paper scale the user brings them."""
+    folder = directory / plan.scale / "models"
+    return plan.scale == "paper" or all((folder / f"{name}.json").is_file() for name in models_of(plan))
 
 
 def prepare(scale: str, directory: Path, cache: Path, console: Console, plans: Collection[Plan] | None = None) -> None:
-    """Builds the miniature benchmark, or the data sets of noise beside Med-GRIT's.
+    """Builds the miniature benchmark, or the noise copies of Med-GRIT's data sets.
 
     Args:
         scale: ``paper`` or ``mini``.
-        directory: The folder in the place of ``runs/reproduce``.
+        directory: The folder that replaces ``runs/reproduce``.
         cache: Folder of downloaded scans.
         console: Where progress is shown.
-        plans: The runs that it is for, whose models alone are built; all models by default.
+        plans: Build only the models that these runs need; all models by default.
+
+    Raises:
+        FileNotFoundError: At mini scale without a checkout, or at paper scale without Med-GRIT.
     """
     if scale == "paper":
-        base = read_recipe(EXAMPLES / scale / "base.yaml")
-        made = write_blind(Path(base["dataset_dir"]), [base["dataset"], base["eval_dataset"]], side=NOISE_SIDE)
-        console.print(f"Data sets of noise: {', '.join(made)}. The others come from `clinkd data convert`.")
+        base = read_recipe(RECIPES_DIR / scale / "base.yaml")
+        names = write_blind(Path(base["dataset_dir"]), [base["dataset"], base["eval_dataset"]], side=NOISE_SIDE)
+        console.print(f"Data sets of noise: {', '.join(names)}. The others come from `clinkd data convert`.")
         return
-    from miniature.mini import MODELS, build_mini
-
-    models = MODELS if plans is None else set().union(*map(models_of, plans))
+    models = MINI_MODELS if plans is None else set().union(*map(models_of, plans))
     with bars_of_parts(console) as show:
-        build_mini(directory / scale, cache, show, console.print, models)
+        _miniature().build_mini(directory / scale, cache, show, console.print, models)
 
 
-PICTURES = 64
-
-SUFFIX = "_blind"
+def _miniature() -> ModuleType:
+    """The module that draws and trains the miniature; it is in a checkout's ``benchmarks/``, not in the wheel."""
+    benchmarks = Path(__file__).resolve().parents[2] / "benchmarks"
+    if not (benchmarks / "miniature").is_dir():
+        raise FileNotFoundError(
+            f"{benchmarks}/miniature does not exist. `--scale mini` draws its data and trains its models with it: run "
+            "the command in a checkout of the project. `--scale paper` needs none."
+        )
+    if str(benchmarks) not in sys.path:
+        sys.path.append(str(benchmarks))
+    return import_module("miniature.mini")
 
 
 def write_blind(data: Path, names: Sequence[str], *, side: int, seed: int = 0) -> list[str]:
@@ -102,9 +117,9 @@ def write_blind(data: Path, names: Sequence[str], *, side: int, seed: int = 0) -
     entries = {}
     for name in names:
         rows = read_json(data / info[name]["file_name"])
-        file = f"{name}{SUFFIX}.json"
+        file = f"{name}{BLIND_SUFFIX}.json"
         write_json(data / file, [_blinded(row, number, pictures, seed) for number, row in enumerate(rows)])
-        entries[f"{name}{SUFFIX}"] = dataset_info_entry(file)
+        entries[f"{name}{BLIND_SUFFIX}"] = dataset_info_entry(file)
     write_dataset_info(data, entries)
     return list(entries)
 
@@ -115,7 +130,7 @@ def _noise(folder: Path, side: int, seed: int) -> list[str]:
 
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    names = [f"noise_{number:02d}.png" for number in range(PICTURES)]
+    names = [f"noise_{number:02d}.png" for number in range(NOISE_IMAGES)]
     for name in names:
         Image.fromarray(rng.integers(0, 256, (side, side), dtype=np.uint8)).save(folder / name)
     return [f"{folder.name}/{name}" for name in names]

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What finished runs left: one small JSON file a run, with numbers, the recipe and its hash; no models."""
+"""Results of finished runs: one small JSON file each, with the scores, the recipe and its hash; no models."""
 
 import platform
 from collections.abc import Iterable
@@ -20,15 +20,12 @@ PACKAGES = ("llamafactory-clinkd", "llamafactory", "transformers", "torch", "num
 
 
 def results_folder(directory: Path, scale: str, part: str = "test") -> Path:
-    """Where the results of a scale are written."""
+    """The folder of a scale's results."""
     return directory / folder_of(scale, part) / "results"
 
 
 def find_result(plan: Plan, folders: Iterable[Path]) -> dict[str, Any] | None:
-    """The result of exactly this run in the first folder that has it; None if none has.
-
-    A result of another recipe under the same name, or of another format, is as good as none.
-    """
+    """The result of exactly this run (same recipe hash and format) in the first folder that has it, or None."""
     for folder in folders:
         path = folder / f"{plan.name}.json"
         if path.is_file():
@@ -46,9 +43,9 @@ def write_result(
     Args:
         plan: The run.
         folder: From :func:`results_folder`.
-        metrics: As the evaluation wrote them; what it says about single rows is left out.
+        metrics: From the evaluation; its list of problem rows is left out.
         phases: Phase -> seconds.
-        inputs: Name -> SHA-256 of the files that the run started from.
+        inputs: Name -> SHA-256 of the data and models of the run.
     """
     result = {
         "format": FORMAT,
@@ -81,10 +78,7 @@ def versions() -> dict[str, str]:
 
 
 def score(result: dict[str, Any], task: str) -> float | None:
-    """A task's score in percent, or that of ``Average``; None where there is none.
-
-    As in the paper, there is an average over all four tasks or none.
-    """
+    """A task's score in percent, or that of ``Average``, which needs all four tasks; None without a score."""
     return _percent(_entry(result, task)[0])
 
 

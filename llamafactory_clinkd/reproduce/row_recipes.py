@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a row to the recipe of one run: the scale's base file, the row's difference, the seed and the run's folder.
+"""The recipe of one run: the scale's base file, the row's difference, the seed and the run's folder.
 
-In the files every path starts from ``runs/reproduce``. A recipe is hashed with these paths, so that its hash is the
-same on every machine and in every folder; the paths of this machine are put in last.
+Paths in the files start with ``runs/reproduce``. A recipe is hashed with these paths, so its hash is the same on every
+machine and in every folder; this machine's paths are filled in last.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from ..utils.io import content_hash, write_text
 from .table_rows import ROWS, Row
 
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "reproduce"
+RECIPES_DIR = Path(__file__).parent / "recipes"
 ROOT = "runs/reproduce"
-"""The folder that the recipes' paths start with; ``--directory`` puts another in its place."""
+"""The first part of the recipes' paths; ``--directory`` replaces it."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Plan:
         seed: Its seed.
         scale: ``paper`` or ``mini``.
         part: ``test``, or ``validation``, the part that a base recipe is tuned on.
-        keys: The recipe with the paths of the files; what identifies a data set, for a row that is computed.
+        keys: The recipe with the paths of the files; only the data set's keys for a computed row.
         hash: Of the recipe, the benchmark's data and models, and the run that it uses.
         source: The run whose model it predicts with.
     """
@@ -45,12 +45,12 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Of its folder and its result."""
+        """The name of its folder and its result."""
         return run_name(self.row, self.seed)
 
 
 def run_name(row: Row, seed: int) -> str:
-    """``sft-seed1``; a row that no seed changes goes by its own name."""
+    """``sft-seed1``; only the row's name if no seed changes it."""
     return f"{row.name}-seed{seed}" if row.seeded else row.name
 
 
@@ -61,11 +61,10 @@ def plan_run(row: Row, seed: int, scale: str, benchmark: Any = None, part: str =
         row: The row.
         seed: The seed.
         scale: ``paper`` or ``mini``.
-        benchmark: What identifies the data and the models that come with the scale; JSON-able.
+        benchmark: Identity of the scale's own data and models; any JSON value.
         part: ``test``, or ``validation``: the rows that are answered.
 
     Raises:
-        FileNotFoundError: Outside a checkout, which holds the recipes.
         ValueError: If the row cannot be run at this scale.
     """
     if scale not in row.scales:
@@ -79,7 +78,7 @@ def plan_run(row: Row, seed: int, scale: str, benchmark: Any = None, part: str =
 
 
 def _recipe(row: Row, seed: int, scale: str, part: str) -> dict[str, Any]:
-    folder = EXAMPLES / scale
+    folder = RECIPES_DIR / scale
     keys = read_recipe(folder / "base.yaml")
     if row.computed:
         keys = {key: keys[key] for key in ("dataset_dir", "dataset", "eval_dataset")}
@@ -100,20 +99,14 @@ def folder_of(scale: str, part: str) -> str:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The keys of a YAML file; a file of comments has none.
-
-    Raises:
-        FileNotFoundError: Outside a checkout, which holds the recipes.
-    """
+    """The keys of a YAML file; a file of comments has none."""
     from omegaconf import OmegaConf
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: `clinkd reproduce` runs in a checkout of the project.")
     return OmegaConf.to_container(OmegaConf.load(path)) or {}
 
 
 def models_of(plan: Plan) -> set[str]:
-    """Which of the scale's own models a run and the one it uses start from: ``base``, ``teacher``, ``scorer``."""
+    """The scale's own models that a run and its source start from: ``base``, ``teacher``, ``scorer``."""
     models = f"{ROOT}/{plan.scale}/models/"
     values = [value for value in plan.keys.values() if isinstance(value, str)]
     named = {value.removeprefix(models) for value in values if value.startswith(models)}
@@ -121,34 +114,36 @@ def models_of(plan: Plan) -> set[str]:
 
 
 def local_keys(plan: Plan, directory: Path) -> dict[str, Any]:
-    """The recipe with this machine's paths: ``directory`` in the place of ``runs/reproduce``."""
+    """The recipe with this machine's paths: of ``directory``, and of this package's DeepSpeed configurations."""
+    folders = {f"{ROOT}/": directory, "examples/deepspeed/": RECIPES_DIR / "deepspeed"}
 
     def local(value: Any) -> Any:
-        if not (isinstance(value, str) and value.startswith(f"{ROOT}/")):
-            return value
-        return str(directory / value.removeprefix(f"{ROOT}/"))
+        for prefix, folder in folders.items():
+            if isinstance(value, str) and value.startswith(prefix):
+                return str(folder / value.removeprefix(prefix))
+        return value
 
     return {key: local(value) for key, value in plan.keys.items()}
 
 
 def recipe_text(plan: Plan, directory: Path) -> str:
-    """The recipe as a YAML file that ``llamafactory-cli train`` takes, and where it comes from."""
+    """The recipe as YAML for ``llamafactory-cli train``, with a header that names its sources."""
     keys = local_keys(plan, directory)
     path = f"{keys['output_dir']}/recipe.yaml"
     files = " + ".join(f"{name}.yaml" for name in ("base", plan.row.uses, plan.row.name) if name)
     lines = [
-        f"### {plan.row.title}, seed {plan.seed}: {files} of examples/reproduce/{plan.scale}",
+        f"### {plan.row.title}, seed {plan.seed}: {files} of recipes/{plan.scale}",
         f"### llamafactory-cli train {path}",
         hash_line(plan),
         "",
     ]
     if plan.source is not None:
-        lines.insert(2, f"### It predicts with the model of {plan.source.name}, which has to be trained before.")
+        lines.insert(2, f"### It predicts with the model of {plan.source.name}, which must be trained first.")
     return "\n".join(lines) + _yaml(keys)
 
 
 def hash_line(plan: Plan) -> str:
-    """The line of a recipe by which its run is known again."""
+    """The line of a recipe that identifies its run."""
     return f"### hash {plan.hash}"
 
 

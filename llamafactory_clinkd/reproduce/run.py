@@ -1,44 +1,37 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs what a table lacks, some at a time; a run that fails is said, and the others go on."""
+"""Plans the runs of a table, and runs those that are missing, several at a time."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from .launch import RunFailed, data_folder, launch, model_is_there, take_folder
-from .mean_box import mean_box_metrics
+from ..evaluate.mean_box import mean_box_baseline, mean_box_from_facts
+from ..utils.io import read_json, read_jsonl
+from .launch import RunFailed, has_model, launch, take_folder
 from .results import find_result, results_folder, write_result
-from .row_recipes import Plan, plan_run
+from .row_recipes import Plan, local_keys, plan_run
 from .table_rows import Row
 
 
-class Launch(Protocol):
-    """What trains and evaluates a recipe; tests put another in its place."""
-
-    def __call__(
-        self, plan: Plan, directory: Path, tell: Callable[[str], None]
-    ) -> tuple[dict[str, Any], dict[str, float]]:
-        """Returns metrics, and phase -> seconds."""
-        ...
+Launch = Callable[[Plan, Path, Callable[[str], None]], tuple[dict[str, Any], dict[str, float]]]
+"""Trains and evaluates a run, as :func:`~.launch.launch`; tests replace it."""
 
 
 @dataclass
 class Outcome:
-    """What became of the runs of a table.
+    """The results of a call.
 
     Attributes:
-        ran: Names of the runs that were made now.
-        found: Names of those that were finished before.
-        failed: Name -> what went wrong.
+        finished: Names of the runs that finished now.
+        failed: Name -> reason.
     """
 
-    ran: list[str] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -60,26 +53,26 @@ def plan_runs(
 def missing_runs(
     plans: Sequence[Plan], wanted: Iterable[Row], directory: Path, folders: Sequence[Path]
 ) -> tuple[list[Plan], list[Plan]]:
-    """Which of the plans have to be run, and which are finished.
+    """Splits the plans into missing and finished runs.
 
-    A run that is only there for another row to use counts as finished where its model is, or where that row is
-    finished; its result alone, which may come from another machine, does not help a row that has to be run.
+    A run whose only purpose is a model for another row counts as finished if its model exists or that row is finished.
+    Its result alone may come from another machine and does not help a row that still has to be run.
 
     Args:
         plans: From :func:`plan_runs`.
-        wanted: The rows that were asked for.
-        directory: The folder in the place of ``runs/reproduce``.
-        folders: Where results are looked for.
+        wanted: The rows to run.
+        directory: The folder that replaces ``runs/reproduce``.
+        folders: The folders to search for results.
     """
     names = {row.name for row in wanted}
     done = {plan.name for plan in plans if find_result(plan, folders) is not None}
-    lacking = {plan.name for plan in plans if plan.row.name in names and plan.name not in done}
+    missing = {plan.name for plan in plans if plan.row.name in names and plan.name not in done}
     for plan in plans:
-        if plan.name in lacking and plan.source is not None and not model_is_there(plan.source, directory):
-            lacking.add(plan.source.name)
+        if plan.name in missing and plan.source is not None and not has_model(plan.source, directory):
+            missing.add(plan.source.name)
     return (
-        [plan for plan in plans if plan.name in lacking],
-        [plan for plan in plans if plan.name not in lacking and plan.row.name in names],
+        [plan for plan in plans if plan.name in missing],
+        [plan for plan in plans if plan.name not in missing and plan.row.name in names],
     )
 
 
@@ -91,46 +84,46 @@ def run_missing(
     fresh: bool = False,
     inputs: Callable[[Plan], dict[str, str]] = lambda plan: {},
     launch_run: Launch = launch,
-    tell: Callable[[Plan, str], None] = lambda plan, text: None,
+    on_progress: Callable[[Plan, str], None] = lambda plan, state: None,
 ) -> Outcome:
-    """Runs the plans, started in their order but for those that wait for another's model, and writes a result of each.
+    """Runs the plans, some at a time, and writes a result of each; a failed run does not stop the others.
 
     Args:
-        plans: Those that have to be run, from :func:`missing_runs`: a run comes after the one it uses.
-        directory: The folder in the place of ``runs/reproduce``.
+        plans: From :func:`missing_runs`: a run comes after the one whose model it uses, and waits for it.
+        directory: The folder that replaces ``runs/reproduce``.
         jobs: Runs at a time.
-        fresh: Whether to remove the folders of other recipes that stand in the way.
-        inputs: The hashes of what a run starts from.
-        launch_run: What trains and evaluates.
-        tell: Called with a run and what it does, by one thread at a time.
+        fresh: Whether to remove runs of other recipes that occupy a run's folder.
+        inputs: Returns the hashes of a run's data and models.
+        launch_run: Trains and evaluates.
+        on_progress: Called with a run and its state, by one thread at a time.
 
     Returns:
-        What became of them, in the order of the plans.
+        The outcome, in the order of the plans.
     """
-    interrupted, one_at_a_time = threading.Event(), threading.Lock()
+    interrupted, lock = threading.Event(), threading.Lock()
 
-    def say(plan: Plan, text: str) -> None:
+    def report(plan: Plan, state: str) -> None:
         if interrupted.is_set():
-            raise KeyboardInterrupt  # ends the run's process, which goes on from there the next time
-        with one_at_a_time:
-            tell(plan, text)
+            raise KeyboardInterrupt  # ends the run's process; the next call resumes it
+        with lock:
+            on_progress(plan, state)
 
     def attempt(plan: Plan, source_failed: bool) -> str | None:
-        """Returns why the run failed."""
+        """Returns the reason if the run failed."""
         try:
             if source_failed:
                 raise RunFailed(f"needs the model of {plan.source.name}, which failed.")
-            say(plan, "starting")
-            _run_one(plan, directory, fresh, inputs, launch_run, say)
+            report(plan, "starting")
+            _run_one(plan, directory, fresh, inputs, launch_run, report)
         except (RunFailed, OSError, ValueError) as error:
-            say(plan, "failed")
+            report(plan, "failed")
             return str(error)
-        say(plan, "finished")
+        report(plan, "finished")
         return None
 
     waiting: list[Plan] = list(plans)
     running: dict[Future[str | None], Plan] = {}
-    reasons: dict[str, str | None] = {}  # of those that ended
+    reasons: dict[str, str | None] = {}
     with ThreadPoolExecutor(jobs) as pool:
         try:
             while waiting or running:
@@ -144,17 +137,14 @@ def run_missing(
             interrupted.set()
             pool.shutdown(cancel_futures=True)
             raise
-    outcome = Outcome()
-    for plan in plans:
-        if (reason := reasons[plan.name]) is None:
-            outcome.ran.append(plan.name)
-        else:
-            outcome.failed[plan.name] = reason
-    return outcome
+    return Outcome(
+        [plan.name for plan in plans if reasons[plan.name] is None],
+        {plan.name: reason for plan in plans if (reason := reasons[plan.name]) is not None},
+    )
 
 
 def _ready(waiting: Sequence[Plan], running: Iterable[Plan]) -> list[Plan]:
-    """Those whose source is not still to be trained: a run that waits for another's model takes no place meanwhile."""
+    """The runs whose source is trained: a run that waits for another's model occupies none of the ``jobs``."""
     unfinished = {plan.name for plan in (*waiting, *running)}
     return [plan for plan in waiting if plan.source is None or plan.source.name not in unfinished]
 
@@ -165,13 +155,51 @@ def _run_one(
     fresh: bool,
     inputs: Callable[[Plan], dict[str, str]],
     launch_run: Launch,
-    tell: Callable[[Plan, str], None],
+    report: Callable[[Plan, str], None],
 ) -> None:
     if plan.row.computed:
         names = (plan.keys["dataset"], plan.keys["eval_dataset"])
-        metrics, phases = mean_box_metrics(data_folder(plan, directory), *names), {}
+        metrics, phases = mean_box_metrics(Path(local_keys(plan, directory)["dataset_dir"]), *names), {}
     else:
         take_folder(plan, directory, fresh=fresh)
-        metrics, phases = launch_run(plan, directory, lambda text: tell(plan, text))
+        metrics, phases = launch_run(plan, directory, lambda state: report(plan, state))
     folder = results_folder(directory, plan.scale, plan.part)
     write_result(plan, folder, metrics, phases=phases, inputs=inputs(plan))
+
+
+def mean_box_metrics(data: Path, train: str, test: str) -> dict[str, Any]:
+    """VG of answering with the mean training box of the structure in the question, without looking at the image.
+
+    The miniature's ``facts_*.jsonl`` are used where they exist. They name the structure and box of every training and
+    pretraining row, so the baseline knows all that the models were shown.
+
+    Args:
+        data: LLaMA-Factory's ``dataset_dir``.
+        train: Data set of the mean boxes.
+        test: Data set to answer.
+
+    Raises:
+        FileNotFoundError: If a data set is not on this machine.
+        ValueError: If there is no training box or no question to answer.
+    """
+    facts = data / f"facts_{test.rsplit('_', 1)[-1]}.jsonl"
+    if facts.is_file():
+        known = [read_jsonl(data / f"facts_{part}.jsonl") for part in (train.rsplit("_", 1)[-1], "pretrain")]
+        scores = mean_box_from_facts([*known[0], *known[1]], read_jsonl(facts))
+    else:
+        scores = mean_box_baseline(*(_first_turns(read_json(data / f"{name}.json")) for name in (train, test)))
+    return {"tasks": {"VG": scores}, "average": None, "ci": None, "average_of": [], "notes": []}
+
+
+def _first_turns(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first question and answer of each ShareGPT row."""
+    return [
+        {
+            "task": row.get("task"),
+            "question": row["messages"][0]["content"].replace("<image>", ""),
+            "annotation": row["messages"][1]["content"],
+            "image": (row.get("images") or [""])[0],
+            "modality": row.get("modality"),
+        }
+        for row in rows
+    ]

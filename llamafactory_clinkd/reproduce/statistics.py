@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Means over seeds, and whether a difference is beyond what seeds do by themselves."""
+"""Means over seeds, and whether a difference is larger than the seeds explain."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Difference:
 
     @property
     def beyond_noise(self) -> bool | None:
-        """Whether seeds alone would rarely make such a difference; None where it is not known."""
+        """Whether p < 0.05; None without a p value."""
         return None if self.p is None else self.p < 1 - CONFIDENCE
 
 
@@ -58,7 +58,7 @@ Test = Literal["welch", "paired", "fixed"]
 
 
 def difference(row: Mapping[int, float], reference: Mapping[int, float], test: Test = "welch") -> Difference | None:
-    """The difference of two rows' means, by a t-test over seeds.
+    """The difference of two rows' means, with a t-test over seeds.
 
     Args:
         row: Seed -> score.
@@ -67,7 +67,7 @@ def difference(row: Mapping[int, float], reference: Mapping[int, float], test: T
             ``fixed`` for a row that no seed changes.
 
     Returns:
-        None if one of them has no score. Where nothing spreads, any difference is beyond noise.
+        None if one of them has no score. If no score varies over seeds, any difference is beyond noise.
     """
     if test == "paired":
         shared = sorted(row.keys() & reference.keys())
@@ -92,10 +92,9 @@ def difference(row: Mapping[int, float], reference: Mapping[int, float], test: T
 
 
 def beyond_chance(differences: list[Difference]) -> list[bool]:
-    """Which differences stay beyond noise when all of them were looked at together.
+    """Which differences stay significant when all are tested together (Benjamini and Hochberg, 5 % false discoveries).
 
-    Benjamini and Hochberg's procedure over those that have a p value: of those that pass, 5 % are expected to be
-    chance. One p value in twenty is below 0.05 by chance, and a table has dozens.
+    One p value in twenty is below 0.05 by chance, and a table has dozens.
     """
     tested = [number for number, each in enumerate(differences) if each.p is not None]
     found = [False] * len(differences)
@@ -107,9 +106,9 @@ def beyond_chance(differences: list[Difference]) -> list[bool]:
 
 
 def mean_interval(intervals: list[tuple[float, float]]) -> tuple[float, float] | None:
-    """The mean over seeds of the intervals' ends: what the choice of test rows leaves open, which seeds do not.
+    """The mean over seeds of the intervals' ends.
 
-    The rows are the same for all seeds, so that more seeds do not make it narrower.
+    It shows the uncertainty from the choice of test rows. All seeds share them: more seeds do not narrow it.
     """
     if not intervals:
         return None

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Results -> the paper's tables in Markdown, the paper's values beside ours."""
+"""The paper's tables in Markdown from results, with the paper's values beside ours."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -131,11 +131,11 @@ def modalities_table(scale: str, results: Results) -> str:
 
 def _heading(table: str, scale: str) -> list[str]:
     title = f"### {table[:-1].capitalize()} {table[-1]}, {scale} scale"
-    said = {
+    note = {
         "paper": "Ours beside what the paper printed.",
         "mini": "Ours are of small models on other data than the paper's: compare rows with rows, not with the paper.",
     }
-    return [title, "", said[scale], ""]
+    return [title, "", note[scale], ""]
 
 
 def _title(table: str, row: Row) -> str:
@@ -147,7 +147,7 @@ def _title(table: str, row: Row) -> str:
 
 
 def _metric_names(results: Results) -> dict[str, str]:
-    """Task -> its metric as the evaluation named it, so that SPICE-approx is called by its name."""
+    """Task -> the metric's name in the results, so that SPICE-approx keeps its own."""
     return {
         task: entry["metric"]
         for seeds in results.values()
@@ -177,13 +177,17 @@ def _differences(cells: Mapping[str, Cell]) -> dict[str, Difference]:
 
 def _verdict(cells: Mapping[str, Cell], strong: set[int]) -> str:
     """Which differences to the reference are beyond noise, each with its sign; bold if its ``id`` is in ``strong``."""
-    found = _differences(cells)
-    if not found:
+    differences = _differences(cells)
+    if not differences:
         return ""
-    if all(each.beyond_noise is None for each in found.values()):
+    if all(each.beyond_noise is None for each in differences.values()):
         return "one seed: not known"
-    told = {task: f"{task} {each.value:+.2f}" for task, each in found.items() if each.beyond_noise}
-    return ", ".join(f"**{text}**" if id(found[task]) in strong else text for task, text in told.items()) or "none"
+    texts = [
+        f"**{task} {each.value:+.2f}**" if id(each) in strong else f"{task} {each.value:+.2f}"
+        for task, each in differences.items()
+        if each.beyond_noise
+    ]
+    return ", ".join(texts) or "none"
 
 
 def _notes(table: str, results: Results, tested: int = 0) -> list[str]:
@@ -210,12 +214,12 @@ def _notes(table: str, results: Results, tested: int = 0) -> list[str]:
             f"The runs started from different builds of {', '.join(differing)} (`inputs` in the results): "
             "a difference between runs of different builds is not the method's alone."
         )
-    notes += sorted({note for result in found for note in _said(result)})
+    notes += sorted({note for result in found for note in result["metrics"].get("notes") or []})
     return [f"- {note}" for note in notes]
 
 
 def _differing_inputs(found: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of the data and models that are not the same in all results which started from them."""
+    """Names of data and models whose hash differs between results."""
     hashes: dict[str, set[str]] = {}
     for result in found:
         for name, sha256 in result.get("inputs", {}).items():
@@ -224,7 +228,7 @@ def _differing_inputs(found: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _sanity(results: Results) -> list[str]:
-    """Whether ClinKD points better than what looks at no image: the proof that the training path works."""
+    """VG of ClinKD against baselines that see no image."""
     notes, pointing = [], _scores(results.get("clinkd", {}), "VG")
     for name in ("mean_box", "blind"):
         found = difference(_scores(results.get(name, {}), "VG"), pointing, _test(ROWS[name]))
@@ -234,10 +238,6 @@ def _sanity(results: Results) -> list[str]:
                 f"VG of {ROWS['clinkd'].title} minus that of {ROWS[name].title}: {-found.value:+.2f} ({known})."
             )
     return notes
-
-
-def _said(result: Mapping[str, Any]) -> Sequence[str]:
-    return result["metrics"].get("notes") or []
 
 
 def _pipes(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which rows each table has, as data: what a row is called, which parts it has, and what the paper printed for it.
+"""The rows of each table, as data: title, parts of the method, and the paper's values.
 
-What a row *does* is in ``examples/reproduce/<scale>/<row>.yaml``: its difference to ``base.yaml``.
+``recipes/<scale>/<row>.yaml`` has what a row does: its difference to ``base.yaml``.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Scale = Literal["paper", "mini"]
 SCALES = ("paper", "mini")
 SEEDS = (1, 2, 3)
 REFERENCE = "sft"
-"""The row that differences are taken to: Qwen2-VL, fine-tuned in the same two stages, with none of ClinKD's parts."""
+"""The row that the others are compared with: Qwen2-VL, fine-tuned in the same two stages, without ClinKD's parts."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Row:
     """A row of a table.
 
     Attributes:
-        name: Its YAML file, and the beginning of its runs' folders.
-        title: What a table calls it.
-        parts: Which of the method's parts it has: ``mcg``, ``kd``, ``sasg``, ``correction``.
+        name: Of its YAML file; its runs' folders start with it.
+        title: Its label in a table.
+        parts: The method's parts in it: ``mcg``, ``kd``, ``sasg``, ``correction``.
         uses: The row whose trained model it predicts with; None if it trains its own or needs none.
-        seeded: Whether a seed changes anything.
-        scales: Where it can be run.
-        computed: Whether it is arithmetic on the data set instead of a recipe.
-        sanity: Whether it is there to keep the harness honest, not to be compared.
+        seeded: Whether a seed changes it.
+        scales: The scales at which it runs.
+        computed: Whether it is computed from the data set, without a recipe.
+        sanity: Whether it is a sanity check, not a competitor.
     """
 
     name: str
@@ -125,7 +125,7 @@ METHODS_OF_PAPER = {
     "table3": _TABLE_3,
     "figure4": {},
 }
-"""Table -> row -> what the paper calls the row that stands beside ours."""
+"""Table -> row -> the paper's name of the row beside ours."""
 
 
 def rows_of(table: str, scale: str) -> list[Row]:
@@ -134,10 +134,7 @@ def rows_of(table: str, scale: str) -> list[Row]:
 
 
 def paper_scores(table: str, row: str) -> dict[str, float | None] | None:
-    """What the paper printed in a row of table 1 or 2, in percent: task or ``Average`` -> value, None for a dash.
-
-    None if the paper has no such row.
-    """
+    """The paper's row of table 1 or 2, in percent: task or ``Average`` -> value, None for a dash; or no row: None."""
     printed, keys = {"table1": (TABLE_1, _TABLE_1), "table2": (TABLE_2, _TABLE_2)}.get(table, ({}, {}))
     if row not in keys:
         return None
@@ -145,5 +142,5 @@ def paper_scores(table: str, row: str) -> dict[str, float | None] | None:
 
 
 def paper_modalities(task: str, row: str) -> dict[str, Any] | None:
-    """What the paper printed in table 3: modality or ``average`` -> percent; None if it has no such row."""
+    """The paper's row of table 3: modality or ``average`` -> percent; None without a row."""
     return TABLE_3[task][_TABLE_3[row]] if row in _TABLE_3 else None

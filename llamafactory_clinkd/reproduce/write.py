@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Writes a table as Markdown and CSV, and figure 4 as a picture, of all results that are there."""
+"""Writes a table of all finished runs as Markdown and CSV, and figure 4 as an image."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from .table_rows import ALPHAS, REFERENCE, alpha_row, paper_modalities, paper_sc
 
 
 def collect(plans: Sequence[Plan], folders: Sequence[Path]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Row -> seed -> result, of the runs whose results are those of the present recipes."""
+    """Row -> seed -> result, of the runs whose results match the present recipes."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for plan in plans:
         result = find_result(plan, folders)
@@ -31,11 +31,7 @@ def collect(plans: Sequence[Plan], folders: Sequence[Path]) -> dict[str, dict[in
 
 
 def write_report(what: str, plans: Sequence[Plan], directory: Path) -> Path | None:
-    """Writes ``<what>.html``: the report that compares the runs of the first seed that are on this machine.
-
-    Returns:
-        The page; None where no run is.
-    """
+    """Writes ``<what>.html``, which compares this machine's runs of the first seed; returns None without any."""
     from ..report import build_report
 
     first = min(plan.seed for plan in plans)
@@ -58,11 +54,11 @@ def write_tables(
         console: Where the table is printed.
 
     Returns:
-        The files; none where there is no result yet.
+        The files; none without a result.
     """
     results, scale = collect(plans, folders), plans[0].scale
     if not results:
-        console.print("There is no result yet, so there is no table.")
+        console.print("No result yet, so no table.")
         return []
     target = directory / folder_of(scale, plans[0].part) / what
     text = markdown(what, scale, results)
@@ -77,9 +73,9 @@ def write_tables(
 
 
 def draw_figure4(results: Results, path: Path) -> Path:
-    """Draws mean and standard deviation over seeds of each task and the average; the paper printed no numbers.
+    """Draws mean and standard deviation over seeds for each task and the average.
 
-    The row without distillation is a dotted line: what every alpha has to be above.
+    A dotted line shows the row without distillation.
 
     Raises:
         ValueError: If no value of alpha has a result.
@@ -101,7 +97,7 @@ def draw_figure4(results: Results, path: Path) -> Path:
         if (reference := _spread(results, REFERENCE, task)) is not None:
             axes.axhline(reference.mean, color=f"C{number}", linewidth=0.8, linestyle=":")
     if not drawn:
-        raise ValueError("No value of alpha has a result yet: there is nothing to draw.")
+        raise ValueError("No value of alpha has a result yet: nothing to draw.")
     axes.set_xlabel("α of Eq. 16")
     axes.set_ylabel("score, %")
     axes.set_title("Pseudo-KD at several α (dotted: SFT without distillation)", fontsize=10)

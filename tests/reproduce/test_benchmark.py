@@ -20,10 +20,16 @@ from safetensors.numpy import load_file, save_file
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
 from llamafactory_clinkd.reproduce.command import choose_rows
-from llamafactory_clinkd.reproduce.mean_box import mean_box_metrics
-from llamafactory_clinkd.reproduce.prepare import PICTURES, inputs_of, prepare, write_blind
+from llamafactory_clinkd.reproduce.prepare import (
+    MINI_MODELS,
+    NOISE_IMAGES,
+    benchmark_of,
+    inputs_of,
+    prepare,
+    write_blind,
+)
 from llamafactory_clinkd.reproduce.row_recipes import plan_run
-from llamafactory_clinkd.reproduce.run import plan_runs
+from llamafactory_clinkd.reproduce.run import mean_box_metrics, plan_runs
 from llamafactory_clinkd.reproduce.table_rows import ROWS
 from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json, write_jsonl
 
@@ -45,14 +51,14 @@ def test_only_the_models_that_the_runs_need_are_built(tmp_path, monkeypatch, row
 def test_a_result_keeps_the_hashes_of_what_its_run_started_from(tmp_path):
     folder = tmp_path / "mini"
     write_json(folder / "data" / "benchmark.json", {"sha256": {"demo_train.json": "d"}})
-    for name, file in mini.MODELS.items():
+    for name, file in MINI_MODELS.items():
         (folder / "models" / name).mkdir(parents=True)
         (folder / "models" / name / file).write_text(name)
 
     def inputs(row):
         return inputs_of(plan_run(ROWS[row], 1, "mini", "b"), tmp_path)
 
-    sha256 = {name: hashlib.sha256(name.encode()).hexdigest() for name in mini.MODELS}
+    sha256 = {name: hashlib.sha256(name.encode()).hexdigest() for name in MINI_MODELS}
     assert inputs("mean_box") == {"demo_train.json": "d"}
     assert inputs("sasg") == {"demo_train.json": "d", "models/base": sha256["base"], "models/scorer": sha256["scorer"]}
     assert inputs("teacher") == {"demo_train.json": "d", "models/teacher": sha256["teacher"]}
@@ -154,7 +160,7 @@ def test_blind_rows_differ_in_their_pictures_only(tmp_path):
     rows, blind = (read_json(tmp_path / f"demo_train{end}.json") for end in ("", "_blind"))
     assert [{**row, "images": None} for row in rows] == [{**row, "images": None} for row in blind]
     used = {row["images"][0] for row in blind}
-    assert 20 < len(used) <= PICTURES and not used & {row["images"][0] for row in rows}
+    assert 20 < len(used) <= NOISE_IMAGES and not used & {row["images"][0] for row in rows}
     with Image.open(tmp_path / blind[0]["images"][0]) as picture:
         values = np.asarray(picture)
     assert values.shape == (56, 56) and 60 < values.std() < 90
@@ -202,3 +208,13 @@ def test_the_mean_box_of_med_grit_needs_its_rows_alone(tmp_path):
     assert found["n"] == 270 and found["keys"] == 7 and found["fallback"] == 0
     with pytest.raises(FileNotFoundError):
         mean_box_metrics(tmp_path, "med_grit_train", "med_grit_test")
+
+
+def test_the_recorded_identity_is_that_of_the_settings():
+    assert benchmark_of("mini") == benchmark_id()
+
+
+def test_an_installed_wheel_has_no_miniature(tmp_path, monkeypatch):
+    monkeypatch.setattr("llamafactory_clinkd.reproduce.prepare.__file__", str(tmp_path / "a" / "b" / "prepare.py"))
+    with pytest.raises(FileNotFoundError, match="run the command in a checkout"):
+        prepare("mini", tmp_path, tmp_path, Console())

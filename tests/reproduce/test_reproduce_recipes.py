@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from llamafactory_clinkd.doctor.plan import make_plan
 from llamafactory_clinkd.phases import validation as checks
 from llamafactory_clinkd.reproduce.row_recipes import (
-    EXAMPLES,
+    RECIPES_DIR,
     local_keys,
     models_of,
     plan_run,
@@ -35,6 +35,7 @@ from llamafactory_clinkd.reproduce.table_rows import (
 
 RECIPES = [(scale, name) for scale in SCALES for name, row in ROWS.items() if scale in row.scales and not row.computed]
 FREE = {"output_dir", "seed"}
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +71,16 @@ def test_stock_parses_every_row(parsed, scale, name):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_file_is_a_row_and_every_row_a_file(scale):
-    files = {path.stem for path in (EXAMPLES / scale).glob("*.yaml")} - {"base"}
+    files = {path.stem for path in (RECIPES_DIR / scale).glob("*.yaml")} - {"base"}
     assert files == {name for name, row in ROWS.items() if scale in row.scales and not row.computed}
 
 
 @pytest.mark.parametrize(("scale", "name"), RECIPES)
 def test_a_row_differs_from_the_base_in_its_own_keys_only(scale, name):
-    base, row = read_recipe(EXAMPLES / scale / "base.yaml"), ROWS[name]
-    own = read_recipe(EXAMPLES / scale / f"{name}.yaml")
+    base, row = read_recipe(RECIPES_DIR / scale / "base.yaml"), ROWS[name]
+    own = read_recipe(RECIPES_DIR / scale / f"{name}.yaml")
     if row.uses:
-        own |= read_recipe(EXAMPLES / scale / f"{row.uses}.yaml") | {"model_name_or_path": None}
+        own |= read_recipe(RECIPES_DIR / scale / f"{row.uses}.yaml") | {"model_name_or_path": None}
     keys = plan_run(row, 1, scale).keys
     changed = {key for key in base.keys() | keys.keys() if base.get(key) != keys.get(key)}
     assert changed <= own.keys() | FREE
@@ -88,8 +89,8 @@ def test_a_row_differs_from_the_base_in_its_own_keys_only(scale, name):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_what_the_file_of_a_row_says_is_what_makes_it_that_row(scale):
-    differences = {name: read_recipe(EXAMPLES / scale / f"{name}.yaml") for name in ROWS if scale in ROWS[name].scales
-                   and not ROWS[name].computed}  # fmt: skip
+    rows = [row for row in ROWS.values() if scale in row.scales and not row.computed]
+    differences = {row.name: read_recipe(RECIPES_DIR / scale / f"{row.name}.yaml") for row in rows}
     assert differences["sft"] == {}
     assert differences["bird"] == {"rope_variant": "rope_2d"}
     assert differences["mcg"] == {"rope_variant": "mcg"}
@@ -165,7 +166,7 @@ def test_a_row_of_the_other_scale_is_refused():
 
 
 def test_paper_rows_start_from_a_checkout_as_they_are():
-    root = EXAMPLES.parents[1]
+    root = ROOT
     for scale, name in RECIPES:
         if scale == "paper":
             keys = plan_run(ROWS[name], 1, scale).keys
@@ -187,7 +188,7 @@ def test_no_paper_row_is_refused_before_its_first_phase(parsed, name, monkeypatc
 
 @pytest.mark.parametrize("name", ["sft", "mcg", "pseudo_kd", "clinkd", "teacher", "pseudo_labels", "correction"])
 def test_paper_rows_fit_on_eight_gpus_of_80_gb(name, monkeypatch):
-    monkeypatch.chdir(EXAMPLES.parents[1])
+    monkeypatch.chdir(ROOT)
     planned = make_plan(plan_run(ROWS[name], 1, "paper").keys, gpus=8, gib=80)
     assert planned["fits"], planned["advice"]
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from llamafactory_clinkd.reproduce import command
 from llamafactory_clinkd.reproduce import run as runs
 from llamafactory_clinkd.reproduce.command import choose_rows, choose_seeds
-from llamafactory_clinkd.reproduce.launch import RunFailed, last_lines, launch, model_is_there, take_folder
+from llamafactory_clinkd.reproduce.launch import RunFailed, has_model, last_lines, launch, take_folder
 from llamafactory_clinkd.reproduce.results import find_result, results_folder, score, score_interval
 from llamafactory_clinkd.reproduce.row_recipes import plan_run, run_folder, write_recipe
 from llamafactory_clinkd.reproduce.run import missing_runs, plan_runs, run_missing
@@ -56,7 +56,7 @@ def go(directory, rows=SOME, seeds=(1, 2), trainer=None, **options):
 def test_all_is_run_once_and_then_nothing(tmp_path):
     outcome, ran = go(tmp_path)
     assert ran == ["sft-seed1", "mcg-seed1", "sasg-seed1", "teacher", "sft-seed2", "mcg-seed2", "sasg-seed2"]
-    assert outcome.ran == ran and not outcome.failed
+    assert outcome.finished == ran and not outcome.failed
     assert go(tmp_path) == (runs.Outcome(), [])
     assert go(tmp_path, seeds=(1, 2, 3))[1] == ["sft-seed3", "mcg-seed3", "sasg-seed3"]
 
@@ -77,10 +77,16 @@ def test_a_result_says_what_it_is_of(tmp_path):
 def test_a_failed_row_does_not_stop_the_others_and_is_run_again(tmp_path):
     trainer = Trainer(failing=["sft-seed1"])
     said = []
-    outcome, ran = go(tmp_path, trainer=trainer, tell=lambda plan, text: said.append((plan.name, text)))
+    outcome, ran = go(tmp_path, trainer=trainer, on_progress=lambda plan, text: said.append((plan.name, text)))
     assert outcome.failed.keys() == {"sft-seed1", "sasg-seed1"}
     assert "told to" in outcome.failed["sft-seed1"] and "needs the model of sft-seed1" in outcome.failed["sasg-seed1"]
-    assert "sasg-seed1" not in ran and outcome.ran == ["mcg-seed1", "teacher", "sft-seed2", "mcg-seed2", "sasg-seed2"]
+    assert "sasg-seed1" not in ran and outcome.finished == [
+        "mcg-seed1",
+        "teacher",
+        "sft-seed2",
+        "mcg-seed2",
+        "sasg-seed2",
+    ]
     assert ("sft-seed1", "failed") in said and ("mcg-seed1", "finished") in said and ("mcg-seed1", "distill") in said
     assert go(tmp_path)[1] == ["sft-seed1", "sasg-seed1"]
 
@@ -95,7 +101,7 @@ def test_two_runs_at_a_time(tmp_path):
 
     rows = [ROWS[name] for name in ("sft", "mcg", "sasg")]
     outcome, _ = go(tmp_path, rows=rows, jobs=2, trainer=together)
-    assert outcome.ran == ["sft-seed1", "mcg-seed1", "sasg-seed1", "sft-seed2", "mcg-seed2", "sasg-seed2"]
+    assert outcome.finished == ["sft-seed1", "mcg-seed1", "sasg-seed1", "sft-seed2", "mcg-seed2", "sasg-seed2"]
 
 
 def test_a_row_that_waits_for_a_model_takes_no_place(tmp_path):
@@ -109,7 +115,7 @@ def test_a_row_that_waits_for_a_model_takes_no_place(tmp_path):
     plans = plan_runs([ROWS[name] for name in ("sft", "sasg", "mcg")], [1], "mini", "b")
     assert [plan.name for plan in plans] == ["sft-seed1", "sasg-seed1", "mcg-seed1"]
     outcome = run_missing(plans, tmp_path, jobs=2, launch_run=together)
-    assert outcome.ran == ["sft-seed1", "sasg-seed1", "mcg-seed1"]
+    assert outcome.finished == ["sft-seed1", "sasg-seed1", "mcg-seed1"]
 
 
 def test_an_interrupt_ends_the_other_runs_too(tmp_path):
@@ -153,11 +159,11 @@ def test_another_recipe_is_another_run(tmp_path):
     plans = plan_runs([ROWS["sft"]], [1], "mini", "other data")
     todo, _ = missing_runs(plans, [ROWS["sft"]], tmp_path, [results_folder(tmp_path, "mini")])
     assert todo == plans
-    assert not model_is_there(plans[0], tmp_path)
+    assert not has_model(plans[0], tmp_path)
     outcome = run_missing(todo, tmp_path, launch_run=Trainer())
     assert "holds a run of another recipe" in outcome.failed["sft-seed1"]
-    assert run_missing(todo, tmp_path, fresh=True, launch_run=Trainer()).ran == ["sft-seed1"]
-    assert model_is_there(plans[0], tmp_path)
+    assert run_missing(todo, tmp_path, fresh=True, launch_run=Trainer()).finished == ["sft-seed1"]
+    assert has_model(plans[0], tmp_path)
 
 
 def test_an_interrupted_run_keeps_its_folder(tmp_path):
@@ -166,7 +172,7 @@ def test_an_interrupted_run_keeps_its_folder(tmp_path):
     kept = run_folder(plan, tmp_path) / "clinkd" / "distill" / "checkpoint-3"
     kept.mkdir(parents=True)
     take_folder(plan, tmp_path, fresh=True)
-    assert kept.is_dir() and not model_is_there(plan, tmp_path)
+    assert kept.is_dir() and not has_model(plan, tmp_path)
 
 
 def test_a_folder_with_a_log_alone_is_empty(tmp_path):
@@ -183,10 +189,10 @@ def test_a_folder_with_a_log_alone_is_empty(tmp_path):
 def test_a_half_trained_model_is_none(tmp_path):
     go(tmp_path, rows=[ROWS["sft"]], seeds=[1])
     plan = plan_run(ROWS["sft"], 1, "mini", "b")
-    assert model_is_there(plan, tmp_path)
+    assert has_model(plan, tmp_path)
     state = run_folder(plan, tmp_path) / "clinkd" / "state.json"
     state.write_text(json.dumps({"phases": {"distill": {"status": "finished"}, "correct": {"status": "started"}}}))
-    assert not model_is_there(plan, tmp_path)
+    assert not has_model(plan, tmp_path)
 
 
 def test_a_run_that_another_process_makes_is_left_alone(tmp_path):
@@ -198,7 +204,7 @@ def test_a_run_that_another_process_makes_is_left_alone(tmp_path):
         [sys.executable, "-c", code, str(folder / "log.txt")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(RunFailed, match="is under way in .*sft-seed1, in another process"):
+    with pytest.raises(RunFailed, match="is running in .*sft-seed1, in another process"):
         launch(plan, tmp_path, lambda text: None)
     other.communicate("\n")
 
@@ -270,7 +276,7 @@ def test_the_command_ends_with_an_error_and_the_end_of_the_log_where_a_row_faile
 def test_table_only_runs_nothing_and_says_what_is_missing(clinkd):
     done = clinkd("figure4", "--scale", "mini", "--seeds", "1", "--table-only")
     assert done.exit_code == 0 and clinkd.trainer.ran == []
-    assert "8 runs are missing: sft-seed1, alpha_0_1-seed1" in done.output and "no result yet" in done.output
+    assert "8 runs are missing: sft-seed1, alpha_0_1-seed1" in done.output and "No result yet" in done.output
 
 
 def test_figure_4_is_a_picture_beside_its_numbers(clinkd):

@@ -7,7 +7,7 @@ import io
 
 from rich.console import Console
 
-from llamafactory_clinkd.demo.progress import bars_of_parts
+from llamafactory_clinkd.utils.progress import bars_of_parts
 
 
 def said(**options) -> str:
