@@ -1,14 +1,13 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Evaluation: the paper's four metrics on predictions of any known format, and the paper's own numbers.
 
 - :func:`evaluate_predictions`, :func:`evaluate_file`: rows or a file to ``metrics.json``
-- :func:`read_predictions`, :func:`read_rows`: rows of the shared vocabulary, and a list of what could not be read
-- :func:`metrics_table`, :func:`progress_bar`: for the terminal
-- :func:`require_spice`: whether the real SPICE can be computed
-- :func:`mean_box_baseline`: grounding without looking
+- :func:`read_predictions`, :func:`read_rows`: rows of the shared vocabulary, and a list of the malformed ones
+- :func:`metrics_table`, :func:`progress_bar`: for the terminal; :func:`format_percent`: a score as text
+- :func:`require_spice`: checks that the real SPICE can run
+- :func:`mean_box_baseline`: grounding without the image
 - :mod:`.paper_tables`: Tables 1, 2 and 3
 """
 
@@ -23,6 +22,7 @@ _OFFERED = {
     "load_rows": "predictions",
     "metrics_table": "score_table",
     "progress_bar": "score_table",
+    "format_percent": "score_table",
     "require_spice": "spice",
     "mean_box_baseline": "mean_box",
 }

@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
+"""Caption metrics of medical image analysis: BLEU-1..4, METEOR, ROUGE-L, CIDEr and both definitions of mBMR.
 
-"""Caption metrics of medical image analysis: BLEU-1..4, METEOR, ROUGE-L, CIDEr and the two definitions of mBMR.
-
-The numbers are those of ``pycocoevalcap``, whose tokenizer, METEOR (both Java) and ROUGE-L run here; BLEU and CIDEr
-come from :mod:`.ngrams`. Without Java, captions are split by :func:`plain_tokenize`, so BLEU, ROUGE-L and CIDEr go on
-but are not comparable to the last digit, and METEOR, and with it mBMR, is missing.
+The scores equal those of ``pycocoevalcap``. Its tokenizer, METEOR (both in Java, see :mod:`.java`) and ROUGE-L run
+here; BLEU and CIDEr come from one vectorised n-gram count. Without Java, :func:`plain_tokenize` splits the captions:
+BLEU, ROUGE-L and CIDEr are then not comparable to the last digit, and METEOR and mBMR are None.
 """
 
 import re
@@ -19,21 +18,24 @@ from ..utils.boxes import convert_tags
 from .java import METEOR_COLUMNS, java_command, meteor_score, meteor_statistics, one_line, ptb_tokenize
 
 
-PTB, PLAIN = "PTB (CoreNLP 3.4.1)", "words and signs (no Java found)"
+PTB, PLAIN = "PTB (CoreNLP 3.4.1)", "words and punctuation (no Java found)"
+NO_JAVA = "METEOR is missing, and so is mBMR: no `java` on the PATH (Debian: apt-get install default-jre-headless)."
 
-NO_JAVA = "METEOR is missing, and mBMR with it: no `java` on the path (Debian: apt-get install default-jre-headless)."
+MAX_N = 4  # n-grams of 1 to 4 words
+BLEU_COLUMNS = 2 * MAX_N + 2
+_CIDER_SIGMA = 6.0  # width of CIDEr-D's length penalty
+_SMALL, _TINY = 1e-9, 1e-15  # smoothing constants of the COCO evaluation code
 
-_DROPPED = {"'", '"', "`", "(", ")", "{", "}", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
-
+_PUNCTUATION = {"'", '"', "`", "(", ")", "{", "}", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 _TOKEN = re.compile(r"\w+(?:[.,]\d+)*(?:[-'/]\w+)*|--|\.\.\.|[^\w\s]")
 
 
 class CaptionStatistics(NamedTuple):
-    """Per-row statistics of captions, float64.
+    """Per-row statistics of captions.
 
     Attributes:
-        table: ``[rows, 10 + 23 + 3]``: BLEU's, METEOR's (zeros without Java), ROUGE-L, CIDEr, 1.
-        tokenizer: Which tokenizer split the captions.
+        table: float64 ``[rows, 10 + 23 + 3]``: BLEU, METEOR (0 without Java), ROUGE-L, CIDEr, 1.
+        tokenizer: Name of the tokenizer, :data:`PTB` or :data:`PLAIN`.
         has_meteor: Whether METEOR's columns are filled.
     """
 
@@ -42,23 +44,15 @@ class CaptionStatistics(NamedTuple):
     has_meteor: bool
 
 
-def plain_tokenize(texts: Sequence[str]) -> list[str]:
-    """The tokenizer used where there is no Java.
-
-    Lower-case words; decimal numbers and hyphenated words are kept whole, and ``pycocoevalcap``'s signs are dropped.
-    """
-    return [" ".join(token for token in _TOKEN.findall(text.lower()) if token not in _DROPPED) for text in texts]
-
-
 def caption_statistics(
     rows: Sequence[dict], groups: Sequence[np.ndarray], progress: Callable[[str, int, int], None] | None = None
 ) -> CaptionStatistics:
-    """The statistics of every row, Java run once for all.
+    """The statistics of every row; each Java program runs once for all rows.
 
     Args:
-        rows: Rows with ``annotation`` and ``response``; tags of both are brought to one style (``<box>``).
-        groups: Row numbers of each corpus (a modality each), for CIDEr's document frequencies.
-        progress: Called with the stage, the pairs done and all pairs.
+        rows: Rows with ``annotation`` and ``response``; the tags of both are converted to ``<box>``.
+        groups: Row indices of each corpus (one per modality), for CIDEr's document frequencies.
+        progress: Called with the stage, the number of pairs done and the total.
 
     Raises:
         ImportError: If ``pycocoevalcap`` is not installed.
@@ -71,38 +65,41 @@ def caption_statistics(
     hypotheses, references = tokens[:count], tokens[count:]
 
     table = np.ones((count, BLEU_COLUMNS + METEOR_COLUMNS + 3))
-    meteor = slice(BLEU_COLUMNS, BLEU_COLUMNS + METEOR_COLUMNS)
-    if has_java:
-        table[:, meteor] = meteor_statistics(hypotheses, references, lambda done: report("METEOR", done, count))
-    else:
-        table[:, meteor] = 0
-    table[:, -3] = _rouge(hypotheses, references, report)
+    table[:, BLEU_COLUMNS:-3] = (
+        meteor_statistics(hypotheses, references, lambda done: report("METEOR", done, count)) if has_java else 0
+    )
+    table[:, -3] = _rouge_l(hypotheses, references, report)
     for number, group in enumerate(groups, start=1):
-        sides = ([texts[i] for i in group] for texts in (hypotheses, references))
-        table[group, :BLEU_COLUMNS], table[group, -2] = ngram_statistics(*sides)
+        pairs = ([texts[i] for i in group] for texts in (hypotheses, references))
+        table[group, :BLEU_COLUMNS], table[group, -2] = ngram_statistics(*pairs)
         report("BLEU and CIDEr", number, len(groups))
     return CaptionStatistics(table, PTB if has_java else PLAIN, has_java)
 
 
 def caption_scores(sums: np.ndarray, has_meteor: bool) -> dict[str, np.ndarray | None]:
-    """Every caption metric of summed statistics ``[..., 36]``, each ``[...]``, in [0, 1] but for CIDEr (0 to 10).
+    """Every caption metric of summed statistics ``[..., 36]``, each ``[...]``, in [0, 1] except CIDEr (0 to 10).
 
-    ``value`` is mBMR as the released code computes it, the mean of BLEU-1 to 4, METEOR and ROUGE-L; ``mbmr_bird`` is
-    that of BiRD's paper, the mean of BLEU-4, METEOR and ROUGE-L. Both are None where METEOR is missing.
+    ``value`` is mBMR as in the released code, the mean of BLEU-1..4, METEOR and ROUGE-L. ``mbmr_bird`` is mBMR as in
+    BiRD's paper, the mean of BLEU-4, METEOR and ROUGE-L. Both are None without METEOR.
     """
     bleu = bleu_scores(sums[..., :BLEU_COLUMNS])
     rouge, cider = sums[..., -3] / sums[..., -1], sums[..., -2] / sums[..., -1]
-    parts: dict[str, np.ndarray | None] = {f"bleu_{n}": bleu[..., n - 1] for n in range(1, 5)}
-    parts.update(meteor=None, rouge_l=rouge, cider=cider, value=None, mbmr_bird=None)
+    scores: dict[str, np.ndarray | None] = {f"bleu_{n}": bleu[..., n - 1] for n in range(1, MAX_N + 1)}
+    scores.update(meteor=None, rouge_l=rouge, cider=cider, value=None, mbmr_bird=None)
     if has_meteor:
-        meteor = meteor_score(sums[..., BLEU_COLUMNS : BLEU_COLUMNS + METEOR_COLUMNS])
-        parts["meteor"] = meteor
-        parts["value"] = (bleu.sum(axis=-1) + meteor + rouge) / 6
-        parts["mbmr_bird"] = (bleu[..., 3] + meteor + rouge) / 3
-    return parts
+        meteor = meteor_score(sums[..., BLEU_COLUMNS:-3])
+        scores["meteor"] = meteor
+        scores["value"] = (bleu.sum(axis=-1) + meteor + rouge) / 6
+        scores["mbmr_bird"] = (bleu[..., 3] + meteor + rouge) / 3
+    return scores
 
 
-def _rouge(
+def plain_tokenize(texts: Sequence[str]) -> list[str]:
+    """The tokenizer used without Java: lower-case words; decimals and hyphenated words whole, no punctuation."""
+    return [" ".join(token for token in _TOKEN.findall(text.lower()) if token not in _PUNCTUATION) for text in texts]
+
+
+def _rouge_l(
     hypotheses: Sequence[str], references: Sequence[str], report: Callable[[str, int, int], None]
 ) -> list[float]:
     """ROUGE-L of each pair, by ``pycocoevalcap``."""
@@ -116,25 +113,16 @@ def _rouge(
     return scores
 
 
-ORDER = 4  # n-grams of 1 to 4 words
-
-BLEU_COLUMNS = 2 * ORDER + 2
-
-_SIGMA = 6.0  # width of CIDEr-D's length penalty
-
-_SMALL, _TINY = 1e-9, 1e-15  # the smoothing of the COCO evaluation code
-
-
 def ngram_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """BLEU's sufficient statistics and CIDEr of each pair; document frequencies are those of these references.
+    """BLEU's sufficient statistics and CIDEr of each pair, with document frequencies from these references.
 
     Args:
-        hypotheses: Tokenized outputs, a blank between tokens.
+        hypotheses: Tokenized outputs, tokens separated by spaces.
         references: As many tokenized references.
 
     Returns:
-        BLEU: float64 ``[pairs, 10]``: n-grams of the hypothesis for n = 1..4, those of them that the reference has
-        (clipped counts), words of the hypothesis, words of the reference.
+        BLEU: float64 ``[pairs, 10]``: number of the hypothesis' n-grams for n = 1..4, how many of them the reference
+        contains (clipped counts), words of the hypothesis, words of the reference.
         CIDEr: float64 ``[pairs]``, CIDEr-D (Vedantam et al., CVPR 2015, with the Gaussian length penalty), 0 to 10.
     """
     count = len(hypotheses)
@@ -143,66 +131,66 @@ def ngram_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> tu
     ids: dict[str, int] = {}
     words = np.array([ids.setdefault(word, len(ids)) for document in documents for word in document], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
-    owner = np.repeat(np.arange(2 * count), lengths)  # the document of each word
-    room = np.repeat(starts + lengths, lengths) - np.arange(len(words))  # words from here to the document's end
+    document_ids = np.repeat(np.arange(2 * count), lengths)  # [words]
+    remaining = np.repeat(starts + lengths, lengths) - np.arange(len(words))  # words up to the document's end
 
     bleu = np.zeros((count, BLEU_COLUMNS))
-    bleu[:, 2 * ORDER], bleu[:, 2 * ORDER + 1] = lengths[:count], lengths[count:]
-    gap = np.maximum(lengths[:count] - 1, 0) - np.maximum(lengths[count:] - 1, 0)  # CIDEr-D counts bigrams
-    penalty = np.exp(-(gap.astype(float) ** 2) / (2 * _SIGMA**2))
+    bleu[:, 2 * MAX_N], bleu[:, 2 * MAX_N + 1] = lengths[:count], lengths[count:]
+    length_gap = np.maximum(lengths[:count] - 1, 0) - np.maximum(lengths[count:] - 1, 0)  # CIDEr-D counts bigrams
+    penalty = np.exp(-(length_gap.astype(float) ** 2) / (2 * _CIDER_SIGMA**2))
     cider = np.zeros(count)
 
-    place = np.arange(len(words))
-    gram = words
-    for n in range(1, ORDER + 1):
+    position = np.arange(len(words))
+    ngrams = words
+    for n in range(1, MAX_N + 1):
         if n > 1:
-            fits = room[place] >= n
-            place, gram = place[fits], gram[fits]
-            gram = np.unique(gram * len(ids) + words[place + n - 1], return_inverse=True)[1]
-        correct, similarity = _compare(owner[place], gram, count)
+            fits = remaining[position] >= n
+            position, ngrams = position[fits], ngrams[fits]
+            ngrams = np.unique(ngrams * len(ids) + words[position + n - 1], return_inverse=True)[1]
+        matches, similarity = _compare_ngrams(document_ids[position], ngrams, count)
         bleu[:, n - 1] = np.maximum(lengths[:count] - n + 1, 0)
-        bleu[:, ORDER + n - 1] = correct
+        bleu[:, MAX_N + n - 1] = matches
         cider += similarity * penalty
-    return bleu, cider / ORDER * 10
+    return bleu, cider / MAX_N * 10
 
 
-def _compare(owner: np.ndarray, gram: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Clipped matches and CIDEr's clipped cosine, each ``[count]``, for the n-grams of one order.
+def _compare_ngrams(document_ids: np.ndarray, ngrams: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Clipped matches and CIDEr's clipped cosine of each pair, for the n-grams of one order.
 
     Args:
-        owner: ``[grams]``: the document of each n-gram; pair i's hypothesis is document i, its reference count + i.
-        gram: ``[grams]``: the n-gram's number.
+        document_ids: ``[n-grams]``: pair i's hypothesis is document i, its reference is document count + i.
+        ngrams: ``[n-grams]``: the id of each n-gram.
         count: Number of pairs.
     """
-    if not len(gram):
+    if not len(ngrams):
         return np.zeros(count), np.zeros(count)
-    size = int(gram.max()) + 1
-    keys, counts = np.unique(owner * size + gram, return_counts=True)
-    documents, kinds = keys // size, keys % size
-    frequency = np.bincount(kinds[documents >= count], minlength=size)
-    weights = counts * (np.log(float(count)) - np.log(np.maximum(1.0, frequency)))[kinds]
+    size = int(ngrams.max()) + 1
+    keys, counts = np.unique(document_ids * size + ngrams, return_counts=True)
+    documents, distinct = keys // size, keys % size
+    frequency = np.bincount(distinct[documents >= count], minlength=size)
+    weights = counts * (np.log(float(count)) - np.log(np.maximum(1.0, frequency)))[distinct]
     norms = np.sqrt(np.bincount(documents, weights**2, minlength=2 * count))
 
     split = np.searchsorted(keys, count * size)
     _, h, r = np.intersect1d(keys[:split], keys[split:] - count * size, assume_unique=True, return_indices=True)
     rows, r = documents[h], r + split
-    correct = np.bincount(rows, np.minimum(counts[h], counts[r]), minlength=count)
+    matches = np.bincount(rows, np.minimum(counts[h], counts[r]), minlength=count)
     dots = np.bincount(rows, np.minimum(weights[h], weights[r]) * weights[r], minlength=count)
     scale = norms[:count] * norms[count:]
-    return correct, np.divide(dots, scale, out=np.zeros(count), where=scale > 0)
+    return matches, np.divide(dots, scale, out=np.zeros(count), where=scale > 0)
 
 
 def bleu_scores(sums: np.ndarray) -> np.ndarray:
-    """BLEU-1 to BLEU-4 of a corpus (Papineni et al., ACL 2002), with the COCO code's smoothing constants.
+    """BLEU-1..4 of a corpus (Papineni et al., ACL 2002), with the COCO code's smoothing constants.
 
     Args:
-        sums: float64 ``[..., 10]``, sums over rows of BLEU's statistics.
+        sums: float64 ``[..., 10]``, BLEU's statistics summed over rows.
 
     Returns:
         float64 ``[..., 4]``.
     """
-    guessed, correct = sums[..., :ORDER], sums[..., ORDER : 2 * ORDER]
-    ratio = (sums[..., 2 * ORDER] + _TINY) / (sums[..., 2 * ORDER + 1] + _SMALL)
-    precision = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=-1) ** (1 / np.arange(1, ORDER + 1))
+    totals, matches = sums[..., :MAX_N], sums[..., MAX_N : 2 * MAX_N]
+    ratio = (sums[..., 2 * MAX_N] + _TINY) / (sums[..., 2 * MAX_N + 1] + _SMALL)
+    precision = np.cumprod((matches + _TINY) / (totals + _SMALL), axis=-1) ** (1 / np.arange(1, MAX_N + 1))
     brevity = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1)), 1.0)
     return precision * brevity[..., None]

@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Visual grounding and referring object classification: per-row counts, from which any recall is a ratio of sums."""
 
 from collections.abc import Sequence
@@ -15,28 +14,28 @@ IOU_THRESHOLD = 0.5
 
 
 def grounding_counts(annotation: str, response: str) -> tuple[int, int]:
-    """Targets found and targets asked for, of one VG row (paper section 4.2; BiRD's released code).
+    """Number of matched targets and of targets of one VG row (paper section 4.2; BiRD's released code).
 
-    A target is found when the IoU of any predicted box with it is strictly above 0.5. Each target counts once, however
-    many boxes match it, and one box may find several targets.
+    A target matches if its IoU with any predicted box is strictly above 0.5. Each target counts once, however many
+    boxes match it, and one box may match several targets.
     """
     targets, predicted = parse_boxes(annotation), parse_boxes(response)
-    found = (iou_matrix(targets, predicted) > IOU_THRESHOLD).any(axis=1) if predicted else np.zeros(len(targets), bool)
-    return int(found.sum()), len(targets)
+    matched = (iou_matrix(targets, predicted) > IOU_THRESHOLD).any(axis=1)
+    return int(matched.sum()), len(targets)
 
 
 def label_found(annotation: str, response: str) -> bool:
-    """Whether a ROC row is right, as BiRD's released code has it.
+    """Whether a ROC row is right, as in BiRD's released code.
 
-    Every blank-separated token of the lower-case ground truth must occur, as a substring, in the lower-case response.
-    Tags and boxes of both are taken out first.
+    Every space-separated token of the lower-case ground truth must occur as a substring of the lower-case response.
+    Tags and boxes are removed from both first.
     """
-    said = strip_boxes(response).lower()
-    return bool(said) and all(token in said for token in strip_boxes(annotation).lower().split(" "))
+    words = strip_boxes(response).lower()
+    return bool(words) and all(token in words for token in strip_boxes(annotation).lower().split(" "))
 
 
 def grounding_statistics(rows: Sequence[dict]) -> np.ndarray:
-    """float64 ``[rows, 2]``: targets found, targets."""
+    """float64 ``[rows, 2]``: matched targets, targets."""
     return np.array([grounding_counts(row["annotation"], row["response"]) for row in rows], dtype=float).reshape(-1, 2)
 
 

@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The two Java programs behind the caption metrics, each run once for all captions of an evaluation.
+"""Stanford's PTB tokenizer (CoreNLP 3.4.1) and METEOR 1.5, each run as one Java process for all captions.
 
-``pycocoevalcap`` brings both jars: Stanford's PTB tokenizer (CoreNLP 3.4.1) and METEOR 1.5. It starts them anew for
-every set of captions; here one process takes every caption of every modality, and METEOR gives its sufficient
-statistics, from which :func:`meteor_score` makes the score of any set of rows (Denkowski and Lavie, WMT 2014).
+``pycocoevalcap`` contains both jars but starts them once per set of captions. Here METEOR returns its sufficient
+statistics, from which :func:`meteor_score` computes the score of any set of rows (Denkowski and Lavie, WMT 2014).
 """
 
 import importlib.util
@@ -20,16 +19,16 @@ import numpy as np
 
 METEOR_COLUMNS = 23
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75  # METEOR 1.5's parameters for English
-_MODULE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+_MATCHER_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
 
 
 def java_command() -> str | None:
-    """The ``java`` on the path, or None."""
+    """The ``java`` on the PATH, or None."""
     return shutil.which("java")
 
 
 def coco_folder() -> Path:
-    """The folder of ``pycocoevalcap``, whose jars are used.
+    """The folder of ``pycocoevalcap``, which contains the jars.
 
     Raises:
         ImportError: If it is not installed; the message names the extra.
@@ -46,28 +45,28 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     """Tokenizes texts with the PTB tokenizer and drops punctuation, as ``pycocoevalcap`` does, in one process.
 
     Args:
-        texts: Captions; line breaks within one count as blanks.
+        texts: Captions; line breaks count as spaces.
 
     Returns:
-        As many strings: lower-case tokens, a blank between.
+        As many strings of lower-case tokens separated by spaces.
 
     Raises:
-        RuntimeError: If the process fails or its answer has another number of lines.
+        RuntimeError: If the process fails or returns another number of lines.
     """
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
 
     command = [java_command(), "-cp", STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer"]
     command += ["-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
     lines = "".join(one_line(text) + "\n" for text in texts)
-    done = subprocess.run(command, input=lines.encode(), capture_output=True, cwd=coco_folder() / "tokenizer")
-    tokenized = done.stdout.decode().split("\n")[:-1]
-    if done.returncode or len(tokenized) != len(texts):
+    process = subprocess.run(command, input=lines.encode(), capture_output=True, cwd=coco_folder() / "tokenizer")
+    tokenized = process.stdout.decode().split("\n")[:-1]
+    if process.returncode or len(tokenized) != len(texts):
         raise RuntimeError(
-            f"The PTB tokenizer gave {len(tokenized)} lines for {len(texts)} captions (exit code {done.returncode}): "
-            f"{done.stderr.decode(errors='replace')[-500:]}"
+            f"The PTB tokenizer returned {len(tokenized)} lines for {len(texts)} captions (exit code "
+            f"{process.returncode}): {process.stderr.decode(errors='replace')[-500:]}"
         )
-    dropped = set(PUNCTUATIONS)
-    return [" ".join(word for word in line.rstrip().split(" ") if word not in dropped) for line in tokenized]
+    punctuation = set(PUNCTUATIONS)
+    return [" ".join(word for word in line.rstrip().split(" ") if word not in punctuation) for line in tokenized]
 
 
 def meteor_statistics(
@@ -83,21 +82,16 @@ def meteor_statistics(
     Returns:
         float64 ``[pairs, 23]``: hypothesis and reference words, their function words, four counts for each of the four
         matchers (content words of each side, function words of each side), chunks, matched words of each side.
-        A pair matched whole in one chunk has 0 chunks here, for that is how METEOR adds pairs up.
+        A pair that matches entirely in one chunk has 0 chunks, because METEOR adds pairs up this way.
 
     Raises:
-        RuntimeError: If the process ends before it has answered for every pair.
+        RuntimeError: If the process ends before the last pair.
     """
     command = [java_command(), "-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     statistics = np.zeros((len(hypotheses), METEOR_COLUMNS))
-    with subprocess.Popen(
-        command,
-        cwd=coco_folder() / "meteor",
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        feeder = threading.Thread(target=_feed, args=(process, hypotheses, references), daemon=True)
+    with subprocess.Popen(command, cwd=coco_folder() / "meteor", **pipes) as process:
+        feeder = threading.Thread(target=_write_pairs, args=(process, hypotheses, references), daemon=True)
         feeder.start()
         try:
             for row in range(len(hypotheses)):
@@ -114,8 +108,8 @@ def meteor_statistics(
             raise
         finally:
             feeder.join()
-    whole = (statistics[:, [21, 22]] == statistics[:, [0, 1]]).all(axis=1) & (statistics[:, 20] == 1)
-    statistics[whole, 20] = 0
+    identical = (statistics[:, [21, 22]] == statistics[:, [0, 1]]).all(axis=1) & (statistics[:, 20] == 1)
+    statistics[identical, 20] = 0
     return statistics
 
 
@@ -123,7 +117,7 @@ def meteor_score(sums: np.ndarray) -> np.ndarray:
     """METEOR 1.5 of summed statistics (Denkowski and Lavie 2014, equations 1 to 5, English parameters).
 
     Args:
-        sums: float64 ``[..., 23]``, sums over rows of what :func:`meteor_statistics` gives.
+        sums: float64 ``[..., 23]``, the statistics of :func:`meteor_statistics` summed over rows.
 
     Returns:
         float64 ``[...]``, in [0, 1]; 0 where nothing matches.
@@ -132,7 +126,7 @@ def meteor_score(sums: np.ndarray) -> np.ndarray:
     matches = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)  # [..., matcher, (content, function) of both sides]
     chunks, matched_h, matched_r = (sums[..., i] for i in (20, 21, 22))
 
-    weighted = np.einsum("...mk,m->...k", matches, _MODULE_WEIGHTS)
+    weighted = np.einsum("...mk,m->...k", matches, _MATCHER_WEIGHTS)
     precision = _ratio(
         _DELTA * weighted[..., 0] + (1 - _DELTA) * weighted[..., 2],
         _DELTA * (words_h - function_h) + (1 - _DELTA) * function_h,
@@ -146,21 +140,22 @@ def meteor_score(sums: np.ndarray) -> np.ndarray:
 
 
 def one_line(text: str) -> str:
-    """The text with its line breaks, of every kind, as blanks: the Java programs take one caption a line."""
+    """The text with every kind of line break as a space: the Java programs read one caption per line."""
     return " ".join(text.splitlines())
 
 
-def _feed(process: subprocess.Popen, hypotheses: Sequence[str], references: Sequence[str]) -> None:
-    """Writes every pair to METEOR's standard input and closes it; a process that is gone is the reader's to report."""
+def _write_pairs(process: subprocess.Popen, hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    """Writes every pair to METEOR's standard input and closes it; the reader reports a process that ended early."""
     try:
         for hypothesis, reference in zip(hypotheses, references, strict=True):
-            sides = (one_line(side).replace("|||", " ") for side in (reference, hypothesis.replace("  ", " ")))
-            process.stdin.write(("SCORE ||| " + " ||| ".join(sides) + "\n").encode())
+            pair = (one_line(text).replace("|||", " ") for text in (reference, hypothesis.replace("  ", " ")))
+            process.stdin.write(("SCORE ||| " + " ||| ".join(pair) + "\n").encode())
         process.stdin.close()
     except BrokenPipeError:
         return
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """``part / whole``, and 0 where the whole is 0."""
-    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0)
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient, and 0 where the denominator is 0."""
+    shape = np.broadcast(numerator, denominator).shape
+    return np.divide(numerator, denominator, out=np.zeros(shape), where=denominator > 0)

@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-
-"""What grounding scores without looking: the mean box of each structure in the training data."""
+"""The mean-box baseline: the grounding score without the image, from the mean training box of each structure."""
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from .predictions import read_rows
 from .scoring import evaluate_predictions
 
 
-_REFERRED = re.compile(r"(?:<ref>|<\|object_ref_start\|>)(.*?)(?:</ref>|<\|object_ref_end\|>)", re.DOTALL)
-_ASKING = set(
+_REFERENCE = re.compile(r"(?:<ref>|<\|object_ref_start\|>)(.*?)(?:</ref>|<\|object_ref_end\|>)", re.DOTALL)
+_QUESTION_WORDS = set(
     "a an and any are at be bounding box boxes can coordinates could detect does do find for from give given "
     "highlight identify image images in indicate is it its locate located location mark me of on out outline "
     "picture please point position present provide region scan see show shown tell that the there this to visible "
@@ -27,21 +26,21 @@ _PLANE = re.compile(r"(axial|transverse|sagittal|coronal)", re.IGNORECASE)
 
 
 def mean_box_baseline(train_rows: Iterable[Any], test_rows: Iterable[Any], *, seed: int = 0) -> dict[str, Any]:
-    """Recall@0.5 of always answering the mean training box of the structure asked for, in its plane and modality.
+    """Recall@0.5 of answering each test question with the mean training box of its structure, plane and modality.
 
-    A key is (structure, plane, modality): the structure is the tagged reference of the question, else its words
-    without those of asking; the plane is the row's ``plane``, else the one that question or image name tells. A test
-    row whose key has no training box gets the mean of all training boxes.
+    The structure is the tagged reference of the question, else the question without its question words. The plane is
+    the row's ``plane``, else the one named in the question or the image name. A test row without training boxes for
+    its (structure, plane, modality) gets the mean of all training boxes.
 
     Args:
-        train_rows: Rows with ``question``, ``annotation``, ``image``; those without a box in the annotation are passed
-            by.
-        test_rows: Rows alike; only their VG rows are evaluated.
+        train_rows: Rows with ``question``, ``annotation``, ``image``; those without a box in the annotation are
+            ignored.
+        test_rows: Rows in the same form; only their VG rows are evaluated.
         seed: Seed of the confidence intervals.
 
     Returns:
-        VG's part of the metrics (see :func:`.evaluate.evaluate_predictions`), with ``keys``, the number of keys seen
-        in training, and ``fallback``, the number of test rows that got the mean of all.
+        The metrics of VG (see :func:`.scoring.evaluate_predictions`), with ``keys``, the number of (structure, plane,
+        modality) in training, and ``fallback``, the number of test rows that got the mean of all.
 
     Raises:
         ValueError: If there is no training box or no test row to ground.
@@ -51,8 +50,8 @@ def mean_box_baseline(train_rows: Iterable[Any], test_rows: Iterable[Any], *, se
         boxes[key] += parse_boxes(row["annotation"])
     if not boxes:
         raise ValueError("No training row has a box in its annotation: there is no mean box.")
-    overall = np.mean([box for found in boxes.values() for box in found], axis=0)
-    means = {key: np.mean(found, axis=0) for key, found in boxes.items()}
+    overall = np.mean([box for group in boxes.values() for box in group], axis=0)
+    means = {key: np.mean(group, axis=0) for key, group in boxes.items()}
 
     predictions, fallback = [], 0
     for key, row in _grounding_rows(test_rows):
@@ -65,22 +64,51 @@ def mean_box_baseline(train_rows: Iterable[Any], test_rows: Iterable[Any], *, se
     return {**metrics, "keys": len(means), "fallback": fallback}
 
 
+def mean_box_from_facts(
+    train_facts: Iterable[Mapping[str, Any]], test_facts: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """:func:`mean_box_baseline` of the demo's ``facts_*.jsonl``, which name the structure and box of each row.
+
+    Args:
+        train_facts: Every fact with a ``box`` counts, whatever its task.
+        test_facts: Facts whose ``task`` is ``VG`` are answered.
+
+    Raises:
+        ValueError: If there is no training box or no VG fact.
+    """
+    return mean_box_baseline(_fact_rows(train_facts), _fact_rows(fact for fact in test_facts if fact["task"] == "VG"))
+
+
 def structure_of(question: str) -> str:
-    """The structure that a question refers to: its tagged reference, else its words without those of asking."""
-    tagged = _REFERRED.search(question)
-    words = re.findall(r"[^\W_]+", strip_boxes(tagged[1] if tagged else question).lower())
-    return " ".join(words if tagged else (word for word in words if word not in _ASKING))
+    """The structure that a question refers to: its tagged reference, else the question without question words."""
+    reference = _REFERENCE.search(question)
+    words = re.findall(r"[^\W_]+", strip_boxes(reference[1] if reference else question).lower())
+    return " ".join(words if reference else (word for word in words if word not in _QUESTION_WORDS))
 
 
-def _grounding_rows(rows: Iterable[Any]) -> Iterable[tuple[tuple[str, str, str], dict[str, Any]]]:
-    """Yields (key, row) of each row whose question has no box and whose annotation has one."""
+def _grounding_rows(rows: Iterable[Any]) -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
+    """Yields (key, row) of each row with a box in its annotation and none in its question."""
     rows = [row for row in rows if isinstance(row, dict)]
-    planes = [row.get("plane") for row in rows]
-    numbered = [{**row, "id": number} for number, row in enumerate(rows)]
-    for row in read_rows(numbered).rows:
+    for row in read_rows({**row, "id": index} for index, row in enumerate(rows)).rows:
         if row["task"] == "VG" and not has_box(row["question"]):
-            plane = planes[row["id"]]
+            plane = rows[row["id"]].get("plane")
             if not isinstance(plane, str):
-                named = _PLANE.search(f"{row['question']} {row['image']}")
-                plane = named[1] if named else ""
+                match = _PLANE.search(f"{row['question']} {row['image']}")
+                plane = match[1] if match else ""
             yield (structure_of(row["question"]), plane.lower(), row["modality"]), row
+
+
+def _fact_rows(facts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A VG row for each fact with a box."""
+    return [
+        {
+            "task": "VG",
+            "question": f"<ref>{fact['structure']}</ref>",
+            "annotation": "<box>({},{}),({},{})</box>".format(*fact["box"]),
+            "image": f"{fact['id']}.png",
+            "modality": fact["modality"],
+            "plane": fact["plane"],
+        }
+        for fact in facts
+        if "box" in fact
+    ]

@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
+"""Tables 1, 2 and 3 of the ClinKD paper, in percent, transcribed as printed; a dash is None.
 
-"""Tables 1, 2 and 3 of the ClinKD paper, in percent, as printed there, to stand beside our own numbers.
-
-Transcribed figure by figure; where the paper's averages do not follow from its own rows they are left as printed
-(:func:`inconsistencies` lists them). None stands for a dash.
+Three of the paper's averages are not the mean of their own row; they are left as printed (``tests/evaluate`` lists
+them).
 """
 
 from ..utils.boxes import MODALITIES
@@ -38,7 +37,7 @@ TABLE_2 = {
 _METHODS = ("BiRD", "BiRD + RoPE-Mixed", "BiRD + MCG-RoPE", "BiRD + VkD", "BiRD + Pseudo-KD", "ClinKD")
 
 # Table 3: for each method its mean in each modality (CT, MR, X-ray, PET, endoscopy, dermoscopy, fundus, ultrasound)
-# and the average over them. The paper prints a spread with each (0.10 to 0.30) without saying of what.
+# and the average over them. The paper prints a spread with each (0.10 to 0.30) but does not define it.
 _TABLE_3 = {
     "VG": (
         (44.47, 29.26, 41.73, 56.46, 53.60, 75.63, 84.15, 46.04, 53.92),
@@ -90,19 +89,3 @@ TABLE_3 = {
     }
     for task, rows in _TABLE_3.items()
 }
-
-
-def inconsistencies(tolerance: float = 0.011) -> list[str]:
-    """The averages of the tables that differ from the mean of their own row by more than rounding, one line each."""
-    found = []
-    for number, table in (("1", TABLE_1), ("2", TABLE_2)):
-        for key, (*values, average) in table.items():
-            if average is not None and abs(sum(values) / 4 - average) > tolerance:
-                found.append(f"Table {number}, {key}: {average} printed, mean {sum(values) / 4:.2f}")
-    for task, methods in TABLE_3.items():
-        for method, row in methods.items():
-            values = [value for name, value in row.items() if name != "average" and value is not None]
-            mean = sum(values) / len(values)
-            if row["average"] is not None and abs(mean - row["average"]) > tolerance:
-                found.append(f"Table 3, {task}, {method}: {row['average']} printed, mean {mean:.2f}")
-    return found

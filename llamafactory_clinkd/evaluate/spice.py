@@ -1,18 +1,17 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
+"""SPICE for referring captions: the original in Java if its jars are available, else an approximation.
 
-"""SPICE for referring captions: the real one where its parts are at hand, else an approximation named as such.
+SPICE (Anderson et al., ECCV 2016) is the F-score of a caption's scene-graph tuples (objects, attributes and relations)
+against those of its reference; words match if they are equal or synonyms.
 
-SPICE (Anderson et al., ECCV 2016) compares the scene-graph tuples of a caption with those of its reference: F-score
-over objects, attributes and relations, where words match if equal or synonyms.
-
-The real one is Java: ``spice-1.0.jar`` comes with ``pycocoevalcap``, but the two jars of Stanford CoreNLP 3.6.0
+``pycocoevalcap`` contains ``spice-1.0.jar``, but not the two jars of Stanford CoreNLP 3.6.0
 (``stanford-corenlp-3.6.0.jar`` and ``stanford-corenlp-3.6.0-models.jar``, from the archive
-``stanford-corenlp-full-2015-12-09``) do not. Give their folder as ``spice_jars``.
+``stanford-corenlp-full-2015-12-09``). ``spice_jars`` is their folder.
 
-``SPICE-approx`` takes tuples from :mod:`.scene_graph` and matches words that are equal or in one group of
-``SYNONYMS``. It stands in where WordNet and CoreNLP cannot be had; its numbers are not the paper's SPICE.
+``SPICE-approx`` compares the tuples of :mod:`.scene_graph`; words match if they are equal or in one group of
+:data:`SYNONYMS`. It needs neither WordNet nor CoreNLP, and its scores are not the paper's SPICE.
 """
 
 import json
@@ -53,13 +52,7 @@ SYNONYMS = (
     ("structure", "formation"),
     ("round", "circular"),
 )
-_GROUP = {word: words[0] for words in SYNONYMS for word in words}
-
-
-def tuple_f_score(candidate: Tuples, reference: Tuples) -> float:
-    """F-score of two sets of tuples, words within one group of synonyms taken as one; 0 when either set is empty."""
-    ours, theirs = _canonical(candidate), _canonical(reference)
-    return 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours and theirs else 0.0
+_CANONICAL = {word: words[0] for words in SYNONYMS for word in words}
 
 
 def spice_scores(
@@ -72,20 +65,20 @@ def spice_scores(
     """The SPICE or SPICE-approx F-score of each row.
 
     Args:
-        rows: Rows with ``annotation`` and ``response``; tags and boxes are taken out before SPICE-approx.
+        rows: Rows with ``annotation`` and ``response``; SPICE-approx ignores tags and boxes.
         spice_jars: Folder of the CoreNLP 3.6.0 jars; None for SPICE-approx.
         parser: SPICE-approx's parser: ``auto``, ``spacy`` or ``rules``.
-        progress: Called with the stage, the captions done and all captions.
+        progress: Called with the stage, the number of captions done and the total.
 
     Returns:
-        float64 ``[rows]``; the metric's name, ``SPICE`` or ``SPICE-approx``; what parsed the captions.
+        float64 ``[rows]``; the metric's name, ``SPICE`` or ``SPICE-approx``; the name of the parser.
 
     Raises:
         FileNotFoundError: If ``spice_jars`` lacks a jar, or there is no Java to run them.
         RuntimeError: If the Java program fails.
     """
     if spice_jars is not None:
-        return np.array(_real_spice(rows, Path(spice_jars))), SPICE, "CoreNLP 3.6.0"
+        return np.array(_java_spice(rows, Path(spice_jars))), SPICE, "CoreNLP 3.6.0"
 
     texts = [strip_boxes(row[side]) for side in ("response", "annotation") for row in rows]
     graphs: dict[str, Tuples] = {}
@@ -94,28 +87,28 @@ def spice_scores(
         graphs[text] = graph
         if progress is not None and len(graphs) % 100 == 0:
             progress(SPICE_APPROX, len(graphs), len(distinct))
-    pairs = zip(texts[: len(rows)], texts[len(rows) :], strict=True)
-    scores = [_score(candidate, reference, graphs) for candidate, reference in pairs]
+    # Equal texts score 1, so that a reference without any tuple can be matched.
+    scores = [
+        1.0 if text and text.lower() == reference.lower() else tuple_f_score(graphs[text], graphs[reference])
+        for text, reference in zip(texts[: len(rows)], texts[len(rows) :], strict=True)
+    ]
     return np.array(scores, dtype=float), SPICE_APPROX, parser_name(parser)
 
 
-def _score(candidate: str, reference: str, graphs: dict[str, Tuples]) -> float:
-    """1 for the same text, so that a reference without any tuple can be reached; else the F-score."""
-    if candidate and candidate.lower() == reference.lower():
-        return 1.0
-    return tuple_f_score(graphs[candidate], graphs[reference])
-
-
-def _canonical(tuples: Tuples) -> set[tuple[str, ...]]:
-    return {tuple(_GROUP.get(word, word) for word in one) for one in tuples}
+def tuple_f_score(candidate: Tuples, reference: Tuples) -> float:
+    """F-score of two sets of tuples, with synonyms as equal words; 0 if either set is empty."""
+    a, b = (
+        {tuple(_CANONICAL.get(word, word) for word in each) for each in tuples} for tuples in (candidate, reference)
+    )
+    return 2 * len(a & b) / (len(a) + len(b)) if a and b else 0.0
 
 
 def require_spice(folder: str | Path) -> None:
-    """Checks that the real SPICE can be computed with the jars in ``folder``.
+    """Checks that the original SPICE can run with the jars in ``folder``.
 
     Raises:
-        FileNotFoundError: If a jar is missing, or there is no Java; the message says how to get it.
-        ImportError: If ``pycocoevalcap``, which brings SPICE itself, is not installed.
+        FileNotFoundError: If a jar is missing, or there is no Java; the message contains the fix.
+        ImportError: If ``pycocoevalcap``, which contains SPICE itself, is not installed.
     """
     jars = Path(folder)
     missing = [name for name in CORENLP_JARS if not (jars / name).is_file()]
@@ -125,29 +118,25 @@ def require_spice(folder: str | Path) -> None:
             "stanford-corenlp-full-2015-12-09.zip. Without `spice_jars`, SPICE-approx is computed."
         )
     if java_command() is None:
-        raise FileNotFoundError("SPICE needs `java` on the path (Debian: apt-get install default-jre-headless).")
+        raise FileNotFoundError("SPICE needs `java` on the PATH (Debian: apt-get install default-jre-headless).")
     coco_folder()
 
 
-def _real_spice(rows: Sequence[dict], jars: Path) -> list[float]:
+def _java_spice(rows: Sequence[dict], jars: Path) -> list[float]:
     """Runs ``spice-1.0.jar`` once for all rows, in a temporary folder."""
     require_spice(jars)
     home = coco_folder() / "spice"
     classes = [home / "spice-1.0.jar", *(jars.resolve() / name for name in CORENLP_JARS), home / "lib" / "*"]
+    pairs = [{"image_id": i, "test": row["response"], "refs": [row["annotation"]]} for i, row in enumerate(rows)]
     with tempfile.TemporaryDirectory() as folder:
-        given, written = Path(folder, "captions.json"), Path(folder, "scores.json")
-        given.write_text(
-            json.dumps(
-                [{"image_id": i, "test": row["response"], "refs": [row["annotation"]]} for i, row in enumerate(rows)]
-            )
-        )
+        captions, scores = Path(folder, "captions.json"), Path(folder, "scores.json")
+        captions.write_text(json.dumps(pairs))
         command = [java_command(), "-Xmx8G", "-cp", os.pathsep.join(map(str, classes)), "edu.anu.spice.SpiceScorer"]
-        done = subprocess.run(
-            [*command, str(given), "-out", str(written), "-subset", "-silent"], capture_output=True, cwd=home
-        )
-        if done.returncode or not written.exists():
+        command += [str(captions), "-out", str(scores), "-subset", "-silent"]
+        process = subprocess.run(command, capture_output=True, cwd=home)
+        if process.returncode or not scores.exists():
             raise RuntimeError(
-                f"SPICE failed (exit code {done.returncode}): {done.stderr.decode(errors='replace')[-800:]}"
+                f"SPICE failed (exit code {process.returncode}): {process.stderr.decode(errors='replace')[-800:]}"
             )
-        results = {item["image_id"]: float(item["scores"]["All"]["f"]) for item in json.loads(written.read_text())}
+        results = {item["image_id"]: float(item["scores"]["All"]["f"]) for item in json.loads(scores.read_text())}
     return [0.0 if math.isnan(results[i]) else results[i] for i in range(len(rows))]

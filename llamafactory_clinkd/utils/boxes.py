@@ -34,7 +34,7 @@ numbers of more than nine digits                   not a number of a box
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -234,6 +234,17 @@ def modality_of(image: str) -> str:
     """
     name = re.split(r"[/\\]", image)[-1]
     return name.partition("_")[0].partition(".")[0].lower()
+
+
+def modality_label(name: str) -> str:
+    """A modality as the paper writes it: ``CT``, ``MR``, ``X-ray``, ``PET``, ``Fundus``, ..."""
+    return {"ct": "CT", "mr": "MR", "x": "X-ray", "pet": "PET"}.get(name, name[:1].upper() + name[1:])
+
+
+def sort_modalities(names: Iterable[str]) -> list[str]:
+    """The distinct names, the eight modalities in the paper's order first, the others after them by name."""
+    names = set(names)
+    return [name for name in MODALITIES if name in names] + sorted(names - set(MODALITIES))
 
 
 def _style(tags: str) -> dict[str, str]:

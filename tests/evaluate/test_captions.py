@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-
 import subprocess
 
 import numpy as np

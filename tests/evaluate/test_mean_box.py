@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-
 import pytest
 
-from llamafactory_clinkd.evaluate.mean_box import mean_box_baseline, structure_of
+from llamafactory_clinkd.evaluate.mean_box import mean_box_baseline, mean_box_from_facts, structure_of
 
 
 def row(question, box, image="mr_1.png", **more):
@@ -64,3 +63,37 @@ def test_errors():
         mean_box_baseline(talk, [row(LIVER, "(0,0),(1,1)")])
     with pytest.raises(ValueError, match="nothing to ground"):
         mean_box_baseline([row(LIVER, "(0,0),(1,1)")], talk)
+
+
+def fact(structure, box, task="VG", modality="mr"):
+    values = {"task": task, "modality": modality, "scan": "s", "plane": "axial", "structure": structure, "box": box}
+    return values | {"id": f"{structure} {box}"}
+
+
+def test_means_are_by_structure_and_modalities_weigh_the_same():
+    train = [
+        fact("liver", [0, 0, 100, 100]),
+        fact("liver", [20, 0, 120, 100], "ROC"),
+        fact("spleen", [500, 500, 600, 600], modality="ct"),
+    ]
+    test = [
+        fact("liver", [10, 0, 110, 100]),  # the mean itself
+        fact("liver", [500, 500, 600, 600]),  # elsewhere
+        fact("spleen", [500, 500, 600, 600], modality="ct"),
+        fact("liver", [10, 0, 110, 100], task="ROC"),  # not asked
+    ]
+    result = mean_box_from_facts(train + [{"task": "MIA", "modality": "x", "scan": "s"}], test)
+    assert result["n"] == 3
+    found = {name: (entry["value"], entry["n"]) for name, entry in result["modalities"].items()}
+    assert found == {"ct": (1.0, 1), "mr": (0.5, 2)}
+    assert result["macro"] == 0.75
+
+
+def test_an_unseen_structure_gets_the_mean_of_all_boxes():
+    train = [fact("liver", [0, 0, 100, 100]), fact("spleen", [200, 200, 300, 300])]
+    assert mean_box_from_facts(train, [fact("colon", [100, 100, 200, 200])])["macro"] == 1.0
+
+
+def test_nothing_to_answer_is_an_error():
+    with pytest.raises(ValueError, match="No test row"):
+        mean_box_from_facts([fact("liver", [0, 0, 1, 1])], [])

@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-
 import json
 import random
 import subprocess
@@ -16,7 +15,7 @@ from llamafactory_clinkd.evaluate.predictions import WRONG
 from llamafactory_clinkd.evaluate.scoring import interval, resampled_sums
 from llamafactory_clinkd.utils.boxes import MODALITIES
 
-from .test_reading import malformed_lines
+from .test_predictions import malformed_lines
 
 
 BOX = "<box>(100,100),(200,200)</box>"
