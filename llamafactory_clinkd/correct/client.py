@@ -1,216 +1,261 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Correction by any OpenAI-compatible server: bounded concurrency, patient retries, a budget, no text in any log.
+"""Correction by an OpenAI-compatible server: requests in parallel, retries, a budget, and no text in any log.
 
-What may happen to a request, and what is done:
+==============================================  =============================================================
+what happens to a request                       what the corrector does
+==============================================  =============================================================
+429, 408, 409, 5xx, timeout, lost connection,   retries after exponential backoff with jitter; all rows wait
+a body that is not a chat completion            for a Retry-After of up to 300 s, a longer one fails the row
+400, 422 to a structured request                repeats it without ``response_format``, and if that succeeds
+                                                sends all later requests without it
+401, 403, 404                                   fails the row and every later row of the round
+another status, a redirect                      fails the row
+:data:`UNREACHABLE_AFTER` rows in a row fail    fails the rest of the round; ``3 * concurrency`` rows in a row
+on all attempts                                 are needed if that is more
+the budget is spent                             fails later rows without a request
+==============================================  =============================================================
 
-===============================================  ============================================================
-429, 408, 409, 5xx, timeout, cut connection,     tried again after exponential backoff with jitter, or the
-a body that is no chat completion                server's Retry-After if that is longer; other rows hold back
-                                                 as long after a Retry-After. One beyond 300 s gives the row up
-400, 422 to a structured request                 asked again without ``response_format``, then and from there on
-401, 403, 404                                    given up, and so is every later row of the round
-other status, redirects                          given up for this row
-rows in a row given up after all attempts        at :data:`UNREACHABLE_AFTER`, or ``3 * concurrency`` if more,
-                                                 the server counts as down for the rest of the round
-the budget is spent                              later rows are given up without a request
-===============================================  ============================================================
-
-A row given up keeps its ground truth. The key is taken out of an answer that repeats it.
+A failed row keeps its ground truth. The library's own retries are off: they do not cover broken bodies, and they
+cannot be interrupted when a run stops.
 """
 
 import asyncio
 import logging
 import os
+import queue
+import random
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 from ..utils.io import content_hash
-from .clients import make_client, quiet_clients, require_clients, without_key
 from .corrector import CorrectionItem, CorrectionResult, Usage
-from .failures import GiveUpError, code_of, complete, failures, is_refusal, is_transient, retry_after, tokens_of
-from .privacy import is_loopback, require_allowed, resolve_base_url
+from .privacy import is_loopback, quiet_http_loggers, redact_key, require_allowed, require_key, resolve_base_url
 from .prompt import PromptTemplate, parse_answer, response_format
-from .streaming import stream
 
 
-if TYPE_CHECKING:
+try:
     import openai
+    from anyio.from_thread import start_blocking_portal
+except ImportError as error:
+    message = "The openai corrector needs its client: pip install 'llamafactory-clinkd[openai]'."
+    raise ImportError(message) from error
 
 logger = logging.getLogger(__name__)
 
 UNREACHABLE_AFTER = 20
+MAX_RETRY_AFTER = 300.0
+MAX_GROUP = 32
+WAKE_SECONDS = 1.0
 
 
+class RequestError(Exception):
+    """A request failed. ``code`` is short and holds no text of the server, which may repeat the key or the row."""
+
+    def __init__(self, code: str, *, transient: bool = False):
+        super().__init__(code)
+        self.code = code
+        self.transient = transient  # whether the same request may succeed later
+
+
+@dataclass(kw_only=True)
 class OpenAICorrector:
-    """Asks an OpenAI-compatible server for rewordings, with the official client.
+    """Requests rewordings from an OpenAI-compatible server through the official client.
 
     Args:
-        model: The model's name on the server.
-        base_url: The server; default ``OPENAI_BASE_URL``, else OpenAI's own.
-        candidates: Rewordings asked for in each request, >= 1.
-        concurrency: Requests in flight at once, >= 1.
-        max_requests: Budget of requests a round, retries included.
-        allow_remote: Whether texts may go to another machine.
-        prompt_path: A template in place of the built-in one.
+        base_url: See :func:`llamafactory_clinkd.correct.make_corrector`, as for all arguments up to ``prompt_path``.
         timeout: Seconds for a whole request.
         max_attempts: Requests for one row, >= 1.
-        backoff: Seconds before the first retry; doubled each time up to 32 times that, plus jitter.
+        backoff: Seconds before the first retry; doubles with each retry up to 32 times that, plus jitter.
 
     Raises:
         ValueError: If a value is out of range, or a remote server is not allowed or lacks ``OPENAI_API_KEY``.
-        ImportError: If the client is not installed; the message gives the command.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str = "gpt-4o",
-        base_url: str | None = None,
-        candidates: int = 3,
-        concurrency: int = 16,
-        max_requests: int | None = None,
-        allow_remote: bool = False,
-        prompt_path: str | Path | None = None,
-        timeout: float = 60.0,
-        max_attempts: int = 6,
-        backoff: float = 1.0,
-    ):
-        for key, value in (
-            ("correction_candidates", candidates),
-            ("correction_concurrency", concurrency),
-            ("correction_max_requests", max_requests),
-            ("max_attempts", max_attempts),
-        ):
+    base_url: str | None = None
+    model: str = "gpt-4o"
+    allow_remote: bool = False
+    candidates: int = 3
+    concurrency: int = 16
+    max_requests: int | None = None
+    prompt_path: str | Path | None = None
+    timeout: float = 60.0
+    max_attempts: int = 6
+    backoff: float = 1.0
+
+    def __post_init__(self):
+        for name in ("candidates", "concurrency", "max_requests", "max_attempts"):
+            value = getattr(self, name)
             if value is not None and value < 1:
+                key = name if name == "max_attempts" else f"correction_{name}"
                 raise ValueError(f"{key} is {value}: expected at least 1.")
-        self._url = resolve_base_url(base_url)
-        require_allowed(self._url, allow_remote)
-        if not os.environ.get("OPENAI_API_KEY") and not is_loopback(self._url):
-            raise ValueError(
-                f"The environment variable OPENAI_API_KEY is not set, and {urlsplit(self._url).hostname} wants a key: "
-                "export it before the run. It is read from nowhere else."
-            )
-        require_clients()
-        self._prompt = PromptTemplate(prompt_path)
-        self._model, self._candidates, self._concurrency = model, candidates, concurrency
-        self._max_requests, self._timeout = max_requests, timeout
-        self._max_attempts, self._backoff = max_attempts, backoff
+        self._url = resolve_base_url(self.base_url)
+        require_allowed(self._url, self.allow_remote)
+        require_key(self._url)
+        self._prompt = PromptTemplate(self.prompt_path)
         self.prompt_text = self._prompt.fixed_text
-        self.name = f"openai:{model}:{content_hash(self.prompt_text)[:12]}:{candidates}"
+        self.name = f"openai:{self.model}:{content_hash(self.prompt_text)[:12]}:{self.candidates}"
         self.start_round(Usage())
 
     def start_round(self, usage: Usage) -> None:
         """See :meth:`.Corrector.start_round`."""
         self.usage = usage
         self._structured = True
-        self._stopped: str | None = None
-        self._given_up_in_a_row = 0
-        self._not_before = 0.0
+        self._stop_code: str | None = None
+        self._failures_in_a_row = 0
+        self._not_before = 0.0  # time of the event loop at which the server's last Retry-After ends
 
     def correct(self, items: Iterable[CorrectionItem]) -> Iterator[list[CorrectionResult]]:
-        """See :meth:`.Corrector.correct`. Each of ``concurrency`` workers takes the next item when it is free."""
+        """See :meth:`.Corrector.correct`. Closing the iterator cancels the requests in flight."""
+        results: queue.SimpleQueue[CorrectionResult | None] = queue.SimpleQueue()
+        with quiet_http_loggers(), start_blocking_portal(name="clinkd-corrector") as portal:
+            producer = portal.start_task_soon(self._correct_all, iter(items), results.put)
+            producer.add_done_callback(lambda _: results.put(None))
+            ended = False
+            while not ended:
+                group = _next_group(results)
+                if ended := None in group:
+                    group.remove(None)
+                yield group
+            producer.result()
 
-        async def produce(emit: Callable[[CorrectionResult], None]) -> None:
-            queue = iter(items)
-            async with make_client(self._url, self._timeout) as client, asyncio.TaskGroup() as workers:
-                for _ in range(self._concurrency):
-                    workers.create_task(self._work(client, queue, emit))
-
-        with quiet_clients():
-            yield from stream(produce)
-
-    async def _work(self, client: "openai.AsyncOpenAI", queue: Iterator[CorrectionItem], emit: Callable) -> None:
-        for item in queue:
-            try:
-                content = await self._ask(client, item)
-            except GiveUpError as given_up:
-                emit(CorrectionResult(item.id, (), given_up.code))
-                continue
-            candidates = parse_answer(content, self._candidates)
-            error = None if candidates else "unparsable" if content.strip() else "empty_answer"
-            emit(CorrectionResult(item.id, candidates, error))
-
-    async def _ask(self, client: "openai.AsyncOpenAI", item: CorrectionItem) -> str:
-        """The text of the server's answer to one item, after as many attempts as it takes and are allowed.
-
-        Raises:
-            GiveUpError: If there is none.
-        """
-        import tenacity
-
-        attempts = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(is_transient),
-            stop=tenacity.stop_after_attempt(self._max_attempts),
-            wait=self._wait,
-            reraise=True,
+    async def _correct_all(self, items: Iterator[CorrectionItem], emit: Callable[[CorrectionResult], None]) -> None:
+        """Runs ``concurrency`` workers, each of which takes the next item when it is free."""
+        # Redirects and, on loopback, the environment's proxies would carry texts to another machine.
+        http_client = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not is_loopback(self._url))
+        client = openai.AsyncOpenAI(
+            api_key=os.environ.get("OPENAI_API_KEY") or "no-key-needed",
+            base_url=self._url,
+            timeout=self.timeout,
+            max_retries=0,
+            http_client=http_client,
         )
+
+        async def work() -> None:
+            for item in items:
+                emit(await self._correct_one(client, item))
+
+        async with client, asyncio.TaskGroup() as workers:
+            for _ in range(self.concurrency):
+                workers.create_task(work())
+
+    async def _correct_one(self, client: openai.AsyncOpenAI, item: CorrectionItem) -> CorrectionResult:
         try:
-            content = await attempts(self._request, client, self._prompt.render(item, self._candidates))
-        except failures() as error:
+            content = await self._request_with_retries(client, self._prompt.render(item, self.candidates))
+        except RequestError as error:
             self._note_failure(error)
-            raise GiveUpError(code_of(error)) from None
-        self._given_up_in_a_row = 0
-        return content
+            return CorrectionResult(item.id, (), error.code)
+        self._failures_in_a_row = 0
+        candidates = parse_answer(content, self.candidates)
+        error = None if candidates else "unparsable" if content.strip() else "empty_answer"
+        return CorrectionResult(item.id, candidates, error)
 
-    async def _request(self, client: "openai.AsyncOpenAI", prompt: str) -> str:
-        """One attempt; a structured request that is refused is repeated as a plain one within it."""
-        import openai
+    async def _request_with_retries(self, client: openai.AsyncOpenAI, prompt: str) -> str:
+        for attempt in range(self.max_attempts - 1):
+            try:
+                return await self._request(client, prompt)
+            except RequestError as error:
+                if not error.transient:
+                    raise
+            await asyncio.sleep(min(2**attempt, 32) * self.backoff + random.uniform(0, self.backoff))
+        return await self._request(client, prompt)
 
-        messages = [{"role": "user", "content": prompt}]
-        if not self._structured:
-            return await self._send(client, messages=messages)
+    async def _request(self, client: openai.AsyncOpenAI, prompt: str) -> str:
+        """One attempt; a refused structured request is repeated as a plain one within it."""
+        options = {"response_format": response_format(self.candidates)} if self._structured else {}
         try:
-            return await self._send(client, messages=messages, response_format=response_format(self._candidates))
-        except (openai.BadRequestError, openai.UnprocessableEntityError):
-            content = await self._send(client, messages=messages)
+            return await self._send(client, prompt, **options)
+        except RequestError as error:
+            if not options or error.code not in ("http_400", "http_422"):
+                raise
+        content = await self._send(client, prompt)
         self._structured = False
         return content
 
-    async def _send(self, client: "openai.AsyncOpenAI", **request: Any) -> str:
-        """One HTTP request; counts it, and the tokens that the server says it took."""
+    async def _send(self, client: openai.AsyncOpenAI, prompt: str, **options: Any) -> str:
+        """Sends one HTTP request, counts it and its tokens, and returns the text of the first choice.
+
+        Raises:
+            RequestError: If it fails, or if no further request is allowed.
+        """
         loop = asyncio.get_running_loop()
         while (pause := self._not_before - loop.time()) > 0:
             await asyncio.sleep(pause)
-        if self._max_requests is not None and self.usage.requests >= self._max_requests:
+        if self.max_requests is not None and self.usage.requests >= self.max_requests:
             self._stop("budget", "The budget correction_max_requests is spent")
-        if self._stopped:
-            raise GiveUpError(self._stopped)
+        if self._stop_code:
+            raise RequestError(self._stop_code)
 
         self.usage.requests += 1
-        answer = await complete(client, self._timeout, model=self._model, **request)
-        prompt_tokens, completion_tokens = tokens_of(answer)
-        self.usage.prompt_tokens += prompt_tokens
-        self.usage.completion_tokens += completion_tokens
-        content = answer.choices[0].message.content
-        return without_key(content) if isinstance(content, str) else ""
+        messages = [{"role": "user", "content": prompt}]
+        try:
+            async with asyncio.timeout(self.timeout):  # the client's own timeout starts anew with every byte
+                completion = await client.chat.completions.create(model=self.model, messages=messages, **options)
+        except openai.APIStatusError as error:
+            pause, status = retry_after(error), error.status_code
+            transient = (status in (408, 409, 429) or status >= 500) and pause <= MAX_RETRY_AFTER
+            if transient:
+                self._not_before = max(self._not_before, loop.time() + pause)
+            raise RequestError(f"http_{status}", transient=transient) from None
+        except (openai.APITimeoutError, TimeoutError):
+            raise RequestError("timeout", transient=True) from None
+        except openai.APIConnectionError:
+            raise RequestError("connection", transient=True) from None
+        except (
+            openai.APIResponseValidationError,
+            ValueError,
+            RecursionError,
+        ):  # not JSON, not UTF-8, endless brackets
+            raise RequestError("bad_body", transient=True) from None
+        try:
+            content = completion.choices[0].message.content
+        except (AttributeError, LookupError, TypeError):  # JSON or text, but not a completion with a message
+            raise RequestError("bad_body", transient=True) from None
+        for key in ("prompt_tokens", "completion_tokens"):
+            count = getattr(completion.usage, key, None)
+            setattr(self.usage, key, getattr(self.usage, key) + (count if isinstance(count, int) else 0))
+        return redact_key(content) if isinstance(content, str) else ""
 
-    def _wait(self, state: Any) -> float:
-        """Seconds before the next attempt: backoff with jitter, or Retry-After if that is longer."""
-        import tenacity
-
-        exponential = tenacity.wait_exponential(multiplier=self._backoff, max=32 * self._backoff)
-        backoff = (exponential + tenacity.wait_random(0, self._backoff))(state)
-        asked = retry_after(state.outcome.exception())
-        if asked:
-            self._not_before = max(self._not_before, asyncio.get_running_loop().time() + asked)
-        return max(backoff, asked)
-
-    def _note_failure(self, error: Exception) -> None:
-        """Counts a row that was given up; ends the requests when the server refuses us or seems to be down."""
-        self._given_up_in_a_row = self._given_up_in_a_row + 1 if is_transient(error) else 0
-        if is_refusal(error):
+    def _note_failure(self, error: RequestError) -> None:
+        """Counts a failed row; stops the requests when the server refuses them or seems to be down."""
+        self._failures_in_a_row = self._failures_in_a_row + 1 if error.transient else 0
+        if error.code in ("http_401", "http_403", "http_404"):
             advice = "check OPENAI_API_KEY, correction_model and correction_base_url"
-            self._stop(code_of(error), f"The corrector's server refuses the requests: {advice}")
-        elif self._given_up_in_a_row >= max(UNREACHABLE_AFTER, 3 * self._concurrency):
-            self._stop(
-                "unreachable", f"{self._given_up_in_a_row} rows failed one after another at the corrector's server"
-            )
+            self._stop(error.code, f"The corrector's server refuses the requests: {advice}")
+        elif self._failures_in_a_row >= max(UNREACHABLE_AFTER, 3 * self.concurrency):
+            self._stop("unreachable", f"{self._failures_in_a_row} rows failed one after another at the server")
 
     def _stop(self, code: str, message: str) -> None:
-        if self._stopped is None:
+        if self._stop_code is None:
             logger.warning("%s (%s). The rest of this round's rows keep their ground truth.", message, code)
-            self._stopped = code
+            self._stop_code = code
+
+
+def retry_after(error: Any) -> float:
+    """The seconds of an error's ``Retry-After`` header, given as seconds or as a date; 0 without a usable one."""
+    value = error.response.headers.get("retry-after", "").strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(value)
+            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, OverflowError):  # a year or a time zone that no date can have overflows
+            return 0.0
+    return seconds if seconds > 0 else 0.0  # "nan" too
+
+
+def _next_group(results: queue.SimpleQueue) -> list[CorrectionResult | None]:
+    """What has come in, at most :data:`MAX_GROUP`; empty after :data:`WAKE_SECONDS`, so that a reader can stop."""
+    try:
+        group = [results.get(timeout=WAKE_SECONDS)]
+    except queue.Empty:
+        return []
+    while len(group) < MAX_GROUP and not results.empty():
+        group.append(results.get())
+    return group

@@ -1,15 +1,17 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether a corrector's server is this machine, and what would leave the machine if it is not.
+"""Which texts leave the machine, where they go, and how the key stays out of records and the texts out of logs.
 
-Medical text goes to a loopback address, or nowhere, unless the recipe says ``correction_allow_remote: true``. Images
+Medical text goes to a loopback address, or nowhere, unless the recipe has ``correction_allow_remote: true``. Images
 are never sent: no code here reads one.
 """
 
 import ipaddress
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +20,9 @@ from ..utils.value_checks import split_list
 
 
 OPENAI_URL = "https://api.openai.com/v1"
-SENT = "question, ground-truth answer and model's answer of every row that needs correction (never an image)"
+SENT_TEXTS = "question, ground-truth answer and model's answer of every row that needs correction (never an image)"
+MIN_KEY_LENGTH = 16
+"""A shorter OPENAI_API_KEY is a placeholder such as ``EMPTY`` or ``none``, which an answer may contain as a word."""
 
 
 class RemoteNotAllowedError(ValueError):
@@ -35,8 +39,8 @@ def resolve_base_url(base_url: str | None) -> str:
     parts = urlsplit(url)
     if parts.username is not None or parts.password is not None:
         raise ValueError(
-            "correction_base_url carries a user name or password: take it out and give the key in the environment "
-            "variable OPENAI_API_KEY."
+            "correction_base_url carries a user name or password: remove them and set the environment variable "
+            "OPENAI_API_KEY."
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"correction_base_url is {url!r}: expected a URL such as http://127.0.0.1:8000/v1.")
@@ -46,11 +50,9 @@ def resolve_base_url(base_url: str | None) -> str:
 def is_loopback(url: str) -> bool:
     """Whether the URL's host is ``localhost`` or a loopback address (127.0.0.0/8, ::1)."""
     host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a host name: where it leads is for others to decide
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # any other host name may resolve to any address
         return False
 
 
@@ -58,18 +60,50 @@ def require_allowed(url: str, allow_remote: bool) -> None:
     """Refuses a server on another machine unless the recipe allows it.
 
     Raises:
-        RemoteNotAllowedError: The message says what would be sent, where, and which key allows it.
+        RemoteNotAllowedError: The message names what would be sent, where to, and the key that allows it.
     """
     if not allow_remote and not is_loopback(url):
         raise RemoteNotAllowedError(
-            f"The corrector would send {SENT} to {urlsplit(url).hostname}. If these texts may leave this machine, set "
-            "correction_allow_remote: true; else give correction_base_url a loopback address "
+            f"The corrector would send {SENT_TEXTS} to {urlsplit(url).hostname}. If these texts may leave this "
+            "machine, set correction_allow_remote: true; else give correction_base_url a loopback address "
             "(http://127.0.0.1:8000/v1), or use corrector: offline."
         )
 
 
+def require_key(url: str) -> None:
+    """Checks that there is a key for a server on another machine.
+
+    Raises:
+        ValueError: If ``OPENAI_API_KEY`` is not set.
+    """
+    if not os.environ.get("OPENAI_API_KEY") and not is_loopback(url):
+        raise ValueError(
+            f"The environment variable OPENAI_API_KEY is not set, and {urlsplit(url).hostname} requires a key: export "
+            "it before the run. It is read from nowhere else."
+        )
+
+
+def redact_key(text: str) -> str:
+    """An answer without the key, which a server may repeat: answers are recorded, rejected ones too."""
+    key = os.environ.get("OPENAI_API_KEY", "")
+    return text.replace(key, "[key]") if len(key) >= MIN_KEY_LENGTH else text
+
+
+@contextmanager
+def quiet_http_loggers() -> Iterator[None]:
+    """Keeps the HTTP libraries at warnings: some versions log whole requests at debug level."""
+    levels = {name: logging.getLogger(name).level for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
 def describe_sending(kind: str, base_url: str | None = None, allow_remote: bool = False) -> str:
-    """One line on what a recipe sends, and where; for ``clinkd doctor``.
+    """One line on what a corrector sends, and where; for ``clinkd doctor``.
 
     Raises:
         ValueError: If the URL is unusable: see :func:`resolve_base_url`.
@@ -79,9 +113,9 @@ def describe_sending(kind: str, base_url: str | None = None, allow_remote: bool 
     url = resolve_base_url(base_url)
     host = urlsplit(url).hostname
     if is_loopback(url):
-        return f"openai corrector: {SENT} go to {host}, on this machine"
+        return f"openai corrector: {SENT_TEXTS} go to {host}, on this machine"
     if allow_remote:
-        return f"openai corrector: {SENT} LEAVE THIS MACHINE for {host} (correction_allow_remote is true)"
+        return f"openai corrector: {SENT_TEXTS} LEAVE THIS MACHINE for {host} (correction_allow_remote is true)"
     return f"openai corrector: refused, because {host} is another machine and correction_allow_remote is false"
 
 
@@ -96,7 +130,7 @@ def describe_recipe(keys: Mapping[str, Any]) -> str:
     if "correct" not in split_list(keys.get("clinkd_phases") or PHASES):
         return "no phase `correct`: no text is sent anywhere"
     if keys.get("correction_rounds") == 1:
-        return "one round has nothing to correct for: no text is sent anywhere"
+        return "one round corrects nothing: no text is sent anywhere"
     kind, url = keys.get("corrector") or "offline", keys.get("correction_base_url")
     allowed = keys.get("correction_allow_remote") is True
     if kind != "offline":

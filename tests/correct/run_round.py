@@ -6,11 +6,12 @@
 import sys
 
 from llamafactory_clinkd.correct import correct_round, load_similarity
-from llamafactory_clinkd.correct.client import OpenAICorrector
 from llamafactory_clinkd.utils.io import read_jsonl
 
 
 def run(rows: list[dict], out_path: str, url: str, similarity: str):
+    from llamafactory_clinkd.correct.client import OpenAICorrector
+
     corrector = OpenAICorrector(model="m", base_url=url, concurrency=8, timeout=0.4, backoff=0.01)
     return correct_round(rows, similarity=load_similarity(similarity), corrector=corrector, out_path=out_path)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from llamafactory_clinkd.correct import CorrectionResult, Usage, correct_round, load_similarity, make_corrector
-from llamafactory_clinkd.correct.streaming import MAX_GROUP
 from llamafactory_clinkd.utils.io import read_jsonl, write_jsonl
 
 from .fault_server import FaultServer, make_rows, script_of
@@ -273,6 +272,8 @@ def test_a_faulty_server_gives_each_sample_exactly_one_verdict(tmp_path):
 
 
 def kill_and_resume(tmp_path, count, kills, similarity):
+    from llamafactory_clinkd.correct.client import MAX_GROUP
+
     rows = make_rows(count)
     source, path, whole = (tmp_path / name for name in ("rows.jsonl", "r.jsonl", "whole.jsonl"))
     write_jsonl(source, rows)

@@ -175,10 +175,10 @@ def test_doctor_tells_what_a_recipe_sends(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("use_clinkd: true\ncorrector: openai\ncorrection_base_url: http://10.1.2.3/v1\n")
     found = sending(read_recipe(path))
-    assert (found["name"], found["state"]) == ("sends", "broken") and "10.1.2.3" in found["mend"]
+    assert (found.name, found.state) == ("sends", "broken") and "10.1.2.3" in found.fix
     path.write_text(path.read_text() + "correction_allow_remote: true\n")
     found = sending(read_recipe(path))
-    assert found["state"] == "ok" and "LEAVE THIS MACHINE for 10.1.2.3" in found["found"]
+    assert found.state == "ok" and "LEAVE THIS MACHINE for 10.1.2.3" in found.found
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_the_command_doctor_tells_it_without_calling_anyone(
     for name in ("versions", "attached_seams", "seam_names", "packages"):
         monkeypatch.setattr(doctor, name, lambda *_: [])
     for name in ("java", "clip_weights", "sentence_model", "devices"):
-        monkeypatch.setattr(doctor, name, lambda *_, name=name: doctor.finding(name, "ok", ""))
+        monkeypatch.setattr(doctor, name, lambda *_, name=name: doctor.CheckResult(name, "ok", ""))
     path = tmp_path / "recipe.yaml"
     path.write_text(
         "use_clinkd: true\ncorrector: openai\ncorrection_base_url: http://10.1.2.3/v1\n"
@@ -203,6 +203,6 @@ def test_the_command_doctor_tells_it_without_calling_anyone(
     done = CliRunner().invoke(app, ["doctor", "--json", "--recipe", str(path)])
     found = {each["name"]: each for each in json.loads(done.stdout)}
     assert found["sends"]["state"] == state
-    assert said in found["sends"]["found"] + found["sends"]["mend"]
-    assert "ground-truth answer" in found["sends"]["found"] + found["sends"]["mend"]
+    assert said in found["sends"]["found"] + found["sends"]["fix"]
+    assert "ground-truth answer" in found["sends"]["found"] + found["sends"]["fix"]
     assert (done.exit_code, connections) == (exit_code, [])

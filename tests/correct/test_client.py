@@ -14,13 +14,11 @@ from aiohttp import web
 
 from llamafactory_clinkd.correct import CorrectionItem, make_corrector
 from llamafactory_clinkd.correct.corrector import Usage
-from llamafactory_clinkd.correct.failures import retry_after
 
 from .fault_server import FaultServer, answer_text, completion, make_rows, script_of
 
 
 pytest.importorskip("openai", reason="the openai client is not installed")
-pytest.importorskip("tenacity", reason="tenacity is not installed")
 
 ITEMS = [CorrectionItem(r["id"], r["question"], r["annotation"], r["response"]) for r in make_rows(60)]
 
@@ -137,11 +135,15 @@ def test_retry_after_is_waited_for():
     ],
 )
 def test_retry_after_forms(value, low, high):
+    from llamafactory_clinkd.correct.client import retry_after
+
     error = SimpleNamespace(response=SimpleNamespace(headers={"retry-after": value}))
     assert low <= retry_after(error) <= high
 
 
 def test_retry_after_as_a_date_to_come():
+    from llamafactory_clinkd.correct.client import retry_after
+
     value = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     error = SimpleNamespace(response=SimpleNamespace(headers={"retry-after": value}))
     assert 3500 <= retry_after(error) <= 3600
