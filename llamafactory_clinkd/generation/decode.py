@@ -1,14 +1,16 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""One batch through ``model.generate``.
+"""Generates candidates for one batch with ``model.generate``.
 
-Unusual here: the log-probability of every candidate is had without keeping a ``[rows, V]`` tensor per step
-(:class:`_TokenLogprobs`).
+Two things are unusual here. The log-probability of every candidate is computed without keeping a ``[rows, V]`` tensor
+per step (:class:`_TokenLogprobs`). And the vision tower encodes each image once, not once per candidate
+(:func:`shared_vision_tower`).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -17,27 +19,30 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
+from ..rope.binding import token_types
 from ..utils.boxes import TAGS
+from ..utils.patching import patch_instance
 from .eval_mode import base_model, seed_model
-from .vision import shared_vision_tower
 
 
 # LLaMA-Factory makes every additional special token an end token; these occur inside an answer and must not end it.
 ANSWER_TOKENS = tuple(tag for tags in TAGS.values() for tag in tags.values())
-# What the collator adds for training; `generate` computes the positions itself, with the model's own `get_rope_index`.
+# The collator adds these for training; `generate` computes positions itself, with the model's own `get_rope_index`.
 _TRAINING_KEYS = ("labels", "position_ids", "rope_deltas")
+# One tuple of per-image features from `get_image_features`, no per-layer extras (Qwen3-VL's deepstack has them).
+SHARED_VISION_MODELS = ("qwen2_vl", "qwen2_5_vl")
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
-    """What ``generate`` takes out of a collated batch, on ``device``.
+    """The arguments of ``generate`` from a collated batch, on ``device``.
 
-    Labels and ready-made positions are left out. Models that tell image tokens from text by ``mm_token_type_ids``
-    (Qwen2-VL in transformers 5) get them: without, ``generate`` silently falls back to plain 1D positions, and
-    LLaMA-Factory's collator does not supply them.
+    Labels and precomputed positions are removed. Models whose forward takes ``mm_token_type_ids`` (Qwen2-VL in
+    transformers 5) get them: without, ``generate`` silently uses plain 1D positions, and LLaMA-Factory's collator does
+    not supply them.
 
     Args:
         model: The model that will generate.
-        batch: ``input_ids`` and ``attention_mask`` [b, s] padded on the left, and what else the collator made.
+        batch: ``input_ids`` and ``attention_mask`` [b, s] padded on the left, and the collator's other entries.
         device: Where the tensors go.
 
     Raises:
@@ -52,18 +57,18 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Any], device: torch.devic
     inputs = {key: value for key, value in batch.items() if key not in _TRAINING_KEYS}
     hf_model = base_model(model)
     if "mm_token_type_ids" not in inputs and "mm_token_type_ids" in signature(type(hf_model).forward).parameters:
-        inputs["mm_token_type_ids"] = _token_types(inputs["input_ids"], hf_model.config)
+        inputs["mm_token_type_ids"] = token_types(hf_model.config, inputs["input_ids"])
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
 
 
 def generation_settings(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, gen_kwargs: Mapping[str, Any], num_candidates: int
 ) -> dict[str, Any]:
-    """Keyword arguments for ``model.generate`` that return ``num_candidates`` sequences a row.
+    """Keyword arguments for ``model.generate`` that return ``num_candidates`` sequences per row.
 
-    Sampling happens only if ``gen_kwargs`` asks for it (a checkpoint's own default does not switch it on). Without
-    sampling, several candidates are the best beams, and ``num_beams`` is raised to their number where it is smaller.
-    Tags of an answer (``ANSWER_TOKENS``) are taken out of the end tokens.
+    Sampling is enabled only by ``gen_kwargs``, not by a checkpoint's default. Without sampling, several candidates are
+    the best beams, and ``num_beams`` is raised to their number if it is smaller. The tags of an answer
+    (``ANSWER_TOKENS``) are removed from the end tokens.
 
     Raises:
         ValueError: If ``num_candidates`` is below 1.
@@ -83,8 +88,8 @@ def generation_settings(
     if ends is None:
         ends = tokenizer.eos_token_id
     ends = [ends] if isinstance(ends, int) else list(ends or [])
-    inside = {tokenizer.convert_tokens_to_ids(token) for token in ANSWER_TOKENS}
-    ends = [end for end in ends if end not in inside]
+    answer_ids = {tokenizer.convert_tokens_to_ids(token) for token in ANSWER_TOKENS}
+    ends = [end for end in ends if end not in answer_ids]
     settings["eos_token_id"] = ends or None
     if settings.get("pad_token_id") is None:
         settings["pad_token_id"] = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
@@ -103,15 +108,15 @@ def decode_batch(
 ) -> list[dict[str, Any]]:
     """Candidates for one batch from one ``generate`` call.
 
-    Runs under ``no_grad`` rather than ``inference_mode``: it may run in the middle of training, and a cached inference
-    tensor would break the next backward pass.
+    Uses ``no_grad`` and not ``inference_mode``: in the middle of training, a cached inference tensor would break the
+    next backward pass.
 
     Args:
-        model: The model, wrapped or not, in evaluation mode (see :func:`preserve_training_state`).
+        model: The model, wrapped or not, in evaluation mode (see :func:`.eval_mode.preserve_training_state`).
         tokenizer: Decodes the answers.
         inputs: From :func:`model_inputs`; ``input_ids`` [b, s].
         settings: From :func:`generation_settings`.
-        seed: Seeds the sampling of this batch; unused without sampling.
+        seed: Seed of this batch; unused without sampling.
         synced_gpus: Keep all ranks in step (ZeRO-3, FSDP).
         skip_special_tokens: Leave special tokens, tags included, out of the texts.
 
@@ -138,14 +143,14 @@ def decode_batch(
         )
 
     answers = output.sequences[:, inputs["input_ids"].size(1) :].cpu()
-    ended = torch.isin(answers, ends)  # an answer that never ends runs to the full width
-    lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, answers.size(1)).tolist()
+    is_end = torch.isin(answers, ends)  # an answer without end token has the full width
+    lengths = torch.where(is_end.any(1), is_end.int().argmax(1) + 1, answers.size(1)).tolist()
     if settings["num_beams"] > 1:
         means = _beam_means(output.sequences_scores.tolist(), lengths, settings.get("length_penalty"))
     else:
         means = logprobs.means(lengths)
     texts = tokenizer.batch_decode(
-        [answer[: length - bool(end.any())] for answer, length, end in zip(answers, lengths, ended, strict=True)],
+        [answer[: length - bool(end.any())] for answer, length, end in zip(answers, lengths, is_end, strict=True)],
         skip_special_tokens=skip_special_tokens,
         clean_up_tokenization_spaces=False,
     )
@@ -159,9 +164,9 @@ def decode_batch(
 
 
 class _TokenLogprobs(StoppingCriteria):
-    """Never stops; notes each chosen token's log-probability and frees the step's scores.
+    """Never stops; records each chosen token's log-probability and frees the scores of the step.
 
-    ``generate`` gives ``sequences_scores`` only with ``output_scores=True``, which keeps a ``[rows, V]`` tensor for
+    ``generate`` returns ``sequences_scores`` only with ``output_scores=True``, which keeps a ``[rows, V]`` tensor for
     every step: 3.7 GB for 24 rows, 256 steps and V = 152k. The scores of a step are not read again after this call.
     """
 
@@ -170,7 +175,7 @@ class _TokenLogprobs(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: tuple[Tensor, ...], **kwargs) -> Tensor:
         step = scores[-1]
-        if step.size(0) == input_ids.size(0):  # beam search asks about more continuations than it has rows
+        if step.size(0) == input_ids.size(0):  # beam search passes more continuations than rows
             chosen = input_ids[:, -1:]
             self.steps.append((step.gather(1, chosen) - step.logsumexp(1, keepdim=True)).squeeze(1).cpu())
         step.untyped_storage().resize_(0)
@@ -179,23 +184,60 @@ class _TokenLogprobs(StoppingCriteria):
     def means(self, lengths: list[int]) -> list[float | None]:
         """Mean over each row's first ``length`` tokens."""
         table = torch.stack(self.steps, dim=1)
-        return [_finite(row[:length].mean().item()) for row, length in zip(table, lengths, strict=True)]
+        return [_finite_or_none(row[:length].mean().item()) for row, length in zip(table, lengths, strict=True)]
 
 
 def _beam_means(scores: list[float], lengths: list[int], length_penalty: float | None) -> list[float | None]:
     """Undoes the length penalty: ``generate`` scores a beam by sum / length ** penalty."""
     penalty = 1.0 if length_penalty is None else length_penalty
-    return [_finite(score * length ** (penalty - 1)) for score, length in zip(scores, lengths, strict=True)]
+    return [_finite_or_none(score * length ** (penalty - 1)) for score, length in zip(scores, lengths, strict=True)]
 
 
-def _finite(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _token_types(input_ids: Tensor, config: Any) -> Tensor:
-    """0 for text, 1 for image tokens, 2 for video tokens, as transformers' processors mark them; [b, s] int32."""
-    types = torch.zeros_like(input_ids, dtype=torch.int32)
-    for value, name in ((1, "image_token_id"), (2, "video_token_id")):
-        if getattr(config, name, None) is not None:
-            types[input_ids == getattr(config, name)] = value
-    return types
+@contextmanager
+def shared_vision_tower(model: nn.Module, repeats: int) -> Iterator[bool]:
+    """Runs the vision tower once per image inside ``generate``, for any number of candidates.
+
+    ``generate`` copies each sample's pixels ``repeats`` times (beams or sampled sequences), and Qwen2-VL would encode
+    every copy. Here the pixels are not copied; the features of each image are.
+
+    Args:
+        model: Any model; only those in ``SHARED_VISION_MODELS`` are changed.
+        repeats: The expansion factor of ``generate``: ``max(num_beams, num_return_sequences)``.
+
+    Yields:
+        Whether the sharing is active.
+    """
+    hf_model = base_model(model)
+    if repeats < 2 or getattr(hf_model.config, "model_type", None) not in SHARED_VISION_MODELS:
+        yield False
+        return
+
+    expand, encode = hf_model._expand_inputs_for_generation, hf_model.model.get_image_features
+    sources: list[int] = []  # index of the original of each expanded image
+
+    def expand_without_pixels(expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **kwargs):
+        pixels = kwargs.pop("pixel_values", None)
+        if pixels is not None:
+            counts, _ = hf_model._get_image_nums_and_video_nums(input_ids, kwargs.get("inputs_embeds"))
+            images = torch.arange(int(counts.sum())).split(counts.tolist())
+            sources[:] = torch.cat([image.repeat(expand_size) for image in images]).tolist()
+        input_ids, kwargs = expand(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        if pixels is not None:
+            kwargs["pixel_values"] = pixels
+        return input_ids, kwargs
+
+    def encode_once(pixel_values: Tensor, image_grid_thw: Tensor, **kwargs):
+        first = [sources.index(image) for image in range(max(sources) + 1)]
+        output = encode(pixel_values, image_grid_thw[first], **kwargs)
+        output.pooler_output = tuple(output.pooler_output[image] for image in sources)
+        return output
+
+    with (
+        patch_instance(hf_model, "_expand_inputs_for_generation", expand_without_pixels),
+        patch_instance(hf_model.model, "get_image_features", encode_once),
+    ):
+        yield True

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Running a model in the middle of its training without a trace."""
+"""Evaluation mode in the middle of training, with the modes and random generators of training restored afterwards."""
 
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,21 +22,17 @@ def base_model(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def preserve_training_state(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each module's mode and every random generator are as they were.
+    """Evaluation mode inside; afterwards each module's mode and every random generator are restored.
 
-    The modes are kept module by module, because a frozen vision tower may be in evaluation mode while the rest trains.
-    Evaluation mode also switches gradient checkpointing off (it acts in training mode only), so the cache stays on.
-    Restored generators: Python's, NumPy's, torch's CPU one and that of every accelerator which holds a parameter.
+    Modes are stored per module, because a frozen vision tower may be in evaluation mode while the rest trains.
+    Evaluation mode also disables gradient checkpointing (it acts in training mode only), so the cache stays enabled.
+    Restored generators: Python's, NumPy's, torch's CPU generator and that of every accelerator with a parameter.
     """
     modes = [(module, module.training) for module in model.modules()]
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = accelerators(model)
-    with ExitStack() as stack:
-        if devices:
-            indices = [device.index for device in devices]
-            stack.enter_context(torch.random.fork_rng(indices, device_type=devices[0].type))
-        else:
-            stack.enter_context(torch.random.fork_rng(devices=[]))
+    device_type = devices[0].type if devices else "cuda"
+    with torch.random.fork_rng([device.index for device in devices], device_type=device_type):
         model.eval()
         try:
             yield
@@ -48,13 +44,13 @@ def preserve_training_state(model: nn.Module) -> Iterator[None]:
 
 
 def accelerators(model: nn.Module) -> list[torch.device]:
-    """The devices other than CPU that hold a parameter."""
+    """The devices other than the CPU that hold a parameter."""
     devices = {parameter.device for parameter in model.parameters()}
     return sorted((d for d in devices if d.type not in ("cpu", "meta")), key=str)
 
 
 def seed_model(model: nn.Module, seed: int) -> None:
-    """Seeds the CPU generator and those of the model's devices, and no other device's."""
+    """Seeds the generators of the CPU and of the model's devices, and no others."""
     torch.default_generator.manual_seed(seed)
     for device in accelerators(model):
         module = torch.get_device_module(device)

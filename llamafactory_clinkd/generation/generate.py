@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Batched, length-sorted, sharded, resumable generation: for pseudo-labels, correction and prediction alike.
+"""Batched, length-sorted, sharded, resumable generation for pseudo-labels, correction and prediction.
 
-The plan of batches depends on the data and the batch size alone. It is dealt out to the ranks, a batch that is on disk
-already is skipped, and one that is there in part is generated again as a whole. So the result is the same whether the
-run was uninterrupted, killed and resumed, or was resumed with another number of ranks. Sampling too: each batch has
-its own seed, from ``seed`` and the ids in it. (Sampled results do depend on the batch size.)
+The batches depend on the data and the batch size alone. They are distributed over the ranks; a batch that is on disk
+is skipped, and one that is there in part is generated again as a whole. So the result is the same for an uninterrupted
+run, one that was killed and resumed, and one resumed with another number of ranks. This includes sampling: the seed of
+each batch depends on ``seed`` and the ids in it. (Sampled results do depend on the batch size.)
 
-A row that cannot be read or generated is written with its reason under ``"error"`` and is tried again by the next run.
+A row that cannot be read or generated is written with the reason under ``"error"``, and the next run retries it.
 """
 
 import logging
@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ from transformers import PreTrainedTokenizerBase
 from ..utils.io import append_jsonl, content_hash, read_jsonl
 from .decode import decode_batch, generation_settings, model_inputs
 from .eval_mode import preserve_training_state
-from .shards import UnfinishedError, check_settings, is_merged, merge_parts, part_path, read_parts
+from .shards import Row, UnfinishedError, check_settings, is_merged, merge_shards, read_shards, shard_path
+
+
+logger = logging.getLogger(__name__)
+
+# This many failed rows without a good one mean a broken set-up, not bad rows.
+_MAX_FAILED_FIRST = 16
 
 
 def generate_rows(
@@ -51,34 +58,34 @@ def generate_rows(
     skip_special_tokens: bool = False,
     seed: int = 0,
     identity: Mapping[str, Any] | None = None,
-) -> list[dict[str, Any]]:
-    """Generates ``num_candidates`` answers for every row and keeps them in ``out_path`` (JSONL, the dataset's order).
+) -> list[Row]:
+    """Generates ``num_candidates`` answers for every row into ``out_path`` (JSONL, in the order of the dataset).
 
-    Training is not disturbed: modes and random generators are restored, and nothing is kept on the model. Each rank
-    appends to ``<out_path>.rank<i>`` batch by batch; rank 0 merges the parts at the end and removes them.
+    Training is not affected: modes and random generators are restored, and nothing is stored on the model. Each rank
+    appends to ``<out_path>.rank<i>`` batch by batch; rank 0 merges these shards at the end and removes them.
 
     Args:
         model: A causal language model, wrapped (DDP, DeepSpeed, PEFT) or not.
-        tokenizer: Decodes the answers and names the padding token.
+        tokenizer: Decodes the answers and defines the padding token.
         dataset: Rows with ``input_ids`` (the prompt), ``attention_mask``, ``labels`` and possibly ``images``.
         collate: Turns copies of such rows into tensors, padded on the left (LLaMA-Factory's collator).
         row_ids: A unique id for each row.
-        out_path: The result; ``<out_path>.settings.json`` beside it tells how it was generated.
+        out_path: The result; ``<out_path>.settings.json`` beside it records how it was generated.
         gen_kwargs: For ``model.generate``. Sampling happens only with ``do_sample`` true.
         num_candidates: Answers per row: the best beams, or samples (see :func:`.decode.generation_settings`).
         batch_size: Rows per ``generate`` call.
         process_index: This rank.
         num_processes: The number of ranks.
         barrier: Waits for all ranks; by default ``torch.distributed.barrier``.
-        should_stop: Asked between two batches; when it says yes on a rank, that rank (all, with ``synced_gpus``) goes
-            no further and what it has is kept.
-        progress: Show a progress bar with an ETA on rank 0; a string is its title.
+        should_stop: Called between two batches. If it returns true on a rank, that rank (all, with ``synced_gpus``)
+            stops and its finished rows are kept.
+        progress: Show a progress bar with the remaining time on rank 0; a string is its title.
         device: Where the batches go; by default where the model is.
         synced_gpus: For ZeRO-3 and FSDP, where all ranks must run the model together. Ranks without work of their own
-            then repeat a row, and an error inside the model is raised instead of being noted at its row.
+            then repeat a row, and an error inside the model is raised instead of being recorded at its row.
         skip_special_tokens: Leave special tokens, tags included, out of the texts.
         seed: For sampling.
-        identity: What else must be the same for a run to be resumed, for example the weights; JSON-able.
+        identity: Anything else that must be equal for a run to be resumed, for example the weights; JSON-able.
 
     Returns:
         On every rank, all rows: ``{"id", "candidates": [{"text", "logprob"}], "tokens"}``, or ``{"id", "candidates":
@@ -91,53 +98,46 @@ def generate_rows(
         UnfinishedError: On every rank, if a rank stopped early; the next run generates the rest.
     """
     out_path = Path(out_path)
-    barrier = _check(dataset, row_ids, num_processes, barrier)
+    barrier = _check_arguments(dataset, row_ids, num_processes, barrier)
     settings = generation_settings(model, tokenizer, gen_kwargs, num_candidates)
-    noted = {**settings, "seed": seed, "skip_special_tokens": skip_special_tokens, **(identity or {})}
-    check_settings(out_path, noted, process_index)
-    done = {id_ for id_, row in read_parts(out_path, row_ids).items() if "error" not in row}
-    barrier()  # nobody writes before all have read, so that all plan the same
+    recorded = {**settings, "seed": seed, "skip_special_tokens": skip_special_tokens, **(identity or {})}
+    check_settings(out_path, recorded, process_index)
+    done = {id_ for id_, row in read_shards(out_path, row_ids).items() if "error" not in row}
+    barrier()  # no rank writes before all have read, so that all plan the same
 
-    plan = plan_batches(prompt_lengths(dataset), batch_size)
-    pending = [batch for batch in plan if any(row_ids[i] not in done for i in batch)]
-    worker = Worker(
-        model,
-        tokenizer,
-        dataset,
-        collate,
-        row_ids,
-        settings,
-        device=device if device is not None else next(model.parameters()).device,
+    pending = [
+        batch for batch in plan_batches(_lengths(dataset), batch_size) if any(row_ids[i] not in done for i in batch)
+    ]
+    batches = pending[process_index::num_processes]
+    options = {"settings": settings, "synced_gpus": synced_gpus, "skip_special_tokens": skip_special_tokens}
+    device = device if device is not None else next(model.parameters()).device
+    worker = _Worker(
+        row_ids=row_ids,
+        collate=lambda indices: collate([dict(dataset[i]) for i in indices]),
+        to_inputs=partial(model_inputs, model, device=device),
+        decode=partial(decode_batch, model, tokenizer, **options),
         seed=seed,
+        device=device,
         synced_gpus=synced_gpus,
-        skip_special_tokens=skip_special_tokens,
         should_stop=should_stop,
     )
-    part = part_path(out_path, process_index)
-    mine = pending[process_index::num_processes]
-    with preserve_training_state(model), _progress_bar(progress, process_index, num_processes, mine) as advance:
-        for rows in worker.run(mine):
-            append_jsonl(part, [row for row in rows if row["id"] not in done])
+    shard = shard_path(out_path, process_index)
+    with preserve_training_state(model), _progress_bar(progress, process_index, num_processes, batches) as advance:
+        for rows in worker.run(batches):
+            append_jsonl(shard, [row for row in rows if row["id"] not in done])
             advance(len(rows))
 
     barrier()
     if process_index == 0:
-        merge_parts(out_path, row_ids)
+        merge_shards(out_path, row_ids)
     barrier()
     if not is_merged(out_path):
-        raise UnfinishedError(f"{out_path} is not complete: a rank was told to stop. The next run generates the rest.")
+        raise UnfinishedError(f"{out_path} is not complete: a rank stopped early. The next run generates the rest.")
     return read_jsonl(out_path)
 
 
-def prompt_lengths(dataset: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Tokens in each row's prompt; of a ``datasets.Dataset`` only this column is read, not the images."""
-    if hasattr(dataset, "select_columns"):
-        dataset = dataset.select_columns(["input_ids"])
-    return [len(row["input_ids"]) for row in dataset]
-
-
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Row numbers in batches of like length, longest first: memory runs out at once or never.
+    """Row numbers in batches of similar length, longest first: memory runs out at once or never.
 
     Raises:
         ValueError: If ``batch_size`` is below 1.
@@ -148,7 +148,14 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def _check(dataset, row_ids, num_processes: int, barrier: Callable | None) -> Callable:
+def _lengths(dataset: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Tokens in each row's prompt; of a ``datasets.Dataset`` only this column is read, not the images."""
+    if hasattr(dataset, "select_columns"):
+        dataset = dataset.select_columns(["input_ids"])
+    return [len(row["input_ids"]) for row in dataset]
+
+
+def _check_arguments(dataset, row_ids, num_processes: int, barrier: Callable | None) -> Callable:
     """Checks the arguments and returns the barrier to use."""
     if len(dataset) != len(row_ids):
         raise ValueError(f"`row_ids` must name every row: found {len(row_ids)} ids for {len(dataset)} rows.")
@@ -167,7 +174,7 @@ def _check(dataset, row_ids, num_processes: int, barrier: Callable | None) -> Ca
 def _progress_bar(
     progress: bool | str | None, process_index: int, num_processes: int, batches: list[list[int]]
 ) -> Iterator[Callable[[int], None]]:
-    """Yields the function that moves the bar on; it does nothing where no bar is wanted."""
+    """Yields the function that advances the bar; it does nothing if there is no bar."""
     if not progress or process_index != 0 or not batches:
         yield lambda rows: None
         return
@@ -179,50 +186,39 @@ def _progress_bar(
         yield lambda rows: bar.advance(task, rows)
 
 
-logger = logging.getLogger(__name__)
-
-# This many failed rows without a single good one are no bad rows but a broken set-up.
-_HOPELESS = 16
-
-Row = dict[str, Any]
-
-
 @dataclass
-class Worker:
-    """One rank's generation.
+class _Worker:
+    """Generates the batches of one rank.
 
     Attributes:
-        model, tokenizer, dataset, collate, row_ids, seed, synced_gpus, skip_special_tokens, should_stop: See
-            `generate_rows`.
-        settings: From :func:`.decode.generation_settings`.
-        device: Where the batches go.
-        good: Rows generated so far.
-        bad: Rows set aside so far.
+        row_ids, seed, device, synced_gpus, should_stop: See :func:`generate_rows`.
+        collate: Row numbers -> collated batch.
+        to_inputs: Collated batch -> arguments of ``generate``.
+        decode: Arguments of ``generate`` and a seed -> rows, see :func:`.decode.decode_batch`.
+        num_ok: Rows generated so far.
+        num_failed: Rows that failed so far.
     """
 
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
-    dataset: Sequence[Mapping[str, Any]]
-    collate: Callable[[list[dict[str, Any]]], Mapping[str, Any]]
     row_ids: Sequence[str]
-    settings: Mapping[str, Any]
+    collate: Callable[[list[int]], Mapping[str, Any]]
+    to_inputs: Callable[[Mapping[str, Any]], dict[str, Any]]
+    decode: Callable[..., list[Row]]
+    seed: int
     device: torch.device | str
-    seed: int = 0
-    synced_gpus: bool = False
-    skip_special_tokens: bool = False
-    should_stop: Callable[[], bool] = lambda: False
-    good: int = 0
-    bad: int = 0
+    synced_gpus: bool
+    should_stop: Callable[[], bool]
+    num_ok: int = 0
+    num_failed: int = 0
 
     def run(self, batches: list[list[int]]) -> Iterator[list[Row]]:
-        """Yields the rows of each batch, or of each row where a batch had to be taken apart.
+        """Yields the rows of each batch; a batch that fails is split into single rows.
 
         Raises:
             ValueError: If the collator pads on the right.
             RuntimeError: If the first rows all fail: the set-up is broken, not the rows.
         """
         queue = deque(batches)
-        while self._goes_on(queue):
+        while self._continues(queue):
             if not queue:
                 self._decode([], self._spare_batch())
                 continue
@@ -233,41 +229,33 @@ class Worker:
             if error is None:
                 rows, error = self._decode(batch, collated)
             if error is None:
-                self.good += len(rows)
+                self.num_ok += len(rows)
                 yield rows
             elif len(batch) > 1:
                 queue.extendleft([i] for i in reversed(batch))
             else:
-                yield [self._failed(batch[0], error)]
+                yield [self._failed_row(batch[0], error)]
 
-    def _goes_on(self, queue: deque) -> bool:
-        """Whether there is work, here or (where all run together) on any rank, and nobody is to stop."""
+    def _continues(self, queue: deque) -> bool:
+        """Whether there is work (with ``synced_gpus`` on any rank) and no request to stop."""
         if not self.synced_gpus:
             return bool(queue) and not self.should_stop()
         state = torch.tensor([len(queue), int(self.should_stop())], device=self.device)
         torch.distributed.all_reduce(state, op=torch.distributed.ReduceOp.MAX)
-        left, stops = state.tolist()
-        return left > 0 and not stops
+        remaining, stop = state.tolist()
+        return remaining > 0 and not stop
 
     def _collate(self, batch: list[int]) -> tuple[Mapping[str, Any] | None, Exception | None]:
         try:
-            return self.collate([dict(self.dataset[i]) for i in batch]), None
-        except Exception as error:  # whatever an unreadable image or a strange row raises; it is noted at the row
+            return self.collate(batch), None
+        except Exception as error:  # any error of an unreadable image or a malformed row; it is recorded at the row
             return None, error.with_traceback(None)
 
     def _decode(self, batch: list[int], collated: Mapping[str, Any]) -> tuple[list[Row], Exception | None]:
-        inputs = model_inputs(self.model, collated, self.device)
+        inputs = self.to_inputs(collated)
         ids = [self.row_ids[i] for i in batch]
         try:
-            outputs = decode_batch(
-                self.model,
-                self.tokenizer,
-                inputs,
-                self.settings,
-                seed=int(content_hash([self.seed, ids])[:15], 16),
-                synced_gpus=self.synced_gpus,
-                skip_special_tokens=self.skip_special_tokens,
-            )
+            outputs = self.decode(inputs, seed=int(content_hash([self.seed, ids])[:15], 16))
         except Exception as error:  # e.g. a prompt cut in the middle of its image, or no memory for a whole batch
             if self.synced_gpus:
                 raise
@@ -275,19 +263,19 @@ class Worker:
         return [{"id": id_, **output} for id_, output in zip(ids, outputs, strict=bool(ids))], None
 
     def _spare_batch(self) -> Mapping[str, Any]:
-        """A batch for a rank that must take part in ``generate`` without work of its own: the first readable row."""
-        for i in range(len(self.dataset)):
+        """The first readable row, for a rank without work that must take part in ``generate``."""
+        for i in range(len(self.row_ids)):
             collated, error = self._collate([i])
             if error is None:
                 return collated
         raise RuntimeError(f"No row of the data can be collated; the last one fails with: {_reason(error)}")
 
-    def _failed(self, i: int, error: Exception) -> Row:
-        self.bad += 1
+    def _failed_row(self, i: int, error: Exception) -> Row:
+        self.num_failed += 1
         reason = _reason(error)
         logger.warning("Row %s cannot be generated and is set aside: %s", self.row_ids[i], reason)
-        if self.bad >= _HOPELESS and not self.good:
-            raise RuntimeError(f"The first {self.bad} rows all failed, the last one with: {reason}") from error
+        if self.num_failed >= _MAX_FAILED_FIRST and not self.num_ok:
+            raise RuntimeError(f"The first {self.num_failed} rows all failed, the last one with: {reason}") from error
         return {"id": self.row_ids[i], "candidates": [], "tokens": 0, "error": reason}
 
 

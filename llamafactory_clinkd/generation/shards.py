@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The files of a generation run: one part per rank while it runs, one ordered file at the end."""
+"""The files of a generation run: one shard per rank during the run, one ordered file at the end."""
 
 import json
 from collections.abc import Sequence
@@ -15,27 +15,27 @@ Row = dict[str, Any]
 
 
 class UnfinishedError(RuntimeError):
-    """Generation was stopped early; what is there is whole, and the next run goes on from it."""
+    """Generation stopped early. The rows on disk are valid, and the next run continues after them."""
 
 
-def part_path(out_path: Path, process_index: int) -> Path:
-    """Where one rank appends."""
+def shard_path(out_path: Path, process_index: int) -> Path:
+    """The file that one rank appends to."""
     return Path(f"{out_path}.rank{process_index}")
 
 
 def check_settings(out_path: Path, settings: dict[str, Any], process_index: int) -> None:
-    """Notes the settings beside the file, and refuses to mix answers of different settings in one file.
+    """Writes the settings beside the file; existing answers must have been generated with the same settings.
 
     Raises:
-        ValueError: If rows of other settings are there.
+        ValueError: If there are answers of other settings.
     """
     path = Path(f"{out_path}.settings.json")
     settings = json.loads(json.dumps(settings, default=str))
-    if path.exists() and (out_path.exists() or _parts(out_path)):
+    if path.exists() and (out_path.exists() or _shard_paths(out_path)):
         before = read_json(path)
         keys = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
         if keys:
-            changes = ", ".join(f"{key}: {before.get(key)} there, {settings.get(key)} now" for key in keys)
+            changes = ", ".join(f"{key}: was {before.get(key)}, now {settings.get(key)}" for key in keys)
             raise ValueError(
                 f"{out_path} was generated with other settings ({changes}). Delete it and its .rank files to start "
                 "anew, or choose another path."
@@ -44,44 +44,44 @@ def check_settings(out_path: Path, settings: dict[str, Any], process_index: int)
         write_json(path, settings)
 
 
-def read_parts(out_path: Path, row_ids: Sequence[str]) -> dict[str, Row]:
-    """All rows on disk, by id, whatever number of ranks wrote them; a good row wins over a failed one.
+def read_shards(out_path: Path, row_ids: Sequence[str]) -> dict[str, Row]:
+    """All rows on disk by id, from any number of ranks; a good row takes precedence over a failed one.
 
     Raises:
-        ValueError: If a row is there that ``row_ids`` does not name.
+        ValueError: If the files hold a row whose id is not in ``row_ids``.
     """
     rows: dict[str, Row] = {}
-    for path in (out_path, *_parts(out_path)):
+    for path in (out_path, *_shard_paths(out_path)):
         for row in read_jsonl(path):
             if "error" not in row or row["id"] not in rows:
                 rows[row["id"]] = row
 
-    strangers = rows.keys() - set(row_ids)
-    if strangers:
+    unknown = rows.keys() - set(row_ids)
+    if unknown:
         raise ValueError(
-            f"{out_path} holds {len(strangers)} rows that are not in this data, for example {min(strangers)!r}. It "
+            f"{out_path} holds {len(unknown)} rows that are not in this data, for example {min(unknown)!r}. It "
             "belongs to another run: delete it and its .rank files, or choose another path."
         )
     return rows
 
 
-def merge_parts(out_path: Path, row_ids: Sequence[str]) -> None:
-    """Writes all rows in the order of ``row_ids`` to ``out_path`` and removes the parts; waits for missing rows."""
+def merge_shards(out_path: Path, row_ids: Sequence[str]) -> None:
+    """Writes all rows in the order of ``row_ids`` to ``out_path`` and removes the shards, unless a row is missing."""
     if is_merged(out_path):
         return
-    parts = _parts(out_path)
-    rows = read_parts(out_path, row_ids)
+    shards = _shard_paths(out_path)
+    rows = read_shards(out_path, row_ids)
     if any(id_ not in rows for id_ in row_ids):
         return
     write_jsonl(out_path, (rows[id_] for id_ in row_ids))
-    for part in parts:
-        part.unlink()
+    for shard in shards:
+        shard.unlink()
 
 
 def is_merged(out_path: Path) -> bool:
-    """Whether the ordered file is all there is."""
-    return out_path.exists() and not _parts(out_path)
+    """Whether the ordered file exists and no shard is left."""
+    return out_path.exists() and not _shard_paths(out_path)
 
 
-def _parts(out_path: Path) -> list[Path]:
+def _shard_paths(out_path: Path) -> list[Path]:
     return sorted(path for path in out_path.parent.glob(f"{out_path.name}.rank*") if path.suffix[5:].isdigit())

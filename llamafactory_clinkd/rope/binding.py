@@ -48,7 +48,7 @@ def apply_rope(
     gap: int = 2,
     sections: list[int] | None = None,
 ) -> nn.Module:
-    """Gives a model the positions of ``variant``, in place; a repeated call changes nothing, a new variant replaces it.
+    """Gives a model the positions of ``variant``, in place; the same call again changes nothing, another replaces it.
 
     Args:
         model: A Qwen2-VL or Qwen2.5-VL model, bare or inside a PEFT wrapper.

@@ -126,7 +126,7 @@ def test_vision_tower_runs_once_per_image(model, tokenizer, gen_kwargs, monkeypa
     assert encoded == [6]  # images of six rows: 1, 1, 2, 0, 1, 1
 
     encoded.clear()
-    monkeypatch.setattr("llamafactory_clinkd.generation.vision.SHARED_VISION_MODELS", ())
+    monkeypatch.setattr("llamafactory_clinkd.generation.decode.SHARED_VISION_MODELS", ())
     plain = decode_batch(model, tokenizer, inputs, settings, seed=5)
     assert encoded == [18]
     for one, other in zip(shared, plain, strict=True):

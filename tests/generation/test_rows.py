@@ -251,14 +251,14 @@ def test_other_settings_or_other_data_are_refused(model, tokenizer, data, tmp_pa
     rows, ids = data
     out = tmp_path / "out.jsonl"
     generate_rows(model, tokenizer, rows[:4], Collator(), ids[:4], out, **BEAMS)
-    with pytest.raises(ValueError, match="num_return_sequences: 3 there, 2 now"):
+    with pytest.raises(ValueError, match="num_return_sequences: was 3, now 2"):
         generate_rows(model, tokenizer, rows[:4], Collator(), ids[:4], out, **{**BEAMS, "num_candidates": 2})
     with pytest.raises(ValueError, match="rows that are not in this data, for example 'row-00'"):
         generate_rows(model, tokenizer, rows[1:4], Collator(), ids[1:4], out, **BEAMS)
     more = generate_rows(model, tokenizer, rows[:6], Collator(), ids[:6], out, **BEAMS)  # the same rows and more
     assert len(more) == 6
 
-    with pytest.raises(ValueError, match="weights: None there, b now"):
+    with pytest.raises(ValueError, match="weights: was None, now b"):
         generate_rows(model, tokenizer, rows[:6], Collator(), ids[:6], out, identity={"weights": "b"}, **BEAMS)
 
     out.unlink()
