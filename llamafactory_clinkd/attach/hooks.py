@@ -75,8 +75,9 @@ def hook_sft_workflow(workflow: ModuleType) -> None:
                 return stock(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
 
         REGISTRY.raise_kept_error()
+        from ..phases.recipe import RecipeArguments
         from ..phases.runner import run_procedure
-        from ..phases.stock_sft import RecipeArguments, StockWorkflow
+        from ..phases.stock_sft import StockWorkflow
 
         arguments = RecipeArguments(model_args, data_args, training_args, finetuning_args, generating_args)
         return run_procedure(StockWorkflow(workflow, stock), arguments, callbacks or [])

@@ -1,52 +1,56 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""One run of the procedure: what the phases share."""
+"""The state that the phases of one run share: recipe, folders, callbacks, ranks."""
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..arguments import TRAINING_PHASES
+from ..arguments import PHASES, TRAINING_PHASES
+from ..generation.generation_trainer import GeneratingTrainer
 from ..rope.saved_positions import apply_saved_positions
+from ..training.tracked_data import TrackedData
 from ..utils.io import content_hash
 from ..utils.ranks import Ranks, Stopped
 from .distributed import ABORTED, StopCallback
-from .recipe import with_model
+from .recipe import RecipeArguments, training_arguments, with_model
+from .stock_sft import StockWorkflow
 
 
 class Run:
-    """A recipe under way.
+    """One run of a recipe.
 
     Attributes:
         workflow: The stock workflow that phases delegate to.
+        callbacks: LLaMA-Factory's callbacks and the one that stops training at a checkpoint.
         ranks: All ranks of the run.
-        callbacks: LLaMA-Factory's callbacks, and the one that stops training where the run can be taken up again.
         output_dir: The recipe's ``output_dir``.
         folder: ``<output_dir>/clinkd``.
-        phases: The phases chosen, in order.
+        phases: The chosen phases, in order.
         model_folder: Where the last training phase wrote its model; ``None`` before.
-        resumes: Whether the present phase continues an earlier attempt.
+        resumes: Whether the current phase continues an earlier attempt.
     """
 
     def __init__(
-        self, workflow: Any, arguments: Any, callbacks: list[Any], output_dir: Path, phases: list[str], ranks: Ranks
+        self, workflow: StockWorkflow, arguments: RecipeArguments, callbacks: list[Any], ranks: Ranks
     ) -> None:
         self.workflow = workflow
         self.ranks = ranks
+        self._arguments = arguments
         self._stock_callbacks = callbacks
-        self.callbacks = callbacks
-        self.callbacks = self.callbacks_with(StopCallback(ranks, self.was_aborted))
-        self.output_dir = output_dir
-        self.folder = output_dir / "clinkd"
-        self.phases = phases
+        self.callbacks = [*callbacks[:-1], StopCallback(ranks, self.was_aborted), *callbacks[-1:]]
+        self.output_dir = Path(arguments.training.output_dir)
+        self.folder = self.output_dir / "clinkd"
+        self.phases = [phase for phase in PHASES if phase in arguments.finetuning.clinkd_phases]
         self.model_folder: Path | None = None
         self.resumes = False
-        self._arguments = arguments
 
     @property
-    def recipe(self) -> Any:
-        """The recipe with the model that the phases so far have made."""
+    def recipe(self) -> RecipeArguments:
+        """The recipe, with the model that the latest training phase wrote."""
         return with_model(self._arguments, self.model_folder)
 
     @property
@@ -56,53 +60,109 @@ class Run:
 
     def folder_of(self, phase: str) -> Path:
         """Where a training phase writes its model: ``output_dir`` for the last one."""
-        trains = [name for name in self.phases if name in TRAINING_PHASES]
-        return self.output_dir if trains and trains[-1] == phase else self.folder / phase
-
-    def is_last_training(self, phase: str) -> bool:
-        """Whether this phase makes the model that the recipe asks for."""
-        return self.folder_of(phase) == self.output_dir
+        training = [name for name in self.phases if name in TRAINING_PHASES]
+        return self.output_dir if training and training[-1] == phase else self.folder / phase
 
     def relative(self, path: Path) -> str:
         """A path as it is recorded in the state."""
         return str(path.relative_to(self.output_dir))
 
     def outputs_exist(self, outputs: list[str]) -> bool:
-        """Whether everything a finished phase wrote is still there."""
+        """Whether every output of a finished phase still exists."""
         return all((self.output_dir / name).exists() for name in outputs)
 
-    def forget_unless_resumed(self, phase: str) -> None:
-        """Removes what an attempt with other inputs left in the phase's folder."""
-        if not self.resumes and self.ranks.rank == 0 and (self.folder / phase).is_dir():
-            shutil.rmtree(self.folder / phase)
+    def training_arguments(self, phase: str, epochs: float) -> RecipeArguments:
+        """The recipe of a training phase; only the last one may push its model to the hub."""
+        folder = self.folder_of(phase)
+        return training_arguments(
+            self.recipe, folder, epochs=epochs, resume=self.resumes, is_last=folder == self.output_dir
+        )
+
+    def run_sft(
+        self,
+        arguments: RecipeArguments,
+        make_trainer: Callable[..., Any],
+        data: TrackedData,
+        *,
+        after_load: Callable[[Any], Any] | None = None,
+        more_callbacks: tuple[Any, ...] = (),
+    ) -> None:
+        """One stock SFT run, see :meth:`.stock_sft.StockWorkflow.run`.
+
+        Args:
+            arguments: The phase's recipe.
+            make_trainer: Makes the trainer from stock's keyword arguments.
+            data: Follows the rows.
+            after_load: Called with the loaded model; by default it sets the student's rotary positions.
+            more_callbacks: Callbacks of this run alone; stock's last one stays last.
+        """
+
+        def set_positions(model: Any) -> Any:
+            return apply_saved_positions(model, arguments.model, arguments.finetuning)
+
+        self.workflow.run(
+            arguments,
+            [*self.callbacks[:-1], *more_callbacks, *self.callbacks[-1:]],
+            make_trainer=make_trainer,
+            data=data,
+            after_load=after_load or set_positions,
+            image_square=self.settings.image_square,
+        )
+
+    def generate(
+        self,
+        phase: str,
+        arguments: RecipeArguments,
+        data: TrackedData,
+        *,
+        after_load: Callable[[Any], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Generates into ``clinkd/<phase>/answers.jsonl``; an attempt with other inputs is removed first.
+
+        Args:
+            phase: The phase.
+            arguments: The phase's recipe.
+            data: Follows the rows.
+            after_load: See :meth:`run_sft`.
+            **options: Of :class:`llamafactory_clinkd.generation.generation_trainer.GeneratingTrainer`.
+        """
+        folder = self.folder / phase
+        if not self.resumes and self.ranks.rank == 0 and folder.is_dir():
+            shutil.rmtree(folder)
         self.ranks.wait("the old files")
+        trainer = partial(
+            GeneratingTrainer,
+            out_path=folder / "answers.jsonl",
+            ranks=self.ranks,
+            should_stop=self.should_stop,
+            **options,
+        )
+        self.run_sft(arguments, trainer, data, after_load=after_load)
 
     def was_aborted(self) -> bool:
-        """Whether LLaMA Board asked to stop."""
+        """Whether LLaMA Board's Abort was pressed."""
         return any(getattr(callback, "aborted", False) for callback in self._stock_callbacks)
 
     def should_stop(self) -> bool:
-        """Whether to leave at the next place where the run can be taken up again."""
+        """Whether to stop at the next point from which the run can resume."""
         if self.was_aborted():
             self.ranks.request_stop(ABORTED)
         return bool(self.ranks.stop_reason())
 
-    def leave_if_asked(self, where: str) -> None:
-        """Leaves where nothing is under way.
+    def stop_if_requested(self, location: str) -> None:
+        """Stops here, where no work is in progress, if a stop was requested.
 
         Raises:
-            Stopped: If this rank was asked to stop.
+            Stopped: If this rank was requested to stop.
         """
         if self.should_stop():
-            raise Stopped(where)
+            raise Stopped(location)
 
-    def callbacks_with(self, *extra: Any) -> list[Any]:
-        """LLaMA-Factory's callbacks with more of them before the last one, which must stay last."""
-        return [*self.callbacks[:-1], *extra, *self.callbacks[-1:]]
-
-    def student_positions(self, arguments: Any) -> Any:
-        """What gives a loaded student its rotary positions."""
-        return lambda model: apply_saved_positions(model, arguments.model, arguments.finetuning)
+    def choose_subset(self, rows: Any) -> Any:
+        """The ``pseudo_label_samples`` rows that the teacher labels and the student is distilled on (section 4.1)."""
+        count, seed = self.settings.pseudo_label_samples, self.recipe.training.seed
+        return rows.select(seeded_subset(len(rows), count, seed, "pseudo_label"))
 
 
 def seeded_subset(size: int, wanted: int, seed: int, purpose: str) -> list[int]:
@@ -114,20 +174,3 @@ def seeded_subset(size: int, wanted: int, seed: int, purpose: str) -> list[int]:
         return list(range(size))
     order = sorted(range(size), key=lambda index: content_hash([seed, purpose, index]))
     return sorted(order[:wanted])
-
-
-def training_part(run: Run, rows: Any) -> Any:
-    """The rows that stock would train on: without those that ``val_size`` holds out."""
-    data = run.recipe.data
-    if data.val_size < 1e-6 or data.eval_dataset:
-        return rows
-    from llamafactory.data.data_utils import split_dataset
-
-    train, _ = split_dataset(rows, None, data, seed=run.recipe.training.seed)
-    return train["train"]
-
-
-def choose_subset(run: Run, rows: Any) -> Any:
-    """The ``pseudo_label_samples`` rows that the teacher labels and the student is distilled on (section 4.1)."""
-    wanted = run.settings.pseudo_label_samples
-    return rows.select(seeded_subset(len(rows), wanted, run.recipe.training.seed, "pseudo_label"))

@@ -3,93 +3,215 @@
 
 """Phase 3: rounds of supervised fine-tuning with Reflective Correction in between (section 3.3)."""
 
-from collections.abc import Sequence
+import copy
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..correct import Corrector, check_similarity, load_similarity, make_corrector
+from ..correct import Corrector, check_similarity, correct_round, load_similarity, make_corrector
 from ..correct.argmax_recorder import ForwardRecorder
 from ..correct.correction_trainer import ReflectiveCorrectionCallback, RoundsTrainer
+from ..generation.generation_trainer import generate_with_trainer, shards_parameters
 from ..kd import distill_loss, logits_distill_loss
 from ..select import Scorer, check_scorer, load_scorer
-from ..training.tracked_data import TrackedData, describe_rows
+from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.boxes import strip_boxes
-from .between_rounds import CorrectionRounds
-from .context import Run
-from .recipe import training_arguments
+from ..utils.io import read_json, read_jsonl, write_json
+from .context import Run, seeded_subset
+from .recipe import RecipeArguments, beam_settings
 from .validation import check_images
+
+
+logger = logging.getLogger(__name__)
 
 
 def run_phase(run: Run) -> list[str]:
     """Trains into the phase's folder and writes ``clinkd/corrections``; returns both, relative to ``output_dir``."""
-    folder = run.folder_of("correct")
-    settings = run.settings
-    arguments = training_arguments(
-        run.recipe,
-        folder,
-        epochs=settings.correction_rounds,
-        resume=run.resumes,
-        is_last=run.is_last_training("correct"),
-    )
-    records = settings.correction_outputs == "forward"
-    data = TrackedData(choose_train=_checked(settings), numbered=records)
-    rounds = CorrectionRounds(
-        run.folder / "corrections",
-        data,
-        settings,
-        arguments,
-        similarity=lambda: load_similarity(settings.correction_similarity, model=settings.correction_similarity_model),
-        corrector=lambda: recipe_corrector(settings),
-        scorer=recipe_scorer(settings) if arguments.training.process_index == 0 else None,
-        run=run,
-    )
-    rounds.begin(fresh=arguments.training.resume_from_checkpoint is None)
+    arguments = run.training_arguments("correct", run.settings.correction_rounds)
+    rounds = CorrectionRounds(run, arguments)
+    rounds.clear(fresh=arguments.training.resume_from_checkpoint is None)
+    callback = ReflectiveCorrectionCallback(rounds.correct, rounds.flush)
+    run.run_sft(arguments, rounds.make_trainer, rounds.data, more_callbacks=(callback,))
+    outputs = [run.folder_of("correct") / TRAINER_STATE_NAME]
+    if rounds.folder.is_dir():
+        outputs.append(rounds.folder)
+    return [run.relative(path) for path in outputs]
 
-    def make_trainer(**kwargs: Any) -> RoundsTrainer:
-        if records:
-            rounds.recorder = ForwardRecorder(rounds.folder, kwargs["tokenizer"], arguments.training)
-        rounds.trainer = RoundsTrainer(
-            corrected_rows=rounds.corrected_rows,
-            recorder=rounds.recorder,
+
+class CorrectionRounds:
+    """The corrections of a run, in ``clinkd/corrections``.
+
+    ``round-N.outputs.jsonl`` holds the answers after round N, ``round-N.jsonl`` the result for each row, and
+    ``round-N.summary.json`` the counts. The summary is written last, so that it exists only for a complete round.
+
+    Args:
+        run: The run.
+        arguments: The phase's recipe.
+
+    Raises:
+        ScorerError: If ``correction_scorer`` cannot be loaded (on rank 0, where it scores).
+    """
+
+    def __init__(self, run: Run, arguments: RecipeArguments) -> None:
+        self.folder = run.folder / "corrections"
+        self._run = run
+        self._arguments = arguments
+        self._settings = run.settings
+        self._records = run.settings.correction_outputs == "forward"
+        self.data = TrackedData(choose_train=self._check_rows, numbered=self._records)
+        self._scorer = recipe_scorer(run.settings) if arguments.training.process_index == 0 else None
+        self._trainer: Any = None
+        self._recorder: ForwardRecorder | None = None
+        self._rows: dict[int, Any] = {}
+
+    def clear(self, *, fresh: bool) -> None:
+        """Removes the corrections of an earlier training if this one starts from the beginning."""
+        if fresh and self._run.ranks.rank == 0 and self.folder.is_dir():
+            shutil.rmtree(self.folder)
+        self._run.ranks.wait("the old corrections")
+
+    def make_trainer(self, **kwargs: Any) -> RoundsTrainer:
+        """The phase's trainer, with stock's arguments."""
+        if self._records:
+            self._recorder = ForwardRecorder(self.folder, kwargs["tokenizer"], self._arguments.training)
+        self._trainer = RoundsTrainer(
+            corrected_rows=self.corrected_rows,
+            recorder=self._recorder,
             hidden_loss=distill_loss,
             logits_loss=logits_distill_loss,
             **kwargs,
         )
-        return rounds.trainer
+        return self._trainer
 
-    run.workflow.run(
-        arguments,
-        run.callbacks_with(ReflectiveCorrectionCallback(rounds.correct, rounds.flush)),
-        make_trainer=make_trainer,
-        data=data,
-        after_load=run.student_positions(arguments),
-        image_square=settings.image_square,
-    )
-    return [
-        run.relative(folder / TRAINER_STATE_NAME),
-        *([run.relative(rounds.folder)] if rounds.folder.is_dir() else []),
-    ]
+    def correct(self, ended: int) -> None:
+        """Corrects after round ``ended``, on all ranks together; does nothing if that was done before."""
+        if self._summary_path(ended).is_file():
+            return
+        aligned = self.data.aligned(is_eval=False)
+        described = describe_rows(aligned)
+        wanted = self._settings.correction_max_samples or len(described)
+        chosen = seeded_subset(len(described), wanted, self._arguments.training.seed, f"correction {ended}")
+        keys = [described[index]["key"] for index in chosen]
+        if self._recorder is not None:
+            answers = self._recorder.collect(ended, chosen, keys)
+        else:
+            answers = self._generate(aligned.select(chosen), keys, ended)
+        if self._run.ranks.rank == 0:
+            with self._run.ranks.long_running(f"correction after round {ended}"):
+                self._judge(described, chosen, answers, ended)
+        self._run.ranks.wait(f"correction after round {ended}")
 
+    def flush(self) -> None:
+        """Writes the answers recorded during training to disk, before a checkpoint counts them as done."""
+        if self._recorder is not None:
+            self._recorder.flush()
 
-def _checked(settings: Any) -> Any:
-    def choose(rows: Any) -> Any:
-        check_images(describe_rows(rows), required=settings.rope_variant != "mrope")
+    def corrected_rows(self, number: int) -> Any:
+        """Tokenised corrected rows that join round ``number`` (counted from 0), ``None`` if there are none."""
+        if number not in self._rows and self._summary_path(number).is_file():
+            self._rows[number] = self._tokenize_corrected(number)
+        return self._rows.get(number)
+
+    def _check_rows(self, rows: Any) -> Any:
+        check_images(describe_rows(rows), required=self._settings.rope_variant != "mrope")
         return rows
 
-    return choose
+    def _judge(
+        self, described: list[dict[str, Any]], chosen: list[int], answers: list[dict[str, Any]], ended: int
+    ) -> None:
+        """Judges and corrects on rank 0, which may take hours; may stop between two groups of rows."""
+        settings = self._settings
+        rows = [
+            {**described[index], "id": described[index]["key"], "response": _first_candidate(answer)}
+            for index, answer in zip(chosen, answers, strict=True)
+        ]
+        earlier = [row for number in range(1, ended) for row in read_jsonl(self._path(number))]
+        earlier_corrections = [row["corrected"] for row in earlier if row["status"] == "corrected"]
+        summary = correct_round(
+            rows,
+            similarity=load_similarity(settings.correction_similarity, model=settings.correction_similarity_model),
+            corrector=recipe_corrector(settings),
+            threshold=settings.correction_threshold,
+            iou_threshold=settings.correction_iou,
+            candidates=settings.correction_candidates,
+            out_path=self._path(ended),
+            existing_labels=[*(row["annotation"] for row in described), *earlier_corrections],
+            scorer=self._scorer,
+            token_prices=settings.correction_token_prices,
+            progress=self._progress(),
+        )
+        write_json(self._summary_path(ended), summary.as_dict())
+
+    def _progress(self) -> Callable[[str, int, int], None]:
+        """Logs each tenth of a stage, which a slow server can stretch to hours, and stops the run if requested."""
+        logged: set[tuple[str, int]] = set()
+
+        def report(stage: str, done: int, total: int) -> None:
+            tenth = 10 * done // max(total, 1)
+            if tenth and (stage, tenth) not in logged:
+                logged.add((stage, tenth))
+                logger.info("Reflective Correction: stage %s, %d of %d rows.", stage, done, total)
+            self._run.stop_if_requested(f"{done} of {total} rows at stage {stage}")
+
+        return report
+
+    def _tokenize_corrected(self, number: int) -> Any:
+        if read_json(self._summary_path(number))["corrected"] == 0:
+            return None
+        corrected = [row for row in read_jsonl(self._path(number)) if row["status"] == "corrected"]
+        rows = self.data.aligned(is_eval=False).select([int(row["id"].split(":", 1)[0]) for row in corrected])
+        rows = with_answers(rows, [row["corrected"] for row in corrected])
+        return self.data.number(self.data.tokenize(rows, for_generation=False), known=False)
+
+    def _generate(self, aligned: Any, keys: list[str], ended: int) -> list[dict[str, Any]]:
+        """The model's answers to the training questions."""
+        trainer = self._trainer
+        tokenizer = trainer.processing_class
+        collate = copy.copy(trainer.data_collator)
+        collate.model = collate.get_rope_func = collate.pad_to_multiple_of = None
+        padding_side, tokenizer.padding_side = tokenizer.padding_side, "left"
+        try:
+            return generate_with_trainer(
+                trainer,
+                trainer.model_wrapped if shards_parameters(trainer) else trainer.model,
+                self.data.tokenize(aligned, for_generation=True),
+                collate,
+                keys,
+                out_path=self.folder / f"round-{ended}.outputs.jsonl",
+                gen_kwargs={**trainer._gen_kwargs, **beam_settings(self._arguments.generating, 1)},
+                title=f"answers after round {ended}",
+                ranks=self._run.ranks,
+                should_stop=self._run.should_stop,
+            )
+        finally:
+            tokenizer.padding_side = padding_side
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"round-{number}.jsonl"
+
+    def _summary_path(self, number: int) -> Path:
+        return self.folder / f"round-{number}.summary.json"
+
+
+def _first_candidate(answer: dict[str, Any]) -> str:
+    """A row that could not be generated counts as an empty answer."""
+    return answer["candidates"][0]["text"] if answer["candidates"] else ""
 
 
 def check_correction(settings: Any) -> None:
-    """Finds, before the first phase, what would stop the run after its first round; loads no model.
+    """Checks, before the first phase, what would end the run after its first round; loads no model.
 
     Raises:
-        ValueError: See :func:`recipe_corrector`, and if the similarity has a model that it does not take.
+        ValueError: See :func:`recipe_corrector`; also if the similarity takes no such model.
         ImportError: If a library, or the packaged sentence model, is not installed.
-        ScorerError: If ``correction_scorer`` names none.
+        ScorerError: If ``correction_scorer`` is not a usable scorer.
     """
-    if settings.correction_rounds > 1:  # one round has nothing to correct for
+    if settings.correction_rounds > 1:  # nothing is corrected after the last round
         recipe_corrector(settings)
         check_similarity(settings.correction_similarity, settings.correction_similarity_model)
         if settings.correction_scorer:
@@ -118,7 +240,7 @@ def recipe_corrector(settings: Any) -> Corrector:
 class ImageTextScore:
     """The CLIP score of a row's image and a wording as a cosine in [-1, 1], the scale of the text similarity.
 
-    Boxes and tags are taken out of the wording first. What has no image, or no words, scores 0.
+    Boxes and tags are removed from the wording first. Without an image or without words the score is 0.
 
     Args:
         scorer: From :func:`llamafactory_clinkd.select.load_scorer`; one that reads images.
@@ -134,14 +256,14 @@ class ImageTextScore:
         if not image or not any(words):
             return [0.0] * len(texts)
         with Image.open(image) as opened:
-            found = self._scorer.score([opened.convert("RGB")], [words])[0]
-        return [score / 100 if worded else 0.0 for score, worded in zip(found, words, strict=True)]
+            scores = self._scorer.score([opened.convert("RGB")], [words])[0]
+        return [score / 100 if text else 0.0 for score, text in zip(scores, words, strict=True)]
 
 
 def recipe_scorer(settings: Any) -> ImageTextScore | None:
-    """Loads what ``correction_scorer`` names, or nothing.
+    """Loads the scorer that ``correction_scorer`` names, if any.
 
     Raises:
-        ScorerError: If it cannot be loaded; the message says how to get it.
+        ScorerError: If it cannot be loaded; the message contains the fix.
     """
     return ImageTextScore(load_scorer(settings.correction_scorer)) if settings.correction_scorer else None

@@ -4,19 +4,26 @@
 """Phase 2: the student learns the teacher's distribution (section 3.2)."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..kd import DistillTrainer, VkdTrainer, check_teacher, distill_loss, logits_distill_loss, read_pseudo_labels
+from ..kd.adapter_teacher import AdapterTeacher, add_teacher_adapters, reasons_for_own_base
+from ..kd.cache_keys import pixel_settings, teacher_identity
+from ..kd.teacher import CachedTeacher, OffloadedTeacher, Teacher
+from ..kd.teacher_cache import HiddenCache, estimate_bytes, require_space
+from ..rope.saved_positions import bind_settings, same_positions, settings_of_run, teacher_settings
 from ..training.sft_trainer import SupervisedTrainer
 from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.io import read_json
-from .context import Run, choose_subset
-from .recipe import training_arguments
-from .stock_sft import teacher_model_arguments
-from .teacher_setup import teacher_of_run
+from ..utils.models import text_config
+from .context import Run
+from .recipe import RecipeArguments, teacher_model_arguments
 from .validation import check_images
 
 
@@ -26,31 +33,28 @@ PLOTTED = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy", "aux_loss"
 
 
 def run_phase(run: Run) -> list[str]:
-    """Trains into the phase's folder; returns it, relative to ``output_dir``."""
+    """Trains into the phase's folder; returns its state file, relative to ``output_dir``."""
     folder = run.folder_of("distill")
-    arguments = training_arguments(
-        run.recipe, folder, epochs=run.settings.kd_epochs, resume=run.resumes, is_last=run.is_last_training("distill")
-    )
-    distils = run.settings.kd_method != "none"
-    if distils:
-        tokenizers = run.workflow.load_tokenizers(arguments.model, teacher_model_arguments(arguments))
-        check_teacher(*tokenizers)
+    arguments = run.training_arguments("distill", run.settings.kd_epochs)
+    losses = {"hidden_loss": distill_loss, "logits_loss": logits_distill_loss}
+    if run.settings.kd_method == "none":
+        make_trainer = partial(SupervisedTrainer, **losses)
+    else:
+        load_tokenizer = run.workflow.module.load_tokenizer
+        check_teacher(load_tokenizer(arguments.model), load_tokenizer(teacher_model_arguments(arguments)))
+        trainer = VkdTrainer if run.settings.kd_method == "vkd" else DistillTrainer
 
-    run.workflow.run(
-        arguments,
-        run.callbacks,
-        make_trainer=(lambda **kwargs: _distill_trainer(run, arguments, kwargs)) if distils else _plain_trainer,
-        data=TrackedData(choose_train=lambda rows: _rows(run, rows)),
-        after_load=run.student_positions(arguments),
-        image_square=run.settings.image_square,
-    )
+        def make_trainer(**kwargs: Any) -> DistillTrainer:
+            return trainer(settings=run.settings, **losses, **load_teacher(run, arguments, kwargs), **kwargs)
+
+    run.run_sft(arguments, make_trainer, TrackedData(choose_train=partial(_choose_rows, run)))
     if arguments.finetuning.plot_loss and arguments.training.process_index == 0 and not run.was_aborted():
-        _plot_parts(folder)
+        _plot_loss_terms(folder)
     return [run.relative(folder / TRAINER_STATE_NAME)]
 
 
-def _plot_parts(folder: Path) -> None:
-    """Stock's plot of every part of the loss that was logged, beside stock's own of the loss."""
+def _plot_loss_terms(folder: Path) -> None:
+    """Stock's plot of every logged term of the loss, beside its own plot of the loss."""
     history = read_json(folder / TRAINER_STATE_NAME)["log_history"]
     logged = [name for name in PLOTTED if any(name in entry for entry in history)]
     if logged:
@@ -59,10 +63,10 @@ def _plot_parts(folder: Path) -> None:
         plot_loss(str(folder), keys=logged)
 
 
-def _rows(run: Run, rows: Any) -> Any:
+def _choose_rows(run: Run, rows: Any) -> Any:
     """The rows to distil on, with the answers that the cross-entropy learns."""
     if "pseudo_label" in run.phases:
-        rows = choose_subset(run, rows)
+        rows = run.choose_subset(rows)
     described = describe_rows(rows)
     check_images(described, required=run.settings.rope_variant != "mrope")
     if run.settings.pseudo_label_target == "ground_truth":
@@ -75,16 +79,173 @@ def _rows(run: Run, rows: Any) -> Any:
     return with_answers(rows.select(usable), [labels[described[index]["key"]] for index in usable])
 
 
-def _distill_trainer(run: Run, arguments: Any, parts: dict[str, Any]) -> DistillTrainer:
-    kind = VkdTrainer if run.settings.kd_method == "vkd" else DistillTrainer
-    return kind(
-        settings=run.settings,
-        hidden_loss=distill_loss,
-        logits_loss=logits_distill_loss,
-        **teacher_of_run(run, arguments, parts),
-        **parts,
+def load_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a ``DistillTrainer`` that concern its teacher.
+
+    Args:
+        run: The run.
+        arguments: The phase's recipe.
+        trainer_kwargs: Stock's arguments of the trainer: ``model``, ``args``, ``processor``, ``train_dataset``,
+            ``eval_dataset``.
+
+    Raises:
+        ValueError: If the recipe's keys do not fit this teacher.
+        OSError: If the cache does not fit on the disk.
+    """
+    settings, teacher_model = run.settings, teacher_model_arguments(arguments)
+    positions = teacher_settings(teacher_model, settings)
+    student_positions = settings_of_run(arguments.model, arguments.finetuning)
+    shares_positions = same_positions(student_positions, positions)
+    if not shares_positions and (arguments.data.packing or arguments.data.neat_packing):
+        raise ValueError(
+            "`packing` needs a teacher with the student's rotary positions: set "
+            f"`teacher_rope_variant: {settings.rope_variant}`, or `packing: false` and `neat_packing: false`."
+        )
+    shares_base = _shares_base(arguments, student_positions, positions)
+
+    def load() -> Teacher:
+        if shares_base:
+            if settings.kd_teacher_offload:
+                logger.warning("`kd_teacher_offload: true` moves nothing: the teacher's base is the student's own.")
+            return _adapters_over(trainer_kwargs["model"], teacher_model)
+        model = bind_settings(run.workflow.load_teacher(arguments), positions)
+        return (OffloadedTeacher if settings.kd_teacher_offload else Teacher)(model, same_positions=shares_positions)
+
+    if settings.kd_cache == "off":
+        return {"teacher": load(), "pixel_settings": None}
+    return {
+        "teacher": _cached_teacher(run, load, teacher_model, positions, trainer_kwargs, shares_base=shares_base),
+        "pixel_settings": pixel_settings(
+            trainer_kwargs.get("processor"), arguments.model, image_square=settings.image_square
+        ),
+    }
+
+
+def _adapters_over(model: Any, teacher_model: Any) -> AdapterTeacher:
+    names = add_teacher_adapters(model, teacher_model.adapter_name_or_path, **_hub_options(teacher_model))
+    logger.info(
+        "The teacher is %s over the student's own weights: one copy of them is in memory.",
+        ", ".join(teacher_model.adapter_name_or_path),
     )
+    return AdapterTeacher(model, names)
 
 
-def _plain_trainer(**kwargs: Any) -> SupervisedTrainer:
-    return SupervisedTrainer(hidden_loss=distill_loss, logits_loss=logits_distill_loss, **kwargs)
+def _hub_options(model_arguments: Any) -> dict[str, Any]:
+    """PEFT's options for adapters on the hub."""
+    return {
+        "revision": model_arguments.model_revision,
+        "token": model_arguments.hf_hub_token,
+        "cache_dir": model_arguments.cache_dir,
+    }
+
+
+def _shares_base(
+    arguments: RecipeArguments, student_positions: dict[str, Any] | None, positions: dict[str, Any] | None
+) -> bool:
+    """Whether the teacher is adapters over the very weights that the student's adapter is trained over."""
+    finetuning, model = arguments.finetuning, arguments.model
+    if not finetuning.ref_model_adapters or finetuning.finetuning_type != "lora":
+        return False
+    if not _is_same_model(finetuning.ref_model or model.model_name_or_path, model.model_name_or_path):
+        return False
+    merged = len(model.adapter_name_or_path or []) > (0 if finetuning.create_new_adapter else 1)
+    bits = finetuning.ref_model_quantization_bit
+    conditions = {
+        "the student's own adapters are merged into its base": merged,
+        "`pissa_init` changes the student's base": finetuning.pissa_init,
+        "`additional_target` trains parts of the student's base": bool(finetuning.additional_target),
+        "`resize_vocab` changes the student's base": model.resize_vocab,
+        f"`ref_model_quantization_bit: {bits}` is not the student's `quantization_bit: {model.quantization_bit}`": (
+            model.quantization_bit != bits
+        ),
+        "their rotary positions differ (`teacher_rope_variant`)": not _same_rotation(student_positions, positions),
+    }
+    reasons = [reason for reason, holds in conditions.items() if holds]
+    teacher_model = teacher_model_arguments(arguments)
+    reasons += reasons_for_own_base(teacher_model.adapter_name_or_path, **_hub_options(teacher_model))
+    if reasons:
+        logger.warning("The teacher's base is loaded a second time, because %s.", " and ".join(reasons))
+    return not reasons
+
+
+def _is_same_model(a: str, b: str) -> bool:
+    return a == b or (Path(a).is_dir() and Path(b).is_dir() and Path(a).resolve() == Path(b).resolve())
+
+
+def _same_rotation(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
+    """Whether one model serves both: same positions, same frequencies, none of them learned."""
+    learned = any(each is not None and each["variant"] == "rope_mixed" for each in (a, b))
+    sections = [None if each is None else each.get("sections") for each in (a, b)]
+    return same_positions(a, b) and not learned and sections[0] == sections[1]
+
+
+def _cached_teacher(
+    run: Run,
+    load: Callable[[], Teacher],
+    teacher_model: Any,
+    positions: dict[str, Any] | None,
+    trainer_kwargs: dict[str, Any],
+    *,
+    shares_base: bool,
+) -> CachedTeacher:
+    """A cache in ``clinkd/teacher_cache``; the teacher is loaded now only if the cache lacks its head."""
+    from llamafactory.model import load_config
+
+    training = trainer_kwargs["args"]
+    config = text_config(load_config(teacher_model))
+    folder = run.folder / "teacher_cache"
+    _check_cache_space(folder, config, trainer_kwargs)
+    cache = HiddenCache(
+        folder,
+        teacher=teacher_identity(teacher_model, positions),
+        hidden_size=config.hidden_size,
+        rank=training.process_index,
+    )
+    keep_trunk = shares_base or training.deepspeed is not None
+    teacher = load() if keep_trunk or not cache.has_head() else None
+    if teacher is not None and teacher.head is None:
+        raise ValueError(
+            f"`kd_cache: hidden` keeps hidden states, but the logits of {type(teacher.model).__name__} are not its "
+            "hidden states times a head. Set `kd_cache: off`."
+        )
+    return CachedTeacher(cache, load, keep_trunk=keep_trunk, teacher=teacher)
+
+
+def _check_cache_space(folder: Path, config: Any, trainer_kwargs: dict[str, Any]) -> None:
+    """Logs the disk space that the cache needs, before training starts.
+
+    Raises:
+        ValueError: If the data set is streamed: its size is unknown.
+        OSError: If the cache does not fit.
+    """
+    tokens, samples = 0, 0
+    evaluation = trainer_kwargs.get("eval_dataset") or {}
+    evaluation = evaluation.values() if isinstance(evaluation, dict) else [evaluation]
+    for dataset in (trainer_kwargs["train_dataset"], *evaluation):
+        if not hasattr(dataset, "__len__"):
+            raise ValueError(
+                "`kd_cache: hidden` with `streaming: true`: the size of the cache cannot be known before the start. "
+                "Set `streaming: false` or `kd_cache: off`."
+            )
+        tokens += _supervised_tokens(dataset)
+        samples += len(dataset)
+    half_precision = trainer_kwargs["args"].bf16 or trainer_kwargs["args"].fp16
+    dtype = torch.bfloat16 if half_precision else torch.float32
+    head = (config.vocab_size + 1) * config.hidden_size * dtype.itemsize
+    needed = estimate_bytes(tokens, config.hidden_size, dtype, samples) + head
+    cached = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    logger.info(
+        "The teacher cache in %s: %d supervised tokens of %d samples and the head need at most %.2f GiB; %.2f GiB "
+        "exist already.",
+        folder, tokens, samples, needed / 2**30, cached / 2**30,
+    )  # fmt: skip
+    require_space(folder, max(0, needed - cached))
+
+
+def _supervised_tokens(dataset: Any) -> int:
+    """Supervised tokens of a tokenised data set; the first token of a row is never predicted."""
+    return sum(
+        sum(label != -100 for label in labels[1:])
+        for batch in dataset.select_columns(["labels"]).iter(batch_size=512)
+        for labels in batch["labels"]
+    )

@@ -1,16 +1,19 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""An error on one rank: told with rank and phase, kept where torchrun looks for it, and heard of by all ranks."""
+"""Failing, stopping and starting a phase on several ranks.
+
+An error on one rank ends all of them, SIGTERM or LLaMA Board's Abort stops all of them at the same step, and each
+phase starts with an engine of its own. The ranks communicate through :mod:`llamafactory_clinkd.utils.ranks`.
+"""
 
 import errno
 import functools
-import logging
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,16 @@ from transformers import TrainerCallback
 from ..utils.ranks import Ranks, Stopped
 
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ABORTED = "LLaMA Board's Abort"
+SAME_SIGNAL_SECONDS = 5.0
 
-# safetensors turns the error into text, torch.save into the complaint that it is not where it would be had it written.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# safetensors turns the error into text; torch.save reports that it is not at the offset it would have written to.
 DISK_TEXTS = ("os error 28)", "os error 122)", "os error 27)", "No space left on device", "] . unexpected pos ")
 
 
 class DiskFullError(OSError):
-    """Something could not be written; what was written before is whole."""
+    """A file could not be written; everything written before is complete."""
 
 
 @contextmanager
@@ -37,7 +42,7 @@ def propagate_failure(ranks: Ranks, output_dir: Path) -> Iterator[None]:
     """Inside, an error ends every rank, and torchrun shows the first one as the root cause.
 
     Raises:
-        DiskFullError: In place of an error of a disk that is full.
+        DiskFullError: In place of an error that a full disk caused.
     """
     try:
         yield
@@ -55,7 +60,7 @@ def propagate_failure(ranks: Ranks, output_dir: Path) -> Iterator[None]:
 
 
 def disk_full(error: BaseException, output_dir: Path) -> DiskFullError | None:
-    """What to tell if ``error``, or what it came from, is a full disk; else ``None``."""
+    """The error to show if ``error``, or one of its causes, is a full disk; otherwise ``None``."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -74,36 +79,31 @@ def disk_full(error: BaseException, output_dir: Path) -> DiskFullError | None:
     return None
 
 
-logger = logging.getLogger(__name__)
-
-ABORTED = "LLaMA Board's Abort"
-
-SAME_SIGNAL_SECONDS = 5.0
-
-
 @contextmanager
 def stopped_by_sigterm(ranks: Ranks) -> Iterator[None]:
-    """Inside, SIGTERM asks all ranks to stop; another one some seconds later ends this process at once.
+    """Inside, SIGTERM requests a stop of all ranks; a second one some seconds later ends this process at once.
 
-    A scheduler that signals every process of a job reaches a worker twice: torchrun passes its own SIGTERM on. What
-    comes within :data:`SAME_SIGNAL_SECONDS` of the first is the same request.
+    A scheduler that signals every process of a job reaches a worker twice, because torchrun passes its own SIGTERM
+    on. Signals within :data:`SAME_SIGNAL_SECONDS` of the first are one request.
 
-    Signal handlers belong to the main thread: in another one nothing is changed.
+    Only the main thread can handle signals: in any other thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    asked: list[float] = []
+    first: float | None = None
 
-    def ask(number: int, frame: Any) -> None:
-        asked.append(time.monotonic())
-        if asked[-1] - asked[0] > SAME_SIGNAL_SECONDS:
+    def handle(number: int, frame: Any) -> None:
+        nonlocal first
+        now = time.monotonic()
+        first = now if first is None else first
+        if now - first > SAME_SIGNAL_SECONDS:
             signal.signal(signal.SIGTERM, before)
             signal.raise_signal(signal.SIGTERM)
         ranks.request_stop("SIGTERM")
 
-    before = signal.signal(signal.SIGTERM, ask)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:
@@ -113,42 +113,42 @@ def stopped_by_sigterm(ranks: Ranks) -> Iterator[None]:
 class StopCallback(TrainerCallback):
     """Stops training where all ranks can: at the end of a step, after a checkpoint.
 
-    Each step costs one all-reduce of a single number, so that the ranks stop at the same step whichever heard of it
-    first. LLaMA-Factory's own callback stops its rank alone, in the middle of a step: that is held back until then.
+    Each step costs one all-reduce of a single number, so that all ranks stop at the same step, whichever received the
+    request. LLaMA-Factory's own callback stops its rank alone, in the middle of a step; this one delays that.
 
     Args:
-        ranks: Where a stop is asked for.
-        aborted: Whether LLaMA Board asked.
+        ranks: All ranks of the run.
+        aborted: Whether LLaMA Board's Abort was pressed.
     """
 
-    def __init__(self, ranks: Ranks, aborted: Any) -> None:
+    def __init__(self, ranks: Ranks, aborted: Callable[[], bool]) -> None:
         self._ranks = ranks
         self._aborted = aborted
         self._stops = False
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Holds back a stop in the middle of a step."""
+        """Delays a stop in the middle of a step."""
         if self._aborted():
             control.should_epoch_stop = control.should_training_stop = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Asks all ranks; if one has to stop, all save and stop."""
+        """Saves and stops on all ranks if one has to stop."""
         if self._aborted():
             self._ranks.request_stop(ABORTED)
-        wanted = bool(self._ranks.stop_reason())
+        stops = bool(self._ranks.stop_reason())
         if self._ranks.size > 1:
-            flag = torch.tensor(float(wanted), device=args.device)
+            flag = torch.tensor(float(stops), device=args.device)
             torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-            wanted = bool(flag.item())
-        if wanted:
+            stops = bool(flag.item())
+        if stops:
             self._stops = control.should_save = True
             control.should_epoch_stop = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leaves once the checkpoint is written.
+        """Ends training once the checkpoint is written.
 
         Raises:
-            Stopped: If a stop was agreed on at this step.
+            Stopped: If the ranks agreed to stop at this step.
         """
         if self._stops:
             raise Stopped(f"a checkpoint was saved at step {state.global_step}")
@@ -156,23 +156,21 @@ class StopCallback(TrainerCallback):
 
 @functools.cache
 def load_on_numbered_cpus() -> None:
-    """Lets ``torch.load`` put tensors on ``cpu:0``, where several processes without accelerators resume.
+    """Lets ``torch.load`` put tensors on ``cpu:0``, the device that several processes without accelerators resume on.
 
-    The trainer loads an optimizer to its own device, which LLaMA-Factory numbers; torch (seen up to 2.14) knows
-    ``cpu`` only and raises "don't know how to restore data location". A second call changes nothing.
+    The trainer loads an optimizer to its own device, which LLaMA-Factory numbers; torch (seen up to 2.14) accepts only
+    ``cpu`` and raises "don't know how to restore data location". A second call changes nothing.
     """
-    torch.serialization.register_package(90, lambda storage: None, _on_numbered_cpu)
-
-
-def _on_numbered_cpu(storage: Any, location: str) -> Any:
-    return storage if location.startswith("cpu:") else None
+    torch.serialization.register_package(
+        90, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+    )
 
 
 def fresh_engine(training: Any) -> Any:
-    """Gives a phase's copy of the training arguments an engine that no earlier phase has used; returns it.
+    """Gives a phase's copy of the training arguments a DeepSpeed configuration that no earlier phase has used.
 
     Args:
-        training: ``TrainingArguments``, already a copy.
+        training: ``TrainingArguments``, already a copy; returned.
     """
     if not training.deepspeed:
         return training
@@ -181,7 +179,7 @@ def fresh_engine(training: Any) -> Any:
     from accelerate.utils import DeepSpeedPlugin
     from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-    AcceleratorState._reset_state()  # the process group, which is `PartialState`'s, stays
+    AcceleratorState._reset_state()  # the process group, which belongs to `PartialState`, stays
     training.hf_deepspeed_config = HfTrainerDeepSpeedConfig(training.deepspeed)
     training.hf_deepspeed_config.trainer_config_process(training)
     training.deepspeed_plugin = DeepSpeedPlugin(hf_ds_config=training.hf_deepspeed_config)

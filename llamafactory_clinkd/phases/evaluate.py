@@ -5,9 +5,8 @@
 
 import contextlib
 
-from rich.console import Console
-
 from ..evaluate import evaluate_predictions, metrics_table, progress_bar
+from ..utils.console import console
 from ..utils.io import read_jsonl, write_json
 from .context import Run
 
@@ -20,11 +19,10 @@ def run_phase(run: Run) -> list[str]:
     out_path = run.folder / "metrics.json"
     if run.ranks.rank == 0:
         with run.ranks.long_running("evaluation"):
-            shown = contextlib.nullcontext() if run.recipe.training.disable_tqdm else progress_bar()
-            with shown as progress:
-                metrics = evaluate_predictions(
-                    read_jsonl(predictions), spice_jars=run.settings.spice_jars, progress=progress
-                )
+            show = contextlib.nullcontext() if run.recipe.training.disable_tqdm else progress_bar()
+            with show as progress:
+                rows = read_jsonl(predictions)
+                metrics = evaluate_predictions(rows, spice_jars=run.settings.spice_jars, progress=progress)
             write_json(out_path, metrics)
-            Console().print(metrics_table(metrics))
+            console.print(metrics_table(metrics))
     return [run.relative(out_path)]

@@ -5,7 +5,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -13,7 +13,19 @@ from .checkpoints import last_whole_checkpoint
 from .distributed import fresh_engine
 
 
-def training_arguments(arguments: Any, output_dir: Path, *, epochs: float, resume: bool, is_last: bool) -> Any:
+class RecipeArguments(NamedTuple):
+    """The five argument groups that LLaMA-Factory parses from a recipe."""
+
+    model: Any
+    data: Any
+    training: Any
+    finetuning: Any
+    generating: Any
+
+
+def training_arguments(
+    arguments: RecipeArguments, output_dir: Path, *, epochs: float, resume: bool, is_last: bool
+) -> RecipeArguments:
     """Arguments of a training phase that writes its model to ``output_dir``.
 
     Args:
@@ -21,40 +33,65 @@ def training_arguments(arguments: Any, output_dir: Path, *, epochs: float, resum
         output_dir: Where checkpoints and the model go.
         epochs: Number of epochs; ``num_train_epochs`` of the recipe is not used.
         resume: Whether to continue from the last whole checkpoint in ``output_dir``.
-        is_last: Whether this is the model that the recipe asked for, and may be pushed if the recipe says so.
+        is_last: Whether this is the recipe's final model, which may be pushed to the hub.
     """
-    training = copy.copy(arguments.training)
-    training.output_dir = str(output_dir)
-    training.num_train_epochs = epochs
-    training.do_train = True
-    training.do_predict = False
-    training.predict_with_generate = False
-    training.overwrite_output_dir = False
-    training.push_to_hub = training.push_to_hub and is_last
     checkpoint = last_whole_checkpoint(output_dir) if resume else None
-    training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
-    data = copy.copy(arguments.data)
-    data.eval_on_each_dataset = False
-    return arguments._replace(training=fresh_engine(training), data=data)
+    return _phase_arguments(
+        arguments,
+        output_dir=str(output_dir),
+        num_train_epochs=epochs,
+        do_train=True,
+        do_predict=False,
+        predict_with_generate=False,
+        push_to_hub=arguments.training.push_to_hub and is_last,
+        resume_from_checkpoint=None if checkpoint is None else str(checkpoint),
+    )
 
 
-def generating_arguments(arguments: Any, output_dir: Path, *, over_training_rows: bool) -> Any:
+def generating_arguments(arguments: RecipeArguments, output_dir: Path, *, over_training_rows: bool) -> RecipeArguments:
     """Arguments of a phase that generates answers for the training rows or the evaluation rows."""
-    training = copy.copy(arguments.training)
-    training.output_dir = str(output_dir)
-    training.do_train = training.do_eval = False
-    training.do_predict = training.predict_with_generate = True
-    training.resume_from_checkpoint = None
-    training.overwrite_output_dir = False
-    training.push_to_hub = False
-    data = copy.copy(arguments.data)
-    data.eval_on_each_dataset = False
+    arguments = _phase_arguments(
+        arguments,
+        output_dir=str(output_dir),
+        do_train=False,
+        do_eval=False,
+        do_predict=True,
+        predict_with_generate=True,
+        push_to_hub=False,
+        resume_from_checkpoint=None,
+    )
+    data = arguments.data
     if over_training_rows:
         data.dataset, data.eval_dataset, data.val_size = None, data.dataset, 0.0
+    elif data.eval_dataset:  # a training split is loaded only where `val_size` cuts the evaluation rows from it
+        data.dataset = None
+    return arguments
+
+
+def _phase_arguments(arguments: RecipeArguments, **changes: Any) -> RecipeArguments:
+    """Copies of the training and data groups; ``changes`` are training arguments."""
+    training, data = copy.copy(arguments.training), copy.copy(arguments.data)
+    for name, value in changes.items():
+        setattr(training, name, value)
+    training.overwrite_output_dir = data.eval_on_each_dataset = False
     return arguments._replace(training=fresh_engine(training), data=data)
 
 
-def with_model(arguments: Any, folder: Path | None) -> Any:
+def teacher_model_arguments(arguments: RecipeArguments) -> Any:
+    """``ModelArguments`` that load the teacher: stock's ``ref_model*`` keys in place of the model's.
+
+    With ``ref_model_adapters`` and no ``ref_model``, the teacher is the student's base under the teacher's adapters.
+    """
+    finetuning = arguments.finetuning
+    return type(arguments.model).copyfrom(
+        arguments.model,
+        model_name_or_path=finetuning.ref_model or arguments.model.model_name_or_path,
+        adapter_name_or_path=finetuning.ref_model_adapters,
+        quantization_bit=finetuning.ref_model_quantization_bit,
+    )
+
+
+def with_model(arguments: RecipeArguments, folder: Path | None) -> RecipeArguments:
     """Arguments that load the model (or adapter) an earlier phase wrote to ``folder``; ``None`` changes nothing."""
     if folder is None:
         return arguments
@@ -68,10 +105,10 @@ def with_model(arguments: Any, folder: Path | None) -> Any:
     return arguments._replace(model=model)
 
 
-def _merged_adapters(arguments: Any) -> list[str]:
-    """The recipe's adapters that stock merges into the base before it trains one: what was trained stands on them.
+def _merged_adapters(arguments: RecipeArguments) -> list[str]:
+    """The recipe's adapters that stock merges into the base before training; the trained adapter needs them below it.
 
-    Over quantised weights and under ZeRO-3 stock merges nothing: it takes one adapter, and goes on training that.
+    Over quantised weights and under ZeRO-3 stock merges nothing: it takes one adapter and continues to train it.
     """
     adapters = list(arguments.model.adapter_name_or_path or [])
     if arguments.model.quantization_bit is not None or is_deepspeed_zero3_enabled():
@@ -80,13 +117,6 @@ def _merged_adapters(arguments: Any) -> list[str]:
 
 
 def beam_settings(generating: Any, beams: int) -> dict[str, Any]:
-    """Keyword arguments of non-sampling beam search (section 4.3): sampling keys are taken out."""
-    return {"do_sample": False, "num_beams": max(beams, generating.num_beams), **SAMPLING_OFF}
-
-
-def sample_settings() -> dict[str, Any]:
-    """Keyword arguments of sampling with the recipe's temperature, top-p and top-k."""
-    return {"do_sample": True, "num_beams": 1}
-
-
-SAMPLING_OFF = {"temperature": None, "top_p": None, "top_k": None}
+    """Keyword arguments of beam search (section 4.3) without sampling keys."""
+    sampling_off = {"temperature": None, "top_p": None, "top_k": None}
+    return {"do_sample": False, "num_beams": max(beams, generating.num_beams), **sampling_off}

@@ -1,22 +1,23 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The procedure: teacher pseudo-labels, distillation, correction rounds, prediction, evaluation, in one command.
+"""Runs the phases of a recipe: pseudo-labels, distillation, correction rounds, prediction, evaluation.
 
-Each phase delegates to stock ``run_sft``. What a phase ran with is recorded in ``clinkd/state.json``; the same command
-skips finished phases and continues the unfinished one.
+Each phase delegates to stock ``run_sft``, and its inputs are recorded in ``clinkd/state.json``. The same command skips
+finished phases and continues the unfinished one.
 """
 
 import gc
 import logging
 import shutil
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
 
-from ..arguments import PHASES, TRAINING_PHASES
+from ..arguments import TRAINING_PHASES
 from ..generation.shards import UnfinishedError
 from ..rope.saved_positions import with_saved_positions
 from ..select import check_scorer
@@ -26,8 +27,9 @@ from .context import Run
 from .correct import check_correction
 from .distributed import ABORTED, load_on_numbered_cpus, propagate_failure, stopped_by_sigterm
 from .fingerprint import inputs_hash, phase_inputs
-from .output_dirs import check_output_dirs
-from .state import ProcedureState, Stopwatch
+from .recipe import RecipeArguments
+from .state import ProcedureState, check_output_dirs
+from .stock_sft import StockWorkflow
 from .validation import check_recipe
 
 
@@ -36,12 +38,12 @@ logger = logging.getLogger(__name__)
 SIGTERM_CODE = 128 + 15
 
 
-def run_procedure(workflow: Any, arguments: Any, callbacks: list[Any]) -> None:
-    """Runs the phases that the recipe chose.
+def run_procedure(workflow: StockWorkflow, arguments: RecipeArguments, callbacks: list[Any]) -> None:
+    """Runs the phases that the recipe chooses.
 
     Args:
-        workflow: A ``StockWorkflow``.
-        arguments: The recipe, a ``RecipeArguments``.
+        workflow: LLaMA-Factory's SFT workflow.
+        arguments: The recipe.
         callbacks: LLaMA-Factory's callbacks, ``ReporterCallback`` last.
 
     Raises:
@@ -49,80 +51,82 @@ def run_procedure(workflow: Any, arguments: Any, callbacks: list[Any]) -> None:
         SystemExit: With 143, after SIGTERM.
     """
     load_on_numbered_cpus()
-    output_dir = Path(arguments.training.output_dir)
     ranks = Ranks.of_process_group(arguments.training.ddp_timeout)
     try:
-        with stopped_by_sigterm(ranks), propagate_failure(ranks, output_dir):
+        with stopped_by_sigterm(ranks), propagate_failure(ranks, Path(arguments.training.output_dir)):
             ranks.wait("the start")
-            _run_phases(workflow, arguments, callbacks, output_dir, ranks)
+            check_recipe(arguments)
+            finetuning = with_saved_positions(arguments.model, arguments.finetuning)
+            _run_phases(Run(workflow, arguments._replace(finetuning=finetuning), callbacks, ranks))
             ranks.wait("the end")
     except Stopped as stop:
         reason = ranks.agreed_stop_reason()
-        _say(ranks, f"Stopped by {reason} at {ranks.location}: {stop}. The same command continues the run.")
+        _log(ranks, f"Stopped by {reason} at {ranks.location}: {stop}. The same command continues the run.")
         if reason != ABORTED:
             raise SystemExit(SIGTERM_CODE) from None
     finally:
         ranks.close()
 
 
-def _run_phases(workflow: Any, arguments: Any, callbacks: list[Any], output_dir: Path, ranks: Ranks) -> None:
-    check_recipe(arguments)
-    arguments = arguments._replace(finetuning=with_saved_positions(arguments.model, arguments.finetuning))
-    if "correct" in arguments.finetuning.clinkd_phases:
-        check_correction(arguments.finetuning)
+def _run_phases(run: Run) -> None:
+    ranks, arguments = run.ranks, run.recipe
+    if "correct" in run.phases:
+        check_correction(run.settings)
     if arguments.training.overwrite_output_dir and ranks.rank == 0:
-        for path in (output_dir / "clinkd", *output_dir.glob("checkpoint-*")):
-            shutil.rmtree(path, ignore_errors=False) if path.is_dir() else None
+        for path in (run.folder, *run.output_dir.glob("checkpoint-*")):
+            if path.is_dir():
+                shutil.rmtree(path)
     ranks.wait("the old files")
 
-    state = ProcedureState(output_dir / "clinkd", writes=ranks.rank == 0)
-    chosen = [phase for phase in PHASES if phase in arguments.finetuning.clinkd_phases]
-    run = Run(workflow, arguments, callbacks, output_dir, chosen, ranks)
+    state = ProcedureState(run.folder, writes=ranks.rank == 0)
     check_output_dirs(run, state)
     previous = None
-    for number, phase in enumerate(chosen, start=1):
+    for number, phase in enumerate(run.phases, start=1):
         inputs = phase_inputs(phase, arguments, previous)
         previous = inputs_hash(inputs)
-        title = f"ClinKD phase {number}/{len(chosen)}: {phase}"
-        trains = phase in TRAINING_PHASES
+        title = f"ClinKD phase {number}/{len(run.phases)}: {phase}"
         if state.is_finished(phase, inputs) and run.outputs_exist(state.phases[phase]["outputs"]):
-            _say(ranks, f"{title} is finished already, skipped.")
+            _log(ranks, f"{title} is finished already, skipped.")
         else:
-            run.leave_if_asked(f"before phase {phase}")
-            if "predict" in chosen[number - 1 :]:  # before the hours of training that come first
-                check_scorer(arguments.finetuning.sasg_scorer)
-            run.resumes = state.was_started(phase, inputs)
-            if trains and ranks.rank == 0:
-                remove_broken_checkpoints(run.folder_of(phase))
-            ranks.phase = phase
-            ranks.wait("the start")
-            _say(ranks, f"{title} {'continues' if run.resumes else 'starts'}.")
-            state.start(phase, inputs, run.relative(run.folder_of(phase)) if trains else None)
-            watch = Stopwatch()
-            set_seed(arguments.training.seed)
-            outputs = _outputs_of(phase, run)
-            gc.collect()
-            ranks.wait("the end")
-            ranks.phase = ""
-            state.finish(phase, outputs, watch.seconds())
-            _say(ranks, f"{title} finished in {watch.seconds():.0f} s.")
-        if trains:
-            run.model_folder = output_dir / (state.folder_of(phase) or "")
-    if "evaluate" in chosen and ranks.rank == 0:
+            run.stop_if_requested(f"before phase {phase}")
+            if "predict" in run.phases[number - 1 :]:  # before hours of training
+                check_scorer(run.settings.sasg_scorer)
+            _run_phase(run, state, phase, inputs, title)
+        if phase in TRAINING_PHASES:
+            run.model_folder = run.output_dir / (state.folder_of(phase) or "")
+    if "evaluate" in run.phases and ranks.rank == 0:
         from ..report import build_report
 
         with ranks.long_running("the report"):
-            _say(ranks, f"Report: {build_report([output_dir], output_dir / 'clinkd' / 'report.html')}")
+            _log(ranks, f"Report: {build_report([run.output_dir], run.folder / 'report.html')}")
 
 
-def _outputs_of(phase: str, run: Run) -> list[str]:
-    """Runs a phase, whose libraries load with it; a generation that was stopped early is a stop."""
+def _run_phase(run: Run, state: ProcedureState, phase: str, inputs: dict[str, Any], title: str) -> None:
+    """Runs one phase from its start or its last checkpoint, and records it."""
+    ranks, folder = run.ranks, None
+    run.resumes = state.was_started(phase, inputs)
+    if phase in TRAINING_PHASES:
+        folder = run.relative(run.folder_of(phase))
+        if ranks.rank == 0:
+            remove_broken_checkpoints(run.folder_of(phase))
+    ranks.phase = phase
+    ranks.wait("the start")
+    _log(ranks, f"{title} {'continues' if run.resumes else 'starts'}.")
+    state.start(phase, inputs, folder)
+    start = time.monotonic()
+    set_seed(run.recipe.training.seed)
     try:
-        return import_module(f".{phase}", __package__).run_phase(run)
+        outputs = import_module(f".{phase}", __package__).run_phase(run)
     except UnfinishedError as stop:
         raise Stopped(str(stop)) from stop
+    gc.collect()
+    ranks.wait("the end")
+    ranks.phase = ""
+    seconds = time.monotonic() - start
+    state.finish(phase, outputs, seconds)
+    _log(ranks, f"{title} finished in {seconds:.0f} s.")
 
 
-def _say(ranks: Ranks, message: str) -> None:
+def _log(ranks: Ranks, message: str) -> None:
     if ranks.rank == 0:
         logger.info(message)

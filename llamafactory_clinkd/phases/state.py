@@ -1,16 +1,17 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""``clinkd/state.json``: which phases ran, with what, when, and whether they finished."""
+"""``clinkd/state.json``: which phases ran, with which inputs, when, where, and whether they finished."""
 
 import logging
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..arguments import TRAINING_PHASES
 from ..utils.io import read_json, write_json
+from .checkpoints import checkpoints_in
+from .context import Run
 from .fingerprint import changed_inputs, inputs_hash
 
 
@@ -20,7 +21,11 @@ FORMAT = 1
 
 
 class ProcedureState:
-    """The state of a run, in ``<output_dir>/clinkd/state.json``; only rank 0 writes."""
+    """The state of a run, in ``<output_dir>/clinkd/state.json``; only rank 0 writes.
+
+    Raises:
+        ValueError: If the file has another format.
+    """
 
     def __init__(self, folder: Path, writes: bool) -> None:
         self.path = folder / "state.json"
@@ -38,11 +43,11 @@ class ProcedureState:
     def is_finished(self, phase: str, inputs: dict[str, Any]) -> bool:
         """Whether the phase finished with exactly these inputs.
 
-        A training phase or pseudo-labelling that was started with other inputs is not silently mixed with new ones;
-        prediction and evaluation are made anew and said so.
+        Prediction and evaluation run again with new inputs, which the log reports. Pseudo-labels and models of
+        different inputs are never mixed.
 
         Raises:
-            ValueError: With each changed key, its old and its new value.
+            ValueError: With each changed key, its old and its new value, if the phase is not one that runs again.
         """
         record = self.phases.get(phase)
         if record is None:
@@ -70,34 +75,32 @@ class ProcedureState:
         record = self.phases.get(phase, {})
         return str(Path(record["outputs"][0]).parent) if "outputs" in record else record.get("folder")
 
-    def start(self, phase: str, inputs: dict[str, Any], folder: str | None = None) -> float:
-        """Records the start of a phase; returns the seconds that earlier attempts at it took.
+    def start(self, phase: str, inputs: dict[str, Any], folder: str | None = None) -> None:
+        """Records the start of a phase.
 
         Args:
             phase: The phase.
-            inputs: What it runs with.
+            inputs: From :func:`.fingerprint.phase_inputs`.
             folder: Where a training phase writes, relative to ``output_dir``.
         """
-        record = self.phases.get(phase, {})
-        spent = record.get("seconds", 0.0) if self.was_started(phase, inputs) else 0.0
+        earlier = self.phases[phase] if self.was_started(phase, inputs) else {}
         self.phases[phase] = {
             "status": "started",
             "hash": inputs_hash(inputs),
             "inputs": inputs,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "attempts": record.get("attempts", 0) + 1 if self.was_started(phase, inputs) else 1,
-            "seconds": spent,
+            "started": _now(),
+            "attempts": earlier.get("attempts", 0) + 1,
+            "seconds": earlier.get("seconds", 0.0),
             **({} if folder is None else {"folder": folder}),
         }
         self._write()
-        return spent
 
     def finish(self, phase: str, outputs: list[str], seconds: float) -> None:
         """Records that a phase finished: its files (relative to ``output_dir``) and the time of its last attempt."""
         self.phases[phase] |= {
             "status": "finished",
             "outputs": outputs,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished": _now(),
             "seconds": round(self.phases[phase]["seconds"] + seconds, 3),
         }
         self._write()
@@ -107,12 +110,48 @@ class ProcedureState:
             write_json(self.path, {"format": FORMAT, "phases": self.phases})
 
 
-class Stopwatch:
-    """Seconds since it was made."""
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
-    def __init__(self) -> None:
-        self._start = time.monotonic()
 
-    def seconds(self) -> float:
-        """Seconds so far."""
-        return time.monotonic() - self._start
+def check_output_dirs(run: Run, state: ProcedureState) -> None:
+    """Checks the folder of every training phase before the first phase starts.
+
+    The last training phase of a recipe writes into ``output_dir``, the others into ``clinkd/``, so a phase has another
+    folder after ``clinkd_phases`` changed. Its model is read from where it is; no phase overwrites another's model or
+    continues from another's checkpoints.
+
+    Raises:
+        ValueError: If a phase was trained in ``output_dir`` and another one would now write there, if an unfinished
+            phase has its checkpoints in another folder, or if a folder holds checkpoints of another run.
+    """
+    for phase in run.phases:
+        if phase not in TRAINING_PHASES:
+            continue
+        folder, recorded = run.folder_of(phase), state.folder_of(phase)
+        checkpoints = checkpoints_in(folder)
+        if phase not in state.phases and checkpoints:
+            raise ValueError(
+                f"{checkpoints[-1]} is of another run: phase `{phase}` would go on from it after an interruption. "
+                "Choose a new `output_dir`, or set `overwrite_output_dir: true`."
+            )
+        if recorded is not None and run.output_dir / recorded != folder:
+            _check_moved(run, state.phases[phase], phase, run.output_dir / recorded)
+
+
+def _check_moved(run: Run, record: dict[str, Any], phase: str, old_folder: Path) -> None:
+    """Refuses a phase that ran in another folder under other ``clinkd_phases``, unless its model can be read there."""
+    phases, advice = ", ".join(run.phases), "or set `overwrite_output_dir: true` to start over"
+    if record["status"] != "finished" or not run.outputs_exist(record["outputs"]):
+        raise ValueError(
+            f"Phase `{phase}` was started in {old_folder}; with `clinkd_phases: {phases}` it belongs in "
+            f"{run.folder_of(phase)}. Change `clinkd_phases` back, choose a new `output_dir`, {advice}."
+        )
+    if old_folder == run.output_dir:
+        later = run.phases[run.phases.index(phase) + 1 :]
+        key = "adapter_name_or_path" if (old_folder / "adapter_config.json").is_file() else "model_name_or_path"
+        raise ValueError(
+            f"Phase `{phase}` finished in {old_folder} as the last training phase of its recipe; with "
+            f"`clinkd_phases: {phases}` another model would overwrite it. Continue from it with `clinkd_phases: "
+            f"{', '.join(later)}`, `{key}: {old_folder}` and a new `output_dir`, {advice}."
+        )

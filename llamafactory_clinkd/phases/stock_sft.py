@@ -8,23 +8,17 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..rope.saved_positions import apply_saved_positions, saved_settings
 from ..rope.square import with_square_images
 from ..training.tracked_data import SIDE_COLUMNS, TrackedData
 from ..utils.models import keep_trainable
 from ..utils.patching import patch_attr
+from .recipe import RecipeArguments
 
 
-class RecipeArguments(NamedTuple):
-    """The five argument groups that LLaMA-Factory parses from a recipe."""
-
-    model: Any
-    data: Any
-    training: Any
-    finetuning: Any
-    generating: Any
+TEMPLATE = "get_template_and_fix_tokenizer"
 
 
 class StockWorkflow:
@@ -33,7 +27,7 @@ class StockWorkflow:
     def __init__(self, module: ModuleType, run_sft: Callable[..., None]) -> None:
         self.module = module
         self._run_sft = run_sft
-        # Its own log lines go where LLaMA-Factory's go: to the terminal, and to LLaMA Board's window.
+        # ClinKD's log lines go where LLaMA-Factory's go: to the terminal and to LLaMA Board's window.
         logging.getLogger("llamafactory_clinkd").parent = logging.getLogger("llamafactory")
 
     def run(
@@ -64,26 +58,22 @@ class StockWorkflow:
             model = stock_load(*args, **kwargs)
             return after_load(keep_trainable(model) if arguments.training.do_train else model)
 
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(patch_attr(workflow, "CustomSeq2SeqTrainer", make_trainer))
-            stack.enter_context(patch_attr(workflow, "load_model", load_model))
-            if image_square:
-                name = "get_template_and_fix_tokenizer"
-                stack.enter_context(patch_attr(workflow, name, with_square_images(getattr(workflow, name))))
-            for processor in (loader.SupervisedDatasetProcessor, loader.UnsupervisedDatasetProcessor):
-                stack.enter_context(patch_attr(processor, "print_data_example", _print_counts))
-            stack.enter_context(patch_attr(loader, "align_dataset", _aligner(loader.align_dataset)))
-            stack.enter_context(
-                patch_attr(
-                    loader, "_get_preprocessed_dataset", _tokenizer_of_rows(loader._get_preprocessed_dataset, data)
-                )
-            )
+        get_template = workflow.get_template_and_fix_tokenizer
+        with (
+            patch_attr(workflow, "CustomSeq2SeqTrainer", make_trainer),
+            patch_attr(workflow, "load_model", load_model),
+            patch_attr(workflow, TEMPLATE, with_square_images(get_template) if image_square else get_template),
+            patch_attr(loader.SupervisedDatasetProcessor, "print_data_example", _print_counts),
+            patch_attr(loader.UnsupervisedDatasetProcessor, "print_data_example", _print_counts),
+            patch_attr(loader, "align_dataset", _keep_side_columns(loader.align_dataset)),
+            patch_attr(loader, "_get_preprocessed_dataset", _track_rows(loader._get_preprocessed_dataset, data)),
+        ):
             self._run_sft(*arguments, callbacks)
 
     def load_teacher(self, arguments: RecipeArguments) -> Any:
         """The frozen teacher in evaluation mode, as stock's ``create_ref_model`` loads it.
 
-        With ``kd_teacher_offload`` it is loaded into the machine's memory, else onto this rank's device.
+        With ``kd_teacher_offload`` it is loaded into CPU memory, otherwise onto this rank's device.
         """
         finetuning, model = copy.copy(arguments.finetuning), copy.copy(arguments.model)
         finetuning.ref_model = finetuning.ref_model or model.model_name_or_path
@@ -91,38 +81,14 @@ class StockWorkflow:
             model.device_map = {"": "cpu"}
         return self.module.create_ref_model(model, finetuning)
 
-    def load_tokenizers(self, *model_arguments: Any) -> list[dict[str, Any]]:
-        """``{"tokenizer", "processor"}`` of each model as stock loads them."""
-        return [self.module.load_tokenizer(each) for each in model_arguments]
-
-    def load_config(self, model_arguments: Any) -> Any:
-        """A model's configuration as stock loads it."""
-        from llamafactory.model import load_config
-
-        return load_config(model_arguments)
-
-
-def teacher_model_arguments(arguments: RecipeArguments) -> Any:
-    """``ModelArguments`` that load the teacher: stock's ``ref_model*`` keys put in place of the model's.
-
-    A recipe with ``ref_model_adapters`` and no ``ref_model`` has the student's base under the teacher's adapters.
-    """
-    finetuning = arguments.finetuning
-    return type(arguments.model).copyfrom(
-        arguments.model,
-        model_name_or_path=finetuning.ref_model or arguments.model.model_name_or_path,
-        adapter_name_or_path=finetuning.ref_model_adapters,
-        quantization_bit=finetuning.ref_model_quantization_bit,
-    )
-
 
 def _print_counts(self: Any, example: dict[str, list[int]]) -> None:
-    """In place of stock's ``print_data_example``, which puts the first row's text, a patient's maybe, into the log."""
-    learned = sum(label >= 0 for label in example["labels"])
-    print(f"{len(example['input_ids'])} tokens, {learned} labels (ClinKD prints no text)")
+    """In place of stock's ``print_data_example``, which logs the text of the first row, perhaps a patient's."""
+    supervised = sum(label >= 0 for label in example["labels"])
+    print(f"{len(example['input_ids'])} tokens, {supervised} labels (ClinKD prints no text)")
 
 
-def _aligner(stock: Callable[..., Any]) -> Callable[..., Any]:
+def _keep_side_columns(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Keeps the side columns (id, task, modality) that stock drops when it aligns a data set."""
 
     def align_dataset(dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
@@ -138,8 +104,8 @@ def _aligner(stock: Callable[..., Any]) -> Callable[..., Any]:
     return align_dataset
 
 
-def _tokenizer_of_rows(stock: Callable[..., Any], data: TrackedData) -> Callable[..., Any]:
-    """Lets ``data`` choose the rows that stock tokenises, and keeps them beside the result."""
+def _track_rows(stock: Callable[..., Any], data: TrackedData) -> Callable[..., Any]:
+    """Lets ``data`` choose the rows that stock tokenises, and keep them beside the result."""
 
     def _get_preprocessed_dataset(
         dataset: Any, data_args: Any, training_args: Any, stage: str, template: Any, tokenizer: Any, processor: Any =
@@ -147,10 +113,8 @@ def _tokenizer_of_rows(stock: Callable[..., Any], data: TrackedData) -> Callable
         is_eval: bool = False,
     ) -> Any:  # fmt: skip
         def tokenize(rows: Any, for_generation: bool) -> Any:
-            settings = training_args
-            if for_generation != bool(training_args.predict_with_generate):
-                settings = copy.copy(training_args)
-                settings.predict_with_generate = for_generation
+            settings = copy.copy(training_args)
+            settings.predict_with_generate = for_generation
             return stock(rows, data_args, settings, stage, template, tokenizer, processor, is_eval=for_generation)
 
         if dataset is None or data_args.streaming:
@@ -165,7 +129,7 @@ def _tokenizer_of_rows(stock: Callable[..., Any], data: TrackedData) -> Callable
 
 
 def fetch_from_other_hub(model_args: Any) -> None:
-    """Fetches a model of ModelScope or openMind as stock does a little later, so that what lies beside it is seen."""
+    """Downloads a model of ModelScope or openMind now, as stock does later, so that its saved settings can be read."""
     from llamafactory.extras.misc import try_download_model_from_other_hub
 
     model_args.model_name_or_path = try_download_model_from_other_hub(model_args)
@@ -173,7 +137,7 @@ def fetch_from_other_hub(model_args: Any) -> None:
 
 @contextlib.contextmanager
 def saved_positions(workflow: ModuleType, model_args: Any) -> Iterator[None]:
-    """Inside, the workflow loads models with the positions, and images with the sides, that they were saved with.
+    """Inside, the workflow loads models with their saved positions, and square images if they were trained on them.
 
     Args:
         workflow: One of LLaMA-Factory's ``train.*.workflow`` modules.
@@ -184,27 +148,24 @@ def saved_positions(workflow: ModuleType, model_args: Any) -> Iterator[None]:
         yield
         return
 
-    from llamafactory.train import trainer_utils
+    from llamafactory.train import trainer_utils  # loads reference and reward models
 
     get_template = workflow.get_template_and_fix_tokenizer
-    if settings.get("image_square"):
-        get_template = with_square_images(get_template)
     with (
         patch_attr(workflow, "load_model", with_positions(workflow.load_model)),
+        patch_attr(trainer_utils, "load_model", with_positions(trainer_utils.load_model)),
         patch_attr(
-            trainer_utils, "load_model", with_positions(trainer_utils.load_model)
-        ),  # reference and reward models
-        patch_attr(workflow, "get_template_and_fix_tokenizer", get_template),
+            workflow, TEMPLATE, with_square_images(get_template) if settings.get("image_square") else get_template
+        ),
     ):
         yield
 
 
 def with_positions(load_model: Callable[..., Any]) -> Callable[..., Any]:
-    """Stock's ``load_model``, followed by the positions saved beside what it loaded."""
+    """Stock's ``load_model``, followed by the positions saved beside the model."""
 
     def load(tokenizer: Any, model_args: Any, finetuning_args: Any, *args: Any, **kwargs: Any) -> Any:
-        return apply_saved_positions(
-            load_model(tokenizer, model_args, finetuning_args, *args, **kwargs), model_args, finetuning_args
-        )
+        model = load_model(tokenizer, model_args, finetuning_args, *args, **kwargs)
+        return apply_saved_positions(model, model_args, finetuning_args)
 
     return load

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is checked before the first phase starts, so that a long run does not end in hour three for a typing error."""
+"""Checks before the first phase starts, so that a typing error does not end a run after three hours."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,20 +9,22 @@ from typing import Any
 
 from ..arguments import TRAINING_PHASES
 from ..evaluate import require_spice
-from ..kd.teacher_offload import UNDER_FSDP
-from ..kd.vkd import PARTITIONED
+from ..kd.teacher import OFFLOAD_UNDER_FSDP
+from ..kd.vkd import UNSUPPORTED_ENGINE
 from ..rope.saved_positions import settings_of_run, teacher_settings
 
 
 def check_recipe(arguments: Any) -> None:
-    """Checks what one argument group alone cannot see.
+    """Checks values that depend on more than one argument group, paths and saved positions.
 
     Raises:
         ValueError: With the key, what was found, and the fix.
         FileNotFoundError: If a local model folder does not exist.
     """
-    phases = arguments.finetuning.clinkd_phases
-    data, training, model = arguments.data, arguments.training, arguments.model
+    from llamafactory.extras.misc import use_ray
+
+    data, training, model, finetuning = arguments.data, arguments.training, arguments.model, arguments.finetuning
+    phases = finetuning.clinkd_phases
     if any(phase in phases for phase in ("pseudo_label", *TRAINING_PHASES)) and not data.dataset:
         raise ValueError(f"`dataset` is missing: the phases {phases} train. Name it as in `dataset_info.json`.")
     if "predict" in phases and not data.eval_dataset and data.val_size < 1e-6:
@@ -34,50 +36,51 @@ def check_recipe(arguments: Any) -> None:
         )
     if training.label_smoothing_factor > 0:
         raise ValueError(
-            f"`label_smoothing_factor: {training.label_smoothing_factor}` is no part of ClinKD's loss: soft targets "
-            "come from the teacher. Remove the key."
+            f"`label_smoothing_factor: {training.label_smoothing_factor}` is not part of ClinKD's loss, whose soft "
+            "targets come from the teacher. Remove the key."
         )
     _check_resume(training)
-    if arguments.finetuning.kd_teacher_offload and training.deepspeed:
+    if finetuning.kd_teacher_offload and training.deepspeed:
         raise ValueError(
             "`kd_teacher_offload: true` moves the teacher's layers itself, and so does `deepspeed`. Remove the key; "
             "with ZeRO-3, `offload_param: {device: cpu}` in the DeepSpeed file does the same."
         )
-    if arguments.finetuning.kd_teacher_offload and training.fsdp:
-        raise ValueError(UNDER_FSDP)
+    if finetuning.kd_teacher_offload and training.fsdp:
+        raise ValueError(OFFLOAD_UNDER_FSDP)
     scaled = training.deepspeed and training.fp16
-    if arguments.finetuning.kd_method == "vkd" and "distill" in phases and (training.fsdp or scaled):
-        raise ValueError(PARTITIONED)
+    if finetuning.kd_method == "vkd" and "distill" in phases and (training.fsdp or scaled):
+        raise ValueError(UNSUPPORTED_ENGINE)
     for switch in ("use_kt", "use_unsloth"):
         if getattr(model, switch, False):
             raise ValueError(f"`{switch}: true` replaces the model that ClinKD extends. Set it to false.")
-    _check_ray()
-    if "correct" in phases and arguments.finetuning.correction_outputs == "forward":
+    if use_ray():
+        raise ValueError("USE_RAY=1 is not supported with `use_clinkd: true`. Unset it and start with torchrun.")
+    if "correct" in phases and finetuning.correction_outputs == "forward":
         _check_recording(data)
-    if "evaluate" in phases and arguments.finetuning.spice_jars:
-        require_spice(arguments.finetuning.spice_jars)
+    if "evaluate" in phases and finetuning.spice_jars:
+        require_spice(finetuning.spice_jars)
     check_model_path("model_name_or_path", model.model_name_or_path)
     for key in ("ref_model", "ref_model_adapters"):
-        if getattr(arguments.finetuning, key):
-            check_model_path(key, getattr(arguments.finetuning, key))
-    _check_positions(model, arguments.finetuning)
+        if getattr(finetuning, key):
+            check_model_path(key, getattr(finetuning, key))
+    _check_positions(model, finetuning)
 
 
 def _check_resume(training: Any) -> None:
-    """Refuses a checkpoint of another folder; stock itself puts one of ``output_dir`` into this key."""
+    """Refuses a checkpoint of another folder; stock itself sets this key to a checkpoint in ``output_dir``."""
     checkpoint = training.resume_from_checkpoint
     if not isinstance(checkpoint, str) or checkpoint.lower() in ("true", "false"):
         return
     if not Path(checkpoint).resolve().is_relative_to(Path(training.output_dir).resolve()):
         raise ValueError(
-            f"`resume_from_checkpoint: {checkpoint}` is not read: each phase goes on from its own last checkpoint in "
-            f"`output_dir: {training.output_dir}`. Remove the key, or start from that model: name it in "
+            f"`resume_from_checkpoint: {checkpoint}` is not read: each phase continues from its own last checkpoint "
+            f"in `output_dir: {training.output_dir}`. Remove the key, or start from that model: name it in "
             "`model_name_or_path` (an adapter in `adapter_name_or_path`)."
         )
 
 
 def _check_recording(data: Any) -> None:
-    """Refuses what leaves no answer of one row to record in the training logits."""
+    """Refuses settings under which the training logits do not hold one row's answer."""
     if data.packing or data.neat_packing:
         raise ValueError(
             "`correction_outputs: forward` records row by row, but `packing` joins rows. Set `packing: false` and "
@@ -85,13 +88,13 @@ def _check_recording(data: Any) -> None:
         )
     if data.train_on_prompt:
         raise ValueError(
-            "`correction_outputs: forward` records what is supervised, and with `train_on_prompt: true` that begins "
-            "with the system's words. Set `train_on_prompt: false`, or `correction_outputs: generate`."
+            "`correction_outputs: forward` records every supervised token, and with `train_on_prompt: true` these "
+            "include the prompt. Set `train_on_prompt: false`, or `correction_outputs: generate`."
         )
 
 
 def _check_positions(model: Any, finetuning: Any) -> None:
-    """Compares the recipe with what was saved beside student and teacher, before a phase spends hours."""
+    """Compares the recipe with the settings saved beside student and teacher."""
     settings_of_run(model, finetuning)
     if finetuning.ref_model or finetuning.ref_model_adapters:
         name = finetuning.ref_model or model.model_name_or_path
@@ -99,15 +102,8 @@ def _check_positions(model: Any, finetuning: Any) -> None:
         teacher_settings(SimpleNamespace(**{**vars(model), **beside}), finetuning)
 
 
-def _check_ray() -> None:
-    from llamafactory.extras.misc import use_ray
-
-    if use_ray():
-        raise ValueError("USE_RAY=1 is not supported with `use_clinkd: true`. Unset it and start with torchrun.")
-
-
 def check_model_path(key: str, name_or_path: str) -> None:
-    """Checks that a value that looks like a path exists and holds a model.
+    """Checks that a value that looks like a path is a model's folder.
 
     A value is a path if it starts with ``.``, ``/`` or ``~``, or has more than one ``/`` (hub names have one at most).
 
@@ -117,18 +113,16 @@ def check_model_path(key: str, name_or_path: str) -> None:
     """
     looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
     folder = Path(name_or_path).expanduser()
-    if not folder.is_dir():
-        if looks_like_path:
-            raise FileNotFoundError(f"`{key}: {name_or_path}` does not exist. Correct the path of the model's folder.")
-        return
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+    if looks_like_path and not folder.is_dir():
+        raise FileNotFoundError(f"`{key}: {name_or_path}` does not exist. Correct the path of the model's folder.")
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise FileNotFoundError(
             f"`{key}: {name_or_path}` has no config.json or adapter_config.json. Name a saved model's folder."
         )
 
 
 def check_images(rows: list[dict[str, Any]], *, required: bool) -> None:
-    """Checks that every image of the rows exists and is whole, by its header and the mark at its end.
+    """Checks that every image of the rows exists and is complete, by its header and its end marker.
 
     Args:
         rows: From :func:`llamafactory_clinkd.training.tracked_data.describe_rows`.
@@ -153,7 +147,7 @@ def check_images(rows: list[dict[str, Any]], *, required: bool) -> None:
 
 
 def image_problem(path: Path) -> str | None:
-    """What is wrong with an image file, ``None`` if its header reads and its end mark (PNG, JPEG) is there."""
+    """What is wrong with an image file; ``None`` if its header and its end marker (PNG, JPEG) can be read."""
     from PIL import Image, UnidentifiedImageError
 
     if not path.is_file():
@@ -163,10 +157,7 @@ def image_problem(path: Path) -> str | None:
             kind = image.format
     except (UnidentifiedImageError, OSError) as error:
         return f"cannot be opened ({type(error).__name__})"
-    marks = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
-    if kind in marks:
-        with open(path, "rb") as f:
-            f.seek(max(0, path.stat().st_size - 4096))
-            if marks[kind] not in f.read():
-                return "is truncated: its end is missing"
-    return None
+    end_marker = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}.get(kind, b"")
+    with open(path, "rb") as f:
+        f.seek(max(0, path.stat().st_size - 4096))
+        return None if end_marker in f.read() else "is truncated: its end is missing"

@@ -51,7 +51,7 @@ def test_the_second_round_begins_with_the_corrected_rows(workspace, tmp_path, mo
 
 def test_a_seeded_part_of_the_training_set_is_judged(workspace, tmp_path, monkeypatch):
     """Its candidates may still not equal a label of the rows that were not chosen."""
-    from llamafactory_clinkd.phases import between_rounds as correction_round
+    from llamafactory_clinkd.phases import correct as correction_round
     from llamafactory_clinkd.phases.context import seeded_subset
 
     real, existing = correction_round.correct_round, []

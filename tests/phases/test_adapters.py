@@ -9,7 +9,7 @@ import pytest
 from small_run import recipe
 
 from llamafactory_clinkd.phases.recipe import with_model
-from llamafactory_clinkd.phases.stock_sft import RecipeArguments
+from llamafactory_clinkd.phases.recipe import RecipeArguments
 from llamafactory_clinkd.utils.io import read_jsonl
 
 

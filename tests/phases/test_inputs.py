@@ -15,7 +15,7 @@ from llamafactory_clinkd.utils.io import sampled_sha256
 def inputs_of(workspace, phase="distill", **changes):
     from llamafactory.hparams import get_train_args
 
-    from llamafactory_clinkd.phases.stock_sft import RecipeArguments
+    from llamafactory_clinkd.phases.recipe import RecipeArguments
 
     keys = recipe(workspace, workspace / "nowhere", finetuning_type="lora", **changes)
     return phase_inputs(phase, RecipeArguments(*get_train_args(keys)), None)
