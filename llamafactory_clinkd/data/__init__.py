@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Data sets: converting them to LLaMA-Factory's ShareGPT, checking, counting and dividing them.
+"""Data sets: conversion to LLaMA-Factory's ShareGPT, checks, statistics, subsets and splits.
 
 ``convert`` reads Med-GRIT-270k / BiRD, VQA-RAD, SLAKE, LLaVA-Med and ShareGPT; ``check`` finds what would spoil a
-training; ``statistics`` counts; ``choose_subset`` and ``split_groups`` divide, the same on every machine.
+training; ``choose_subset`` and ``split_groups`` give the same rows on every machine.
 """
 
 from .check import Check, check

@@ -1,37 +1,39 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""`clinkd data check`: everything that would spoil a training, found before it starts."""
+"""`clinkd data check`: finds everything in a data set that would spoil a training, before it starts."""
 
+import itertools
 import json
+import multiprocessing
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any
 
-from ..utils.io import append_jsonl, read_jsonl, write_json
-from .image_check import ERRORS, Finding, Picture, examine_pictures, stamp_of
-from .image_names import path_within, relative_path, volume_of
+from ..utils.io import append_jsonl, atomic_path, read_jsonl, write_json
+from .images import ImageRecord, file_stamp, inspect_images, path_within, relative_path, volume_of
+from .problems import ERRORS, Problem, Reject
 from .reader import read_rows
-from .rejects import Reject
-from .row_check import RowFacts, examine_row, listed_images
-from .token_count import IMAGE_MAX_PIXELS, TokenCounter
-from .workers import Workers, chunked
+from .row_check import IMAGE_MAX_PIXELS, RowCheck, TokenCounter, check_row
+from .sharegpt import row_images
 
 
-ROWS_A_PIECE, IMAGES_A_PIECE = 500, 64
-EXAMPLES = 20
+ROWS_PER_TASK, IMAGES_PER_TASK = 500, 64
+MAX_EXAMPLES = 20
+OrderedMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
-_counter: TokenCounter | None = None  # one a worker process
+_token_counter: TokenCounter | None = None  # one per worker process
 
 
 @dataclass
 class Check:
-    """What a check found. ``counts`` has each code; ``examples`` the first findings of each.
+    """The result of a check. ``counts`` has each code; ``examples`` the first problems of each.
 
     ``unread_against`` images of the other sets do not open: they were compared by path and volume, not by content.
     """
@@ -48,7 +50,7 @@ class Check:
 
     @property
     def errors(self) -> int:
-        """Findings that spoil a training; the others are warnings."""
+        """Number of problems that spoil a training; the others are warnings."""
         return sum(count for code, count in self.counts.items() if code in ERRORS)
 
     def as_json(self) -> dict[str, Any]:
@@ -70,180 +72,202 @@ def check(
 ) -> Check:
     """Checks a ShareGPT file as :func:`convert` writes it.
 
-    Writes ``<report>.json`` (the :class:`Check`), ``<report>.jsonl`` (every finding) and ``<report>.images.jsonl``:
-    what is known of each picture, so that a check that was interrupted, or is repeated, opens only what changed.
+    Writes ``<report>.json`` (the :class:`Check`), ``<report>.jsonl`` (every problem) and ``<report>.images.jsonl``,
+    a cache: a repeated or interrupted check opens only the images that have changed since.
 
     Args:
         path: The data set.
         image_folder: LLaMA-Factory's ``media_dir``; by default the file's folder. Nothing outside it is opened.
         against: Data sets that must share no image and no volume with this one, in the same image folder.
-        model: A Qwen2-VL, whose tokenizer counts; without it token counts are not checked, and the report says so.
-        cutoff_len: The recipe's, against which tokens are held.
+        model: A Qwen2-VL whose tokenizer counts tokens; None skips that check.
+        cutoff_len: The recipe's; the limit on the tokens of a row.
         image_max_pixels: The recipe's.
-        workers: Processes; by default one a core.
-        report: Where the three files go, without extension; by default ``<data set>.check`` beside it.
-        on_progress: Told what is under way (``images`` or ``rows``), how much is done and how much there is.
+        workers: Number of processes; by default one per core.
+        report: Path of the report without extension; by default ``<data set>.check`` beside it.
+        on_progress: Called with the stage (``images`` or ``rows``), the number done and the total.
     """
     path = Path(path)
     folder = Path(image_folder) if image_folder is not None else path.parent
     report = str(report) if report is not None else str(path.with_suffix("")) + ".check"
-    findings_path = Path(report + ".jsonl")
-    tell = on_progress or (lambda *_: None)
-    result = Check(str(path), tokens_checked=model is not None, findings_path=str(findings_path))
+    progress = on_progress or (lambda *_: None)
+    result = Check(str(path), tokens_checked=model is not None, findings_path=str(Path(report + ".jsonl")))
 
-    here, total = _images(path)
-    there = dict.fromkeys(image for other in against for image in _images(other)[0])
-    count = workers or os.cpu_count() or 1
-    findings_path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = findings_path.with_suffix(".jsonl.part")
+    first_rows, total = _first_rows(path)
+    other_images = dict.fromkeys(image for other in against for image in _first_rows(other)[0])
     with (
-        Workers(count, _set_up, (model, image_max_pixels)) as pool,
-        open(partial_path, "w", encoding="utf-8") as findings_file,
+        _worker_pool(workers or os.cpu_count() or 1, _load_token_counter, (model, image_max_pixels)) as pool_map,
+        atomic_path(result.findings_path) as temporary,
+        open(temporary, "w", encoding="utf-8") as f,
     ):
-        known = _pictures(folder, list(here | there), Path(report + ".images.jsonl"), pool, tell)
-        result.images = len(here)
-        result.unread_against = sum(not known[image].digest for image in there)
-        leaks = _Leaks(there, known)
-        seen: dict[int, tuple[int, int]] = {}  # hash of the id -> first row, hash of its content
-        contents: dict[int, int] = {}  # hash of the content -> first row
-        for facts in _row_facts(path, known, cutoff_len, model is not None, pool):
-            for row, tokens in facts:
+        cache = Path(report + ".images.jsonl")
+        records = _inspect_images(folder, list(first_rows | other_images), cache, pool_map, progress)
+        result.images = len(first_rows)
+        result.unread_against = sum(not records[image].digest for image in other_images)
+        duplicates, leaks = _Duplicates(), _Leaks(other_images, records)
+        sized_rows = ((number, row, _image_sizes(row, records) if model else None) for number, row in read_rows(path))
+        for checks in pool_map(partial(_check_rows, cutoff_len), _chunks(sized_rows, ROWS_PER_TASK)):
+            for row, tokens in checks:
                 result.rows += 1
                 result.longest = max(result.longest, tokens)
-                findings = row.findings + _duplicates(row, seen, contents)
+                problems = row.problems + duplicates.find(row)
                 for image in dict.fromkeys(row.images):
-                    if here.get(image) == row.number:  # a picture is reported once, at the first row that shows it
-                        findings += _of_picture(row, known[image]) + leaks.of(row, known[image])
-                _note(result, findings, findings_file)
-            tell("rows", result.rows, total)
-
-    os.replace(partial_path, findings_path)
+                    if first_rows.get(image) == row.number:  # an image is reported once, at the first row that has it
+                        problems += _image_problems(row, records[image], leaks)
+                for line in (problem.as_json() for problem in problems):
+                    result.counts[line["code"]] += 1
+                    examples = result.examples.setdefault(line["code"], [])
+                    if len(examples) < MAX_EXAMPLES:
+                        examples.append(line)
+                    f.write(json.dumps(line) + "\n")
+            progress("rows", result.rows, total)
     write_json(report + ".json", result.as_json())
     return result
 
 
-def _set_up(model: str | None, max_pixels: int) -> None:
-    global _counter
-    _counter = TokenCounter(model, max_pixels) if model else None
-
-
-def _images(path: str | Path) -> tuple[dict[str, int], int]:
-    """Image -> the first row that shows it, for the images that stay within the folder; and the number of rows."""
+def _first_rows(path: str | Path) -> tuple[dict[str, int], int]:
+    """The first row of each image that is within the folder, and the number of rows."""
     first: dict[str, int] = {}
     number = 0
     for number, row in read_rows(path):
         if not isinstance(row, Reject):
-            for image in listed_images(row):
-                with suppress(Reject):  # reported when the rows are examined
+            for image in row_images(row):
+                with suppress(Reject):  # reported when the rows are checked
                     relative_path(image)
                     first.setdefault(image, number)
     return first, number
 
 
-def _pictures(
-    folder: Path, images: list[str], cache: Path, pool: Workers, tell: Callable[[str, int, int], None]
-) -> dict[str, Picture]:
-    """What each image is, from the cache where the file has not changed since."""
-    known = {}
+def _inspect_images(
+    folder: Path, images: list[str], cache: Path, pool_map: OrderedMap, progress: Callable[[str, int, int], None]
+) -> dict[str, ImageRecord]:
+    """The record of each image, from the cache if the file has not changed since."""
+    records = {}
     for line in read_jsonl(cache):
-        picture = Picture(**line)
+        record = ImageRecord(**line)
         with suppress(OSError, Reject):
-            if picture.stamp and picture.stamp == stamp_of(path_within(folder, picture.image)):
-                known[picture.image] = picture
-    wanted = [image for image in images if image not in known]
-    done = len(images) - len(wanted)
-    tell("images", done, len(images))
-    fresh: list[Picture] = []
-    for pictures in pool.map(partial(examine_pictures, folder), chunked(wanted, IMAGES_A_PIECE)):
-        known |= {picture.image: picture for picture in pictures}
-        fresh += pictures
-        done += len(pictures)
-        tell("images", done, len(images))
-        if len(fresh) >= 50 * IMAGES_A_PIECE or done == len(images):
-            append_jsonl(cache, [asdict(picture) for picture in fresh])
-            fresh = []
-    return known
+            if record.stamp and record.stamp == file_stamp(path_within(folder, record.image)):
+                records[record.image] = record
+    new_images = [image for image in images if image not in records]
+    done = len(images) - len(new_images)
+    progress("images", done, len(images))
+    unsaved: list[ImageRecord] = []
+    for batch in pool_map(partial(inspect_images, folder), _chunks(new_images, IMAGES_PER_TASK)):
+        records |= {record.image: record for record in batch}
+        unsaved += batch
+        done += len(batch)
+        progress("images", done, len(images))
+        if len(unsaved) >= 50 * IMAGES_PER_TASK or done == len(images):
+            append_jsonl(cache, [asdict(record) for record in unsaved])
+            unsaved = []
+    return records
 
 
-def _row_facts(
-    path: Path, known: dict[str, Picture], cutoff_len: int, with_tokens: bool, pool: Workers
-) -> Iterator[list[tuple[RowFacts, int]]]:
-    def pieces() -> Iterator[list[tuple[int, Any, list[tuple[int, int]] | None]]]:
-        for chunk in chunked(read_rows(path), ROWS_A_PIECE):
-            yield [(number, row, _sizes(row, known) if with_tokens else None) for number, row in chunk]
-
-    return pool.map(partial(_examine_rows, cutoff_len), pieces())
-
-
-def _sizes(row: Any, known: dict[str, Picture]) -> list[tuple[int, int]] | None:
-    """Sizes of a row's images, or None if one of them is at fault."""
-    listed = [] if isinstance(row, Reject) else listed_images(row)
-    pictures = [known.get(image) if isinstance(image, str) else None for image in listed]
-    if not all(picture and not picture.fault for picture in pictures):
+def _image_sizes(row: Any, records: dict[str, ImageRecord]) -> list[tuple[int, int]] | None:
+    """Sizes of a row's images, or None if one of them has a fault."""
+    images = [] if isinstance(row, Reject) else row_images(row)
+    row_records = [records.get(image) if isinstance(image, str) else None for image in images]
+    if not all(record and not record.fault for record in row_records):
         return None
-    return [(picture.width, picture.height) for picture in pictures]
+    return [(record.width, record.height) for record in row_records]
 
 
-def _examine_rows(cutoff_len: int, rows: Iterable[tuple[int, Any, list | None]]) -> list[tuple[RowFacts, int]]:
+def _load_token_counter(model: str | None, max_pixels: int) -> None:
+    global _token_counter
+    _token_counter = TokenCounter(model, max_pixels) if model else None
+
+
+def _check_rows(cutoff_len: int, rows: Iterable[tuple[int, Any, list | None]]) -> list[tuple[RowCheck, int]]:
+    """Runs in a worker: the check of each row and its tokens, 0 where they are not counted."""
     results = []
     for number, row, sizes in rows:
-        facts, tokens = examine_row(number, row), 0
-        if sizes is not None and _counter and not any(finding.code in ERRORS for finding in facts.findings):
-            tokens = _counter.count(row["messages"], sizes)
+        row_check, tokens = check_row(number, row), 0
+        if sizes is not None and _token_counter and not any(problem.code in ERRORS for problem in row_check.problems):
+            tokens = _token_counter.count(row["messages"], sizes)
             if tokens > cutoff_len:
                 detail = f"{tokens} tokens, cutoff_len is {cutoff_len}"
-                facts.findings.append(Finding("too_long", number, facts.id, detail))
-        results.append((facts, tokens))
+                row_check.problems.append(Problem("too_long", number, row_check.id, detail))
+        results.append((row_check, tokens))
     return results
 
 
-def _duplicates(row: RowFacts, seen: dict[int, tuple[int, int]], contents: dict[int, int]) -> list[Finding]:
-    if not row.content_hash:
-        return []
-    first = contents.setdefault(row.content_hash, row.number)
-    if first != row.number:
-        return [Finding("duplicate_row", row.number, row.id, f"the same as row {first}")]
-    if row.id_hash and not _named_by_image(row):
-        first, _ = seen.setdefault(row.id_hash, (row.number, row.content_hash))
+def _image_problems(row: RowCheck, record: ImageRecord, leaks: "_Leaks") -> list[Problem]:
+    problems = [(record.fault, record.detail)] if record.fault else []
+    problems += leaks.find(record)
+    return [Problem(code, row.number, row.id, detail) for code, detail in problems]
+
+
+class _Duplicates:
+    """Rows with the content, or the id, of an earlier row, by their hashes."""
+
+    def __init__(self) -> None:
+        self._row_of_content: dict[int, int] = {}
+        self._row_of_id: dict[int, int] = {}
+
+    def find(self, row: RowCheck) -> list[Problem]:
+        if not row.content_hash:
+            return []
+        first = self._row_of_content.setdefault(row.content_hash, row.number)
         if first != row.number:
-            return [Finding("duplicate_id", row.number, row.id, f"row {first} has this id too")]
-    return []
-
-
-def _named_by_image(row: RowFacts) -> bool:
-    """Whether the id is the image's name, as in Med-GRIT, where it repeats by design."""
-    return any(row.id == PurePosixPath(image).stem for image in row.images)
-
-
-def _of_picture(row: RowFacts, picture: Picture) -> list[Finding]:
-    return [Finding(picture.fault, row.number, row.id, picture.detail)] if picture.fault else []
+            return [Problem("duplicate_row", row.number, row.id, f"the same as row {first}")]
+        names_image = any(row.id == PurePosixPath(image).stem for image in row.images)  # repeats by design in Med-GRIT
+        if row.id_hash and not names_image:
+            first = self._row_of_id.setdefault(row.id_hash, row.number)
+            if first != row.number:
+                return [Problem("duplicate_id", row.number, row.id, f"row {first} has this id too")]
+        return []
 
 
 class _Leaks:
     """The images of the other sets, by path, content and volume."""
 
-    def __init__(self, images: Iterable[str], known: dict[str, Picture]) -> None:
+    def __init__(self, images: Iterable[str], records: dict[str, ImageRecord]) -> None:
         self._paths = {os.path.normpath(image) for image in images}
-        self._digests = {known[image].digest: image for image in images if known[image].digest}
+        self._digests = {records[image].digest: image for image in images if records[image].digest}
         self._volumes = {volume: image for image in images if (volume := volume_of(image))}
 
-    def of(self, row: RowFacts, picture: Picture) -> list[Finding]:
-        if os.path.normpath(picture.image) in self._paths:
-            return [Finding("leak_image", row.number, row.id, f"{picture.image} is in the other set")]
-        if twin := self._digests.get(picture.digest):
-            return [Finding("leak_image", row.number, row.id, f"{picture.image} equals {twin} of the other set")]
-        volume = volume_of(picture.image)
+    def find(self, record: ImageRecord) -> list[tuple[str, str]]:
+        """(code, detail) of the leak, if the image or another slice of its volume is in the other sets."""
+        if os.path.normpath(record.image) in self._paths:
+            return [("leak_image", f"{record.image} is in the other set")]
+        if twin := self._digests.get(record.digest):
+            return [("leak_image", f"{record.image} equals {twin} of the other set")]
+        volume = volume_of(record.image)
         if volume in self._volumes:
-            detail = f"{picture.image} and {self._volumes[volume]} of the other set are slices of {volume}"
-            return [Finding("leak_volume", row.number, row.id, detail)]
+            slices = f"{record.image} and {self._volumes[volume]} of the other set"
+            return [("leak_volume", f"{slices} are slices of {volume}")]
         return []
 
 
-def _note(result: Check, findings: list[Finding], file: TextIO) -> None:
-    for finding in findings:
-        line = finding.as_json()
-        result.counts[finding.code] += 1
-        examples = result.examples.setdefault(finding.code, [])
-        if len(examples) < EXAMPLES:
-            examples.append(line)
-        file.write(json.dumps(line) + "\n")
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+@contextmanager
+def _worker_pool(count: int, initializer: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[OrderedMap]:
+    """Yields a ``map`` over ``count`` processes: results in order, at most ``4 * count`` items in flight.
+
+    With one process it runs in the caller's. Processes are spawned, not forked, because the caller may hold threads (a
+    progress bar) and locks.
+    """
+    if count == 1:
+        initializer(*arguments)
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=initializer, initargs=arguments)
+
+    def pool_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        futures = deque()
+        for item in items:
+            futures.append(pool.submit(function, item))
+            if len(futures) >= 4 * count:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+
+    try:
+        yield pool_map
+    finally:
+        pool.shutdown(cancel_futures=True)

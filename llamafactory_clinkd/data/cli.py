@@ -5,55 +5,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..utils.boxes import TagStyle
+from ..utils.console import console, exit_on_error
 from ..utils.io import write_json
 from .build_rows import Options
 from .check import check as run_check
 from .convert import convert as run_convert
 from .formats import FORMATS
+from .row_check import IMAGE_MAX_PIXELS
 from .scans import Slice
 from .split import write_split, write_subset
 from .stats import draw_modalities, statistics
 from .tables import check_table, conversion_table, detail_table, modality_table
-from .token_count import IMAGE_MAX_PIXELS
+from .text import Coordinates
 
 
-app = typer.Typer(help="Convert, check, count and divide data sets.", no_args_is_help=True)
-console = Console()
-
-FormatName = StrEnum("FormatName", {name: name for name in FORMATS})
-
-
-class Tags(StrEnum):
-    """Tag styles of the output."""
-
-    qwen2_vl = "qwen2_vl"
-    qwen_vl = "qwen_vl"
-
-
-class Coordinates(StrEnum):
-    """What the numbers of a box in the source are."""
-
-    auto = "auto"
-    thousandths = "thousandths"
-    fractions = "fractions"
-
-
-class By(StrEnum):
-    """What a split keeps on one side."""
-
-    volume = "volume"
-    image = "image"
-
-
+app = typer.Typer(help="Convert, check, count and split data sets.", no_args_is_help=True)
 DataSet = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A data set that `convert` wrote.")]
 ImageFolder = Annotated[
     Path | None, typer.Option(help="LLaMA-Factory's media_dir; by default the file's folder.", file_okay=False)
@@ -65,63 +39,62 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same rows on ev
 def convert(
     source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON array or JSONL.")],
     output: Annotated[Path, typer.Argument(help="Folder of the data set (LLaMA-Factory's dataset_dir).")],
-    name: Annotated[str | None, typer.Option(help="Of the data set; by default the source's name.")] = None,
-    format: Annotated[FormatName | None, typer.Option(help="By default worked out from the first rows.")] = None,
-    tags: Annotated[Tags, typer.Option(help="Style of ref and box tags.")] = Tags.qwen2_vl,
-    coordinates: Annotated[Coordinates, typer.Option(help="What the numbers of a box are.")] = Coordinates.auto,
+    name: Annotated[str | None, typer.Option(help="Name of the data set; by default the source's name.")] = None,
+    format: Annotated[Literal[*FORMATS] | None, typer.Option(help="By default detected from the first rows.")] = None,
+    tags: Annotated[TagStyle, typer.Option(help="Style of ref and box tags.")] = "qwen2_vl",
+    coordinates: Annotated[Coordinates, typer.Option(help="What the numbers of a box are.")] = "auto",
     split_turns: Annotated[
-        bool, typer.Option(help="One row a turn; else a conversation of several turns stays one row.")
+        bool, typer.Option(help="One row per turn; else a conversation of several turns stays one row.")
     ] = False,
     image_folder: ImageFolder = None,
     image_prefix: Annotated[str, typer.Option(help="Put before every image path, e.g. images.")] = "",
     slice: Annotated[str, typer.Option(help="Slice of a volume: first, middle, 40, z:40, x:middle.")] = "first",
     window: Annotated[str | None, typer.Option(help="CT window in HU as CENTRE,WIDTH, e.g. 40,400.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the summary there as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the summary to this file as JSON.")] = None,
 ) -> None:
     """Turn Med-GRIT / BiRD, VQA-RAD, SLAKE, LLaVA-Med or ShareGPT files into a data set for LLaMA-Factory.
 
-    Bad rows go to rejects.jsonl with their reason. Interrupted, run it again: it goes on where it was.
+    Bad rows go to rejects.jsonl with the reason. Run an interrupted command again to resume it.
     """
-    with _told():
+    with _resumable():
         options = Options(
-            tags=tags.value,
-            coordinates=coordinates.value,
+            tags=tags,
+            coordinates=coordinates,
             split_turns=split_turns,
             image_folder=image_folder or source.parent,
             image_prefix=image_prefix,
             default_slice=Slice.parse(slice),
-            window=_window(window),
+            window=_parse_window(window),
         )
         with _progress() as progress:
             bar = progress.add_task("bytes", total=source.stat().st_size)
-            done = run_convert(
+            conversion = run_convert(
                 source,
                 output,
                 name=name,
-                format=format.value if format else None,
+                format=format,
                 options=options,
                 strict=strict,
                 on_format=lambda kind, detected: progress.console.print(
-                    f"Format: {kind.name} ({kind.description}), {'detected' if detected else 'as named'}."
+                    f"Format: {kind.name} ({kind.description}), {'detected' if detected else 'as given'}."
                 ),
                 on_bytes=lambda read: progress.update(bar, completed=read),
             )
-    if done.resumed_at:
-        console.print(f"Went on after row {done.resumed_at:,} of an interrupted run.")
-    console.print(conversion_table(done))
-    for warning in done.warnings:
+    if conversion.resumed_at:
+        console.print(f"Resumed an interrupted run after row {conversion.resumed_at:,}.")
+    console.print(conversion_table(conversion))
+    for warning in conversion.warnings:
         console.print(f"[yellow]Warning[/]: {escape(warning)}")
-    if done.warned > len(done.warnings):
-        console.print(f"[yellow]{done.warned - len(done.warnings):,} more warnings[/] of these kinds are not shown.")
-    if done.rejected:
-        console.print(f"The rejected rows are in {done.rejects_path}.")
-    media = options.image_folder
-    console.print(
-        f"In the recipe: dataset: {done.path.stem}, dataset_dir: {output}, media_dir: {media}", soft_wrap=True
-    )
+    if conversion.warned > len(conversion.warnings):
+        hidden = conversion.warned - len(conversion.warnings)
+        console.print(f"[yellow]{hidden:,} more warnings[/] of these kinds are not shown.")
+    if conversion.rejected:
+        console.print(f"The rejected rows are in {conversion.rejects_path}.")
+    keys = f"dataset: {conversion.path.stem}, dataset_dir: {output}, media_dir: {options.image_folder}"
+    console.print(f"In the recipe: {keys}", soft_wrap=True)
     if json:
-        write_json(json, done.as_json())
+        write_json(json, conversion.as_json())
 
 
 @app.command()
@@ -131,16 +104,16 @@ def check(
     against: Annotated[
         list[Path] | None, typer.Option(exists=True, help="A data set that must share no image and no volume.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Qwen2-VL whose tokenizer counts; else no count.")] = None,
+    model: Annotated[str | None, typer.Option(help="Qwen2-VL whose tokenizer counts tokens.")] = None,
     cutoff_len: Annotated[int, typer.Option(help="The recipe's.")] = 2048,
     image_max_pixels: Annotated[int, typer.Option(help="The recipe's.")] = IMAGE_MAX_PIXELS,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Where the report goes, without extension; by default beside the data set.")
+        Path | None, typer.Option(help="Path of the report without extension; by default beside the data set.")
     ] = None,
 ) -> None:
-    """Find what would spoil a training; ends with status 1 if there is an error."""
-    with _told(), _progress() as progress:
+    """Find what would spoil a training; the exit status is 1 if there is an error."""
+    with _resumable(), _progress() as progress:
         bars: dict[str, Any] = {}
 
         def on_progress(stage: str, completed: int, total: int) -> None:
@@ -148,7 +121,7 @@ def check(
                 bars[stage] = progress.add_task(stage, total=total)
             progress.update(bars[stage], completed=completed, total=total)
 
-        found = run_check(
+        result = run_check(
             dataset,
             image_folder=image_folder,
             against=against or (),
@@ -159,18 +132,18 @@ def check(
             report=report,
             on_progress=on_progress,
         )
-    console.print(check_table(found))
-    if found.tokens_checked:
-        console.print(f"The longest row has {found.longest:,} tokens; cutoff_len is {cutoff_len:,}.")
+    console.print(check_table(result))
+    if result.tokens_checked:
+        console.print(f"The longest row has {result.longest:,} tokens; cutoff_len is {cutoff_len:,}.")
     else:
-        console.print("Tokens were not counted: name the model with --model.")
-    if found.unread_against:
+        console.print("Tokens were not counted: give the model with --model.")
+    if result.unread_against:
         console.print(
-            f"[yellow]{found.unread_against:,} images of the other sets do not open[/] in this image folder: "
+            f"[yellow]{result.unread_against:,} images of the other sets do not open[/] in this image folder: "
             "they were compared by path and volume only."
         )
-    console.print(f"All findings: {found.findings_path}", soft_wrap=True)
-    if found.errors:
+    console.print(f"All problems: {result.findings_path}", soft_wrap=True)
+    if result.errors:
         raise typer.Exit(1)
 
 
@@ -178,69 +151,69 @@ def check(
 def stats(
     dataset: DataSet,
     image_folder: ImageFolder = None,
-    figure: Annotated[Path | None, typer.Option(help="PNG of the proportions; by default beside the file.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the numbers there as JSON.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="PNG of the proportions; by default beside the data set.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON.")] = None,
 ) -> None:
     """Count turns by modality and task (the paper's Figure A1), lengths, boxes per answer and image sizes."""
-    with _told(), _progress() as progress:
+    with _resumable(), _progress() as progress:
         bar = progress.add_task("rows", total=None)
-        counted = statistics(
+        counts = statistics(
             dataset,
             image_folder=image_folder or dataset.parent,
             on_rows=lambda rows: progress.update(bar, completed=rows),
         )
-    console.print(modality_table(counted, dataset), detail_table(counted), sep="\n")
+    console.print(modality_table(counts, dataset), detail_table(counts), sep="\n")
     if json:
-        write_json(json, counted)
+        write_json(json, counts)
     figure = figure or dataset.with_suffix(".modalities.png")
-    with _told():
-        draw_modalities(counted["modalities"], figure)
+    with _resumable():
+        draw_modalities(counts["modalities"], figure)
     console.print(f"Figure: {figure}", soft_wrap=True)
 
 
 @app.command()
 def split(
     dataset: DataSet,
-    test: Annotated[float, typer.Option(help="Share of the rows on the test side.")] = 0.1,
-    by: Annotated[By, typer.Option(help="What no two sides share.")] = By.volume,
+    test: Annotated[float, typer.Option(help="Share of the rows in the test set.")] = 0.1,
+    by: Annotated[Literal["volume", "image"], typer.Option(help="What the two sets never share.")] = "volume",
     seed: Seed = 0,
     names: Annotated[str | None, typer.Option(help="TRAIN,TEST; by default <data set>_train,<data set>_test.")] = None,
 ) -> None:
-    """Divide a data set into a training and a test part that share no volume (or image)."""
-    with _told():
+    """Split a data set into a training and a test set that share no volume (or image)."""
+    with _resumable():
         train_name, comma, test_name = (names or f"{dataset.stem}_train,{dataset.stem}_test").partition(",")
         if not comma or not train_name or not test_name or train_name == test_name:
             raise ValueError(f"--names should be two different names, TRAIN,TEST, not {names!r}.")
-        rows = write_split(dataset, train_name, test_name, share=test, by=by.value, seed=seed)
-    console.print(f"{train_name}: {rows[0]:,} rows; {test_name}: {rows[1]:,} rows; by {by.value}, seed {seed}.")
+        rows = write_split(dataset, train_name, test_name, share=test, by=by, seed=seed)
+    console.print(f"{train_name}: {rows[0]:,} rows; {test_name}: {rows[1]:,} rows; by {by}, seed {seed}.")
 
 
 @app.command()
 def subset(
     dataset: DataSet,
-    size: Annotated[int, typer.Option(min=0, help="Rows; the paper draws pseudo-labels for 30,000.")] = 30000,
+    size: Annotated[int, typer.Option(min=0, help="Number of rows; the paper pseudo-labels 30,000.")] = 30000,
     stratify: Annotated[bool, typer.Option("--stratify", help="Keep the shares of modality and task.")] = False,
     seed: Seed = 0,
     name: Annotated[str | None, typer.Option(help="By default <data set>_<size>.")] = None,
 ) -> None:
     """Draw a seeded subset, such as the one for pseudo-labels."""
-    with _told():
+    with _resumable():
         name = name or f"{dataset.stem}_{size}"
         rows = write_subset(dataset, name, size, seed=seed, stratify=stratify)
     console.print(f"{name}: {rows:,} rows{', stratified by modality and task' if stratify else ''}, seed {seed}.")
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Ends with the message instead of a traceback, where the message is meant for the user."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        console.print(f"[red]Error[/]: {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as interrupt:
-        console.print("Interrupted. Run the same command again to finish.")
-        raise typer.Exit(130) from interrupt
+def _resumable() -> Iterator[None]:
+    """``exit_on_error``, and a hint instead of a traceback when the user interrupts."""
+    with exit_on_error():
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            console.print("Interrupted. Run the same command again to finish.")
+            raise typer.Exit(130) from interrupt
 
 
 def _progress() -> Progress:
@@ -248,7 +221,7 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def _window(text: str | None) -> tuple[float, float] | None:
+def _parse_window(text: str | None) -> tuple[float, float] | None:
     if text is None:
         return None
     try:

@@ -13,12 +13,12 @@ from typing import Any
 from ..utils.io import content_hash
 from .build_rows import Options, build_rows
 from .formats import FORMATS, Format, detect_format
+from .problems import CHOICES, Reject
 from .reader import BrokenFileError, read_rows
-from .rejects import CHOICES, Reject
-from .sharegpt import RowWriter
+from .sharegpt import ResumableWriter
 
 
-SAMPLE = 100  # rows that tell the format
+SAMPLE_SIZE = 100  # rows that determine the format
 
 
 class StrictError(ValueError):
@@ -27,10 +27,10 @@ class StrictError(ValueError):
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """The result of a conversion.
 
     ``rows_in == converted + rejected``, and ``rows_out == converted`` unless turns are split. ``warnings`` has the
-    first hundred of ``warned``. ``resumed_at`` is the number of rows that an interrupted run had dealt with.
+    first hundred of ``warned``. ``resumed_at`` is the number of rows that an interrupted run had finished.
     """
 
     path: Path
@@ -65,50 +65,52 @@ def convert(
 ) -> Conversion:
     """Converts one file into ``output/<name>.json``, ``output/dataset_info.json`` and ``output/rejects.jsonl``.
 
-    The source is streamed: memory does not grow with it. Interrupted and run again with the same arguments, it goes on
-    where the last checkpoint was; the files are then those of an uninterrupted run.
+    The source is streamed, so memory does not grow with it. After an interruption, the same arguments resume from the
+    last checkpoint; the files are then those of an uninterrupted run.
 
     Args:
         source: A JSON array or JSONL.
         output: Folder of the data set, created if needed.
-        name: Of the data set; the source's name without extension by default.
-        format: A key of ``FORMATS``; worked out from the first rows by default.
-        options: How rows are made. Scans are looked for beside the source unless ``image_folder`` says otherwise.
+        name: Name of the data set; by default the source's name without extension.
+        format: A key of ``FORMATS``; by default detected from the first rows.
+        options: How rows are built. By default scans are read from the source's folder.
         strict: Stop at the first bad row and leave nothing behind.
-        on_format: Told the format, and whether it was worked out.
-        on_bytes: Told how many bytes of the source have been read.
+        on_format: Called with the format and whether it was detected.
+        on_bytes: Called with the number of bytes read from the source.
 
     Raises:
         StrictError: With ``strict``, for the first bad row.
-        BrokenFileError: If the file itself cannot be read to its end; the rows before are kept for a later run.
+        BrokenFileError: If the file cannot be read to its end; the rows before are kept for a later run.
         ValueError: If the format is unknown or no format fits.
     """
     source = Path(source)
     options = options or Options(image_folder=source.parent)
     name = name or source.stem
     if not re.fullmatch(r"[\w.-]+", name) or name in ("dataset_info", "rejects") or name.startswith("."):
-        raise ValueError(f"{name!r} is no name for a data set: give one of letters, digits, '-' and '_' with --name.")
+        raise ValueError(
+            f"{name!r} is not a valid name of a data set: give one of letters, digits, '-' and '_' with --name."
+        )
     if source.resolve() == (Path(output) / f"{name}.json").resolve():
         raise ValueError(f"{source} would be overwritten by its own conversion: give another --name or folder.")
-    kind = _format(source, format)
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"Unknown format {format!r}: expected one of {', '.join(FORMATS)}.")
+    source_format = detect_format(_sample(source)) if format is None else FORMATS[format]
     if on_format:
-        on_format(kind, format is None)
+        on_format(source_format, format is None)
 
     stat = source.stat()
-    work = [str(source.resolve()), stat.st_size, stat.st_mtime_ns, kind.name, name, repr(options)]
-    signature = content_hash([*work, "strict"] if strict else work)  # what was rejected before would go unsaid
-    writer = RowWriter(output, name, signature)
+    inputs = [str(source.resolve()), stat.st_size, stat.st_mtime_ns, source_format.name, name, repr(options)]
+    # A strict run does not resume a run that may have rejected rows.
+    writer = ResumableWriter(output, name, content_hash([*inputs, "strict"] if strict else inputs))
     resumed_at = writer.done
     try:
         for number, row in itertools.islice(read_rows(source, on_bytes), writer.done, None):
             try:
-                rows, notes = _converted(row, number, kind, options)
+                writer.write(*_convert_row(row, number, source_format, options))
             except Reject as reject:
                 if strict and reject.reason not in CHOICES:
                     raise StrictError(f"{source}, row {number} ({_identity(row)!r}): {reject}.") from reject
                 writer.reject(number, _identity(row), reject.reason, reject.detail)
-            else:
-                writer.write(rows, notes)
     except BaseException as error:
         writer.close(keep=not isinstance(error, StrictError))
         raise
@@ -117,63 +119,56 @@ def convert(
     return Conversion(
         path=writer.path,
         rejects_path=writer.rejects_path,
-        format=kind.name,
+        format=source_format.name,
         rows_in=writer.done,
         converted=counts["converted"],
         rows_out=counts["rows"],
         rejected=counts["rejected"],
-        reasons=_counted(counts, "reject "),
-        tasks=_counted(counts, "task "),
-        modalities=_counted(counts, "modality "),
+        reasons=_counts_of("reject ", counts),
+        tasks=_counts_of("task ", counts),
+        modalities=_counts_of("modality ", counts),
         warnings=writer.warnings,
         warned=counts["warnings"],
         resumed_at=resumed_at,
     )
 
 
-def _converted(row: Any, number: int, kind: Format, options: Options) -> tuple[list[dict[str, Any]], list[str]]:
+def _convert_row(row: Any, number: int, source_format: Format, options: Options) -> tuple[list[dict], list[str]]:
     if isinstance(row, Reject):
         raise row
-    conversation = kind.parse(row)
+    conversation = source_format.parse(row)
     conversation.id = conversation.id or f"row-{number}"
     return build_rows(conversation, options)
 
 
-def _format(source: Path, name: str | None) -> Format:
-    if name is not None:
-        if name not in FORMATS:
-            raise ValueError(f"Unknown format {name!r}: expected one of {', '.join(FORMATS)}.")
-        return FORMATS[name]
-    return detect_format(_sample(source))
-
-
 def _sample(source: Path) -> Iterator[dict[str, Any]]:
-    """The first readable rows; a file that breaks off later is dealt with when it is converted.
+    """The first readable rows; a file that is broken further on raises when it is converted.
 
     Raises:
-        ValueError: If the file has rows and none of them can be read.
+        ValueError: If the file has rows and none of them is readable.
     """
-    found, fault = 0, None
+    readable, first_reject = 0, None
     try:
         for number, row in read_rows(source):
             if isinstance(row, Reject):
-                fault = fault or f"row {number}: {row}"
+                first_reject = first_reject or f"row {number}: {row}"
                 continue
-            found += 1
+            readable += 1
             yield row
-            if found == SAMPLE:
+            if readable == SAMPLE_SIZE:
                 return
     except BrokenFileError:
-        if not found:
+        if not readable:
             raise
-    if fault and not found:
+    if first_reject and not readable:
         raise ValueError(
-            f"{source} has no row that can be read; {fault}. Expected a JSON array of objects, or an object a line."
+            f"{source} has no row that can be read; {first_reject}. "
+            "Expected a JSON array of objects, or an object a line."
         )
 
 
 def _identity(row: Any) -> Any:
-    """The row's own name, for the user who looks for it."""
+    """The row's own id, or what comes closest, so that the user finds it."""
     if isinstance(row, dict):
         for field in ("id", "qid", "question_id", "image", "image_name"):
             if isinstance(row.get(field), str | int):
@@ -181,6 +176,6 @@ def _identity(row: Any) -> Any:
     return None
 
 
-def _counted(counts: dict[str, int], prefix: str) -> dict[str, int]:
-    found = {key.removeprefix(prefix): count for key, count in counts.items() if key.startswith(prefix)}
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+def _counts_of(prefix: str, counts: dict[str, int]) -> dict[str, int]:
+    selected = {key.removeprefix(prefix): count for key, count in counts.items() if key.startswith(prefix)}
+    return dict(sorted(selected.items(), key=lambda item: (-item[1], item[0])))

@@ -1,7 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The formats that `clinkd data convert` reads: how each is known, and how its row becomes a conversation."""
+"""The formats that `clinkd data convert` reads: a table of how each is recognized and parsed.
+
+A new format is a parser, which turns a row into a :class:`Conversation` or raises :class:`Reject`, and its entry in
+``FORMATS``.
+"""
 
 import math
 import posixpath
@@ -11,23 +15,23 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .image_names import relative_path
-from .rejects import Reject
+from .images import relative_path
+from .problems import Reject
 from .scans import is_scan
+from .sharegpt import IMAGE_PLACEHOLDER, as_list
 
 
-IMAGE = "<image>"
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _IMG_TAG = re.compile(r"(?:Picture\s+\d+:\s*)?<img>(.*?)</img>", re.DOTALL)
-_PICTURE = (".png", ".jpg", ".jpeg")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _MISSPELT = "conversatons"  # the key of LLaVA-Med's published instruction files
 
 
 @dataclass
 class Conversation:
-    """One row on its way: texts as the source has them, paths relative to the data folder.
+    """One row of a source: texts unchanged, paths relative to the data folder.
 
-    ``turns`` holds [question, answer]; ``task`` and ``modality`` what the source itself says, if it does.
+    ``turns`` holds [question, answer]; ``task`` and ``modality`` are the source's own, where it has them.
     """
 
     id: str
@@ -40,7 +44,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Format:
-    """One format: ``matches`` knows its rows, ``parse`` reads one or raises :class:`Reject`."""
+    """One format: ``matches`` recognizes its rows, ``parse`` reads one or raises :class:`Reject`."""
 
     name: str
     description: str
@@ -48,8 +52,8 @@ class Format:
     parse: Callable[[Mapping[str, Any]], Conversation]
 
 
-def text_of(row: Mapping[str, Any], field: str) -> str:
-    """A field's text; a whole or finite number (VQA-RAD counts gallstones: ``4``) becomes its digits."""
+def _field(row: Mapping[str, Any], field: str) -> str:
+    """A field's text; a finite number (VQA-RAD counts gallstones: ``4``) becomes its digits."""
     if field not in row:
         raise Reject("missing_field", f"no {field!r} among {', '.join(map(str, list(row)[:12]))}")
     return _text(row[field], field)
@@ -63,16 +67,20 @@ def _text(value: Any, what: str) -> str:
     raise Reject("wrong_type", f"{what!r} should be text, is {type(value).__name__} ({str(value)[:40]})")
 
 
-def _messages(value: Any, role_key: str, text_key: str) -> tuple[str | None, list[list[str]]]:
-    """System prompt and turns of a list of messages."""
+def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise Reject("wrong_type", f"the conversation should be a list, is {type(value).__name__}")
+    return value
+
+
+def _messages(value: Any, role_key: str, text_key: str) -> tuple[str | None, list[list[str]]]:
+    """System prompt and turns of a list of messages."""
     system, turns, expected = None, [], "user"
-    for index, message in enumerate(value):
+    for index, message in enumerate(_list(value)):
         if not isinstance(message, dict):
             raise Reject("wrong_type", f"message {index + 1} should be an object, is {type(message).__name__}")
-        name = text_of(message, role_key)
-        role, text = _ROLES.get(name.strip().lower()), text_of(message, text_key)
+        name = _field(message, role_key)
+        role, text = _ROLES.get(name.strip().lower()), _field(message, text_key)
         if role is None:
             raise Reject("unknown_role", f"message {index + 1} is from {name[:40]!r}")
         if role == "system" and index == 0:
@@ -92,10 +100,8 @@ def _messages(value: Any, role_key: str, text_key: str) -> tuple[str | None, lis
 
 def _pairs(value: Any) -> list[list[str]]:
     """Turns of a list of [question, answer]."""
-    if not isinstance(value, list):
-        raise Reject("wrong_type", f"the conversation should be a list, is {type(value).__name__}")
     turns = []
-    for index, pair in enumerate(value):
+    for index, pair in enumerate(_list(value)):
         if not isinstance(pair, list):
             raise Reject("wrong_type", f"turn {index + 1} should be [question, answer], is {type(pair).__name__}")
         if len(pair) != 2:
@@ -105,25 +111,25 @@ def _pairs(value: Any) -> list[list[str]]:
 
 
 def _tags_to_placeholders(images: list[str], turns: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Turns ``<img>path</img>`` into ``<image>``, once an image; without other images, the tags name them.
+    """Replaces ``<img>path</img>`` by ``<image>``, once per image; without other images, the tags name them.
 
     Only the file's name is compared with the row's image: the tags of Med-GRIT hold paths of the authors' machines.
     """
     if not any("<img>" in text or "</img>" in text for turn in turns for text in turn):
         return images, turns
-    named = [tag.strip() for question, _ in turns for tag in _IMG_TAG.findall(question)]
-    images = images or [relative_path(tag) for tag in dict.fromkeys(named)]
-    left = {_stem(image) for image in images}
-    known = frozenset(left)
+    tagged = [tag.strip() for question, _ in turns for tag in _IMG_TAG.findall(question)]
+    images = images or [relative_path(tag) for tag in dict.fromkeys(tagged)]
+    known = frozenset(_stem(image) for image in images)
+    unplaced = set(known)
 
     def placeholder(match: re.Match) -> str:
         stem = _stem(match[1])
         if stem not in known:
             raise Reject("image_mismatch", f"the tag names {match[1].strip()[:80]!r}, the row {images[0][:80]!r}")
-        if stem not in left:
+        if stem not in unplaced:
             return ""
-        left.remove(stem)
-        return IMAGE
+        unplaced.remove(stem)
+        return IMAGE_PLACEHOLDER
 
     replaced = [[_IMG_TAG.sub(placeholder, question), answer] for question, answer in turns]
     if any("<img>" in text or "</img>" in text for turn in replaced for text in turn):
@@ -133,7 +139,7 @@ def _tags_to_placeholders(images: list[str], turns: list[list[str]]) -> tuple[li
 
 
 def _stem(path: str) -> str:
-    """A path's last part without its extension, with either slash."""
+    """The file name of a path, with either slash, without its extension."""
     return posixpath.splitext(posixpath.basename(path.strip().replace("\\", "/")))[0]
 
 
@@ -142,13 +148,9 @@ def _conversation(identity: str, images: Iterable[Any], turns: list[list[str]], 
     return Conversation(identity, paths, turns, **rest)
 
 
-def _listed(value: Any) -> list[Any]:
-    return [] if value is None else value if isinstance(value, list) else [value]
-
-
 def _med_grit(row: Mapping[str, Any]) -> Conversation:
-    identity = text_of(row, "id")
-    image = identity if identity.lower().endswith(_PICTURE) or is_scan(identity) else identity + ".png"
+    identity = _field(row, "id")
+    image = identity if identity.lower().endswith(_IMAGE_SUFFIXES) or is_scan(identity) else identity + ".png"
     if not identity.strip():
         raise Reject("missing_field", "the id, which names the image, is empty")
     system, turns = None, row.get("conversations")
@@ -160,26 +162,26 @@ def _med_grit(row: Mapping[str, Any]) -> Conversation:
 
 
 def _vqa_rad(row: Mapping[str, Any]) -> Conversation:
-    turns = [[text_of(row, "question"), text_of(row, "answer")]]
-    return _conversation(text_of(row, "qid"), [text_of(row, "image_name")], turns)
+    turns = [[_field(row, "question"), _field(row, "answer")]]
+    return _conversation(_field(row, "qid"), [_field(row, "image_name")], turns)
 
 
 def _slake(row: Mapping[str, Any]) -> Conversation:
-    if text_of(row, "q_lang").strip().lower() != "en":
+    if _field(row, "q_lang").strip().lower() != "en":
         raise Reject("not_english", f"q_lang is {row['q_lang']!r}")
-    turns = [[text_of(row, "question"), text_of(row, "answer")]]
-    return _conversation(text_of(row, "qid"), [text_of(row, "img_name")], turns, modality=row.get("modality"))
+    turns = [[_field(row, "question"), _field(row, "answer")]]
+    return _conversation(_field(row, "qid"), [_field(row, "img_name")], turns, modality=row.get("modality"))
 
 
 def _llava_med(row: Mapping[str, Any]) -> Conversation:
     system, turns = _messages(row.get("conversations", row.get(_MISSPELT)), "from", "value")
     modality = row.get("domain", row.get("modality"))
-    return _conversation(text_of(row, "id"), _listed(row.get("image")), turns, system=system, modality=modality)
+    return _conversation(_field(row, "id"), as_list(row.get("image")), turns, system=system, modality=modality)
 
 
 def _llava_med_qa(row: Mapping[str, Any]) -> Conversation:
-    turns = [[text_of(row, "text"), text_of(row, "gpt4_answer" if "gpt4_answer" in row else "answer")]]
-    return _conversation(text_of(row, "question_id"), [text_of(row, "image")], turns, modality=row.get("domain"))
+    turns = [[_field(row, "text"), _field(row, "gpt4_answer" if "gpt4_answer" in row else "answer")]]
+    return _conversation(_field(row, "question_id"), [_field(row, "image")], turns, modality=row.get("domain"))
 
 
 def _sharegpt(row: Mapping[str, Any]) -> Conversation:
@@ -188,9 +190,9 @@ def _sharegpt(row: Mapping[str, Any]) -> Conversation:
     else:
         system, turns = _messages(row.get("conversations"), "from", "value")
     if row.get("system"):
-        system = text_of(row, "system")
-    identity = text_of(row, "id") if row.get("id") is not None else ""
-    images = _listed(row.get("images", row.get("image")))
+        system = _field(row, "system")
+    identity = _field(row, "id") if row.get("id") is not None else ""
+    images = as_list(row.get("images", row.get("image")))
     return _conversation(identity, images, turns, system=system, task=row.get("task"), modality=row.get("modality"))
 
 
@@ -235,7 +237,7 @@ FORMATS = {
 
 
 def detect_format(rows: Iterable[Mapping[str, Any]]) -> Format:
-    """The format that most of ``rows`` (the first of a file) have.
+    """The format that most of ``rows`` (the first of a file) match.
 
     Raises:
         ValueError: If none fits; the message lists the formats and the keys found.
@@ -245,6 +247,6 @@ def detect_format(rows: Iterable[Mapping[str, Any]]) -> Format:
     del votes[None]
     if votes:
         return FORMATS[votes.most_common(1)[0][0]]
-    found = ", ".join(sorted({str(key) for row in rows for key in row})[:20]) or "none"
+    keys = ", ".join(sorted({str(key) for row in rows for key in row})[:20]) or "none"
     known = "; ".join(f"{kind.name}: {kind.description}" for kind in FORMATS.values())
-    raise ValueError(f"No known format fits. Keys found: {found}. Name one with --format: {known}.")
+    raise ValueError(f"No known format fits. Keys found: {keys}. Name one with --format: {known}.")

@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rows of a JSON array or a JSONL file, one at a time, whatever the file's size.
+"""Streams the rows of a JSON array or a JSONL file of any size.
 
-The standard library's decoder is fed a window of the file, so memory is bounded by the largest row. It was preferred
-to ijson 3.6, whose fast back end was seen to end the whole file at a ``NaN`` (every empty cell that pandas writes), at
-an integer over 64 bits and at one byte that is not UTF-8, and to turn lone surrogates into ``?`` without a word. Here
-each of these costs one row at most.
+The standard library's decoder reads a window of the file, so memory is bounded by the largest row. The fast back end
+of ijson 3.6 aborts the whole file at a ``NaN`` (every empty cell that pandas writes), at an integer over 64 bits and
+at one byte that is not UTF-8, and silently replaces lone surrogates. Here each of these costs one row at most.
 """
 
 import codecs
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .rejects import Reject
+from .problems import Reject
 
 
 WINDOW = 1 << 20  # bytes
@@ -31,18 +30,17 @@ class BrokenFileError(ValueError):
 def read_rows(
     path: str | Path, on_bytes: Callable[[int], None] | None = None
 ) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
-    """Yields ``(row number from 1, row)``; a row that cannot be one comes as a :class:`Reject`.
+    """Yields ``(row number from 1, row)``; a row that is not a JSON object is a :class:`Reject`.
 
-    A file that starts with ``[`` is a JSON array, else it has one JSON object a line (the row number is then the
-    number among the lines that are not blank).
+    A file that starts with ``[`` is a JSON array, else it has one JSON object per line (blank lines are not counted).
 
     Args:
         path: The file, UTF-8 with or without a byte order mark.
-        on_bytes: Told how many bytes have been read so far, once a window.
+        on_bytes: Called with the number of bytes read so far, once per window.
 
     Raises:
-        BrokenFileError: If an array ends early or has a syntax error; the message says after which row.
-        FileNotFoundError: If there is no such file.
+        BrokenFileError: If an array ends early or has a syntax error; the message names the last good row.
+        FileNotFoundError: If the file does not exist.
     """
     with open(path, "rb") as f:
         start = f.read(64).removeprefix(codecs.BOM_UTF8)
@@ -50,15 +48,13 @@ def read_rows(
         windows = _windows(f, on_bytes)
         rows = _array(windows, path) if start.lstrip().startswith(b"[") else _lines(windows)
         for number, row in enumerate(rows, start=1):
-            yield number, row if isinstance(row, dict | Reject) else _not_an_object(row)
-
-
-def _not_an_object(value: Any) -> Reject:
-    return Reject("not_an_object", f"expected an object, found {type(value).__name__}")
+            if not isinstance(row, dict | Reject):
+                row = Reject("not_an_object", f"expected an object, found {type(row).__name__}")
+            yield number, row
 
 
 def _windows(f: BinaryIO, on_bytes: Callable[[int], None] | None) -> Iterator[str]:
-    """Decodes the file; bytes that are not UTF-8 become lone surrogates, so that their row alone is set aside."""
+    """Decodes the file; bytes that are not UTF-8 become lone surrogates, so that only their row is rejected."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     first = True
     while data := f.read(WINDOW):
@@ -71,7 +67,7 @@ def _windows(f: BinaryIO, on_bytes: Callable[[int], None] | None) -> Iterator[st
 
 
 def _lines(windows: Iterator[str]) -> Iterator[Any]:
-    """Rows of a JSONL file. Only a line feed ends a line: U+2028 and the like may stand inside a string."""
+    """Rows of a JSONL file. Only a line feed ends a line: U+2028 and similar characters may occur in a string."""
     rest, skipping = "", False
     for window in windows:
         *lines, rest = (rest + window).split("\n")
@@ -81,7 +77,7 @@ def _lines(windows: Iterator[str]) -> Iterator[Any]:
                 continue
             lines, skipping = lines[1:], False
         yield from map(_line, filter(str.strip, lines))
-        if len(rest) > LARGEST_ROW:  # no row, but a file without line feeds: it must not fill the memory
+        if len(rest) > LARGEST_ROW:  # not a row but a file without line feeds
             yield Reject("not_json", f"the line has more than {LARGEST_ROW:,} characters")
             rest, skipping = "", True
     if rest.strip():
@@ -99,20 +95,19 @@ def _array(windows: Iterator[str], path: str | Path) -> Iterator[Any]:
     """Elements of a JSON array."""
     decode = json.JSONDecoder().raw_decode
     buffer, position, number = "", 0, 0
-    expected = "["  # what has to come next: "[" once, then "value" and "," in turn
-    first = True
+    expected = "["  # the next token: "[" once, then "value" and "," in turn
 
     def more(least: int) -> bool:
-        """Drops what was used and reads at least ``least`` characters; at the file's end changes nothing: False."""
+        """Drops decoded text and reads at least ``least`` characters; at the end of the file only returns False."""
         nonlocal buffer, position
-        parts, size = [], 0
+        texts, size = [], 0
         for window in windows:
-            parts.append(window)
+            texts.append(window)
             size += len(window)
             if size >= least:
                 break
         if size:
-            buffer, position = buffer[position:] + "".join(parts), 0
+            buffer, position = buffer[position:] + "".join(texts), 0
         return size > 0
 
     while True:
@@ -124,7 +119,7 @@ def _array(windows: Iterator[str], path: str | Path) -> Iterator[Any]:
             continue
 
         character = buffer[position]
-        if expected == "value" and character == "]" and first:
+        if expected == "value" and character == "]" and not number:
             break
         if expected == "value":
             try:
@@ -133,10 +128,10 @@ def _array(windows: Iterator[str], path: str | Path) -> Iterator[Any]:
                 size = len(buffer) - position
                 if size < LARGEST_ROW and more(size):
                     continue
-                raise BrokenFileError(f"{path}, row {number + 1} is not valid JSON ({error}). Mend it.") from error
+                raise BrokenFileError(f"{path}, row {number + 1} is not valid JSON ({error}). Fix it.") from error
             if isinstance(value, int | float) and len(buffer) - end < 3 and more(1):
-                continue  # the number may go on in the next window: "1", "1." and "1e-" all read as 1 so far
-            number, position, expected, first = number + 1, end, ",", False
+                continue  # the window may have cut the number: "1", "1." and "1e-" all decode as 1
+            number, position, expected = number + 1, end, ","
             yield value
         elif character == expected:
             position, expected = position + 1, "value"
@@ -147,4 +142,4 @@ def _array(windows: Iterator[str], path: str | Path) -> Iterator[Any]:
 
     for tail in itertools.chain([buffer[position + 1 :]], windows):
         if tail.strip():
-            raise BrokenFileError(f"{path} goes on after its closing bracket: {tail.strip()[:40]!r}. Two files?")
+            raise BrokenFileError(f"{path} continues after its closing bracket: {tail.strip()[:40]!r}. Two files?")

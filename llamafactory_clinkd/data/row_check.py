@@ -1,73 +1,77 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What `clinkd data check` finds in one row of a ShareGPT file."""
+"""What `clinkd data check` examines in one row of a ShareGPT file: layout, text, boxes and the number of tokens."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..utils.boxes import parse_boxes
-from .formats import FORMATS, IMAGE, Conversation
-from .image_check import Finding
-from .image_names import relative_path
-from .rejects import Reject
+from .formats import FORMATS, Conversation
+from .images import relative_path
+from .problems import Problem, Reject
+from .sharegpt import IMAGE_PLACEHOLDER, row_images
 from .text import clean_text
 
 
+IMAGE_MAX_PIXELS, IMAGE_MIN_PIXELS = 768 * 768, 32 * 32  # LLaMA-Factory's own defaults
+
+
 @dataclass(frozen=True)
-class RowFacts:
-    """One row's faults, its images that stay within the folder, and two hashes to find duplicates by."""
+class RowCheck:
+    """The problems of one row, its images within the data folder, and hashes that identify duplicates (0: none)."""
 
     number: int
     id: str
     images: list[str]
-    findings: list[Finding]
+    problems: list[Problem]
     id_hash: int
     content_hash: int
 
 
-def examine_row(number: int, row: Mapping[str, Any] | Reject) -> RowFacts:
-    """Checks everything about a row but its pictures and its neighbours."""
+def check_row(number: int, row: Mapping[str, Any] | Reject) -> RowCheck:
+    """Checks a row without opening its images and without comparing it to other rows."""
     if isinstance(row, Reject):
-        return RowFacts(number, "", [], [Finding(row.reason, number, "", row.detail)], 0, 0)
-    identity = _printable(str(row["id"])) if isinstance(row.get("id"), str | int) else ""
-    faults: list[tuple[str, str]] = []
+        return RowCheck(number, "", [], [Problem(row.reason, number, "", row.detail)], 0, 0)
+    identity = str(row["id"]).encode("utf-8", "replace").decode() if isinstance(row.get("id"), str | int) else ""
+    problems: list[tuple[str, str]] = []
 
-    images, listed = [], listed_images(row)
+    images, listed = [], row_images(row)
     for image in listed:
         try:
             relative_path(image)
         except Reject as reject:
-            faults.append((reject.reason, reject.detail))
+            problems.append((reject.reason, reject.detail))
         else:
             images.append(image)
     if not listed:
-        faults.append(("no_image", "text only"))
+        problems.append(("no_image", "text only"))
 
     try:
         _check_messages(row)
         conversation = FORMATS["sharegpt"].parse({**row, "images": []})
     except Reject as reject:
-        faults.append((reject.reason, reject.detail))
+        problems.append((reject.reason, reject.detail))
     else:
-        faults += _faults_of(conversation, len(listed))
+        problems += _conversation_problems(conversation, len(listed))
 
-    findings = [Finding(code, number, identity, detail) for code, detail in faults]
     content = json.dumps([row.get("messages"), listed], sort_keys=True)
-    return RowFacts(number, identity, images, findings, _hash(identity) if identity else 0, _hash(content))
-
-
-def listed_images(row: Mapping[str, Any]) -> list[Any]:
-    """What a row lists as its images, be it one or many, of whatever type."""
-    listed = row.get("images")
-    return listed if isinstance(listed, list) else [] if listed is None else [listed]
+    return RowCheck(
+        number,
+        identity,
+        images,
+        [Problem(code, number, identity, detail) for code, detail in problems],
+        _hash(identity) if identity else 0,
+        _hash(content),
+    )
 
 
 def _check_messages(row: Mapping[str, Any]) -> None:
-    """Holds the messages to the letter of Table A1: stock LLaMA-Factory drops a row with any other role."""
+    """Requires the exact roles and keys of Table A1: LLaMA-Factory drops a row with any other role."""
     if not isinstance(row.get("messages"), list):
         raise Reject("missing_field", "no list of 'messages'")
     for index, message in enumerate(row["messages"], start=1):
@@ -77,36 +81,76 @@ def _check_messages(row: Mapping[str, Any]) -> None:
             raise Reject("unknown_role", f"message {index} is from {message['role'][:40]!r}")
 
 
-def _faults_of(conversation: Conversation, images: int) -> list[tuple[str, str]]:
+def _conversation_problems(conversation: Conversation, images: int) -> list[tuple[str, str]]:
+    """(code, detail) of each problem of the texts; ``images`` is the number of images of the row."""
     if not conversation.turns:
         return [("no_turns", "expected a question and an answer")]
-    faults = []
+    problems = []
     texts = [("system", conversation.system)] if conversation.system else []
     for question, answer in conversation.turns:
         texts += [("question", question), ("answer", answer)]
-        if not question.replace(IMAGE, "").strip():
-            faults.append(("empty_question", f"its answer is {answer[:60]!r}"))
+        if not question.replace(IMAGE_PLACEHOLDER, "").strip():
+            problems.append(("empty_question", f"its answer is {answer[:60]!r}"))
         if not answer.strip():
-            faults.append(("empty_answer", f"to {question[:60]!r}"))
+            problems.append(("empty_answer", f"to {question[:60]!r}"))
     for kind, text in texts:
-        if kind == "answer" and IMAGE in text:
-            faults.append(("image_in_answer", f"in {text[:60]!r}"))
+        if kind == "answer" and IMAGE_PLACEHOLDER in text:
+            problems.append(("image_in_answer", f"in {text[:60]!r}"))
         try:
             cleaned = clean_text(text)
         except Reject as reject:
-            faults.append((reject.reason, f"{kind}: {reject.detail}"))
+            problems.append((reject.reason, f"{kind}: {reject.detail}"))
         else:
             if parse_boxes(cleaned) != parse_boxes(text):
-                faults.append(("box_form", f"{kind}: {text[:80]!r}"))
-    found = sum(text.count(IMAGE) for _, text in texts)
-    if found != images:
-        faults.append(("image_count", f"{found} <image> placeholders, {images} images"))
-    return faults
+                problems.append(("box_form", f"{kind}: {text[:80]!r}"))
+    placeholders = sum(text.count(IMAGE_PLACEHOLDER) for _, text in texts)
+    if placeholders != images:
+        problems.append(("image_count", f"{placeholders} <image> placeholders, {images} images"))
+    return problems
 
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
+def resized(width: int, height: int, max_pixels: int = IMAGE_MAX_PIXELS, min_pixels: int = IMAGE_MIN_PIXELS):
+    """Width and height that LLaMA-Factory (0.9.5, Qwen2-VL) passes to the image processor."""
+    for limit, beyond in ((max_pixels, width * height > max_pixels), (min_pixels, width * height < min_pixels)):
+        if beyond:
+            factor = math.sqrt(limit / (width * height))
+            width, height = int(width * factor), int(height * factor)
+    width, height = max(width, 28), max(height, 28)
+    if width / height > 200:
+        width = height * 180
+    if height / width > 200:
+        height = width * 180
+    return width, height
+
+
+class TokenCounter:
+    """Counts the tokens of rows for one model.
+
+    Args:
+        model: Folder or hub name of a Qwen2-VL; only its tokenizer and processor are loaded.
+        max_pixels: The recipe's ``image_max_pixels``.
+        min_pixels: The recipe's ``image_min_pixels``.
+    """
+
+    def __init__(self, model: str, max_pixels: int = IMAGE_MAX_PIXELS, min_pixels: int = IMAGE_MIN_PIXELS) -> None:
+        from transformers import AutoProcessor
+
+        self._processor = AutoProcessor.from_pretrained(model)
+        self._limits = (max_pixels, min_pixels)
+
+    def image_tokens(self, width: int, height: int) -> int:
+        """Placeholder tokens of one image, vision start and end included."""
+        processor = self._processor.image_processor
+        width, height = resized(width, height, *self._limits)
+        return processor.get_number_of_image_patches(height, width, {}) // processor.merge_size**2 + 2
+
+    def count(self, messages: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> int:
+        """Tokens of a row in the model's chat template, with images of these ``sizes`` (width, height)."""
+        plain = [{"role": m["role"], "content": m["content"].replace(IMAGE_PLACEHOLDER, "")} for m in messages]
+        text = self._processor.tokenizer.apply_chat_template(plain, tokenize=False)
+        tokens = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return len(tokens) + sum(self.image_tokens(*size) for size in sizes)

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""DICOM and NIfTI images to 8-bit PNG, once each.
+"""DICOM and NIfTI images to 8-bit PNG, once each; :func:`read_pixels` turns a scan into pixels.
 
 CT is windowed (the file's own window, else centre 40 and width 400 HU: soft tissue); everything else is stretched
 between the 0.5th and the 99.5th percentile of the slice. MONOCHROME1, where 0 is white, is inverted. NIfTI slices are
-turned to the radiologist's view: the patient's right on the picture's left, anterior or superior on top. Pixels that
-are not square stay as they are: boxes in thousandths of the picture do not change with its proportions.
+turned to the radiologist's view: the patient's right on the left of the image, anterior or superior on top. Pixels
+that are not square are not resampled: boxes in thousandths of the image do not depend on its proportions.
 
 Only pixels reach the PNG: no header field, no name, no date is copied.
 """
@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .image_names import path_within, relative_path
-from .rejects import Reject
+from .images import path_within, relative_path
+from .problems import Reject
 
 
-FOLDER = "clinkd_png"  # within the data folder: where the pictures go
+FOLDER = "clinkd_png"  # of the PNG files, within the data folder
 Window = tuple[float, float]  # centre and width, HU
-BURNED_IN = "the header says that text is burned into the picture, which may name the patient: look at it"
+BURNED_IN = "according to the header, text that may identify the patient is burned into the pixels: inspect the image"
 SOFT_TISSUE: Window = (40.0, 400.0)
 _SCAN = re.compile(r"\.(?P<kind>dcm|dicom|nii|nii\.gz)(?:#(?P<slice>[^/#]*))?$", re.IGNORECASE)
+_DICOM_KINDS = ("dcm", "dicom")
 _SLICE = re.compile(r"(?:(?P<axis>[xyz]):)?(?P<place>first|middle|\d{1,6})", re.IGNORECASE)
 
 
@@ -57,7 +58,7 @@ class Slice:
         """The slice's number in a volume of ``length`` slices.
 
         Raises:
-            ValueError: If there are not as many.
+            ValueError: If the volume has fewer slices.
         """
         index = length // 2 if self.place == "middle" else int(self.place)
         if index >= length:
@@ -81,64 +82,79 @@ def scan_to_png(
     default_slice: Slice = Slice(),
     window: Window | None = None,
 ) -> tuple[str, list[str]]:
-    """Writes one slice of a scan as PNG under ``folder/clinkd_png``, unless a picture newer than the scan is there.
+    """Writes one slice of a scan as PNG under ``folder/clinkd_png``, unless one newer than the scan exists.
 
     Args:
         folder: The data folder.
-        image: The scan's path within it; ``#z:40`` at its end names a slice.
-        modality: ``ct`` windows a NIfTI file, which does not say what it is; DICOM's own modality goes first.
-        default_slice: The slice where the path names none.
+        image: The scan's path within it; ``#z:40`` at its end selects a slice.
+        modality: ``ct`` windows a NIfTI file, which does not record its modality; DICOM's own modality takes priority.
+        default_slice: The slice if the path selects none.
         window: Centre and width in HU for CT, instead of the file's own.
 
     Returns:
-        The picture's path within ``folder``, and warnings (a burned-in annotation).
+        The PNG's path within ``folder``, and warnings (a burned-in annotation).
 
     Raises:
         Reject: ``bad_scan`` or ``bad_path``.
         ImportError: If the reader is not installed; the message names the extra.
     """
     match = _SCAN.search(image)
-    relative = relative_path(image[: match.end("kind")])
+    kind, relative = match["kind"].lower(), relative_path(image[: match.end("kind")])
     source = path_within(folder, relative)
     try:
-        wanted = Slice.parse(match["slice"]) if match["slice"] else default_slice
+        selected = Slice.parse(match["slice"]) if match["slice"] else default_slice
     except ValueError as error:
         raise Reject("bad_scan", str(error)) from error
 
     suffix = f"--w{window[0]:g}_{window[1]:g}" if window else ""
-    target = relative_path(f"{FOLDER}/{relative[: match.start()]}{suffix}--{wanted}.png")
+    target = relative_path(f"{FOLDER}/{relative[: match.start()]}{suffix}--{selected}.png")
     path = path_within(folder, target)
     if not source.is_file():
         raise Reject("bad_scan", f"{relative} does not exist")
-    made = path.exists() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns
-    dicom = match["kind"].lower() in ("dcm", "dicom")
+    up_to_date = path.exists() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns
     try:
-        warnings = [f"{relative}: {BURNED_IN}"] if dicom and _burned_in(source) else []
-        if not made:
-            pixels = (_dicom if dicom else _nifti)(source, wanted, modality, window)
+        warnings = [f"{relative}: {BURNED_IN}"] if kind in _DICOM_KINDS and _burned_in(source) else []
+        pixels = None if up_to_date else read_pixels(source, kind, selected, modality, window)
     except ImportError:
         raise
-    except Exception as error:  # the readers raise whatever the file provokes; the row carries it
+    except Exception as error:  # the readers raise errors of any type; the rejected row carries the message
         raise Reject("bad_scan", f"{relative}: {type(error).__name__}: {error}") from error
-    if not made:
+    if pixels is not None:
         _save(pixels, path)
     return target, warnings
 
 
-def _save(pixels: np.ndarray, path: Path) -> None:
-    """Writes uint8 ``[h, w]`` or ``[h, w, 3]`` atomically, without metadata.
+def read_pixels(
+    path: Path, kind: str, selected: Slice, modality: str = "", window: Window | None = None
+) -> np.ndarray:
+    """The pixels of one slice of a scan, as uint8 ``[h, w]`` or ``[h, w, 3]``: see the top of this file.
 
-    The unfinished file's name is fixed: what a killed run left of it, the next one overwrites.
+    Args:
+        path: The scan.
+        kind: Its extension in lower case: ``dcm``, ``dicom``, ``nii`` or ``nii.gz``.
+        selected: The slice.
+        modality: See :func:`scan_to_png`.
+        window: See :func:`scan_to_png`.
+
+    Raises:
+        ImportError: If the reader is not installed; the message names the extra.
+        Exception: Whatever the reader raises for a damaged file.
     """
+    read = _read_dicom if kind in _DICOM_KINDS else _read_nifti
+    return read(path, selected, modality, window)
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    """Writes the PNG atomically, without metadata; the next run overwrites what a killed one left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
-    unfinished.unlink(missing_ok=True)  # a link of that name must not lead the picture elsewhere
+    unfinished.unlink(missing_ok=True)  # never write through a link of that name
     Image.fromarray(pixels).save(unfinished, format="PNG")
     unfinished.replace(path)
 
 
 def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Maps ``[low, high]`` to 0..255 (uint8), clipping what lies outside; all zeros when there is no range."""
+    """Maps ``[low, high]`` to 0..255 (uint8) and clips the rest; all zeros if the range is empty."""
     values = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=low, posinf=high, neginf=low)
     if not high > low:
         return np.zeros(values.shape, dtype=np.uint8)
@@ -152,7 +168,7 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
     return tuple(float(value) for value in np.percentile(finite, (0.5, 99.5)))
 
 
-def _edges(window: Window) -> tuple[float, float]:
+def _window_range(window: Window) -> tuple[float, float]:
     centre, width = window
     return centre - width / 2, centre + width / 2
 
@@ -162,7 +178,7 @@ def _burned_in(path: Path) -> bool:
     return str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
 
 
-def _dicom(path: Path, wanted: Slice, modality: str, window: Window | None) -> np.ndarray:
+def _read_dicom(path: Path, selected: Slice, modality: str, window: Window | None) -> np.ndarray:
     pydicom = _require("pydicom")
     from pydicom.pixels import apply_color_lut, apply_rescale, convert_color_space
 
@@ -170,9 +186,9 @@ def _dicom(path: Path, wanted: Slice, modality: str, window: Window | None) -> n
     frames = int(dataset.get("NumberOfFrames", None) or 1)
     array = dataset.pixel_array
     if frames > 1:
-        array = array[wanted.index(frames)]
-    elif wanted.place != "middle":
-        wanted.index(1)
+        array = array[selected.index(frames)]
+    elif selected.place != "middle":
+        selected.index(1)
     colour = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
     if colour == "PALETTE COLOR":
         palette = apply_color_lut(array, dataset)
@@ -183,39 +199,39 @@ def _dicom(path: Path, wanted: Slice, modality: str, window: Window | None) -> n
 
     values = apply_rescale(array, dataset)
     if str(dataset.get("Modality", None) or modality).upper() == "CT":
-        edges = _edges(window or _own_window(dataset) or SOFT_TISSUE)
+        low, high = _window_range(window or _header_window(dataset) or SOFT_TISSUE)
     else:
-        edges = _percentiles(values)
-    pixels = stretch(values, *edges)
+        low, high = _percentiles(values)
+    pixels = stretch(values, low, high)
     return 255 - pixels if colour == "MONOCHROME1" else pixels
 
 
-def _own_window(dataset: Any) -> Window | None:
-    """The first window that the file itself proposes."""
-    pair = []
+def _header_window(dataset: Any) -> Window | None:
+    """The first window of the DICOM header."""
+    window = []
     for name in ("WindowCenter", "WindowWidth"):
         value = dataset.get(name)
         if value is None or value == "":
             return None
-        pair.append(float(value if isinstance(value, str | int | float) else np.ravel(value)[0]))
-    return (pair[0], pair[1]) if pair[1] > 0 else None
+        window.append(float(value if isinstance(value, str | int | float) else np.ravel(value)[0]))
+    return (window[0], window[1]) if window[1] > 0 else None
 
 
-def _nifti(path: Path, wanted: Slice, modality: str, window: Window | None) -> np.ndarray:
+def _read_nifti(path: Path, selected: Slice, modality: str, window: Window | None) -> np.ndarray:
     nibabel = _require("nibabel")
 
     volume = nibabel.as_closest_canonical(nibabel.load(path))
-    axis = "xyz".index(wanted.axis)
+    axis = "xyz".index(selected.axis)
     if len(volume.shape) < 3:
         raise ValueError(f"expected three axes or more, found {volume.shape}")
     key: list[Any] = [slice(None)] * 3 + [0] * (len(volume.shape) - 3)
-    key[axis] = wanted.index(volume.shape[axis])
+    key[axis] = selected.index(volume.shape[axis])
     values = np.asarray(volume.dataobj[tuple(key)], dtype=np.float64)[::-1, ::-1].T
-    return stretch(values, *(_edges(window or SOFT_TISSUE) if modality == "ct" else _percentiles(values)))
+    return stretch(values, *(_window_range(window or SOFT_TISSUE) if modality == "ct" else _percentiles(values)))
 
 
 def _require(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"{name} reads such scans: pip install 'llamafactory-clinkd[data]'.") from error
+        raise ImportError(f"{name} is needed to read such scans: pip install 'llamafactory-clinkd[data]'.") from error

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Subsets and splits of a ShareGPT file, written as data sets beside it."""
+"""Seeded subsets and splits of a ShareGPT file, written as data sets beside it."""
 
 import hashlib
 import json
@@ -10,20 +10,19 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from pathlib import Path
 from typing import Any
 
-from .image_names import volume_of
+from .images import volume_of
+from .problems import Reject
 from .reader import read_rows
-from .rejects import Reject
-from .row_check import listed_images
-from .sharegpt import dataset_info_entry, write_array, write_dataset_info
+from .sharegpt import dataset_info_entry, row_images, write_array, write_dataset_info
 
 
 def write_subset(path: str | Path, name: str, size: int, *, seed: int = 0, stratify: bool = False) -> int:
     """Writes ``size`` rows of a data set as ``name`` beside it; returns how many.
 
     Args:
-        path: The data set; read twice, never held whole.
-        name: Of the subset, in ``dataset_info.json`` and as a file.
-        size: How many rows.
+        path: The data set; read twice, never held in memory.
+        name: Name of the subset, in ``dataset_info.json`` and of its file.
+        size: Number of rows.
         seed: The same seed gives the same rows on every machine.
         stratify: Keep the proportions of modality and task.
 
@@ -32,12 +31,12 @@ def write_subset(path: str | Path, name: str, size: int, *, seed: int = 0, strat
     """
     strata: list[tuple[str, str]] = []
 
-    def noted(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        for row in rows:
+    def rows_with_strata() -> Iterator[dict[str, Any]]:
+        for row in _rows(path):
             strata.append(stratum_of(row))
             yield row
 
-    keys = row_keys(noted(_rows(path)), seed)
+    keys = row_keys(rows_with_strata(), seed)
     chosen = set(choose_subset(keys, size, strata if stratify else None))
     return _write(path, name, lambda index: index in chosen)
 
@@ -45,27 +44,27 @@ def write_subset(path: str | Path, name: str, size: int, *, seed: int = 0, strat
 def write_split(
     path: str | Path, train: str, test: str, *, share: float = 0.1, by: str = "volume", seed: int = 0
 ) -> tuple[int, int]:
-    """Divides a data set into ``train`` and ``test`` beside it; no image (or volume) is on both sides.
+    """Splits a data set into ``train`` and ``test`` beside it; no image (or volume) is in both.
 
     Args:
-        path: The data set; read three times, never held whole.
-        train: Name of the training part.
-        test: Name of the test part.
-        share: Of the rows that go to the test part, at least.
+        path: The data set; read three times, never held in memory.
+        train: Name of the training set.
+        test: Name of the test set.
+        share: Minimal share of the rows in the test set.
         by: ``volume`` or ``image``.
         seed: The same seed gives the same split on every machine.
 
     Returns:
-        The number of rows of each part.
+        The number of rows of each set.
 
     Raises:
-        ValueError: If a row cannot be read, a name is the data set's own, the share is not within (0, 1), or nothing
-            is left for the training part.
+        ValueError: If a row cannot be read, a name is the data set's own, the share is not within (0, 1), or no row
+            is left for training.
     """
-    is_test = split_groups([parts_of(row, by) for row in _rows(path)], share, seed)
+    is_test = split_groups([groups_of(row, by) for row in _rows(path)], share, seed)
     if all(is_test):
         raise ValueError(
-            f"Nothing is left of the {len(is_test)} rows of {path} for the training part, because each {by} stays on "
+            f"Nothing is left of the {len(is_test)} rows of {path} for training, because each {by} stays on "
             f"one side. Take a smaller share{', or split by image' if by == 'volume' else ', or more images'}."
         )
     return (
@@ -81,30 +80,30 @@ def _rows(path: str | Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _write(path: str | Path, name: str, wanted: Callable[[int], bool]) -> int:
+def _write(path: str | Path, name: str, selected: Callable[[int], bool]) -> int:
     path = Path(path)
     target = path.with_name(f"{name}.json")
     if target.resolve() == path.resolve():
-        raise ValueError(f"{name!r} is the data set itself: give the part another name.")
-    count = write_array(target, (row for index, row in enumerate(_rows(path)) if wanted(index)))
+        raise ValueError(f"{name!r} is the data set itself: choose another name.")
+    count = write_array(target, (row for index, row in enumerate(_rows(path)) if selected(index)))
     write_dataset_info(path.parent, {name: dataset_info_entry(target.name)})
     return count
 
 
 def order_key(seed: int, text: str) -> bytes:
-    """Where something stands in the draw of a seed."""
+    """The sort key of ``text`` in the order that ``seed`` draws: SHA-256 of both."""
     return hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogatepass")).digest()
 
 
 def row_keys(rows: Iterable[Mapping[str, Any]], seed: int) -> list[bytes]:
-    """The :func:`order_key` of each row, from its messages and images."""
-    before: Counter[str] = Counter()
+    """The :func:`order_key` of each row, from its messages, its images and the number of equal rows before it."""
+    occurrences: Counter[str] = Counter()
     keys = []
     for row in rows:
         text = json.dumps([row.get("messages"), row.get("images")], sort_keys=True)
-        plain = hashlib.sha256(text.encode()).hexdigest()
-        keys.append(order_key(seed, f"{plain} {before[plain]}"))
-        before[plain] += 1
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        keys.append(order_key(seed, f"{digest} {occurrences[digest]}"))
+        occurrences[digest] += 1
     return keys
 
 
@@ -113,8 +112,8 @@ def choose_subset(keys: Sequence[bytes], size: int, strata: Sequence[Hashable] |
 
     Args:
         keys: From :func:`row_keys`.
-        size: How many; all if there are no more.
-        strata: One label a row, such as its modality and task: each label then keeps its share (largest remainders).
+        size: Number of rows; all rows if there are fewer.
+        strata: One label per row, such as its modality and task; each label keeps its share (largest remainders).
 
     Raises:
         ValueError: If ``size`` is negative.
@@ -126,21 +125,21 @@ def choose_subset(keys: Sequence[bytes], size: int, strata: Sequence[Hashable] |
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index in range(len(keys)):
         groups[strata[index] if strata is not None else None].append(index)
-    shares = _shares({label: len(members) for label, members in groups.items()}, size)
+    quotas = _quotas({label: len(members) for label, members in groups.items()}, size)
     chosen = []
     for label, members in groups.items():
-        chosen += sorted(members, key=keys.__getitem__)[: shares[label]]
+        chosen += sorted(members, key=keys.__getitem__)[: quotas[label]]
     return sorted(chosen)
 
 
-def _shares(counts: Mapping[Hashable, int], size: int) -> dict[Hashable, int]:
-    """Whole numbers in the proportion of ``counts`` whose sum is ``size``."""
+def _quotas(counts: Mapping[Hashable, int], size: int) -> dict[Hashable, int]:
+    """Integers proportional to ``counts`` whose sum is ``size``."""
     total = sum(counts.values())
-    shares = {label: count * size // total for label, count in counts.items()}
+    quotas = {label: count * size // total for label, count in counts.items()}
     by_remainder = sorted(counts, key=lambda label: (-(counts[label] * size % total), repr(label)))
-    for label in by_remainder[: size - sum(shares.values())]:
-        shares[label] += 1
-    return shares
+    for label in by_remainder[: size - sum(quotas.values())]:
+        quotas[label] += 1
+    return quotas
 
 
 def stratum_of(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -148,55 +147,55 @@ def stratum_of(row: Mapping[str, Any]) -> tuple[str, str]:
     return str(row.get("modality")), str(row.get("task"))
 
 
-def parts_of(row: Mapping[str, Any], by: str) -> list[str]:
+def groups_of(row: Mapping[str, Any], by: str) -> list[str]:
     """What must not be on both sides of a split: the row's images or, by ``volume``, their volumes.
 
-    An image that belongs to no volume stands for itself; a row without an image too.
+    An image without a volume is its own group; so is a row without an image.
 
     Raises:
         ValueError: If ``by`` is neither ``image`` nor ``volume``.
     """
     if by not in ("image", "volume"):
         raise ValueError(f"A split is by image or by volume, not by {by!r}.")
-    images = [str(image) for image in listed_images(row)]
+    images = [str(image) for image in row_images(row)]
     if not images:
         return ["row " + json.dumps(row.get("messages"), sort_keys=True)]
     return [(volume_of(image) if by == "volume" else None) or image for image in images]
 
 
-def split_groups(parts: Sequence[Sequence[str]], share: float, seed: int) -> list[bool]:
-    """Tells for each row whether it is on the test side.
+def split_groups(groups: Sequence[Sequence[str]], share: float, seed: int) -> list[bool]:
+    """For each row, whether it is in the test set.
 
-    Rows that share a part, directly or through others, stay together. Groups are drawn in the order of their hash
-    until the test side has ``share`` of the rows; the group that reaches it goes to the test side as a whole.
+    Rows that have a group in common, directly or through other rows, stay together. These clusters are drawn in the
+    order of their hash until the test set has ``share`` of the rows; the last one is included as a whole.
 
     Args:
-        parts: From :func:`parts_of`, one list a row.
-        share: Of the rows, in (0, 1).
-        seed: Of the draw.
+        groups: From :func:`groups_of`, one list per row.
+        share: Share of the rows in the test set, in (0, 1).
+        seed: Seed of the draw.
 
     Raises:
         ValueError: If ``share`` is not within (0, 1).
     """
     if not 0 < share < 1:
-        raise ValueError(f"The test side's share must be between 0 and 1, not {share}.")
-    leader: dict[str, str] = {}
+        raise ValueError(f"The share of the test set must be between 0 and 1, not {share}.")
+    parent: dict[str, str] = {}  # union-find over the groups
 
-    def find(part: str) -> str:
-        while leader.setdefault(part, part) != part:
-            leader[part] = part = leader[leader[part]]
-        return part
+    def root(group: str) -> str:
+        while parent.setdefault(group, group) != group:
+            parent[group] = group = parent[parent[group]]
+        return group
 
-    for row in parts:
-        for part in row[1:]:
-            first, second = sorted((find(row[0]), find(part)))
-            leader[second] = first  # the least name leads: the same whatever the order of the rows
-    groups: Counter[str] = Counter(find(row[0]) for row in parts)
+    for row in groups:
+        for group in row[1:]:
+            first, second = sorted((root(row[0]), root(group)))
+            parent[second] = first  # the least name is the root, whatever the order of the rows
+    cluster_sizes: Counter[str] = Counter(root(row[0]) for row in groups)
     test: set[str] = set()
-    reached = 0
-    for group in sorted(groups, key=lambda name: order_key(seed, name)):
-        if reached >= share * len(parts):
+    test_rows = 0
+    for cluster in sorted(cluster_sizes, key=lambda name: order_key(seed, name)):
+        if test_rows >= share * len(groups):
             break
-        test.add(group)
-        reached += groups[group]
-    return [find(row[0]) in test for row in parts]
+        test.add(cluster)
+        test_rows += cluster_sizes[cluster]
+    return [root(row[0]) in test for row in groups]

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""`clinkd data stats`: what a data set is made of, counted in one pass."""
+"""`clinkd data stats`: counts of turns, tasks, modalities, lengths, boxes and image sizes, in one pass."""
 
 import re
 from collections import Counter
@@ -12,10 +12,10 @@ from typing import Any
 from PIL import Image
 
 from ..utils.boxes import box_strings, task_of
-from .image_names import known_modality, path_within
+from .images import known_modality, path_within
+from .problems import Reject
 from .reader import read_rows
-from .rejects import Reject
-from .row_check import listed_images
+from .sharegpt import IMAGE_PLACEHOLDER, row_images
 
 
 _WORD = re.compile(r"\w+")
@@ -37,37 +37,38 @@ def statistics(
         images; header only) and ``images_unread``. Sizes are empty without ``image_folder``.
     """
     rows = turns = unreadable = 0
-    pairs: Counter[tuple[str, str]] = Counter()
+    turns_by: Counter[tuple[str, str]] = Counter()  # (modality, task)
     lengths: dict[str, Counter[int]] = {"question_words": Counter(), "answer_words": Counter()}
     boxes: Counter[int] = Counter()
     images: dict[str, None] = {}
     for number, row in read_rows(path):
         if on_rows and number % 1000 == 0:
             on_rows(number)
-        if isinstance(row, Reject) or not (found := list(_turns(row))):
+        if isinstance(row, Reject) or not (row_turns := list(_turns(row))):
             unreadable += 1
             continue
         rows += 1
-        shown = [image for image in listed_images(row) if isinstance(image, str)]
-        images |= dict.fromkeys(shown)
-        modality = known_modality(row.get("modality"), shown[0] if shown else None)
-        for question, answer in found:
+        paths = [image for image in row_images(row) if isinstance(image, str)]
+        images |= dict.fromkeys(paths)
+        modality = known_modality(row.get("modality"), paths[0] if paths else None)
+        for question, answer in row_turns:
             turns += 1
-            task = row.get("task") if len(found) == 1 else None
-            pairs[modality, task if isinstance(task, str) else task_of(question, answer)] += 1
-            lengths["question_words"][len(_WORD.findall(question.replace("<image>", "")))] += 1
+            task = row.get("task") if len(row_turns) == 1 else None
+            turns_by[modality, task if isinstance(task, str) else task_of(question, answer)] += 1
+            lengths["question_words"][len(_WORD.findall(question.replace(IMAGE_PLACEHOLDER, "")))] += 1
             lengths["answer_words"][len(_WORD.findall(answer))] += 1
             boxes[len(box_strings(answer))] += 1
 
     sizes, unread = image_sizes(image_folder, images) if image_folder is not None else (Counter(), 0)
     modalities, tasks = Counter(), Counter()
-    for (modality, task), count in pairs.items():
+    for (modality, task), count in turns_by.items():
         modalities[modality] += count
         tasks[task] += count
     result: dict[str, Any] = {"rows": rows, "turns": turns, "images": len(images), "unreadable_rows": unreadable}
     result |= {"modalities": dict(modalities.most_common()), "tasks": dict(tasks.most_common())}
     result["modality_tasks"] = {
-        modality: {task: pairs[modality, task] for task in tasks if pairs[modality, task]} for modality in modalities
+        modality: {task: turns_by[modality, task] for task in tasks if turns_by[modality, task]}
+        for modality in modalities
     }
     for name, counter in lengths.items():
         result[name] = dict(sorted(counter.items()))
@@ -77,25 +78,29 @@ def statistics(
 
 
 def quantile(counter: Counter[int], percent: int) -> int:
-    """The smallest value that at least ``percent`` of the counted things do not exceed (the least one for 0)."""
-    need, running = counter.total() * percent / 100, 0
+    """The smallest value that at least ``percent`` of the counted values do not exceed.
+
+    Raises:
+        ValueError: If the counter is empty.
+    """
+    required, cumulative = counter.total() * percent / 100, 0
     for value in sorted(counter):
-        running += counter[value]
-        if running >= need and running:
+        cumulative += counter[value]
+        if cumulative >= required and cumulative:
             return value
-    raise ValueError("No quantile of nothing.")
+    raise ValueError("The quantile of an empty counter is undefined.")
 
 
 def image_sizes(folder: str | Path, images: Iterable[str]) -> tuple[Counter[str], int]:
-    """Sizes in pixels, from the headers; the number of images that do not open or lie outside the folder."""
+    """Sizes in pixels, from the headers, and the number of images that do not open or are outside the folder."""
     sizes: Counter[str] = Counter()
     unread = 0
     for image in images:
         try:
-            with Image.open(path_within(folder, image)) as opened:
-                sizes[f"{opened.width} x {opened.height}"] += 1
+            with Image.open(path_within(folder, image)) as header:
+                sizes[f"{header.width} x {header.height}"] += 1
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            unread += 1  # what is wrong with it is for `clinkd data check` to say
+            unread += 1  # `clinkd data check` reports the cause
     return sizes, unread
 
 
@@ -105,21 +110,23 @@ def draw_modalities(modalities: dict[str, int], path: str | Path, title: str = "
     Args:
         modalities: Modality -> number of turns.
         path: Where the PNG goes.
-        title: Over the pie.
+        title: Title of the figure.
 
     Raises:
-        ValueError: If there is nothing to draw.
+        ValueError: If there is no turn.
         ImportError: If matplotlib is not installed.
     """
-    if not sum(modalities.values()):
+    total = sum(modalities.values())
+    if not total:
         raise ValueError("No turn was counted, so there are no proportions to draw.")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("matplotlib draws the figure: pip install 'llamafactory-clinkd[eval]'.") from error
+        raise ImportError(
+            "matplotlib is needed to draw the figure: pip install 'llamafactory-clinkd[eval]'."
+        ) from error
 
-    total = sum(modalities.values())
     ordered = sorted(modalities.items(), key=lambda item: (-item[1], item[0]))
     figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -134,10 +141,10 @@ def draw_modalities(modalities: dict[str, int], path: str | Path, title: str = "
 
 
 def _turns(row: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    """Questions with their answers, as far as the row is a conversation."""
+    """(question, answer) of each turn; a malformed row has fewer or none."""
     messages = row.get("messages")
     messages = messages if isinstance(messages, list) else []
-    spoken = [m for m in messages if isinstance(m, dict) and m.get("role") in ("user", "assistant")]
-    for asked, told in zip(spoken[::2], spoken[1::2], strict=False):
-        if isinstance(asked.get("content"), str) and isinstance(told.get("content"), str):
-            yield asked["content"], told["content"]
+    dialogue = [m for m in messages if isinstance(m, dict) and m.get("role") in ("user", "assistant")]
+    for question, answer in zip(dialogue[::2], dialogue[1::2], strict=False):
+        if isinstance(question.get("content"), str) and isinstance(answer.get("content"), str):
+            yield question["content"], answer["content"]

@@ -1,29 +1,30 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Text of a source made fit for training: tokens that would mislead the loader found, boxes brought to one form.
+"""Cleans text for training: rejects control tokens and rewrites every box to one form.
 
-A box leaves as ``<box>(x1,y1),(x2,y2)</box>``, integers in [0, 1000), top left corner first. What comes in:
+A box becomes ``<box>(x1,y1),(x2,y2)</box>``, integers in [0, 1000), top left corner first:
 
 ===============================================  ===============================================================
 in the source                                    outcome
 ===============================================  ===============================================================
-``(12,30),(40,50)`` in tags                      as it stands, character for character
+``(12,30),(40,50)`` in tags                      unchanged, character for character
 ``<box_start>`` (the authors' converter)         read as a tag
 ``[12,30,40,50]``, ``(12, 30, 40, 50)``, floats  rewritten; thousandths are rounded
 all within [0, 1], at least one decimal point    fractions of the image's size: times 1000, rounded, 1.0 -> 999
 1000 (the far edge)                              999
-outside, reversed, without area, not numbers     the row is set aside
+outside, reversed, without area, not numbers     the row is rejected
 a box without tags                               kept; rescaled if it is made of fractions
 ===============================================  ===============================================================
 """
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Literal
 
 from ..utils.boxes import convert_tags, tags_balanced
-from .rejects import Reject
+from .problems import Reject
 
 
 Coordinates = Literal["auto", "thousandths", "fractions"]
@@ -38,7 +39,7 @@ _CONTROL = re.compile(r"<\|(?!(?:box|object_ref)_(?:start|end)\|>)\w{1,40}\|>|<(
 
 
 def clean_text(text: str, coordinates: Coordinates = "auto") -> str:
-    """Returns ``text`` with Qwen-VL's tags and boxes in the one form above.
+    """Returns ``text`` with Qwen-VL's tags and boxes in the form above.
 
     Args:
         text: One question or answer.
@@ -59,12 +60,12 @@ def clean_text(text: str, coordinates: Coordinates = "auto") -> str:
     elif "." not in text or "(" not in text:
         return text  # neither a tag nor a bare box of fractions
 
-    parts = _TAGGED.split(text)  # words, <box>, content, </box>, words, ...
-    for index in range(0, len(parts), 4):
-        parts[index] = _BARE.sub(lambda match: _bare(match, coordinates), parts[index])
-    for index in range(2, len(parts), 4):
-        parts[index] = _content(parts[index], coordinates)
-    return "".join(parts)
+    pieces = _TAGGED.split(text)  # words, <box>, content, </box>, words, ...
+    for index in range(0, len(pieces), 4):
+        pieces[index] = _BARE.sub(lambda match: _rewrite_bare(match, coordinates), pieces[index])
+    for index in range(2, len(pieces), 4):
+        pieces[index] = _rewrite_tagged(pieces[index], coordinates)
+    return "".join(pieces)
 
 
 def check_unicode(text: str) -> None:
@@ -76,26 +77,46 @@ def check_unicode(text: str) -> None:
             raise Reject("bad_text", f"character {error.start} is {text[error.start]!a}") from error
 
 
+def box_in_thousandths(box: Sequence[float], original: str) -> list[int]:
+    """Rounds a box to integers in [0, 1000); every box of a source passes through here.
+
+    Args:
+        box: ``x1, y1, x2, y2`` in thousandths of the image's width and height.
+        original: The box as the source has it, for the message.
+
+    Raises:
+        Reject: ``box_outside``, ``box_order`` or ``box_empty``.
+    """
+    if not all(0 <= value <= 1000 for value in box):
+        raise Reject("box_outside", f"{original} is not within [0, 1000]: are these pixels?")
+    x1, y1, x2, y2 = rounded = [min(round(value), 999) for value in box]
+    if x1 > x2 or y1 > y2:
+        raise Reject("box_order", f"{original}: the top left corner has to come first")
+    if x1 == x2 or y1 == y2:
+        raise Reject("box_empty", f"{original} has no area in thousandths of the image")
+    return rounded
+
+
 def _authors_tag(match: re.Match) -> str:
     return f"<{'/' if match[1] or match[3].lower() == 'end' else ''}{match[2].lower()}>"
 
 
-def _content(content: str, coordinates: Coordinates) -> str:
-    """The coordinates between two box tags, in the one form."""
+def _rewrite_tagged(content: str, coordinates: Coordinates) -> str:
+    """The coordinates between two box tags."""
     canonical = _CANONICAL.fullmatch(content)
     if canonical and coordinates != "fractions":
-        _checked(tuple(map(int, canonical.groups())), content)
+        box_in_thousandths(list(map(int, canonical.groups())), content)
         return content
 
     plain = unicodedata.normalize("NFKC", content)
     groups = list(_GROUP.finditer(plain))
     if not groups or _GROUP.sub("", plain).strip(" \t\r\n,;"):
         raise Reject("bad_box", f"expected (x1,y1),(x2,y2), found {_short(content)!r}")
-    return ",".join(_rewritten(match.groups(), coordinates) for match in groups)
+    return ",".join(_rewrite(match.groups(), coordinates) for match in groups)
 
 
-def _bare(match: re.Match, coordinates: Coordinates) -> str:
-    return _rewritten(match.groups(), "fractions") if _are_fractions(match.groups(), coordinates) else match[0]
+def _rewrite_bare(match: re.Match, coordinates: Coordinates) -> str:
+    return _rewrite(match.groups(), "fractions") if _are_fractions(match.groups(), coordinates) else match[0]
 
 
 def _are_fractions(numbers: tuple[str, ...], coordinates: Coordinates) -> bool:
@@ -104,24 +125,11 @@ def _are_fractions(numbers: tuple[str, ...], coordinates: Coordinates) -> bool:
     return coordinates == "fractions" or any("." in number for number in numbers)
 
 
-def _rewritten(numbers: tuple[str, ...], coordinates: Coordinates) -> str:
-    found = f"({numbers[0]},{numbers[1]}),({numbers[2]},{numbers[3]})"
-    values = tuple(map(float, numbers))
-    if coordinates == "fractions" or _are_fractions(numbers, coordinates):
-        values = tuple(1000 * value for value in values)
-    if not all(0 <= value <= 1000 for value in values):
-        raise Reject("box_outside", f"{found} is not within [0, 1000]: are these pixels?")
-    x1, y1, x2, y2 = _checked(tuple(min(round(value), 999) for value in values), found)
+def _rewrite(numbers: tuple[str, ...], coordinates: Coordinates) -> str:
+    original = f"({numbers[0]},{numbers[1]}),({numbers[2]},{numbers[3]})"
+    scale = 1000 if coordinates == "fractions" or _are_fractions(numbers, coordinates) else 1
+    x1, y1, x2, y2 = box_in_thousandths([scale * float(number) for number in numbers], original)
     return f"({x1},{y1}),({x2},{y2})"
-
-
-def _checked(box: tuple[int, ...], found: str) -> tuple[int, ...]:
-    x1, y1, x2, y2 = box
-    if x1 > x2 or y1 > y2:
-        raise Reject("box_order", f"{found}: the top left corner has to come first")
-    if x1 == x2 or y1 == y2:
-        raise Reject("box_empty", f"{found} has no area in thousandths of the image")
-    return box
 
 
 def _short(text: str) -> str:

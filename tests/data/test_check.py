@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from llamafactory_clinkd.data.check import check
-from llamafactory_clinkd.data.image_check import ERRORS, WARNINGS
+from llamafactory_clinkd.data.problems import ERRORS, WARNINGS
 
 from .samples import draw, sharegpt, write_source
 
@@ -168,15 +168,21 @@ def test_several_processes_find_the_same(folder):
     assert alone["counts"]["image_missing"] == 2
 
 
+def test_several_processes_report_rows_that_cannot_be_read(folder):
+    path = folder / "set.jsonl"
+    path.write_text(json.dumps(sharegpt("ct_0.png")) + "\n{\n[1]\n")
+    assert dict(check(path, workers=2).counts) == {"not_json": 1, "not_an_object": 1}
+
+
 def test_a_second_check_opens_only_what_changed(folder, monkeypatch):
     rows = [sharegpt(f"ct_{n}.png") for n in range(4)]
     checked(folder, rows)
     draw(folder, "ct_2.png", (50, 50))
     opened = []
-    from llamafactory_clinkd.data import image_check as pictures
+    from llamafactory_clinkd.data import images
 
-    real = pictures._examine
-    monkeypatch.setattr(pictures, "_examine", lambda folder, image: opened.append(image) or real(folder, image))
+    real = images._inspect
+    monkeypatch.setattr(images, "_inspect", lambda folder, image: opened.append(image) or real(folder, image))
     told = []
     found = checked(folder, rows, on_progress=lambda *report: told.append(report))
     assert opened == ["ct_2.png"]

@@ -38,7 +38,7 @@ def test_strict_and_other_errors_are_sentences(run, tmp_path):
         (("--window", "wide"), "CENTRE,WIDTH"),
         (("--window", "40,0"), "has to be positive"),
         (("--slice", "w:1"), "not one of"),
-        (("--name", "a/b"), "no name for a data set"),
+        (("--name", "a/b"), "not a valid name of a data set"),
     ):
         done = run("convert", source, tmp_path / "out", *arguments)
         assert done.exit_code == 2
@@ -66,7 +66,7 @@ def test_check_ends_with_one_when_there_is_an_error(run, tmp_path):
     path = write_source(tmp_path / "set.json", [sharegpt("ct_0.png")])
     done = run("check", path, "--workers", 1)
     assert done.exit_code == 0, done.output
-    assert "no finding" in done.output and "Tokens were not counted" in done.output
+    assert "no problems" in done.output and "Tokens were not counted" in done.output
     write_source(path, [sharegpt("ct_0.png"), sharegpt("absent.png")])
     done = run("check", path, "--workers", 1, "--report", tmp_path / "report")
     assert done.exit_code == 1

@@ -159,7 +159,7 @@ def test_names_and_formats_are_checked(tmp_path):
     with pytest.raises(ValueError, match="Unknown format 'csv'"):
         convert(source, tmp_path / "out", format="csv")
     for name in ("../up", "dataset_info", ".hidden", "a b"):
-        with pytest.raises(ValueError, match="no name for a data set"):
+        with pytest.raises(ValueError, match="not a valid name of a data set"):
             convert(source, tmp_path / "out", name=name)
     with pytest.raises(ValueError, match="overwritten"):
         convert(source, tmp_path)

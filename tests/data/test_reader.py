@@ -6,8 +6,8 @@ import json
 import pytest
 
 from llamafactory_clinkd.data import reader
+from llamafactory_clinkd.data.problems import Reject
 from llamafactory_clinkd.data.reader import BrokenFileError, read_rows
-from llamafactory_clinkd.data.rejects import Reject
 
 
 ROWS = [{"id": number, "text": f"Leber {'ü' * (number % 7)}", "nested": [{"a": [1.5, None]}]} for number in range(60)]
@@ -61,7 +61,7 @@ def test_an_invalid_byte_in_an_array_costs_its_own_row(tmp_path):
         ('[{"a": 1},', "ends after row 1"),
         ('[{"a": 1} {"a": 2}]', "after row 1: expected"),
         ('[{"a": 1}, ]', "row 2 is not valid JSON"),
-        ('[{"a": 1}][{"a": 2}]', "goes on after its closing bracket"),
+        ('[{"a": 1}][{"a": 2}]', "continues after its closing bracket"),
     ],
 )
 def test_a_broken_array_names_the_row(tmp_path, text, message):

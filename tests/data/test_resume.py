@@ -22,7 +22,7 @@ from .samples import MED_GRIT_TRAIN, write_source
 convert_module = importlib.import_module("llamafactory_clinkd.data.convert")  # the package's own name is the function
 CHILD = """
 import sys
-from llamafactory_clinkd.data import writer
+from llamafactory_clinkd.data import sharegpt as writer
 from llamafactory_clinkd.data.convert import convert
 writer.CHECKPOINT = 50
 convert(sys.argv[1], sys.argv[2], name="grit")
@@ -54,7 +54,7 @@ def rows_done(state):
 @pytest.mark.slow
 def test_killed_at_any_moment_and_run_again_the_files_are_the_same(tmp_path):
     source = source_of(tmp_path / "source.json", 20_000)
-    convert(source, tmp_path / "preserve_training_state", name="grit")
+    convert(source, tmp_path / "uninterrupted", name="grit")
     command = [sys.executable, "-c", CHILD, str(source), str(tmp_path / "killed")]
     state = tmp_path / "killed" / ".convert" / "grit" / "state.json"
     kills = 0
@@ -70,14 +70,14 @@ def test_killed_at_any_moment_and_run_again_the_files_are_the_same(tmp_path):
         if child.wait() == 0:
             break
     assert kills >= 3
-    assert files(tmp_path / "killed") == files(tmp_path / "preserve_training_state")
+    assert files(tmp_path / "killed") == files(tmp_path / "uninterrupted")
 
 
 @pytest.mark.parametrize("stop", [1, 49, 50, 51, 180, 299])
 def test_interrupted_and_run_again_the_files_are_the_same(tmp_path, monkeypatch, stop):
     monkeypatch.setattr(writer, "CHECKPOINT", 50)
     source = source_of(tmp_path / "source.json", 300)
-    whole = convert(source, tmp_path / "preserve_training_state", name="grit")
+    whole = convert(source, tmp_path / "uninterrupted", name="grit")
 
     real, calls = convert_module.build_rows, []
 
@@ -93,7 +93,7 @@ def test_interrupted_and_run_again_the_files_are_the_same(tmp_path, monkeypatch,
     assert not (tmp_path / "out" / "grit.json").exists()
     done = convert(source, tmp_path / "out", name="grit")
     assert done.resumed_at == min(stop, 260) - 1
-    assert files(tmp_path / "out") == files(tmp_path / "preserve_training_state")
+    assert files(tmp_path / "out") == files(tmp_path / "uninterrupted")
     assert (done.rows_in, done.converted, done.rejected) == (whole.rows_in, whole.converted, whole.rejected)
     assert (done.tasks, done.reasons, done.modalities) == (whole.tasks, whole.reasons, whole.modalities)
 
@@ -102,8 +102,8 @@ def test_rows_beyond_the_last_checkpoint_are_cut_off(tmp_path, monkeypatch):
     """As after a kill: the part files hold more than the state vouches for, the last line torn."""
     monkeypatch.setattr(writer, "CHECKPOINT", 50)
     source = source_of(tmp_path / "source.json", 300)
-    convert(source, tmp_path / "preserve_training_state", name="grit")
-    monkeypatch.setattr(writer.RowWriter, "finish", _killed)
+    convert(source, tmp_path / "uninterrupted", name="grit")
+    monkeypatch.setattr(writer.ResumableWriter, "finish", _killed)
     with pytest.raises(SystemExit):
         convert(source, tmp_path / "out", name="grit")
     monkeypatch.undo()
@@ -111,7 +111,7 @@ def test_rows_beyond_the_last_checkpoint_are_cut_off(tmp_path, monkeypatch):
         with open(tmp_path / "out" / ".convert" / "grit" / part, "ab") as f:
             f.write(b',\n{"messages": [{"ro')
     assert convert(source, tmp_path / "out", name="grit").resumed_at == 300
-    assert files(tmp_path / "out") == files(tmp_path / "preserve_training_state")
+    assert files(tmp_path / "out") == files(tmp_path / "uninterrupted")
 
 
 def _killed(self):
@@ -121,7 +121,7 @@ def _killed(self):
 @pytest.mark.parametrize("change", ["source", "options", "lost part"])
 def test_other_work_is_not_taken_up(tmp_path, monkeypatch, change):
     source = source_of(tmp_path / "source.json", 60)
-    monkeypatch.setattr(writer.RowWriter, "finish", _killed)
+    monkeypatch.setattr(writer.ResumableWriter, "finish", _killed)
     with pytest.raises(SystemExit):
         convert(source, tmp_path / "out", name="grit")
     monkeypatch.undo()
@@ -140,7 +140,7 @@ def test_other_work_is_not_taken_up(tmp_path, monkeypatch, change):
 
 def test_strict_does_not_go_on_from_a_run_that_passed_over_a_bad_row(tmp_path, monkeypatch):
     source = source_of(tmp_path / "source.json", 60)
-    monkeypatch.setattr(writer.RowWriter, "finish", _killed)
+    monkeypatch.setattr(writer.ResumableWriter, "finish", _killed)
     with pytest.raises(SystemExit):
         convert(source, tmp_path / "out", name="grit")
     monkeypatch.undo()
@@ -150,13 +150,13 @@ def test_strict_does_not_go_on_from_a_run_that_passed_over_a_bad_row(tmp_path, m
 
 def test_killed_between_the_last_steps(tmp_path, monkeypatch):
     source = source_of(tmp_path / "source.json", 60)
-    convert(source, tmp_path / "preserve_training_state", name="grit")
+    convert(source, tmp_path / "uninterrupted", name="grit")
     monkeypatch.setattr(writer, "write_dataset_info", _killed_there)
     with pytest.raises(SystemExit):
         convert(source, tmp_path / "out", name="grit")
     monkeypatch.undo()
     convert(source, tmp_path / "out", name="grit")
-    assert files(tmp_path / "out") == files(tmp_path / "preserve_training_state")
+    assert files(tmp_path / "out") == files(tmp_path / "uninterrupted")
 
 
 def _killed_there(*_):

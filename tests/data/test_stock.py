@@ -17,7 +17,7 @@ from vqa_rad import VQA_RAD, build_vqa_rad_model, needs_vqa_rad
 from llamafactory_clinkd.data.build_rows import Options
 from llamafactory_clinkd.data.check import check
 from llamafactory_clinkd.data.convert import convert
-from llamafactory_clinkd.data.token_count import TokenCounter, fed_size
+from llamafactory_clinkd.data.row_check import TokenCounter, resized
 from llamafactory_clinkd.utils.boxes import parse_boxes
 
 from .samples import draw, sharegpt, write_source
@@ -139,12 +139,12 @@ def test_rows_that_are_too_long_are_found(model, tmp_path):
     assert not check(path, model=str(model), cutoff_len=400, workers=1).counts
 
 
-def test_fed_size_keeps_within_the_limits():
-    assert fed_size(300, 200) == (300, 200)
-    assert fed_size(3000, 2000) == (940, 627)
-    assert fed_size(10, 10) == (32, 32)
-    assert fed_size(4, 1200) == (28, 1200)
-    assert fed_size(1, 100_000) == (28, 5040)
+def test_resized_keeps_within_the_limits():
+    assert resized(300, 200) == (300, 200)
+    assert resized(3000, 2000) == (940, 627)
+    assert resized(10, 10) == (32, 32)
+    assert resized(4, 1200) == (28, 1200)
+    assert resized(1, 100_000) == (28, 5040)
 
 
 @needs_vqa_rad

@@ -3,7 +3,7 @@
 
 import pytest
 
-from llamafactory_clinkd.data.rejects import Reject
+from llamafactory_clinkd.data.problems import Reject
 from llamafactory_clinkd.data.text import clean_text
 from llamafactory_clinkd.utils.boxes import Box, parse_boxes
 

@@ -8,7 +8,7 @@ import pytest
 
 from llamafactory_clinkd.data.convert import convert
 from llamafactory_clinkd.data.formats import FORMATS
-from llamafactory_clinkd.data.rejects import CHOICES, REASONS, Reject
+from llamafactory_clinkd.data.problems import CHOICES, REASONS, Reject
 
 from .samples import LLAVA_MED, MED_GRIT_TRAIN, SHAREGPT, SLAKE, VQA_RAD, read_rejects
 

@@ -11,8 +11,8 @@ import pytest
 
 from llamafactory_clinkd.data.split import (
     choose_subset,
+    groups_of,
     order_key,
-    parts_of,
     row_keys,
     split_groups,
     stratum_of,
@@ -100,7 +100,7 @@ def test_strata_keep_their_shares(size):
 def test_no_side_sees_the_other(by, share):
     rows = rows_of(200)
     rows[5]["images"].append(rows[150]["images"][0])  # a row that ties two volumes together
-    parts = [parts_of(row, by) for row in rows]
+    parts = [groups_of(row, by) for row in rows]
     is_test = split_groups(parts, share, seed=4)
     sides = [
         {part for row, test in zip(parts, is_test, strict=True) if test is side for part in row} for side in (0, 1)
@@ -117,10 +117,10 @@ def test_no_side_sees_the_other(by, share):
 
 def test_split_of_images_that_have_no_volume():
     rows = [sharegpt(f"synpic{number}.jpg") for number in range(10)] + [{"messages": [], "images": []}]
-    assert parts_of(rows[0], "volume") == ["synpic0.jpg"]
-    assert sum(split_groups([parts_of(row, "volume") for row in rows], 0.5, 0)) == 6
+    assert groups_of(rows[0], "volume") == ["synpic0.jpg"]
+    assert sum(split_groups([groups_of(row, "volume") for row in rows], 0.5, 0)) == 6
     with pytest.raises(ValueError, match="by image or by volume"):
-        parts_of(rows[0], "patient")
+        groups_of(rows[0], "patient")
     with pytest.raises(ValueError, match="between 0 and 1"):
         split_groups([["a"]], 1.0, 0)
 

@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every problem that a row or an image can have: its code and the sentence that describes it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+REASONS = {
+    "not_json": "the line is not valid JSON",
+    "not_an_object": "the row is not a JSON object",
+    "missing_field": "a field that the format requires is missing",
+    "wrong_type": "a field holds something other than text",
+    "bad_text": "the text holds bytes or surrogates that are not valid Unicode",
+    "no_turns": "the conversation is empty",
+    "turn_order": "questions and answers do not alternate, or the last question has no answer",
+    "unknown_role": "a message has a role other than user, assistant or system",
+    "empty_question": "a question is empty",
+    "empty_answer": "an answer is empty",
+    "control_token": "the text holds a control token of the model or the loader, such as <|im_end|> or <video>",
+    "image_in_answer": "an answer holds an image",
+    "image_count": "the number of <image> placeholders differs from the number of images",
+    "image_mismatch": "an <img> tag names a different image than the row",
+    "bad_path": "the image path is absolute, a URL, empty, or leaves the data folder",
+    "tags_unbalanced": "a ref or box tag is not closed, or not opened",
+    "bad_box": "a box tag does not hold coordinates",
+    "box_outside": "a box reaches outside the image",
+    "box_order": "a box has its corners in the wrong order",
+    "box_empty": "a box has no width or no height",
+    "bad_scan": "a DICOM or NIfTI file is missing or cannot be turned into an image",
+    "not_english": "the row is not in English (skipped by choice: not an error under `--strict`)",
+}
+"""Why `convert` rejects a row."""
+
+CHOICES = frozenset({"not_english"})
+"""Reasons that are no fault of the row."""
+
+_CONVERT_ONLY = ("not_english", "bad_scan", "image_mismatch")
+ERRORS = {reason: text for reason, text in REASONS.items() if reason not in _CONVERT_ONLY} | {
+    "image_missing": "the image does not exist",
+    "image_unreadable": "the image does not open",
+    "image_truncated": "the image file is truncated",
+    "box_form": "a box is not written as whole thousandths in [0, 1000)",
+    "leak_image": "the image is also in the other set (by path or by content)",
+    "leak_volume": "another slice of the same volume is in the other set",
+    "too_long": "the row has more tokens than cutoff_len: its end, the answer first, is cut off",
+}
+"""What `check` reports as errors."""
+
+WARNINGS = {
+    "duplicate_row": "an earlier row is identical",
+    "duplicate_id": "different rows share this id, which is not the name of their image (as in Med-GRIT)",
+    "no_image": "the row has no image",
+}
+"""What `check` reports as warnings."""
+
+
+class Reject(ValueError):
+    """One row cannot be used.
+
+    Args:
+        reason: A key of :data:`REASONS`.
+        detail: What was found in the row.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        if reason not in REASONS:
+            raise KeyError(f"Unknown reject reason {reason!r}: expected one of {', '.join(REASONS)}.")
+        super().__init__(reason, detail)  # both, so that worker processes can pickle it
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem that `check` found; ``code`` is a key of ``ERRORS`` or ``WARNINGS``, ``row`` counts from 1."""
+
+    code: str
+    row: int
+    id: str
+    detail: str
+
+    def as_json(self) -> dict[str, Any]:
+        """A line of the report."""
+        return asdict(self) | {"level": "error" if self.code in ERRORS else "warning"}
