@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Semantic-Aware Selective Generation (ClinKD, section 3.4, Algorithm 1): score stored candidates, rank, choose.
+"""Semantic-Aware Selective Generation (ClinKD, section 3.4, Algorithm 1): scores candidates, ranks them, selects one.
 
-Public names: :func:`load_scorer`, :func:`check_scorer`, :class:`Scorer`, :func:`select_rows`, :func:`select_row`,
-:func:`rerank`.
+The main functions are :func:`load_scorer`, :func:`select_rows`, :func:`select_row` and :func:`rerank`.
 """
 
 from .rank import rank_scores, rerank, select_row, select_rows

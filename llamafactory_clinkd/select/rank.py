@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Ranks candidates: generation rows become predictions, stored predictions are ranked anew.
+"""Scores and ranks the candidates of generated rows, or of stored predictions.
 
-A candidate's boxes and tags are taken out before it is scored. Candidates with equal scores keep the order in which
-they were generated. One that has no words apart from boxes cannot be compared with an image: its score is null and it
-ranks after the others.
+Boxes and tags are removed from a candidate before it is scored. Candidates with equal scores keep the order in which
+they were generated. A candidate without words apart from boxes cannot be compared with an image: its score is null and
+it ranks after the others.
 """
 
 import logging
@@ -21,56 +21,10 @@ from ..utils.io import append_jsonl, content_hash, read_jsonl, write_json, write
 from .scorers import Scorer
 
 
-Region = Literal["image", "crop"]
-
-View = tuple[str, Box | None]  # an image, or one box of it
-
-Place = tuple[View, str]  # a view and the words that are compared with it
-
-
-def crop_box(image: Image.Image, box: Box) -> Image.Image | None:
-    """The part of ``image`` inside ``box`` (thousandths), at least one pixel; None if nothing of it is inside."""
-    left, right = (min(max(x / 1000, 0.0), 1.0) * image.width for x in (box.x1, box.x2))
-    top, bottom = (min(max(y / 1000, 0.0), 1.0) * image.height for y in (box.y1, box.y2))
-    if right <= left or bottom <= top:
-        return None
-    return image.crop((int(left), int(top), max(round(right), int(left) + 1), max(round(bottom), int(top) + 1)))
-
-
-class Views:
-    """Collects views and words so that each view is encoded once, and equal words on a view are scored once."""
-
-    def __init__(self) -> None:
-        self._pictures: dict[View, Image.Image] = {}
-        self._words: dict[View, dict[str, None]] = {}
-
-    def add(self, name: str, image: Image.Image, text: str, region: Region) -> Place | None:
-        """Notes a candidate of the image called ``name``; None if it has no words apart from boxes."""
-        words = strip_boxes(text)
-        if not words:
-            return None
-        boxes = parse_boxes(text) if region == "crop" else []
-        crop = crop_box(image, boxes[0]) if boxes else None
-        view, picture = ((name, boxes[0]), crop) if crop is not None else ((name, None), image)
-        self._pictures.setdefault(view, picture)
-        self._words.setdefault(view, {})[words] = None
-        return view, words
-
-    def score(self, scorer: Scorer) -> dict[Place, float]:
-        """Scores everything in one pass of the scorer."""
-        if not self._pictures:
-            return {}
-        table = scorer.score(list(self._pictures.values()), [list(words) for words in self._words.values()])
-        return {
-            (view, words): score
-            for (view, texts), scores in zip(self._words.items(), table, strict=True)
-            for words, score in zip(texts, scores, strict=True)
-        }
-
-
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+Region = Literal["image", "crop"]
 
 
 def rank_scores(scores: Sequence[float | None]) -> list[int]:
@@ -101,24 +55,24 @@ def select_rows(
 
     Args:
         rows: ``{"id", "image", "question", "annotation", "task", "modality", "candidates": [{"text", "logprob"}]}``,
-            candidates in the order of generation. Other keys are kept.
+            candidates in the order of generation. Other keys are copied.
         scorer: From :func:`.scorers.load_scorer`.
         load_image: Opens a row's image.
-        out_path: Where the predictions go, atomically at the end; ``<out_path>.<settings>.part`` grows until then.
-            The scorer's whole identity and the region go beside it, see :func:`scorer_path`.
+        out_path: The predictions, written atomically at the end; ``<out_path>.<settings>.part`` grows until then.
+            The scorer's full identity and the region go to :func:`scorer_path`.
         region: ``image`` scores the whole image, ``crop`` each candidate's own first box (the image without one).
         batch_size: Rows per pass of the scorer.
-        resume: Take rows that an interrupted run of the same scorer and region left.
+        resume: Reuse the rows of an interrupted run with the same scorer and region.
         progress: Show a progress bar.
 
     Returns:
         The rows with ``response`` (the text of rank 1), ``scorer`` (its short name) and, in each candidate, ``score``
-        and ``rank``. Where an image cannot be read, nothing was generated or the row is malformed, ``error`` says so,
-        the scores are null and the order of generation stands; without candidates a stored ``response`` does.
+        and ``rank``. If an image cannot be read, nothing was generated or the row is malformed, ``error`` holds the
+        reason, the scores are null and the order of generation is kept; without candidates a stored ``response`` is.
 
     Raises:
         ValueError: If ``region`` is unknown.
-        RuntimeError: If there was something to rank, and not one row could be.
+        RuntimeError: If there are candidates to rank, and no row could be ranked.
     """
     if region not in ("image", "crop"):
         raise ValueError(f"Unknown region {region!r}: expected 'image' or 'crop'.")
@@ -126,19 +80,19 @@ def select_rows(
     part = out_path.with_name(f"{out_path.name}.{content_hash([scorer.identity, region])[:12]}.part")
     if not resume:
         part.unlink(missing_ok=True)
-    done = {_key(row): row for row in read_jsonl(part) if "error" not in row}
+    done = {_row_key(row): row for row in read_jsonl(part) if "error" not in row}
 
-    todo = [row for row in rows if _key(row) not in done]
+    todo = [row for row in rows if _row_key(row) not in done]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
     for batch in track(batches, description=f"Score with {scorer.short_name}", disable=not progress):
         selected = _select_batch(batch, scorer, load_image, region)
         append_jsonl(part, selected)
-        done |= {_key(row): after for row, after in zip(batch, selected, strict=True)}
+        done |= {_row_key(row): after for row, after in zip(batch, selected, strict=True)}
 
-    result = [done[_key(row)] for row in rows]
+    result = [done[_row_key(row)] for row in rows]
     errors = [row["error"] for row in result if "error" in row]
     if len(errors) == len(result) and any(_problem(row) is None and len(row["candidates"]) > 1 for row in result):
-        raise RuntimeError(f"None of the {len(result)} rows could be ranked; the first says: {errors[0]}")
+        raise RuntimeError(f"None of the {len(result)} rows could be ranked; the first error: {errors[0]}")
     if errors:
         logger.warning(
             "%d of %d rows have an error and could not be ranked: see their `error`.", len(errors), len(rows)
@@ -151,15 +105,15 @@ def select_rows(
 
 
 def scorer_path(out_path: str | Path) -> Path:
-    """Where the record of what ranked the predictions lies: ``predictions.scorer.json`` beside them."""
+    """The record of the scorer beside the predictions: ``predictions.scorer.json``."""
     return Path(out_path).with_suffix(".scorer.json")
 
 
 def select_row(row: Row, scorer: Scorer, image: Image.Image | None, *, region: Region = "image") -> Row:
-    """Scores and ranks the candidates of one row in memory: nothing is written.
+    """Scores and ranks the candidates of one row in memory; writes nothing.
 
     Args:
-        row: As in :func:`select_rows`; ``image`` is any name, or absent where there is none.
+        row: As in :func:`select_rows`; ``image`` is any name, or absent without an image.
         scorer: From :func:`.scorers.load_scorer`.
         image: The row's image.
         region: As in :func:`select_rows`.
@@ -183,7 +137,7 @@ def rerank(
     """Ranks stored candidates with another scorer, without generating again; arguments as :func:`select_rows`.
 
     Raises:
-        FileNotFoundError: If there are no predictions at ``predictions_path``.
+        FileNotFoundError: If there is no file at ``predictions_path``.
         ValueError: If no row has stored candidates, or a line is no JSON object.
     """
     if not Path(predictions_path).is_file():
@@ -196,18 +150,19 @@ def rerank(
         raise ValueError(
             f"{predictions_path} stores no candidates to rank. Predict with `sasg_candidates` of 2 or more first."
         )
-    rows = [{key: value for key, value in row.items() if key != "error"} for row in rows]
-
-    def load_image(row: Row) -> Image.Image:
-        return Image.open(Path(image_dir) / row["image"])
-
     return select_rows(
-        rows, scorer, load_image, out_path=out_path, region=region, batch_size=batch_size, progress=progress
+        [{key: value for key, value in row.items() if key != "error"} for row in rows],
+        scorer,
+        lambda row: Image.open(Path(image_dir) / row["image"]),
+        out_path=out_path,
+        region=region,
+        batch_size=batch_size,
+        progress=progress,
     )
 
 
-def _key(row: Row) -> str:
-    """Tells two rows apart by all that was there before selection; a response that nothing replaces is part of it."""
+def _row_key(row: Row) -> str:
+    """Hash of a row as it was before selection; a response that selection does not replace is part of it."""
     row = {key: value for key, value in row.items() if key not in ("scorer", "error")}
     if _problem(row) is None:
         row.pop("response", None)
@@ -216,61 +171,84 @@ def _key(row: Row) -> str:
 
 
 def _problem(row: Row) -> str | None:
-    """Why a row has nothing to rank."""
+    """Why a row has nothing to rank, or None."""
     candidates = row.get("candidates", [])
-    if not isinstance(candidates, list) or not all(isinstance(c, dict) and _is_text(c) for c in candidates):
+    if not isinstance(candidates, list) or not all(
+        isinstance(candidate, dict) and isinstance(candidate.get("text"), str) for candidate in candidates
+    ):
         return "`candidates` is not a list of objects with a `text`."
     return None if candidates else "There are no candidates."
-
-
-def _is_text(candidate: dict[str, Any]) -> bool:
-    return isinstance(candidate.get("text"), str)
 
 
 def _select_batch(
     batch: Sequence[Row], scorer: Scorer, load_image: Callable[[Row], Image.Image], region: Region
 ) -> list[Row]:
-    """Scores one batch in one pass and chooses."""
-    score = _score_with_images if scorer.reads_images else _score_by_logprob
+    """Scores one batch in one pass of the scorer and selects the responses."""
     errors = [row.get("error") or _problem(row) for row in batch]
-    good = [row for row, error in zip(batch, errors, strict=True) if error is None]
-    results = iter(score(good, scorer, load_image, region))
+    valid = [row for row, error in zip(batch, errors, strict=True) if error is None]
+    results = iter(_score_images(valid, scorer, load_image, region) if scorer.reads_images else _score_logprobs(valid))
     return [
-        _choose(row, None, error, scorer) if error is not None else _choose(row, *next(results), scorer)
+        _select(row, None, error, scorer) if error is not None else _select(row, *next(results), scorer)
         for row, error in zip(batch, errors, strict=True)
     ]
 
 
-def _score_by_logprob(rows, scorer, load_image, region) -> list[tuple[list[float] | None, str | None]]:
-    """For each row its candidates' stored log-probabilities, or the error."""
+def _score_logprobs(rows: list[Row]) -> list[tuple[list[float] | None, str | None]]:
+    """Each row's stored log-probabilities, or the error."""
     table = [[candidate.get("logprob") for candidate in row["candidates"]] for row in rows]
     missing = "A candidate has no stored `logprob` to be ranked by: choose another scorer, or generate again."
     return [(None, missing) if None in scores else (scores, None) for scores in table]
 
 
-def _score_with_images(rows, scorer, load_image, region) -> list[tuple[list[float | None] | None, str | None]]:
-    """For each row its candidates' scores, or the error; one pass of the scorer, each image encoded once."""
-    views, images, results = Views(), {}, []
+def _score_images(rows, scorer, load_image, region) -> list[tuple[list[float | None] | None, str | None]]:
+    """Each row's scores, or the error; one pass of the scorer, each image or crop encoded once.
+
+    A view is (image name, box or None). Equal words on a view are scored once.
+    """
+    images, pictures, words_of_view, results = {}, {}, {}, []
     for row in rows:
-        if not row.get("image"):
+        name, keys = row.get("image"), []
+        if not name:
             results.append((None, "The row has no image to compare with; the scorer `logprob` needs none."))
             continue
         try:
-            if row["image"] not in images:
-                images[row["image"]] = load_image(row).convert("RGB")
+            if name not in images:
+                images[name] = load_image(row).convert("RGB")
         except Exception as problem:  # a missing, broken or forbidden image must not lose the other rows
             results.append((None, f"The image cannot be read ({type(problem).__name__}: {problem})."))
-        else:
-            image = images[row["image"]]
-            places = [views.add(row["image"], image, candidate["text"], region) for candidate in row["candidates"]]
-            results.append((places, None))
+            continue
+        for candidate in row["candidates"]:
+            words, boxes = strip_boxes(candidate["text"]), parse_boxes(candidate["text"]) if region == "crop" else []
+            crop = crop_box(images[name], boxes[0]) if boxes else None
+            view = (name, None if crop is None else boxes[0])
+            keys.append((view, words))
+            if words:
+                pictures.setdefault(view, images[name] if crop is None else crop)
+                words_of_view.setdefault(view, {})[words] = None
+        results.append((keys, None))
 
-    scores = views.score(scorer)
-    return [(places and [scores.get(place) for place in places], error) for places, error in results]
+    table = (
+        scorer.score(list(pictures.values()), [list(words) for words in words_of_view.values()]) if pictures else []
+    )
+    scores = {
+        (view, text): score
+        for (view, words), view_scores in zip(words_of_view.items(), table, strict=True)
+        for text, score in zip(words, view_scores, strict=True)
+    }
+    return [(keys and [scores.get(key) for key in keys], error) for keys, error in results]
 
 
-def _choose(row: Row, scores: Sequence[float | None] | None, error: str | None, scorer: Scorer) -> Row:
-    """The row with scores, ranks and the chosen response; without scores the order of generation stands."""
+def crop_box(image: Image.Image, box: Box) -> Image.Image | None:
+    """The part of ``image`` inside ``box`` (thousandths), at least one pixel; None if the box lies outside."""
+    left, right = (min(max(x / 1000, 0.0), 1.0) * image.width for x in (box.x1, box.x2))
+    top, bottom = (min(max(y / 1000, 0.0), 1.0) * image.height for y in (box.y1, box.y2))
+    if right <= left or bottom <= top:
+        return None
+    return image.crop((int(left), int(top), max(round(right), int(left) + 1), max(round(bottom), int(top) + 1)))
+
+
+def _select(row: Row, scores: Sequence[float | None] | None, error: str | None, scorer: Scorer) -> Row:
+    """The row with scores, ranks and the selected response; without scores in the order of generation."""
     selected = {**row, "response": row.get("response") or "", "scorer": scorer.short_name}
     if error is not None:
         selected["error"] = error

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What scores a candidate against its image: an open_clip model, or, said so everywhere, the model's own probability.
+"""Scores a candidate against its image with an open_clip model, or by the generating model's own probability.
 
-A scorer that cannot be loaded is an error that tells how to get it; nothing stands in for it silently.
+A scorer that cannot be loaded is an error that explains how to get it; there is no silent fallback.
 """
 
 from collections.abc import Sequence
@@ -12,31 +12,30 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ..utils.clip import BIOMED_CLIP, OPEN_CLIP_CONFIG, local_text_tower, weights_sha256
 
 
 DEFAULT_SCORER = BIOMED_CLIP
-_TEXT_TOWER = "If its text tower is a transformers model, its config.json and tokenizer files belong there too."
-_HOW_HUB = (
+_TEXT_TOWER_HELP = "If its text tower is a transformers model, its config.json and tokenizer files belong there too."
+_HUB_HELP = (
     "The weights are downloaded on first use, from the network or a filled cache. On a machine without network, "
     f"copy the model's folder ({OPEN_CLIP_CONFIG} and the weights) there and give its path as the scorer. "
-    f"{_TEXT_TOWER}"
+    f"{_TEXT_TOWER_HELP}"
 )
 
 
 class ScorerError(RuntimeError):
-    """A scorer cannot be loaded; the message says how to get it."""
+    """A scorer cannot be loaded; the message explains how to get it."""
 
 
 class Scorer(Protocol):
-    """Anything that :func:`.rank.select_rows` can rank by.
+    """A scorer for :func:`.rank.select_rows`.
 
     Attributes:
         identity: Name, source, library and a SHA-256 of the weights, for the records.
         short_name: The same in one line, for tables and rows.
-        reads_images: Whether ``score`` is to be called; without, the candidates' stored ``logprob`` is the score.
+        reads_images: Whether to call ``score``; otherwise the candidates' stored ``logprob`` is the score.
     """
 
     identity: dict[str, Any]
@@ -56,7 +55,7 @@ class LogprobScorer:
     reads_images = False
 
     def score(self, images: Sequence[Image.Image], texts_per_image: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Not available: a text alone does not tell how probable its model found it."""
+        """Not available: the probability of a text is known only from its generation."""
         raise TypeError("The scorer `logprob` ranks by the candidates' stored `logprob`; it cannot score texts.")
 
 
@@ -87,7 +86,7 @@ class ClipScorer:
 
         Args:
             images: b images.
-            texts_per_image: For each image its texts; their numbers may differ. Equal texts get equal scores exactly.
+            texts_per_image: The texts of each image, in any number. Equal texts get exactly equal scores.
 
         Returns:
             For each image one score per text, in [-100, 100].
@@ -101,7 +100,7 @@ class ClipScorer:
         pixels = torch.stack([self.preprocess(image.convert("RGB")) for image in images]).to(self.device)
         image_features = self.model.encode_image(pixels, normalize=True)  # [b, d]
         text_features = self.model.encode_text(self.tokenizer(list(column)).to(self.device), normalize=True)  # [n, d]
-        scores: Tensor = (100 * image_features.float() @ text_features.float().T).cpu()  # [b, n]
+        scores = (100 * image_features.float() @ text_features.float().T).cpu()  # [b, n]
         return [[scores[row, column[text]].item() for text in texts] for row, texts in enumerate(texts_per_image)]
 
 
@@ -120,34 +119,45 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
         device: Where the model runs.
 
     Raises:
-        ScorerError: If it cannot be loaded; the message says how to get it.
+        ScorerError: If it cannot be loaded; the message explains how to get it.
     """
     if name == "logprob":
         return LogprobScorer()
     check_scorer(name)
     import open_clip
 
-    library = {"library": f"open_clip_torch {open_clip.__version__}"}
+    pretrained, advice = None, _HUB_HELP
     if name.startswith("hf-hub:"):
-        identity = {"name": name, "kind": "open_clip, Hugging Face hub", **library}
-        return _build(name, None, identity, name.removeprefix("hf-hub:"), device, _HOW_HUB)
+        model_name, short_name = name, name.removeprefix("hf-hub:")
+        identity = {"name": name, "kind": "open_clip, Hugging Face hub"}
+    elif (path := _folder_of(name)).is_dir():
+        model_name, short_name, advice = f"local-dir:{path}", path.name, _folder_help(path)
+        identity = {"name": path.name, "kind": "open_clip, local folder"}
+    else:
+        model_name, _, pretrained = name.partition("@")
+        weights = Path(pretrained).name
+        short_name = f"{model_name}@{weights}"
+        identity = {"name": model_name, "kind": "open_clip, named weights", "weights": weights}
 
-    path = _folder_of(name)
-    if path.is_dir():
-        identity = {"name": path.name, "kind": "open_clip, local folder", **library}
-        return _build(f"local-dir:{path}", None, identity, path.name, device, _how_folder(path))
-
-    architecture, _, pretrained = name.partition("@")
-    weights = Path(pretrained).name
-    identity = {"name": architecture, "kind": "open_clip, named weights", "weights": weights, **library}
-    return _build(architecture, pretrained, identity, f"{architecture}@{weights}", device, _HOW_HUB)
+    text_tower = local_text_tower(model_name)
+    try:  # weights are required, so that no randomly initialised model ever scores
+        model, preprocess = open_clip.create_model_from_pretrained(model_name, pretrained, device=device, **text_tower)
+        tokenizer = open_clip.get_tokenizer(model_name)
+    except Exception as error:  # open_clip, huggingface_hub, timm and torch each raise their own kinds here
+        raise ScorerError(
+            f"The scorer {model_name!r} cannot be loaded ({type(error).__name__}: {error}). {advice} Or set "
+            "`sasg_scorer: logprob`, which ranks by the model's own log-probability; it is not the paper's CLIP score."
+        ) from error
+    sha256 = weights_sha256(model)
+    identity |= {"library": f"open_clip_torch {open_clip.__version__}", "weights_sha256": sha256}
+    return ClipScorer(model, preprocess, tokenizer, identity, f"{short_name} ({sha256[:8]})", device)
 
 
 def check_scorer(name: str) -> None:
-    """Checks that a scorer's name can be one and that its library is installed, without loading any weights.
+    """Checks a scorer's name and that its library is installed, without loading any weights.
 
     Raises:
-        ScorerError: As :func:`load_scorer`, for all that shows before the weights are read.
+        ScorerError: As :func:`load_scorer`, for every problem that shows before the weights are read.
     """
     if name == "logprob":
         return
@@ -164,7 +174,7 @@ def check_scorer(name: str) -> None:
     path = _folder_of(name)
     if path.is_dir():
         if not (path / OPEN_CLIP_CONFIG).is_file():
-            raise ScorerError(f"{path} is no open_clip folder: {OPEN_CLIP_CONFIG} is missing. {_how_folder(path)}")
+            raise ScorerError(f"{path} is no open_clip folder: {OPEN_CLIP_CONFIG} is missing. {_folder_help(path)}")
         return
 
     architecture, _, pretrained = name.partition("@")
@@ -185,26 +195,5 @@ def _folder_of(name: str) -> Path:
     return Path(name.removeprefix("local-dir:")).expanduser()
 
 
-def _how_folder(path: Path) -> str:
-    return f"{path} must hold {OPEN_CLIP_CONFIG} and matching weights (*.safetensors or *.bin). {_TEXT_TOWER}"
-
-
-def _build(
-    model_name: str, pretrained: str | None, identity: dict, short_name: str, device: str, how: str
-) -> ClipScorer:
-    """Loads model, transform and tokenizer; weights are required, so that no random model ever scores."""
-    import open_clip
-
-    try:
-        model, preprocess = open_clip.create_model_from_pretrained(
-            model_name, pretrained, device=device, **local_text_tower(model_name)
-        )
-        tokenizer = open_clip.get_tokenizer(model_name)
-    except Exception as error:  # open_clip, huggingface_hub, timm and torch each raise their own kinds here
-        raise ScorerError(
-            f"The scorer {model_name!r} cannot be loaded ({type(error).__name__}: {error}). {how} Or set "
-            "`sasg_scorer: logprob`, which ranks by the model's own log-probability; it is not the paper's CLIP score."
-        ) from error
-    sha256 = weights_sha256(model)
-    identity = {**identity, "weights_sha256": sha256}
-    return ClipScorer(model, preprocess, tokenizer, identity, f"{short_name} ({sha256[:8]})", device)
+def _folder_help(path: Path) -> str:
+    return f"{path} must hold {OPEN_CLIP_CONFIG} and matching weights (*.safetensors or *.bin). {_TEXT_TOWER_HELP}"
