@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from llamafactory_clinkd.kd.adapter_teacher import AdapterTeacher
 from llamafactory_clinkd.kd.loss import distill_loss
-from llamafactory_clinkd.kd.teacher import AdapterTeacher
 from llamafactory_clinkd.training.lm_head import supervised_positions
 from llamafactory_clinkd.utils.patching import patch_instance
 
@@ -119,7 +119,7 @@ def main() -> None:
     batch = build_batch(options.side, options.text, options.answer, dtype, options.device)
     apart = AdapterTeacher(model, ["teacher"])
     shared = AdapterTeacher(model, ["teacher"])
-    shared.place(Accelerator(cpu=options.device == "cpu"))
+    shared.prepare(Accelerator(cpu=options.device == "cpu"))
 
     ways = {"once for each": apart, "once for both": shared}
     measured: dict[str, list[Any]] = {name: [] for name in ways}

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""By what a sample's cached hidden states are found: a hash of everything that they depend on.
+"""Keys of the teacher cache: a hash of everything that a sample's hidden states depend on.
 
-What is unusual: the hash is taken where the batch is made, from the sample alone, before it is padded and before its
-images are decoded. The bytes of the image, video and audio files and the settings that turn them into pixels stand for
-the pixels; the libraries' versions are among the settings, because a resampling filter may change with them.
+A sample is hashed in the collator, before padding and before its images are decoded. The bytes of the image, video and
+audio files and the settings that turn them into pixels represent the pixels; the libraries' versions are among the
+settings, because a resampling filter may change with them.
 """
 
 import hashlib
@@ -26,22 +26,26 @@ from transformers.utils.hub import extract_commit_hash
 from ..utils.io import content_hash, file_sha256
 
 
+logger = logging.getLogger(__name__)
+
 CACHE_KEY = "clinkd_cache_key"
-
 TOKENS = ("input_ids", "labels", "attention_mask", "position_ids")
-
 MEDIA = ("images", "videos", "audios")
+WEIGHTS = ("*.safetensors", "*.bin")
+CONFIGS = ("config.json", "adapter_config.json")
+PIXEL_LIBRARIES = ("transformers", "pillow", "torchvision", "llamafactory", "llamafactory-clinkd")
+PIXEL_PREFIXES = ("image_", "video_", "audio_", "crop_to_patches", "use_audio_in_video")
 
 
 def sample_key(feature: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """SHA-256, 64 hexadecimal digits, of one tokenised sample.
 
     Args:
-        feature: What stock's collator is given: ``input_ids``, ``labels`` (-100 where nothing is supervised),
-            ``attention_mask`` (packed samples: the number of each part), lists of ints of one length, without padding;
+        feature: Input of stock's collator, without padding: ``input_ids``, ``labels`` (-100 where nothing is
+            supervised), ``attention_mask`` (packed samples: the number of each one), lists of ints of one length;
             ``images``, ``videos``, ``audios``: lists of paths, bytes, ``{"path", "bytes"}``, PIL images, arrays or
             lists of them (a video's frames), or None; ``packing_params``.
-        settings: JSON-able: what turns files into pixels.
+        settings: From :func:`pixel_settings`.
 
     Raises:
         ValueError: If ids and labels differ in length.
@@ -59,24 +63,25 @@ def sample_key(feature: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             digest.update(np.asarray(feature[name], dtype=np.int64).tobytes())
     for name in MEDIA:
         digest.update(f"{name};".encode())
-        _add_medium(digest.update, feature.get(name) or [])
+        _hash_medium(digest.update, feature.get(name) or [])
     return digest.hexdigest()
 
 
-def _add_medium(update: Callable[[bytes], None], medium: Any) -> None:
-    """Adds the content of a medium, with its kind and length before it so that neighbours cannot run together."""
+def _hash_medium(update: Callable[[bytes], None], medium: Any) -> None:
+    """Hashes a medium's content after its kind and length, so that neighbours cannot run together."""
     if isinstance(medium, Mapping) and (medium.get("bytes") is not None or medium.get("path") is not None):
         medium = medium["bytes"] if medium.get("bytes") is not None else medium["path"]
     if isinstance(medium, io.IOBase):
         medium = medium.read()
     if isinstance(medium, (str, Path)):
-        medium = _folder_or_file(Path(medium))
+        path = Path(medium)  # a folder holds a video's frames
+        medium = [each.read_bytes() for each in sorted(path.iterdir())] if path.is_dir() else path.read_bytes()
     if isinstance(medium, bytes):
         update(f"bytes {len(medium)};".encode() + medium)
     elif isinstance(medium, (list, tuple)):
         update(f"list {len(medium)};".encode())
-        for part in medium:
-            _add_medium(update, part)
+        for item in medium:
+            _hash_medium(update, item)
     elif isinstance(medium, Image.Image):
         update(f"image {medium.mode} {medium.size};".encode() + medium.tobytes())
     elif isinstance(medium, (np.ndarray, torch.Tensor)):
@@ -89,19 +94,12 @@ def _add_medium(update: Callable[[bytes], None], medium: Any) -> None:
         )
 
 
-def _folder_or_file(path: Path) -> bytes | list[bytes]:
-    """A file's bytes; of a folder of frames those of its files in order."""
-    if path.is_dir():
-        return [each.read_bytes() for each in sorted(path.iterdir())]
-    return path.read_bytes()
-
-
 class KeyedCollator:
     """A collator whose batches carry their samples' keys, uint8 ``[B, 32]`` under :data:`CACHE_KEY`.
 
     Args:
         collator: Stock's, which takes the media out of the features.
-        settings: See :func:`sample_key`.
+        settings: From :func:`pixel_settings`.
     """
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]], settings: dict[str, Any]) -> None:
@@ -110,26 +108,15 @@ class KeyedCollator:
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Stock's batch with the keys."""
-        keys = [bytearray.fromhex(sample_key(feature, self._settings)) for feature in features]
+        keys = [list(bytes.fromhex(sample_key(feature, self._settings))) for feature in features]
         batch = self._collator(features)
-        batch[CACHE_KEY] = torch.tensor([list(key) for key in keys], dtype=torch.uint8)
+        batch[CACHE_KEY] = torch.tensor(keys, dtype=torch.uint8)
         return batch
 
 
-def keys_of(batch: dict[str, Any]) -> list[str]:
+def pop_keys(batch: dict[str, Any]) -> list[str]:
     """Takes the keys out of a batch."""
     return [bytes(row).hex() for row in batch.pop(CACHE_KEY).cpu().tolist()]
-
-
-logger = logging.getLogger(__name__)
-
-WEIGHTS = ("*.safetensors", "*.bin")
-
-CONFIGS = ("config.json", "adapter_config.json")
-
-PIXEL_LIBRARIES = ("transformers", "pillow", "torchvision", "llamafactory", "llamafactory-clinkd")
-
-PIXEL_PREFIXES = ("image_", "video_", "audio_", "crop_to_patches", "use_audio_in_video")
 
 
 def teacher_identity(model_arguments: Any, positions: dict[str, Any] | None) -> str:
@@ -140,21 +127,21 @@ def teacher_identity(model_arguments: Any, positions: dict[str, Any] | None) -> 
         positions: Its rotary positions.
 
     Returns:
-        ``"<name>@<16 hexadecimal digits>"``; weights of a local folder count by their content, which takes a second
-        for about each GB.
+        ``"<name>@<16 hexadecimal digits>"``. Weights of a local folder are hashed, which takes about a second for each
+        GB.
     """
     names = [model_arguments.model_name_or_path, *(model_arguments.adapter_name_or_path or [])]
-    found = {
-        "weights": [_revision(name, model_arguments) for name in names],
+    identity = {
+        "weights": [_weights_identity(name, model_arguments) for name in names],
         "positions": positions,
         "quantization": [model_arguments.quantization_bit, str(model_arguments.quantization_type)],
         "dtype": [str(model_arguments.compute_dtype), str(model_arguments.infer_dtype)],
         "rope_scaling": str(model_arguments.rope_scaling),
     }
-    return f"{Path(names[-1]).name}@{content_hash(found)[:16]}"
+    return f"{Path(names[-1]).name}@{content_hash(identity)[:16]}"
 
 
-def _revision(name: str, model_arguments: Any) -> Any:
+def _weights_identity(name: str, model_arguments: Any) -> dict[str, Any]:
     """Hashes of a local folder's files, or a hub name with its commit."""
     folder = Path(name)
     if folder.is_dir():
@@ -162,7 +149,7 @@ def _revision(name: str, model_arguments: Any) -> Any:
         logger.info("Hashing %d files of the teacher in %s.", len(files), folder)
         return {path.name: file_sha256(path) for path in files}
     for config in CONFIGS:
-        found = cached_file(
+        path = cached_file(
             name,
             config,
             revision=model_arguments.model_revision,
@@ -170,27 +157,27 @@ def _revision(name: str, model_arguments: Any) -> Any:
             token=model_arguments.hf_hub_token,
             _raise_exceptions_for_missing_entries=False,
         )
-        if found is not None:
-            return {"name": name, "commit": extract_commit_hash(found, None)}
+        if path is not None:
+            return {"name": name, "commit": extract_commit_hash(path, None)}
     raise FileNotFoundError(f"{name} has neither {' nor '.join(CONFIGS)}. Correct `ref_model` or its adapters.")
 
 
 def pixel_settings(processor: Any, model_arguments: Any, *, image_square: bool) -> dict[str, Any]:
-    """What turns media files into what the models see, JSON-able.
+    """Settings that turn media files into the models' input, JSON-able.
 
     Args:
         processor: The student's, or None for text.
         model_arguments: The student's ``ModelArguments``, with limits such as ``image_max_pixels``.
         image_square: Whether images are resampled to width = height.
     """
-    parts = {name: getattr(processor, name, None) for name in ("image_processor", "video_processor")}
-    found = {
-        "processors": {name: None if part is None else part.to_dict() for name, part in parts.items()},
+    processors = {name: getattr(processor, name, None) for name in ("image_processor", "video_processor")}
+    settings = {
+        "processors": {name: None if each is None else each.to_dict() for name, each in processors.items()},
         "limits": {key: value for key, value in vars(model_arguments).items() if key.startswith(PIXEL_PREFIXES)},
         "image_square": image_square,
         "libraries": {name: _version(name) for name in PIXEL_LIBRARIES},
     }
-    return json.loads(json.dumps(found, default=str))
+    return json.loads(json.dumps(settings, default=str))
 
 
 def _version(name: str) -> str | None:

@@ -1,10 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The distillation trainer.
-
-Eq. 12-16 of the paper on the supervised tokens, teacher and student on the same pixels.
-"""
+"""The distillation trainer: Eq. 12-16 of the paper on the supervised tokens, both models on the same pixels."""
 
 import contextlib
 import gc
@@ -16,9 +13,8 @@ import torch
 from torch.nn.functional import linear
 
 from ..training.sft_trainer import SupervisedTrainer
-from .cache_keys import KeyedCollator, keys_of
-from .cached_teacher import CachedTeacher
-from .teacher import Teacher
+from .cache_keys import KeyedCollator, pop_keys
+from .teacher import CachedTeacher, Teacher
 
 
 logger = logging.getLogger(__name__)
@@ -31,58 +27,66 @@ class DistillTrainer(SupervisedTrainer):
         teacher: A frozen model, which stock's trainer prepares for DDP, DeepSpeed or FSDP; adapters over the student;
             or either behind a cache.
         settings: The recipe's ``FinetuningArguments`` with the ``kd_*`` keys.
-        pixel_settings: What turns media files into pixels, part of the cache's keys; None without a cache.
-        **kwargs: What :class:`SupervisedTrainer` takes.
+        pixel_settings: Part of the cache's keys, see :func:`.cache_keys.pixel_settings`; None without a cache.
+        **kwargs: Arguments of :class:`SupervisedTrainer`.
     """
 
     def __init__(
         self, *, teacher: Teacher | CachedTeacher, settings: Any, pixel_settings: dict[str, Any] | None, **kwargs: Any
     ) -> None:
         self._settings = settings
+        self._teacher = teacher
         self._cached = teacher if isinstance(teacher, CachedTeacher) else None
-        live = teacher.teacher if self._cached else teacher
+        live = self._cached.teacher if self._cached else teacher
         if self._cached:
             kwargs["data_collator"] = KeyedCollator(kwargs["data_collator"], pixel_settings)
-        for_stock = live is not None and live.stock_places_it
-        super().__init__(**kwargs | {"ref_model": live.model if for_stock else None})
-        if for_stock:
+        as_ref_model = live is not None and live.prepared_by_trainer
+        super().__init__(**kwargs | {"ref_model": live.model if as_ref_model else None})
+        if as_ref_model:
             live.model = self.ref_model
         elif live is not None:
-            live.place(self.accelerator)
-        self._teacher = teacher
-        partitioned = self.is_fsdp_enabled  # its head is whole inside its own forward pass only
-        self._plain = self._cached is not None or (live.head is not None and not partitioned)
-        if not self._plain:
-            self._head = None  # both sides from logits then
+            live.prepare(self.accelerator)
+        # FSDP gathers a head only inside its own forward pass: both models' logits are used there.
+        self._uses_hidden = self._cached is not None or (live.head is not None and not self.is_fsdp_enabled)
+        if not self._uses_hidden:
+            self._head = None
         if self._cached:
-            if partitioned:
+            if self.is_fsdp_enabled:
                 raise ValueError(
-                    "`kd_cache: hidden` needs the teacher's head whole, which FSDP does not give outside of its own "
+                    "`kd_cache: hidden` needs the teacher's whole head, which FSDP does not provide outside its own "
                     "forward pass. Set `kd_cache: off`, or use DeepSpeed."
                 )
-            self._start_cache(live)
+            if live is None:
+                self._cached.load_head(self.args.device)
+            else:
+                self._cached.save_head()
+            self._cached.prepare = lambda teacher: teacher.prepare(self.accelerator)
         self._keys: list[str] = []
-        self._told_first_batch = False
+        self._first_batch_done = False
         self._noise = torch.Generator(device=self.args.device).manual_seed(self.args.seed + self.args.process_index)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss; the samples' keys do not reach the models."""
         if self._cached is not None:
-            self._keys = keys_of(inputs)
+            self._keys = pop_keys(inputs)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     @contextlib.contextmanager
     def teacher_outputs(
-        self, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor
+        self, inputs: dict[str, Any], supervised_idx: torch.Tensor, targets: torch.Tensor
     ) -> Iterator[dict[str, torch.Tensor]]:
         """The teacher's final hidden states (``[B * K, H_t]``) and head, or its logits where a head is not plain."""
-        if not self._plain:
-            logits = self._teacher.logits(inputs, kept).flatten(0, 1)
+        if not self._uses_hidden:
+            logits = self._teacher.logits(inputs, supervised_idx).flatten(0, 1)
             with self._teacher.student_pass(inputs):
                 yield {"logits": logits}
             return
-        hidden = self._teacher_hidden(inputs, kept, targets).flatten(0, 1)
-        with self._teacher.whole_head() as (weight, bias), self._teacher.student_pass(inputs):
+        if self._cached is None:
+            hidden = self._teacher.hidden(inputs, supervised_idx)
+        else:
+            hidden = self._cached.hidden(self._keys, inputs, supervised_idx, targets, any_rank=self._any_rank)
+        hidden = hidden.flatten(0, 1)
+        with self._teacher.gathered_head() as (weight, bias), self._teacher.student_pass(inputs):
             if self._head is not None:
                 yield {"hidden": hidden, "head": weight, "bias": bias}
             else:
@@ -90,13 +94,8 @@ class DistillTrainer(SupervisedTrainer):
                     logits = linear(hidden.to(weight.dtype), weight, bias)
                 yield {"logits": logits}
 
-    def _teacher_hidden(self, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if self._cached is None:
-            return self._teacher.hidden(inputs, kept)
-        return self._cached.hidden(self._keys, inputs, kept, targets, any_rank=self._any_rank)
-
     def _any_rank(self, flag: bool) -> bool:
-        """Whether ``flag`` is true on any rank; ranks decide alone where a trunk does not need them all."""
+        """Whether ``flag`` is true on any rank; without a partitioned trunk each rank decides alone."""
         if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             return flag
         total = self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device), reduction="sum")
@@ -113,10 +112,20 @@ class DistillTrainer(SupervisedTrainer):
             "generator": self._noise if settings.kd_noise_std > 0 else None,
         }
 
-    def logged_parts(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
-        """Cross-entropy and KL divergence, how often both models' first choice agrees, how sure the teacher is."""
-        if self.first_batch(result) and self.is_world_process_zero():
-            self._tell_first_batch(result, num_items)
+    def logged_terms(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
+        """Cross-entropy, KL divergence, how often both models' first choice agrees, and the teacher's entropy."""
+        if self.is_first_batch(result):
+            per_token = num_items / result.items
+            logger.info(
+                "First batch, %d supervised tokens: cross-entropy %.3f, distillation %.4f, teacher's entropy %.3f "
+                "nats; first choices agree on %.0f %%; %.2g of the teacher's mass is on ids that the student lacks.",
+                int(result.items),
+                float(result.ce * per_token),
+                float(result.kl * per_token),
+                float(result.teacher_entropy),
+                float(result.agreement) * 100,
+                float(result.teacher_dropped_mass),
+            )
         share = result.items / num_items
         return {
             "ce": result.ce,
@@ -125,42 +134,24 @@ class DistillTrainer(SupervisedTrainer):
             "teacher_entropy": result.teacher_entropy * share,
         }
 
-    def first_batch(self, result: Any) -> bool:
-        """Whether this is the run's first batch with a supervised token; true once."""
-        is_first = not self._told_first_batch and bool(result.items > 0)
-        self._told_first_batch |= is_first
-        return is_first
+    def is_first_batch(self, result: Any) -> bool:
+        """True once, on the first process, at the first batch with a supervised token: time to log its figures.
 
-    def _tell_first_batch(self, result: Any, num_items: Any) -> None:
-        """One line by which a wrong teacher shows before hours have passed."""
-        per_token = num_items / result.items
-        logger.info(
-            "First batch, %d supervised tokens: cross-entropy %.3f, distillation %.4f, teacher's entropy %.3f nats; "
-            "first choices agree on %.0f %%; %.2g of the teacher's mass is on ids that the student lacks.",
-            int(result.items),
-            float(result.ce * per_token),
-            float(result.kl * per_token),
-            float(result.teacher_entropy),
-            float(result.agreement) * 100,
-            float(result.teacher_dropped_mass),
-        )
-
-    def _start_cache(self, live: Teacher | None) -> None:
-        if live is None:
-            self._cached.head_from_cache(self.args.device)
-        else:
-            self._cached.keep_head()
-        self._cached.prepare = lambda teacher: teacher.place(self.accelerator)
+        They expose a wrong teacher before hours have passed.
+        """
+        is_first = not self._first_batch_done and bool(result.items > 0)
+        self._first_batch_done |= is_first
+        return is_first and self.is_world_process_zero()
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        """One epoch; the cache then shows every rank what the others computed, and the trunk is let go."""
+        """One epoch; afterwards every rank reads the others' shards of the cache, and the trunk is dropped."""
         super()._run_epoch(**kwargs)
         if self._cached is None:
             return
         self._cached.cache.flush()
         self.accelerator.wait_for_everyone()
         self._cached.cache.refresh()
-        model = self._cached.release()
+        model = self._cached.drop_trunk()
         if model is not None:
             self.ref_model = None
             self.accelerator._models[:] = [each for each in self.accelerator._models if each is not model]
@@ -170,7 +161,7 @@ class DistillTrainer(SupervisedTrainer):
                 torch.cuda.empty_cache()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """A checkpoint; what a resumed run will not compute again is on disk first."""
+        """A checkpoint; the states of its samples are written first, because a resumed run does not visit them."""
         if self._cached is not None:
             self._cached.cache.flush()
         super()._save_checkpoint(model, trial)

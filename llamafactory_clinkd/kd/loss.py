@@ -3,20 +3,23 @@
 
 """The distillation loss of Pseudo-KD (ClinKD paper, section 3.2, Eq. 12-16), exact over the whole vocabulary.
 
-``L = (L_CE + alpha * L_KD) / (1 + alpha)`` with ``L_KD = T^2 * KL(p_t || p_s)``. Two entries give the same result:
+``L = (L_CE + alpha * L_KD) / (1 + alpha)`` with ``L_KD = T^2 * KL(p_t || p_s)``. Two functions give the same result:
 :func:`distill_loss` from hidden states and head weights, whose memory does not grow with the number of tokens, and
 :func:`logits_distill_loss` for models whose logits are not a plain product with a head (soft-capped, scaled, ...).
 
-Both compute the gradient in the forward pass (see :mod:`llamafactory_clinkd.kd.fused`) and only scale it in backward.
-Rows whose label is -100 are never projected; a weight that does not require a gradient costs none.
+Both compute the gradient in the forward pass (see :mod:`llamafactory_clinkd.kd.fused_linear`) and scale it in
+backward. Rows whose label is -100 are never projected; a weight that does not require a gradient costs none.
+With ``z`` the student's logits, ``y`` the label, ``p_t`` and ``p_s`` the softmaxes of Eq. 15 and ``a`` the weight of
+Eq. 16, the gradient of one row is
+``dL/dz = [softmax(z) - onehot(y) + a * s / T * (p_s - p_t)] / (1 + a)`` where ``s`` is ``T^2`` (Eq. 13) or 1.
 """
 
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from .fused import Sums, Terms, distill_hidden, distill_logits
+from .fused_linear import Gradients, PrecomputedGradient, chunked_logits_loss, fused_linear_loss
 
 
 IGNORE_INDEX = -100
@@ -88,19 +91,18 @@ def distill_loss(
         chunk_size: Rows projected at once; None keeps both logit buffers within 224 MiB.
 
     Returns:
-        The loss and its parts. If every label is -100 the loss is 0 and its gradient finite and 0.
+        The loss and its terms. If every label is -100 the loss is 0 and its gradient finite and 0.
 
     Raises:
         ValueError: If an option is out of range, shapes do not fit, a label is outside the student's vocabulary, or
             ``alpha`` is above 0 without a teacher.
     """
-    terms = _terms(alpha, temperature, temperature_squared, noise_std, generator, chunk_size)
-    _check_rows("student_hidden", student_hidden, labels)
-    _check_head("student", student_hidden, student_head, student_bias)
     if (teacher_hidden is None) != (teacher_head is None):
         raise ValueError("teacher_hidden and teacher_head belong together: pass both, or None for both.")
-    _check_teacher_given(teacher_hidden, alpha)
-    rows, row_labels = _supervised(labels, student_head.shape[0])
+    kernel = _kernel(alpha, temperature, temperature_squared, noise_std, generator, chunk_size, teacher_hidden)
+    _check_rows("student_hidden", student_hidden, labels)
+    _check_head("student", student_hidden, student_head, student_bias)
+    rows, row_labels = _supervised_rows(labels, student_head.shape[0])
     teacher = None
     if teacher_hidden is not None:
         _check_rows("teacher_hidden", teacher_hidden, labels)
@@ -113,9 +115,10 @@ def distill_loss(
     device = student_hidden.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     hidden, head, bias = (x if x is None else x.detach() for x in weights)
+    options = {"need": need, "chunk_size": chunk_size, "autocast": autocast}
     with torch.no_grad(), torch.autocast(device, enabled=False):
-        sums = distill_hidden(hidden[rows], head, bias, teacher, row_labels, terms, chunk_size, need, autocast)
-    return _result(sums, weights, rows, terms, num_items)
+        sums, gradients = fused_linear_loss(hidden[rows], head, bias, teacher, row_labels, kernel, **options)
+    return _normalised(sums, gradients, weights, rows, alpha, num_items)
 
 
 def logits_distill_loss(
@@ -131,113 +134,93 @@ def logits_distill_loss(
     num_items: int | float | torch.Tensor | None = None,
     chunk_size: int | None = None,
 ) -> DistillLoss:
-    """:func:`distill_loss` for logits that are already there: student ``[N, V_s]``, teacher ``[N, V_t]`` or None.
+    """:func:`distill_loss` from logits: student ``[N, V_s]``, teacher ``[N, V_t]`` or None.
 
     Softmax and loss are fp32 (fp64 for fp64 logits); the gradient has the dtype of ``student_logits``. Half-precision
-    logits have lost digits before they get here; prefer :func:`distill_loss` where the head can be used directly.
+    logits are already rounded; prefer :func:`distill_loss` where the head can be used directly.
 
     Raises:
         ValueError: As :func:`distill_loss`.
     """
-    terms = _terms(alpha, temperature, temperature_squared, noise_std, generator, chunk_size)
+    kernel = _kernel(alpha, temperature, temperature_squared, noise_std, generator, chunk_size, teacher_logits)
     _check_rows("student_logits", student_logits, labels)
-    _check_teacher_given(teacher_logits, alpha)
     if teacher_logits is not None:
         _check_rows("teacher_logits", teacher_logits, labels)
         teacher_logits = teacher_logits.detach()
-    rows, row_labels = _supervised(labels, student_logits.shape[1])
-    need = torch.is_grad_enabled() and student_logits.requires_grad
+    rows, row_labels = _supervised_rows(labels, student_logits.shape[1])
+    options = {"need_grad": torch.is_grad_enabled() and student_logits.requires_grad, "chunk_size": chunk_size}
     with torch.no_grad(), torch.autocast(student_logits.device.type, enabled=False):
-        sums = distill_logits(student_logits.detach(), teacher_logits, rows, row_labels, terms, chunk_size, need)
-    return _result(sums, (student_logits, None, None), rows, terms, num_items)
-
-
-def _result(
-    sums: Sums,
-    weights: tuple[torch.Tensor | None, ...],
-    rows: torch.Tensor,
-    terms: Terms,
-    num_items: int | float | torch.Tensor | None,
-) -> DistillLoss:
-    """Divides the sums and ties the gradients to the graph."""
-    count, stats = len(rows), sums.stats
-    if count == 0:
-        denominator = stats.new_ones(())
-    elif num_items is None:
-        denominator = stats.new_tensor(count)
-    else:
-        if not isinstance(num_items, torch.Tensor) and num_items <= 0:
-            raise ValueError(f"num_items is {num_items} with {count} supervised rows; it must be above 0.")
-        denominator = torch.as_tensor(num_items, dtype=stats.dtype, device=stats.device)
-    ce, kl = stats[0] / denominator, stats[1] / denominator
-    loss = (ce + terms.alpha * kl) / (1 + terms.alpha)
-    loss = _GradientFromForward.apply(loss, *weights, rows, denominator, *sums[1:])
-    means = (stats[2:] / max(count, 1)).unbind()
-    return DistillLoss(loss, ce, kl, *means, torch.tensor(count, device=stats.device))
-
-
-class _GradientFromForward(torch.autograd.Function):
-    """A loss whose gradient (of the sum, in fp32) is already known: backward scales, casts and scatters it."""
-
-    @staticmethod
-    def forward(loss, student, head, bias, rows, denominator, grad_rows, grad_head, grad_bias):  # noqa: D102
-        return loss.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:  # noqa: D102
-        _, student, head, bias, *saved = inputs
-        ctx.shape = student.shape
-        ctx.dtypes = [x if x is None else x.dtype for x in (student, head, bias)]
-        ctx.save_for_backward(*saved)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple:  # noqa: D102
-        rows, denominator, grad_rows, grad_head, grad_bias = ctx.saved_tensors
-        scale = grad_output / denominator
-        student, head, bias = ctx.dtypes
-        if grad_rows is not None:
-            dense = grad_rows.new_zeros(ctx.shape, dtype=student)
-            dense[rows] = (grad_rows * scale).to(student)
-            grad_rows = dense
-        if grad_head is not None:
-            grad_head = _scaled(grad_head, scale, head)
-        if grad_bias is not None:
-            grad_bias = (grad_bias * scale).to(bias)
-        return None, grad_rows, grad_head, grad_bias, None, None, None, None, None
-
-
-def _scaled(gradient: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``(gradient * scale).to(dtype)`` for ``[V, H]`` without a second fp32 tensor of that size."""
-    if gradient.dtype == dtype:
-        return gradient * scale
-    result = torch.empty_like(gradient, dtype=dtype)
-    for source, target in zip(gradient.split(4096), result.split(4096), strict=True):
-        target.copy_(source * scale)
-    return result
-
-
-def _supervised(labels: torch.Tensor, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of the supervised rows and their labels, both ``[n]``."""
-    rows = (labels != IGNORE_INDEX).nonzero().squeeze(1)
-    picked = labels[rows]
-    if len(rows) and not (0 <= int(picked.min()) and int(picked.max()) < vocabulary):
-        raise ValueError(
-            f"labels span {int(picked.min())} to {int(picked.max())}, but the student has {vocabulary} ids. "
-            f"Use {IGNORE_INDEX} for rows without supervision, and check that the tokenizer is the student's."
+        sums, gradients = chunked_logits_loss(
+            student_logits.detach(), teacher_logits, rows, row_labels, kernel, **options
         )
-    return rows, picked
+    return _normalised(sums, gradients, (student_logits, None, None), rows, alpha, num_items)
 
 
-def _terms(
+def _ce_kl_block_(
+    z: torch.Tensor,
+    t: torch.Tensor | None,
+    labels: torch.Tensor,
+    need_grad: bool,
+    *,
     alpha: float,
     temperature: float,
-    temperature_squared: bool,
+    kd_scale: float,
     noise_std: float,
     generator: torch.Generator | None,
-    chunk_size: int | None,
-) -> Terms:
-    """Checks the options."""
+) -> torch.Tensor:
+    """Loss terms of a few rows, and their gradient in closed form; overwrites both logit tensors.
+
+    Args:
+        z: Student logits ``[R, V_s]``; hold their gradient afterwards if ``need_grad``.
+        t: Teacher logits ``[R, V_t]``, or None for cross-entropy alone.
+        labels: ``[R]`` int64, each in ``[0, V_s)``.
+        need_grad: Whether to leave the gradient in ``z``.
+        alpha: Of Eq. 16.
+        temperature: T of Eq. 15.
+        kd_scale: T^2 (Eq. 13) or 1.
+        noise_std: Of Eq. 14.
+        generator: Of the noise.
+
+    Returns:
+        ``[5, R]``: CE, KD (with T^2), top-1 agreement, teacher entropy, teacher mass outside the shared ids.
+    """
+    stats = z.new_zeros(5, z.shape[0])
+    log_p = torch.log_softmax(z, dim=-1)
+    stats[0] = -log_p.gather(1, labels[:, None]).squeeze(1)
+    if t is not None:
+        shared = min(z.shape[1], t.shape[1])
+        z_k, t_k = z[:, :shared], t[:, :shared]
+        top = t_k.argmax(dim=-1, keepdim=True)
+        stats[2] = (z_k.gather(1, top) >= z_k.amax(dim=-1, keepdim=True)).squeeze(1)
+        if t.shape[1] > shared:
+            scaled = t / temperature
+            stats[4] = (scaled[:, shared:].logsumexp(dim=-1) - scaled.logsumexp(dim=-1)).exp()
+        if noise_std > 0:  # drawn row by row: the ends of chunks do not matter
+            device = z.device if generator is None else generator.device
+            noise = [torch.randn(2, shared, generator=generator, device=device, dtype=z.dtype) for _ in range(len(z))]
+            noise = torch.stack(noise).to(z.device).mul_(noise_std)
+            t_k.add_(noise[:, 0])
+            z_k.add_(noise[:, 1])
+        # A logit of -inf (a masked id) has no mass: the clamp turns 0 * inf into 0.
+        lowest = torch.finfo(z.dtype).min
+        log_ps = torch.log_softmax(z_k / temperature, dim=-1).clamp_(min=lowest)
+        log_pt = torch.log_softmax(t_k / temperature, dim=-1).clamp_(min=lowest)
+        p_t = log_pt.exp()
+        stats[3] = -torch.linalg.vecdot(p_t, log_pt)
+        stats[1] = torch.linalg.vecdot(p_t, log_pt.sub_(log_ps)) * kd_scale
+    if need_grad:
+        torch.exp(log_p, out=z)
+        if t is not None:
+            z_k.add_(log_ps.exp_().sub_(p_t), alpha=alpha * kd_scale / temperature)
+        # The gradient of a softmax sums to 0. Late in training 1 - p(label) has no digits left; the others have all.
+        z.scatter_(1, labels[:, None], 0.0)
+        z.scatter_(1, labels[:, None], -z.sum(dim=-1, keepdim=True))
+        z.mul_(1 / (1 + alpha))
+    return stats
+
+
+def _kernel(alpha, temperature, temperature_squared, noise_std, generator, chunk_size, teacher) -> functools.partial:
+    """Checks the options and binds them to the kernel."""
     if not alpha >= 0:
         raise ValueError(f"alpha is {alpha}; it must be at least 0 (the paper uses 0.5).")
     if not temperature > 0:
@@ -246,7 +229,10 @@ def _terms(
         raise ValueError(f"noise_std is {noise_std}; it must be at least 0, and 0 switches the noise off.")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1, or None to choose by memory.")
-    return Terms(alpha, temperature, temperature**2 if temperature_squared else 1.0, noise_std, generator)
+    if teacher is None and alpha != 0:
+        raise ValueError(f"alpha is {alpha} but there is no teacher. Pass the teacher, or alpha=0 for plain CE.")
+    options = {"alpha": alpha, "temperature": temperature, "noise_std": noise_std, "generator": generator}
+    return functools.partial(_ce_kl_block_, kd_scale=temperature**2 if temperature_squared else 1.0, **options)
 
 
 def _check_rows(name: str, tensor: torch.Tensor, labels: torch.Tensor) -> None:
@@ -267,6 +253,35 @@ def _check_head(who: str, hidden: torch.Tensor, head: torch.Tensor, bias: torch.
         raise ValueError(f"{who}_bias is {list(bias.shape)}; expected [{head.shape[0]}].")
 
 
-def _check_teacher_given(teacher: torch.Tensor | None, alpha: float) -> None:
-    if teacher is None and alpha != 0:
-        raise ValueError(f"alpha is {alpha} but there is no teacher. Pass the teacher, or alpha=0 for plain CE.")
+def _supervised_rows(labels: torch.Tensor, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of the supervised rows and their labels, both ``[n]``."""
+    rows = (labels != IGNORE_INDEX).nonzero().squeeze(1)
+    row_labels = labels[rows]
+    if len(rows) and not (0 <= int(row_labels.min()) and int(row_labels.max()) < vocabulary):
+        raise ValueError(
+            f"labels span {int(row_labels.min())} to {int(row_labels.max())}, but the student has {vocabulary} ids. "
+            f"Use {IGNORE_INDEX} for rows without supervision, and check that the tokenizer is the student's."
+        )
+    return rows, row_labels
+
+
+def _normalised(
+    sums: torch.Tensor,
+    gradients: Gradients,
+    weights: tuple[torch.Tensor | None, ...],
+    rows: torch.Tensor,
+    alpha: float,
+    num_items: int | float | torch.Tensor | None,
+) -> DistillLoss:
+    """Divides the sums and ties the gradients to the graph."""
+    count = len(rows)
+    if num_items is None or count == 0:
+        num_items = max(count, 1)
+    elif not isinstance(num_items, torch.Tensor) and num_items <= 0:
+        raise ValueError(f"num_items is {num_items} with {count} supervised rows; it must be above 0.")
+    denominator = torch.as_tensor(num_items, dtype=sums.dtype, device=sums.device)
+    ce, kl = sums[0] / denominator, sums[1] / denominator
+    loss = (ce + alpha * kl) / (1 + alpha)
+    loss = PrecomputedGradient.apply(loss, *weights, rows, denominator, *gradients)
+    means = (sums[2:] / max(count, 1)).unbind()
+    return DistillLoss(loss, ce, kl, *means, torch.tensor(count, device=sums.device))

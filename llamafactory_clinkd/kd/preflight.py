@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Before distillation: do teacher and student read the same tokens and the same pixels?
+"""Checks before distillation that teacher and student read the same tokens and the same pixels.
 
-A teacher with another token map or another image processor gives distributions over other things at other places; the
-loss would fall all the same. Every difference found is told, before the first model is loaded.
+A teacher with another token map or another image processor predicts distributions over other things at other
+positions, and the loss would fall all the same. Every difference is reported before the first model is loaded.
 """
 
 from typing import Any
@@ -16,11 +16,26 @@ IMAGE_SETTINGS = (
 )  # fmt: skip
 
 
+def check_teacher(student: dict[str, Any], teacher: dict[str, Any]) -> None:
+    """Compares the results of stock's ``load_tokenizer`` for both models.
+
+    Raises:
+        ValueError: With every difference.
+    """
+    differences = compare_tokenizers(student["tokenizer"], teacher["tokenizer"])
+    differences += compare_processors(student.get("processor"), teacher.get("processor"))
+    if differences:
+        raise ValueError(
+            f"Teacher and student do not read the same input: {'; '.join(differences)}. Distillation compares them "
+            "token by token: choose a `ref_model` of the same family and save both with the same processor settings."
+        )
+
+
 def compare_tokenizers(student: Any, teacher: Any) -> list[str]:
     """Differences between two token -> id maps, the first few by name."""
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     different = sorted(
-        (token for token in set(ours) | set(theirs) if ours.get(token) != theirs.get(token)),
+        (token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)),
         key=lambda token: (ours.get(token, theirs.get(token)), token),
     )
     if not different:
@@ -36,29 +51,12 @@ def compare_processors(student: Any, teacher: Any) -> list[str]:
         return [f"student {'has' if ours else 'has no'} image processor, teacher {'has' if theirs else 'has no'} one"]
     if ours is None:
         return []
-    found = []
-    for key in IMAGE_SETTINGS:
-        a, b = getattr(ours, key, None), getattr(theirs, key, None)
-        if _plain(a) != _plain(b):
-            found.append(f"image processor's {key} is {a} for the student and {b} for the teacher")
-    return found
-
-
-def check_teacher(student: dict[str, Any], teacher: dict[str, Any]) -> None:
-    """Compares what stock's ``load_tokenizer`` returns for both.
-
-    Raises:
-        ValueError: With every difference.
-    """
-    found = compare_tokenizers(student["tokenizer"], teacher["tokenizer"])
-    found += compare_processors(student.get("processor"), teacher.get("processor"))
-    if found:
-        raise ValueError(
-            "Teacher and student do not read the same input: "
-            + "; ".join(found)
-            + ". Distillation compares them token by "
-            "token: choose a `ref_model` of the same family and save both with the same processor settings."
-        )
+    settings = ((key, getattr(ours, key, None), getattr(theirs, key, None)) for key in IMAGE_SETTINGS)
+    return [
+        f"image processor's {key} is {a} for the student and {b} for the teacher"
+        for key, a, b in settings
+        if _plain(a) != _plain(b)
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The teacher's answers as rows: written once, read as targets."""
+"""Reads and writes ``pseudo_labels.jsonl``: the teacher's answers, targets of the student."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ def write_pseudo_labels(
     """Writes ``pseudo_labels.jsonl`` beside the ground truth.
 
     Args:
-        path: The file.
+        path: The file to write.
         described: Rows of :func:`llamafactory_clinkd.training.tracked_data.describe_rows`.
         answers: Rows of :func:`llamafactory_clinkd.generation.generate_rows`, in the same order.
 
@@ -31,7 +31,7 @@ def write_pseudo_labels(
 
 
 def read_pseudo_labels(path: Path) -> dict[str, str | None]:
-    """``key -> pseudo-label``, ``None`` where the teacher could not answer.
+    """``key -> pseudo-label``, ``None`` where the teacher had no answer.
 
     Raises:
         FileNotFoundError: If the phase did not run.

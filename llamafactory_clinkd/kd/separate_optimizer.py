@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""A small part that trains beside an engine which holds the student's weights its own way, as DeepSpeed does.
+"""A small module that trains beside the student and is not saved with it.
 
-It stays whole on every rank, in its own dtype, with its own AdamW at the student's learning rate. Its gradient is
-averaged over ranks as the engine averages the student's; it is clipped by itself.
+:func:`attach_non_persistent` makes it a submodule of the student, for the student's optimizer. Under DeepSpeed, which
+partitions the student and casts it to half precision, :class:`SeparateOptimizer` keeps it whole in its own dtype.
 """
 
 from typing import Any
@@ -17,10 +17,12 @@ from ..utils.patching import bind_method
 
 
 class SeparateOptimizer:
-    """The optimiser of such a part.
+    """AdamW for a module that is whole on every rank.
+
+    Gradients are averaged over ranks, as an engine averages the student's, and clipped apart from them.
 
     Args:
-        module: Equal on all ranks from here on.
+        module: Becomes equal on all ranks.
         training: ``TrainingArguments``: AdamW's betas, epsilon and weight decay, and ``max_grad_norm``.
         accelerator: The trainer's.
     """
@@ -39,7 +41,7 @@ class SeparateOptimizer:
             parameter.data = broadcast(parameter.data)
 
     def step(self, learning_rate: float) -> None:
-        """Takes the gradients that the accumulation window has left, on all ranks."""
+        """Applies the gradients of the accumulation window, on all ranks."""
         for parameter in self._parameters:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = self._accelerator.reduce(gradient, reduction="mean")
@@ -50,13 +52,13 @@ class SeparateOptimizer:
         self._optimizer.step()
         self._optimizer.zero_grad()
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The optimiser's state, flat: ``"<number of the parameter>.<name>"``."""
+    def flat_state(self) -> dict[str, torch.Tensor]:
+        """The optimizer's state as tensors named ``"<number of the parameter>.<name>"``."""
         state = self._optimizer.state_dict()["state"]
         return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
 
-    def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Takes over what :meth:`tensors` gave."""
+    def load_flat_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Restores the result of :meth:`flat_state`."""
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             index, _, name = key.partition(".")
@@ -64,43 +66,37 @@ class SeparateOptimizer:
         self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": state})
 
 
-class Unsaved(nn.Module):
-    """Holds a module whose parameters train with the model around it and are in nobody's state dict.
+class NonPersistent(nn.Module):
+    """Holds a module whose parameters are in no state dict, like a non-persistent buffer.
 
-    As a submodule of the student it is moved, reduced over ranks, clipped and optimised with it by whatever engine.
+    As a submodule of the student it is moved, reduced over ranks, clipped and optimised with it.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self.register_load_state_dict_post_hook(_not_missing)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own."""
-        return self.module(*args, **kwargs)
+        self.register_load_state_dict_post_hook(_drop_missing)
 
     def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
         """Adds nothing."""
         return {} if destination is None else destination
 
 
-def _not_missing(module: nn.Module, incompatible: Any) -> None:
-    """Loading a state dict of the model around it is complete without these names."""
-    own = [name for name, _ in module.named_parameters()]
-    found = [name for name in incompatible.missing_keys if any(name.endswith(f".{each}") for each in own)]
-    for name in found:
-        incompatible.missing_keys.remove(name)
+def _drop_missing(module: nn.Module, incompatible: Any) -> None:
+    """A state dict of the model around it is complete without these names."""
+    suffixes = tuple(f".{name}" for name, _ in module.named_parameters())
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if not name.endswith(suffixes)]
 
 
-def attach_unsaved(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Makes ``module`` the submodule ``model.<name>`` and keeps it out of ``model.save_pretrained``."""
-    setattr(model, name, Unsaved(module))
+def attach_non_persistent(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Makes ``module`` the submodule ``model.<name>.module`` and keeps it out of ``model.save_pretrained``."""
+    setattr(model, name, NonPersistent(module))
     stock = model.save_pretrained
 
     def save_pretrained(self: nn.Module, save_directory: str, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("state_dict") is not None:  # gathered by an engine, parameter by parameter
-            kept = {key: value for key, value in kwargs["state_dict"].items() if not key.startswith(f"{name}.")}
-            kwargs["state_dict"] = kept
+            state = kwargs["state_dict"].items()
+            kwargs["state_dict"] = {key: value for key, value in state if not key.startswith(f"{name}.")}
         return stock(save_directory, *args, **kwargs)
 
     bind_method(model, "save_pretrained", save_pretrained)

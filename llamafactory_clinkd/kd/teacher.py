@@ -1,31 +1,34 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The teacher: a model of its own, or adapters over the student's own weights.
+"""The teacher: a frozen model beside the student, on its device, offloaded to the machine's memory or behind a cache.
 
-Either way it is in evaluation mode without a graph, sees the student's batch at positions that are its own, and shows
-its final hidden states and its head, or logits where its head is not a plain product.
+It runs in evaluation mode without a graph on the student's batch at its own rotary positions, and returns its final
+hidden states and its head, or logits where its head is not a plain product.
 """
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
-from peft import PeftConfig
 from torch import nn
 
-from ..training.lm_head import hidden_at, keeps_positions, output_at, plain_head
+from ..rope.mixed import fix_mixed
+from ..training.lm_head import find_head, hidden_at, output_at
 from ..utils.models import text_config
-from ..utils.patching import bind_method
-from .shared_tower import SharedTower, find_shared_tower
+from .teacher_cache import HiddenCache
 
 
 logger = logging.getLogger(__name__)
 
 STUDENT_ONLY = ("labels", "rope_deltas", "use_cache", "logits_to_keep", "num_items_in_batch")
+OFFLOAD_UNDER_FSDP = "`kd_teacher_offload: true` and FSDP both move the teacher's layers. Remove the key."
+
+Head = tuple[torch.Tensor, torch.Tensor | None]
+"""An output projection's weight ``[V, H]`` and bias ``[V]``."""
 
 
 class Teacher:
@@ -38,59 +41,63 @@ class Teacher:
     Attributes:
         head: Its output projection if hidden states times its weight are its logits, else None.
         hidden_size: ``H_t``.
-        stock_places_it: Whether stock's trainer, which takes it as its ``ref_model``, readies it at its own start.
+        prepared_by_trainer: Whether stock's trainer prepares it as its ``ref_model``; else call :meth:`prepare`.
     """
 
-    stock_places_it = True
+    prepared_by_trainer = True
 
     def __init__(self, model: nn.Module, *, same_positions: bool) -> None:
         self.model = model
         self.config = model.config
-        self.head = plain_head(model)
+        self.head, self._restricts = find_head(model, "teacher")
         self.hidden_size = text_config(model.config).hidden_size
-        self._restricts = keeps_positions(model)
         self._same_positions = same_positions
-        if self.head is None:
-            where = "at the supervised positions" if self._restricts else "at every position"
-            logger.warning(
-                "The head of the teacher, a %s, cannot be used directly: its logits are computed %s.",
-                type(model).__name__,
-                where,
-            )
 
-    def place(self, accelerator: Any) -> None:
-        """Readies the model for its forward passes, where it is not stock's trainer that does so.
-
-        Args:
-            accelerator: The trainer's: its device, mixed precision and engine are the teacher's.
-        """
+    def prepare(self, accelerator: Any) -> None:
+        """Prepares the model with the trainer's ``accelerator``: device, mixed precision and engine."""
         self.model = accelerator.prepare_model(self.model, evaluation_mode=True).eval()
 
-    def hidden(self, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
-        """Final hidden states ``[B, K, H_t]`` at the positions ``kept`` ``[K]`` of the student's batch."""
-        with torch.no_grad(), self.running(inputs) as model:
-            return hidden_at(model, self.head, self._batch(inputs), kept)
+    def hidden(self, inputs: dict[str, Any], supervised_idx: torch.Tensor) -> torch.Tensor:
+        """Final hidden states ``[B, K, H_t]`` at the positions ``supervised_idx`` ``[K]`` of the student's batch."""
+        with torch.no_grad(), self.active_model(inputs) as model:
+            return hidden_at(model, self.head, self._teacher_inputs(inputs), supervised_idx)
 
-    def logits(self, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
-        """Logits ``[B, K, V_t]`` there."""
-        with torch.no_grad(), self.running(inputs) as model:
-            return output_at(model, self._batch(inputs), kept, restricts=self._restricts).logits
+    def logits(self, inputs: dict[str, Any], supervised_idx: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, K, V_t]`` at the same positions."""
+        with torch.no_grad(), self.active_model(inputs) as model:
+            return output_at(model, self._teacher_inputs(inputs), supervised_idx, restricts=self._restricts).logits
 
-    def _batch(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return teacher_batch(inputs, self.config, self._same_positions)
+    def _teacher_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The student's keyword arguments with the teacher's positions.
+
+        Where positions differ, ``mm_token_type_ids`` ``[B, L]`` int64 (0 text, 1 image, 2 video) replaces
+        ``position_ids``, so that the teacher computes its own.
+        """
+        batch = {key: value for key, value in inputs.items() if key not in STUDENT_ONLY}
+        if self._same_positions or "position_ids" not in batch:
+            return batch
+        del batch["position_ids"]
+        image_token, video_token = (getattr(self.config, f"{kind}_token_id", None) for kind in ("image", "video"))
+        if image_token is not None and "mm_token_type_ids" not in batch:
+            token_types = torch.zeros_like(batch["input_ids"])
+            token_types[batch["input_ids"] == image_token] = 1
+            if video_token is not None:
+                token_types[batch["input_ids"] == video_token] = 2
+            batch["mm_token_type_ids"] = token_types
+        return batch
 
     @contextlib.contextmanager
-    def running(self, inputs: dict[str, Any]) -> Iterator[nn.Module]:
+    def active_model(self, inputs: dict[str, Any]) -> Iterator[nn.Module]:
         """The model, ready for a forward pass on the student's batch."""
         yield self.model
 
     def student_pass(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
-        """To be around the student's forward pass on a batch that the teacher has just seen."""
+        """Surrounds the student's forward pass on the batch of the teacher's last one."""
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def whole_head(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-        """The head's weight ``[V_t, H_t]`` and bias, gathered for the duration where ZeRO-3 partitions them."""
+    def gathered_head(self) -> Iterator[Head]:
+        """The head's weight ``[V_t, H_t]`` and bias, gathered inside the block where ZeRO-3 partitions them."""
         weights = [self.head.weight] if self.head.bias is None else [self.head.weight, self.head.bias]
         with contextlib.ExitStack() as stack:
             if hasattr(self.head.weight, "ds_id"):
@@ -100,137 +107,149 @@ class Teacher:
             yield self.head.weight, self.head.bias
 
 
-class AdapterTeacher(Teacher):
-    """Adapters over the student's own base: one copy of the weights, the adapters switched for a forward pass.
+class OffloadedTeacher(Teacher):
+    """A teacher whose weights stay in the machine's memory; each layer is moved to the GPU for its forward pass.
 
-    Args:
-        model: The student, a ``PeftModel`` that holds the teacher's adapters too.
-        adapters: Their names; several add up.
-        same_positions: Must be true where positions matter: there is one position function.
+    Accelerate's hooks (``accelerate.cpu_offload``) move the layers. Added here: the head is on the GPU while the loss
+    reads it, and the weights are pinned, so that copies run at the full speed of the bus.
     """
 
-    stock_places_it = False
+    prepared_by_trainer = False
 
-    def __init__(self, model: nn.Module, adapters: list[str], *, same_positions: bool = True) -> None:
-        super().__init__(model, same_positions=same_positions)
-        self._adapters = adapters
-        self._tower: SharedTower | None = None
+    def prepare(self, accelerator: Any) -> None:
+        """Adds the hooks to the model's layers.
 
-    def place(self, accelerator: Any) -> None:
-        """It is where the student is; a vision tower that computes the same for both runs once a batch from now on.
-
-        Not where an engine partitions the weights: it counts on the same layers in each pass.
+        Raises:
+            ValueError: Under FSDP, which moves layers itself.
         """
-        plugin = accelerator.state.deepspeed_plugin
-        partitioned = accelerator.distributed_type == DistributedType.FSDP or (plugin and plugin.zero_stage == 3)
-        tower = None if partitioned else find_shared_tower(self.model)
-        if tower is not None:
-            self._tower = SharedTower(tower)
-            logger.info("No adapter is on the vision tower: it runs once for teacher and student.")
+        from accelerate import cpu_offload
 
-    def student_pass(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
-        """Inside, the student takes the image features that the teacher has just computed, if they can be shared."""
-        return contextlib.nullcontext() if self._tower is None else self._tower.giving(inputs)
+        if accelerator.distributed_type == DistributedType.FSDP:
+            raise ValueError(OFFLOAD_UNDER_FSDP)
+        self._device = accelerator.device
+        fix_mixed(self.model, self._device)
+        weights = _pinned(self.model.state_dict()) if self._device.type == "cuda" else self.model.state_dict()
+        if self.head is not None:
+            name = next(name for name, module in self.model.named_modules() if module is self.head)
+            self._offloaded_head = (weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+        accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)
+        cpu_offload(self.model, execution_device=self._device, state_dict=weights)
 
     @contextlib.contextmanager
-    def running(self, inputs: dict[str, Any]) -> Iterator[nn.Module]:
-        """The student as the teacher; afterwards it is the student again."""
-        kept = contextlib.nullcontext() if self._tower is None else self._tower.keeping(inputs)
-        with student_restored(self.model), kept:
-            self.model.eval()
-            self.model.base_model.set_adapter(self._adapters, inference_mode=True)
-            yield self.model
+    def gathered_head(self) -> Iterator[Head]:
+        """The head's weight ``[V_t, H_t]`` and bias, on the GPU."""
+        yield tuple(x if x is None else x.to(self._device, non_blocking=True) for x in self._offloaded_head)
 
 
-def teacher_batch(inputs: dict[str, Any], config: Any, same_positions: bool) -> dict[str, Any]:
-    """The teacher's keyword arguments for a batch of the student.
+class CachedTeacher:
+    """A teacher whose trunk runs once for each sample: the cache has its hidden states afterwards.
 
-    Args:
-        inputs: The student's keyword arguments: ``input_ids`` ``[B, L]``, pixels, grids, ``position_ids``.
-        config: The teacher's configuration, which names its image and video tokens.
-        same_positions: Whether ``position_ids``, computed for the student, are right for the teacher too.
-
-    Returns:
-        Pixels and tokens unchanged; ``position_ids`` only if they are shared, else ``mm_token_type_ids`` ``[B, L]``
-        int64 (0 text, 1 image, 2 video) from which the teacher computes its own.
-    """
-    batch = {key: value for key, value in inputs.items() if key not in STUDENT_ONLY}
-    if same_positions or "position_ids" not in batch:
-        return batch
-
-    del batch["position_ids"]
-    image_token, video_token = getattr(config, "image_token_id", None), getattr(config, "video_token_id", None)
-    if image_token is not None and "mm_token_type_ids" not in batch:
-        kinds = torch.zeros_like(batch["input_ids"])
-        kinds[batch["input_ids"] == image_token] = 1
-        if video_token is not None:
-            kinds[batch["input_ids"] == video_token] = 2
-        batch["mm_token_type_ids"] = kinds
-    return batch
-
-
-CHANGE_THEIR_BASE = ("pissa", "corda", "olora", "loftq")
-
-"""Initialisations by which PEFT writes into the base's weights, as soon as such adapters are put into a model."""
-
-
-def reasons_for_own_base(paths: list[str], **options: Any) -> list[str]:
-    """Why adapters cannot lie beside the student's over one base; none if they can.
+    The trunk is loaded at the first sample that is missing and dropped at the end of an epoch, so from the second
+    epoch on (and in a later run with the same cache) only the head is in memory.
 
     Args:
-        paths: Folders or hub names of the teacher's adapters.
-        **options: As of :func:`add_teacher_adapters`.
+        cache: Shared by all ranks.
+        load: Loads the teacher.
+        keep_trunk: Whether a loaded trunk must stay: an engine partitions it (ZeRO-3), or it is the student's own.
+        teacher: Already loaded, or None.
+
+    Attributes:
+        teacher: The teacher while its trunk is in memory.
+        prepare: Called with a teacher that was loaded late, to prepare it for its device.
     """
-    found = []
-    for path in paths:
-        config = PeftConfig.from_pretrained(path, **options)
-        start = getattr(config, "init_lora_weights", None)
-        if isinstance(start, str) and start.lower().startswith(CHANGE_THEIR_BASE):
-            found.append(f"the teacher's adapters are of `init_lora_weights: {start}`, which changes the base")
-        for key in ("modules_to_save", "trainable_token_indices"):
-            if getattr(config, key, None):
-                found.append(f"the teacher's adapters replace parts of the base (`{key}: {getattr(config, key)}`)")
-    return found
+
+    def __init__(
+        self, cache: HiddenCache, load: Callable[[], Teacher], *, keep_trunk: bool, teacher: Teacher | None = None
+    ) -> None:
+        self.cache = cache
+        self.hidden_size = cache.hidden_size
+        self.teacher = teacher
+        self.prepare: Callable[[Teacher], None] = lambda teacher: None
+        self._load, self._keep_trunk = load, keep_trunk
+        self._head: Head | None = None
+
+    def hidden(
+        self,
+        keys: list[str],
+        inputs: dict[str, Any],
+        supervised_idx: torch.Tensor,
+        targets: torch.Tensor,
+        any_rank: Callable[[bool], bool] = bool,
+    ) -> torch.Tensor:
+        """Final hidden states ``[B, K, H_t]``, 0 at unsupervised positions if they come from the cache.
+
+        Args:
+            keys: One for each sample.
+            inputs: The student's batch.
+            supervised_idx: ``[K]`` positions.
+            targets: ``[B, K]`` labels, -100 where there is none; only the states of the others are cached, in order.
+            any_rank: Whether a flag is true on any rank: a partitioned trunk runs on all of them or on none.
+        """
+        supervised = targets != -100
+        if any_rank(any(key not in self.cache for key in keys)):
+            hidden = self._loaded().hidden(inputs, supervised_idx)
+            for key, states, rows in zip(keys, hidden, supervised, strict=True):
+                self.cache.put(key, states[rows])
+            return hidden
+
+        hidden = torch.zeros(*targets.shape, self.hidden_size, dtype=self.cache.dtype, device=targets.device)
+        for row, key in enumerate(keys):
+            states = self.cache.get(key)
+            expected = int(supervised[row].sum())
+            if len(states) != expected:
+                raise ValueError(
+                    f"The teacher cache has {len(states)} states for a sample with {expected} supervised tokens: the "
+                    f"files in {self.cache.directory} were mixed up. Delete the folder."
+                )
+            hidden[row, supervised[row]] = states.to(targets.device)
+        return hidden
+
+    def student_pass(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Surrounds the student's forward pass on the batch of the last :meth:`hidden`."""
+        return contextlib.nullcontext() if self.teacher is None else self.teacher.student_pass(inputs)
+
+    @contextlib.contextmanager
+    def gathered_head(self) -> Iterator[Head]:
+        """The head's weight ``[V_t, H_t]`` and bias."""
+        if self.teacher is not None:
+            with self.teacher.gathered_head() as head:
+                yield head
+        else:
+            yield self._head
+
+    def _loaded(self) -> Teacher:
+        if self.teacher is None:
+            logger.info("The teacher is loaded for samples that the cache in %s lacks.", self.cache.directory)
+            self.teacher = self._load()
+            self.prepare(self.teacher)
+        return self.teacher
+
+    def load_head(self, device: torch.device) -> None:
+        """Reads the head of an earlier run."""
+        self._head = tuple(x if x is None else x.to(device) for x in self.cache.load_head())
+        logger.info("The teacher's head comes from the cache; its trunk is not loaded.")
+
+    def save_head(self) -> None:
+        """Writes the head for later runs; every rank calls this, the first one writes."""
+        with self.gathered_head() as (weight, bias):
+            if self.cache.rank == 0 and not self.cache.has_head():
+                self.cache.save_head(weight, bias)
+
+    def drop_trunk(self) -> Any:
+        """Drops the trunk unless it must stay; returns its model, so that the caller can drop it too."""
+        if self._keep_trunk or self.teacher is None:
+            return None
+        with self.teacher.gathered_head() as head:
+            self._head = tuple(x if x is None else x.detach() for x in head)
+        model, self.teacher = self.teacher.model, None
+        return model
 
 
-def add_teacher_adapters(model: nn.Module, paths: list[str], **options: Any) -> list[str]:
-    """Loads adapters into a ``PeftModel`` beside its own, which stays active and alone trainable and saved.
-
-    Args:
-        model: The student.
-        paths: Folders or hub names of the teacher's adapters.
-        **options: Of ``load_adapter``: ``revision``, ``token``, ...
-
-    Returns:
-        The names under which the model holds them.
-    """
-    names = [f"clinkd_teacher_{number}" for number in range(len(paths))]
-    _save_only(model, list(model.active_adapters))
-    with student_restored(model):
-        for name, path in zip(names, paths, strict=True):
-            model.load_adapter(path, adapter_name=name, is_trainable=False, **options)
-    return names
-
-
-@contextlib.contextmanager
-def student_restored(model: nn.Module) -> Iterator[None]:
-    """Inside, adapters may be switched; afterwards the student has its own, its mode and its trainable parameters."""
-    student, training = list(model.active_adapters), model.training
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        yield
-    finally:
-        model.base_model.set_adapter(student, inference_mode=True)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        model.train(training)
-
-
-def _save_only(model: nn.Module, adapters: list[str]) -> None:
-    """PEFT saves every adapter that it holds; this model saves these."""
-    stock = model.save_pretrained
-
-    def save_pretrained(self: nn.Module, save_directory: str, *args: Any, **kwargs: Any) -> Any:
-        return stock(save_directory, *args, **{"selected_adapters": adapters, **kwargs})
-
-    bind_method(model, "save_pretrained", save_pretrained)
+def _pinned(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in pinned memory; tied ones stay one tensor."""
+    pinned: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for weight in weights.values():
+        key = (weight.data_ptr(), weight.shape)
+        if key not in pinned:
+            pinned[key] = weight.pin_memory()
+    return {name: pinned[weight.data_ptr(), weight.shape] for name, weight in weights.items()}

@@ -1,28 +1,28 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The teacher's final hidden states at supervised positions, on disk, keyed by what they were computed from.
+"""The teacher's final hidden states at supervised positions, on disk.
 
 ``2 H`` bytes a token in bf16 (7 KB at 7B) give the exact distillation loss over the whole vocabulary later, with only
-the teacher's head in memory, which is kept beside them. What is unusual: entries are found by a hash of their content
-(:mod:`.cache_keys`), never by step or row number, so shuffling, accumulation, another number of ranks, a kill and a
-resume cannot mix samples up.
+the teacher's head in memory, which is cached too. Entries are found by a hash of their content
+(:mod:`llamafactory_clinkd.kd.cache_keys`), never by step or row number, so shuffling, accumulation, another number of
+ranks, a kill and a resume cannot mix samples up.
 
-A shard is a safetensors file that one rank writes whole and renames into place; the index is rebuilt from the shards'
-headers and exists in memory only. Nothing is pickled.
+A shard is a safetensors file that one rank writes whole and renames; the index is rebuilt from the shards' headers and
+exists in memory only. Nothing is pickled.
 """
 
 import functools
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from ..utils.io import atomic_path
 
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def require_space(directory: str | Path, needed: int) -> None:
     """Checks that ``needed`` bytes fit before a long run starts.
 
     Raises:
-        OSError: If they do not; the message says how much is missing.
+        OSError: If they do not; the message has both sizes.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -62,15 +62,18 @@ def require_space(directory: str | Path, needed: int) -> None:
 class HiddenCache:
     """Hidden states ``[n, H]`` by key, in shards of one folder that all ranks share.
 
-    Every rank reads all shards and writes its own. Other ranks' new shards are seen after :meth:`refresh`.
+    Every rank reads all shards and writes its own. :meth:`refresh` finds other ranks' new shards.
 
     Args:
         directory: Folder of the shards, created if missing.
-        teacher: What the states come from (model, revision, adapters, quantisation, rope variant), as one string.
+        teacher: Source of the states (model, revision, adapters, quantisation, rope variant), as one string.
         hidden_size: ``H`` of the teacher.
-        dtype: Dtype of the states, kept bit for bit; None takes that of the first states put or found.
+        dtype: Dtype of the states, stored bit for bit; None takes that of the first states put or read.
         rank: This process's global rank; part of its shards' names.
-        shard_bytes: A shard is written once this much is waiting.
+        shard_bytes: A shard is written as soon as this much is pending.
+
+    Attributes:
+        broken: Shards that could not be read; their samples are computed again.
 
     Raises:
         CacheMismatchError: If the folder holds a shard of another teacher, width, dtype, version or program.
@@ -90,27 +93,19 @@ class HiddenCache:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.hidden_size, self.rank, self.shard_bytes = hidden_size, rank, shard_bytes
         self.broken: set[Path] = set()
-        """Shards that could not be read; their samples are computed again."""
-        self._metadata = {
-            "format": FORMAT,
-            "version": VERSION,
-            "teacher": teacher,
-            "hidden_size": str(hidden_size),
-        }
+        self._metadata = {"format": FORMAT, "version": VERSION, "teacher": teacher, "hidden_size": str(hidden_size)}
         self.dtype: torch.dtype | None = None
         if dtype is not None:
-            self._adopt(dtype)
+            self._set_dtype(dtype)
         self._pending: dict[str, torch.Tensor] = {}
         self._index: dict[str, Path] = {}
-        self._seen: set[Path] = set()
-        self._open = functools.lru_cache(maxsize=32)(_open_shard)
-        for leftover in self.directory.glob(f".{self._prefix}*.tmp"):  # this rank died while writing
-            leftover.unlink()
+        self._known_shards: set[Path] = set()
+        self._open = functools.lru_cache(maxsize=32)(functools.partial(safe_open, framework="pt"))
+        self._prefix = f"hidden-rank{rank:05d}-"
+        for pattern in (f".{self._prefix}*.tmp", *([f".{HEAD_NAME}*.tmp"] if rank == 0 else [])):
+            for leftover in self.directory.glob(pattern):  # this rank was killed while writing
+                leftover.unlink()
         self.refresh()
-
-    @property
-    def _prefix(self) -> str:
-        return f"hidden-rank{self.rank:05d}-"
 
     def __len__(self) -> int:
         return len(self._index) + len(self._pending)
@@ -119,21 +114,20 @@ class HiddenCache:
         return key in self._pending or key in self._index
 
     def put(self, key: str, hidden: torch.Tensor) -> None:
-        """Keeps ``hidden`` ``[n, H]``; writes a shard when enough is waiting. A key that is there is left alone.
+        """Adds ``hidden`` ``[n, H]`` unless ``key`` is cached; writes a shard when enough is pending.
 
         Raises:
             ValueError: If shape or dtype is not the cache's: casting would not be bit-exact.
         """
         if self.dtype is None:
-            self._adopt(hidden.dtype)
+            self._set_dtype(hidden.dtype)
         if hidden.dim() != 2 or hidden.shape[1] != self.hidden_size or hidden.dtype != self.dtype:
             raise ValueError(
                 f"hidden is {list(hidden.shape)} {hidden.dtype}; expected [n, {self.hidden_size}] {self.dtype}."
             )
         if key in self:
             return
-        # A copy: a view would keep the whole batch alive, and safetensors refuses shared storage.
-        self._pending[key] = hidden.detach().to("cpu", copy=True).contiguous()
+        self._pending[key] = _cpu_copy(hidden)
         if sum(x.nbytes for x in self._pending.values()) >= self.shard_bytes:
             self.flush()
 
@@ -142,93 +136,86 @@ class HiddenCache:
         if key in self._pending:
             return self._pending[key].clone()
         path = self._index.get(key)
-        # The reader hands out views of its map: writing to one would change what the next reader of the key gets.
+        # The file is memory-mapped: writing to a view would change the next result for this key.
         return None if path is None else self._open(path).get_tensor(key).clone()
 
     def flush(self) -> Path | None:
-        """Writes what is waiting as one shard, atomically; returns its path, or None if nothing waited."""
+        """Writes what is pending as one shard, atomically; returns its path, or None if nothing was pending."""
         if not self._pending:
             return None
-        path = self._next_path()
+        numbers = [int(path.stem.rsplit("-", 1)[1]) for path in self.directory.glob(f"{self._prefix}*.safetensors")]
+        path = self.directory / f"{self._prefix}{max(numbers, default=-1) + 1:06d}.safetensors"
         self._write(self._pending, path)
         self._index.update(dict.fromkeys(self._pending, path))
-        self._seen.add(path)
+        self._known_shards.add(path)
         self._pending = {}
         return path
 
-    def save_head(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Keeps the teacher's head, ``[V, H]`` and ``[V]`` or None, so that a later run needs nothing else of it."""
-        tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-        tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-        self._write(tensors, self.directory / HEAD_NAME)
-
-    def has_head(self) -> bool:
-        """Whether :meth:`save_head` was called, by whatever rank and run."""
-        return (self.directory / HEAD_NAME).is_file()
-
-    def load_head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What :meth:`save_head` kept, on the CPU.
-
-        Raises:
-            CacheMismatchError: If it is another teacher's.
-        """
-        with safe_open(self.directory / HEAD_NAME, framework="pt") as file:
-            self._check(self.directory / HEAD_NAME, file.metadata() or {}, but="dtype")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors["weight"].clone(), tensors.get("bias")
-
-    def _next_path(self) -> Path:
-        taken = [int(path.stem.rsplit("-", 1)[1]) for path in self.directory.glob(f"{self._prefix}*.safetensors")]
-        return self.directory / f"{self._prefix}{max(taken, default=-1) + 1:06d}.safetensors"
-
-    def _write(self, tensors: dict[str, torch.Tensor], path: Path) -> None:
-        """Writes a whole file and only then gives it its name."""
-        temporary = path.with_name(f".{self._prefix}{path.name}.tmp")
-        save_file(tensors, temporary, metadata=self._metadata)
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-
-    def _adopt(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self._metadata["dtype"] = str(dtype).removeprefix("torch.")
-
     def refresh(self) -> None:
-        """Adds shards that appeared since, of whatever rank.
+        """Adds the new shards of all ranks.
 
-        A file that safetensors cannot read (cut short by a full disk or a broken copy) is named in a warning and in
-        :attr:`broken`, and skipped.
+        A file that safetensors cannot read (cut short by a full disk or a broken copy) is skipped with a warning and
+        added to :attr:`broken`.
 
         Raises:
             CacheMismatchError: If a readable shard is not of this cache.
         """
         for path in sorted(self.directory.glob("*.safetensors")):
-            if path in self._seen or path.name == HEAD_NAME:
+            if path in self._known_shards or path.name == HEAD_NAME:
                 continue
-            self._seen.add(path)
+            self._known_shards.add(path)
             try:
                 shard = self._open(path)
             except SafetensorError as error:
                 logger.warning("%s is damaged (%s): its samples will be computed again. Delete it.", path, error)
                 self.broken.add(path)
                 continue
-            self._check(path, shard.metadata() or {})
+            metadata = shard.metadata() or {}
+            self._check(path, metadata, self._metadata)
+            if self.dtype is None:
+                self._set_dtype(getattr(torch, metadata["dtype"]))
             self._index.update(dict.fromkeys(shard.keys(), path))
 
-    def _check(self, path: Path, found: dict[str, str], but: str = "") -> None:
-        """Refuses a file whose metadata differ, key ``but`` apart; takes the states' dtype from the first one."""
-        wanted = {key: value for key, value in self._metadata.items() if key != but}
-        different = {key: found.get(key) for key in wanted if found.get(key) != wanted[key]}
+    def save_head(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Writes the teacher's head, ``[V, H]`` and ``[V]`` or None: a later run needs nothing else of the teacher."""
+        tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        self._write({name: _cpu_copy(tensor) for name, tensor in tensors.items()}, self.directory / HEAD_NAME)
+
+    def has_head(self) -> bool:
+        """Whether any rank of any run has written the head."""
+        return (self.directory / HEAD_NAME).is_file()
+
+    def load_head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Reads the head, on the CPU.
+
+        Raises:
+            CacheMismatchError: If it is another teacher's.
+        """
+        expected = {key: value for key, value in self._metadata.items() if key != "dtype"}
+        with safe_open(self.directory / HEAD_NAME, framework="pt") as file:
+            self._check(self.directory / HEAD_NAME, file.metadata() or {}, expected)
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return tensors["weight"], tensors.get("bias")
+
+    def _write(self, tensors: dict[str, torch.Tensor], path: Path) -> None:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=self._metadata)
+
+    def _set_dtype(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._metadata["dtype"] = str(dtype).removeprefix("torch.")
+
+    @staticmethod
+    def _check(path: Path, metadata: dict[str, str], expected: dict[str, str]) -> None:
+        different = [key for key in expected if metadata.get(key) != expected[key]]
         if different:
-            expected = {key: wanted[key] for key in different}
             raise CacheMismatchError(
-                f"{path} holds {json.dumps(different)} where this run needs {json.dumps(expected)}. Use another cache "
-                "folder for another teacher or setting, or delete this one."
+                f"{path} holds {json.dumps({key: metadata.get(key) for key in different})} where this run needs "
+                f"{json.dumps({key: expected[key] for key in different})}. Use another cache folder for another "
+                "teacher or setting, or delete this one."
             )
-        if self.dtype is None and not but:
-            self._adopt(getattr(torch, found["dtype"]))
 
 
-def _open_shard(path: Path) -> Any:
-    """A memory-mapped reader; shards never change once they have their name."""
-    return safe_open(path, framework="pt")
+def _cpu_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy: a view would keep the whole batch alive, and safetensors refuses shared storage."""
+    return tensor.detach().to("cpu", copy=True).contiguous()

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""VkD (Miles et al., CVPR 2024, arXiv:2403.06213): student features, rotated, are pulled onto the teacher's.
+"""VkD (Miles et al., CVPR 2024, arXiv:2403.06213): rotated student features are pulled towards the teacher's.
 
 The paper constrains the projection between the two widths to be orthogonal, so that it can only rotate the student's
-features and never learn to mend them, and standardises the teacher's for discriminative tasks. Loss and normalisation
+features and never compensate for them, and standardises the teacher's for discriminative tasks. Loss and normalisation
 follow the authors' released code: smooth L1 between ``orthogonal(Linear(student_dim, teacher_dim, bias=False))`` of
 the student's features and ``layer_norm`` (no affine) of the teacher's. It averages over a batch of pooled features;
 here a "sample" is a supervised position.
@@ -28,17 +28,20 @@ from transformers import TrainerCallback
 
 from ..utils.models import text_config
 from .kd_trainer import DistillTrainer
-from .separate_optimizer import SeparateOptimizer, attach_unsaved
+from .loss import IGNORE_INDEX
+from .separate_optimizer import SeparateOptimizer, attach_non_persistent
 
 
-IGNORE_INDEX = -100
+logger = logging.getLogger(__name__)
 
-PARTITIONED = (
-    "`kd_method: vkd` needs hidden states and heads whole, which FSDP does not give, and a loss that is not scaled "
-    "as by `fp16: true` with `deepspeed`. Train with `bf16: true`, without `fsdp`, or set `kd_method: pseudo_kd`."
+PROJECTOR = "clinkd_vkd"
+PROJECTOR_FILE = f"{PROJECTOR}.safetensors"
+OPTIMIZER_PREFIX = "optimizer."
+"""Of the separate optimizer's state in that file."""
+UNSUPPORTED_ENGINE = (
+    "`kd_method: vkd` needs whole hidden states and heads, which FSDP does not provide, and an unscaled loss, which "
+    "`fp16: true` with `deepspeed` does not. Train with `bf16: true`, without `fsdp`, or set `kd_method: pseudo_kd`."
 )
-
-"""Said at the start of a recipe that names them, and by the trainer where only the launcher does."""
 
 
 class VkdLoss(NamedTuple):
@@ -51,10 +54,10 @@ class VkdLoss(NamedTuple):
 
 
 class VkdProjector(nn.Module):
-    """Student features to the teacher's width by a trainable matrix that stays orthogonal.
+    """Projects student features to the teacher's width by a trainable matrix that stays orthogonal.
 
     The weight ``[teacher_dim, student_dim]`` has orthonormal columns if the teacher is at least as wide as the student
-    (lengths and angles are then kept), else orthonormal rows. It is kept and applied in fp32 whatever the model's
+    (which preserves lengths and angles), else orthonormal rows. It is stored and applied in fp32 whatever the model's
     dtype and autocast are: the parametrization has no half-precision kernels.
 
     Args:
@@ -104,7 +107,7 @@ def vkd_loss(
         projector: ``H_s`` to ``H_t``; gets a gradient, as the student does. The teacher gets none.
         student_hidden: ``[N, H_s]``.
         teacher_hidden: ``[N, H_t]``.
-        labels: ``[N]`` int64, already shifted; rows of -100 take no part.
+        labels: ``[N]`` int64, already shifted; rows of -100 are ignored.
         num_items: Denominator, normally the supervised tokens of the accumulation window on all ranks; None is the
             supervised rows of this call.
 
@@ -127,18 +130,7 @@ def vkd_loss(
     return VkdLoss(distance / denominator, torch.tensor(len(rows), device=labels.device))
 
 
-logger = logging.getLogger(__name__)
-
-PROJECTOR = "clinkd_vkd"
-
-FILE = f"{PROJECTOR}.safetensors"
-
-OPTIMIZER = "optimizer."
-
-"""Prefix of the projection's own optimiser's state in that file, where an engine has the student's."""
-
-
-class VkdParts(NamedTuple):
+class VkdTerms(NamedTuple):
     """The loss of one call, tensors of shape ``[]``; ``loss == (ce + alpha * vkd) / (1 + alpha)``."""
 
     loss: torch.Tensor
@@ -150,8 +142,8 @@ class VkdParts(NamedTuple):
 class VkdTrainer(DistillTrainer):
     """Trains the student and the projection between the widths together.
 
-    The projection lies in each checkpoint and not in the model that the run leaves. To the optimiser it is a part of
-    the student; DeepSpeed would partition it and cast it to half precision, so there it has an optimiser of its own.
+    The projection is saved in each checkpoint and not with the final model. It shares the student's optimizer, except
+    under DeepSpeed, which would partition it and cast it to half precision.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -159,16 +151,15 @@ class VkdTrainer(DistillTrainer):
         self._projector = VkdProjector(text_config(student.config).hidden_size, teacher.hidden_size)
         self._projector.to(training.device)
         if training.deepspeed_plugin is None:
-            attach_unsaved(student, PROJECTOR, self._projector)
+            attach_non_persistent(student, PROJECTOR, self._projector)
         super().__init__(**kwargs)
         if self.is_fsdp_enabled or (self.is_deepspeed_enabled and training.fp16):
-            raise ValueError(PARTITIONED)
-        self._own_step = (
-            SeparateOptimizer(self._projector, training, self.accelerator) if self.is_deepspeed_enabled else None
-        )
-        if self._own_step is not None:
-            self.add_callback(_StepBeside(self))
-        if not self._plain or self._head is None:
+            raise ValueError(UNSUPPORTED_ENGINE)
+        self._separate_optimizer: SeparateOptimizer | None = None
+        if self.is_deepspeed_enabled:
+            self._separate_optimizer = SeparateOptimizer(self._projector, training, self.accelerator)
+            self.add_callback(_ProjectorStep(self))
+        if not self._uses_hidden or self._head is None:
             raise ValueError(
                 "`kd_method: vkd` needs the hidden states in front of both heads, and one of the heads cannot be used "
                 "directly (see the warning above). Set `kd_method: pseudo_kd`."
@@ -176,18 +167,18 @@ class VkdTrainer(DistillTrainer):
 
     def loss_of_hidden(
         self, hidden: torch.Tensor, targets: torch.Tensor, teacher: dict[str, torch.Tensor], num_items: Any
-    ) -> VkdParts:
+    ) -> VkdTerms:
         """Eq. 16 with the features' distance as its second term."""
-        plain = {"alpha": 0.0, "temperature": 1.0, "student_bias": self._head.bias, "num_items": num_items}
-        entropy = self._hidden_loss(hidden, self._head.weight, None, None, targets, **plain)
+        options = {"alpha": 0.0, "temperature": 1.0, "student_bias": self._head.bias, "num_items": num_items}
+        plain = self._hidden_loss(hidden, self._head.weight, None, None, targets, **options)
         features = vkd_loss(self._projector, hidden, teacher["hidden"], targets, num_items=num_items)
         alpha = self._settings.kd_alpha
-        loss = (entropy.loss + alpha * features.loss) / (1 + alpha)
-        return VkdParts(loss, entropy.ce, features.loss.detach(), entropy.items)
+        loss = (plain.loss + alpha * features.loss) / (1 + alpha)
+        return VkdTerms(loss, plain.ce, features.loss.detach(), plain.items)
 
-    def logged_parts(self, result: VkdParts, num_items: Any) -> dict[str, torch.Tensor]:
+    def logged_terms(self, result: VkdTerms, num_items: Any) -> dict[str, torch.Tensor]:
         """Cross-entropy and the features' distance."""
-        if self.first_batch(result) and self.is_world_process_zero():
+        if self.is_first_batch(result):
             per_token = num_items / result.items
             logger.info(
                 "First batch, %d supervised tokens: cross-entropy %.3f nats, distance of features %.4f.",
@@ -197,52 +188,49 @@ class VkdTrainer(DistillTrainer):
             )
         return {"ce": result.ce, "vkd": result.vkd}
 
+    def step_projector(self) -> None:
+        """Steps the separate optimizer at the student's learning rate."""
+        self._separate_optimizer.step(self._get_learning_rate())
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the student; in a checkpoint also the projection."""
         super().save_model(output_dir, _internal_call)
         if _internal_call and self.is_world_process_zero():
             tensors = self._projector.state_dict()
-            if self._own_step is not None:
-                tensors |= {OPTIMIZER + name: tensor for name, tensor in self._own_step.tensors().items()}
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, _path(output_dir))
-
-    def step_beside(self) -> None:
-        """The projection's own step, at the student's learning rate."""
-        self._own_step.step(self._get_learning_rate())
+            if self._separate_optimizer is not None:
+                state = self._separate_optimizer.flat_state()
+                tensors |= {OPTIMIZER_PREFIX + name: tensor for name, tensor in state.items()}
+            tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(tensors, os.path.join(output_dir, PROJECTOR_FILE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._projector.load_state_dict(_read(resume_from_checkpoint))
+        self._load_projector(resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or self._own_step is None:
-            return
-        tensors = _read(checkpoint)  # DeepSpeed loads the student by itself
-        own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(OPTIMIZER)}
+        if checkpoint is not None and self._separate_optimizer is not None:  # DeepSpeed loads only the student
+            self._separate_optimizer.load_flat_state(self._load_projector(checkpoint))
+
+    def _load_projector(self, checkpoint: str) -> dict[str, torch.Tensor]:
+        """Loads the projection; returns the state of its separate optimizer, if any."""
+        path = os.path.join(checkpoint, PROJECTOR_FILE)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"{path} does not exist: the checkpoint is not of a run with `kd_method: vkd`. Choose a new "
+                "`output_dir`."
+            )
+        tensors = load_file(path)
+        state = {name: tensors.pop(name) for name in list(tensors) if name.startswith(OPTIMIZER_PREFIX)}
         self._projector.load_state_dict(tensors)
-        self._own_step.load({name.removeprefix(OPTIMIZER): tensor for name, tensor in own.items()})
+        return {name.removeprefix(OPTIMIZER_PREFIX): tensor for name, tensor in state.items()}
 
 
-class _StepBeside(TrainerCallback):
-    """Steps the projection where the student's optimiser steps."""
+class _ProjectorStep(TrainerCallback):
+    """Steps the projection with the student's optimizer, at the end of an accumulation window."""
 
     def __init__(self, trainer: VkdTrainer) -> None:
         self._trainer = trainer
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """At the end of an accumulation window."""
-        self._trainer.step_beside()
-
-
-def _path(folder: str) -> str:
-    return os.path.join(folder, FILE)
-
-
-def _read(checkpoint: str) -> dict[str, torch.Tensor]:
-    path = _path(checkpoint)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{path} does not exist: the checkpoint is not of a run with `kd_method: vkd`. Choose a new `output_dir`."
-        )
-    return load_file(path)
+        self._trainer.step_projector()

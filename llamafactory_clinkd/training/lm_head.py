@@ -1,15 +1,16 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Only supervised positions reach the language-model head.
+"""Restricts the language-model head to the supervised positions.
 
 Stock training projects every position to the vocabulary (152k columns for Qwen2-VL) and throws most of it away. Here
-the model is told which positions to keep, and its head is asked for what the caller needs there: hidden states, a
-loss, or logits. The head's ``forward`` is replaced for one call, so the hooks of DDP, DeepSpeed and FSDP around the
-head module fire as always.
+the model gets the supervised positions as ``logits_to_keep``, and its head computes what the caller needs there:
+hidden states, a loss, or logits. The head's ``forward`` is replaced for one call, so the hooks of DDP, DeepSpeed and
+FSDP around the head module fire as usual.
 """
 
 import inspect
+import logging
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from ..utils.models import text_config, unwrap_adapters
 from ..utils.patching import patch_instance
 
 
+logger = logging.getLogger(__name__)
+
 IGNORE_INDEX = -100
-CHANGED_AFTER = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-"""Configuration keys of models that scale or cap what their head gives (Gemma 2, Cohere, Granite, Falcon-H1)."""
+LOGIT_SCALING_KEYS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Configuration keys of models that scale or cap their head's output (Gemma 2, Cohere, Granite, Falcon-H1)."""
 
 
 def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,97 +34,96 @@ def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
         labels: ``[B, L]`` int64, ``-100`` where nothing is learnt.
 
     Returns:
-        ``kept``: ``[K]`` int64, positions ``0 <= k < L - 1`` whose *next* token is supervised in some row (one
-        position if there is none, so that the head still takes part in the graph); ``targets``: ``[B, K]`` int64
-        labels of those next tokens, ``-100`` where a row has none.
+        ``supervised_idx``: ``[K]`` int64, positions ``0 <= k < L - 1`` whose *next* token is supervised in some row
+        (one position if there is none, so that the head is still in the graph); ``targets``: ``[B, K]`` int64 labels
+        of those next tokens, ``-100`` where a row has none.
     """
     shifted = labels[:, 1:]
-    kept = (shifted != IGNORE_INDEX).any(dim=0).nonzero().flatten()
-    if kept.numel() == 0:
-        kept = kept.new_zeros(1)
-    return kept, shifted[:, kept]
+    supervised_idx = (shifted != IGNORE_INDEX).any(dim=0).nonzero().flatten()
+    if supervised_idx.numel() == 0:
+        supervised_idx = supervised_idx.new_zeros(1)
+    return supervised_idx, shifted[:, supervised_idx]
 
 
-def plain_head(model: nn.Module) -> nn.Linear | None:
-    """The model's output projection, if hidden states times its weight are the logits; else ``None``.
+def find_head(model: nn.Module, role: str) -> tuple[nn.Linear | None, bool]:
+    """The model's output projection, if hidden states times its weight are the logits; logs a warning otherwise.
 
-    ``None`` for heads that adapters wrap, that are quantised, and for models that scale or cap the logits after it.
+    Args:
+        model: Not wrapped by an engine.
+        role: ``"student"`` or ``"teacher"``, for the warning.
+
+    Returns:
+        ``head``: None for heads that adapters wrap or that are quantised, and for models that scale or cap the logits
+        after it or do not take ``logits_to_keep``; ``restricts``: whether the model takes ``logits_to_keep``.
     """
-    head = model.get_output_embeddings()
-    config = text_config(model.config)
-    changed_after = any(getattr(config, key, None) for key in CHANGED_AFTER)
-    if type(head) is not nn.Linear or changed_after or not keeps_positions(model):
-        return None
-    return head
-
-
-def keeps_positions(model: nn.Module) -> bool:
-    """Whether the model's ``forward`` takes ``logits_to_keep``."""
     base = unwrap_adapters(model)
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
+    restricts = "logits_to_keep" in inspect.signature(base.forward).parameters
+    head, config = model.get_output_embeddings(), text_config(model.config)
+    if type(head) is nn.Linear and restricts and not any(getattr(config, key, None) for key in LOGIT_SCALING_KEYS):
+        return head, restricts
+    where = "at the supervised positions" if restricts else "at every position"
+    name = type(model).__name__
+    logger.warning("The head of the %s, a %s, cannot be used directly: logits are computed %s.", role, name, where)
+    return None, restricts
 
 
-def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], kept: torch.Tensor) -> torch.Tensor:
-    """Final hidden states ``[B, K, H]`` of ``model`` at the positions ``kept``, without projecting them.
+def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], supervised_idx: torch.Tensor) -> torch.Tensor:
+    """Final hidden states ``[B, K, H]`` of ``model`` at ``supervised_idx`` ``[K]``, without projecting them.
 
-    They are taken inside the head's call, in the dtype that the head would get: around the model, mixed precision
-    turns every output into fp32.
+    They are read inside the head's call, in its input dtype: mixed precision turns every output of the model into
+    fp32.
 
     Raises:
         ValueError: See :func:`check_unchanged`.
     """
-    taken: list[torch.Tensor] = []
+    captured: list[torch.Tensor] = []
 
-    def take(hidden: torch.Tensor) -> torch.Tensor:
-        taken.append(hidden)
+    def capture(hidden: torch.Tensor) -> torch.Tensor:
+        captured.append(hidden)
         return hidden[..., :1]
 
-    with patch_instance(head, "forward", take):
-        output = model(**inputs, logits_to_keep=kept, use_cache=False)
-    check_unchanged(model, output.logits, taken[0][..., :1])
-    return taken[0]
+    with patch_instance(head, "forward", capture):
+        output = model(**inputs, logits_to_keep=supervised_idx, use_cache=False)
+    check_unchanged(model, output.logits, captured[0][..., :1])
+    return captured[0]
 
 
-def check_unchanged(model: nn.Module, logits: torch.Tensor, given: torch.Tensor) -> None:
-    """Checks that a model returns what its head gave, so that hidden states and head say all about its logits.
+def check_unchanged(model: nn.Module, logits: torch.Tensor, head_output: torch.Tensor) -> None:
+    """Checks once for each model that it returns its head's output as its logits.
 
     Args:
-        model: The model, looked at once in its life.
-        logits: What it returned.
-        given: What was given in the head's place.
+        model: The model.
+        logits: Its logits.
+        head_output: The output of its head.
 
     Raises:
-        ValueError: If the model scales, caps or masks the logits after its head, and :data:`CHANGED_AFTER` does not
-            know it.
+        ValueError: If the model scales, caps or masks the logits after its head without a key in
+            :data:`LOGIT_SCALING_KEYS`.
     """
     if getattr(model, "_clinkd_head_checked", False):
         return
-    if logits.shape != given.shape or not torch.equal(logits, given.to(logits.dtype)):
-        kind = type(unwrap_adapters(model)).__name__
+    if logits.shape != head_output.shape or not torch.equal(logits, head_output.to(logits.dtype)):
         raise ValueError(
-            f"{kind} changes its logits after its head, in a way that is not known here: the loss would be wrong. "
-            "Expected was a model whose logits are hidden states times the head's weight. Report its name; with its "
-            f"configuration's key in `{__name__}.CHANGED_AFTER` it trains from its logits."
+            f"{type(unwrap_adapters(model)).__name__} changes its logits after its head in an unknown way: the loss "
+            "would be wrong. Expected a model whose logits are hidden states times the head's weight. Report its "
+            f"name; with its configuration's key in `{__name__}.LOGIT_SCALING_KEYS` it trains from its logits."
         )
     model._clinkd_head_checked = True
 
 
-def output_at(model: nn.Module, inputs: dict[str, Any], kept: torch.Tensor, *, restricts: bool) -> Any:
-    """The model's output with logits ``[B, K, V]`` at the positions ``kept``.
-
-    They are computed everywhere if the model cannot restrict its head.
-    """
+def output_at(model: nn.Module, inputs: dict[str, Any], supervised_idx: torch.Tensor, *, restricts: bool) -> Any:
+    """The output with logits ``[B, K, V]`` at ``supervised_idx``; all are computed unless the model ``restricts``."""
     if restricts:
-        return model(**inputs, logits_to_keep=kept, use_cache=False)
+        return model(**inputs, logits_to_keep=supervised_idx, use_cache=False)
     output = model(**inputs, use_cache=False)
-    output.logits = output.logits[:, kept]
+    output.logits = output.logits[:, supervised_idx]
     return output
 
 
 def router_loss(model: nn.Module, output: Any) -> torch.Tensor | None:
-    """The load-balancing loss of a mixture of experts, weighted as the model weighs it; ``None`` where there is none.
+    """The weighted load-balancing loss of a mixture of experts; None without one.
 
-    A model adds it to its loss only if it is given labels. Stock's ``moe_aux_loss_coef`` asks for it.
+    A model adds it to its loss only if it gets labels. Stock's ``moe_aux_loss_coef`` switches it on.
 
     Raises:
         ValueError: If there is such a loss and no weight for it.
@@ -130,11 +132,11 @@ def router_loss(model: nn.Module, output: Any) -> torch.Tensor | None:
     if not isinstance(loss, torch.Tensor):  # transformers returns 0 for a model without routers
         return None
     base = unwrap_adapters(model)
-    for place in (base, base.config, text_config(base.config)):
-        weight = getattr(place, "router_aux_loss_coef", None)
+    for owner in (base, base.config, text_config(base.config)):
+        weight = getattr(owner, "router_aux_loss_coef", None)
         if weight is not None:
             return weight * loss
     raise ValueError(
-        f"{type(base).__name__} returns a loss of its routers, but has no `router_aux_loss_coef` to weigh it by. "
+        f"{type(base).__name__} returns a router loss but has no `router_aux_loss_coef` to weight it. "
         "Remove `moe_aux_loss_coef` from the recipe."
     )

@@ -1,16 +1,15 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The base of ClinKD's trainers: stock LLaMA-Factory's SFT trainer with the head computed where it is supervised.
+"""The base of ClinKD's trainers: LLaMA-Factory's SFT trainer with the head computed at the supervised positions only.
 
-Differences from stock, each stated in ``docs/paper.md``: the loss is the mean over the supervised tokens of the whole
-accumulation window and all ranks (stock averages micro-batch means for vision-language models); the language-model
-head never sees an unsupervised position; the parts of the loss are logged beside it; the load-balancing loss of a
-mixture of experts is averaged over the window (stock adds it once a micro-batch for text models).
+Differences from stock, each explained in ``docs/paper.md``: the loss is the mean over the supervised tokens of the
+whole accumulation window and all ranks (stock averages micro-batch means for vision-language models); the
+language-model head never sees an unsupervised position; the terms of the loss are logged beside it; the load-balancing
+loss of a mixture of experts is averaged over the window (stock adds it once a micro-batch for text models).
 """
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,18 +18,8 @@ from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 
 from ..utils.patching import patch_instance
 from .checkpoint_compat import accepts_saved_names
-from .lm_head import (
-    IGNORE_INDEX,
-    check_unchanged,
-    keeps_positions,
-    output_at,
-    plain_head,
-    router_loss,
-    supervised_positions,
-)
+from .lm_head import IGNORE_INDEX, check_unchanged, find_head, output_at, router_loss, supervised_positions
 
-
-logger = logging.getLogger(__name__)
 
 REPEATED = "clinkd_repeated"
 
@@ -41,30 +30,23 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
     Args:
         hidden_loss: ``distill_loss`` or a function with its signature.
         logits_loss: The same from logits, for heads that cannot be used directly.
-        **kwargs: What stock's trainer takes.
+        **kwargs: Arguments of stock's trainer.
     """
 
     def __init__(self, *, hidden_loss: Callable[..., Any], logits_loss: Callable[..., Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # The window's token count is asked for, and the loss is divided by it here (see `_get_num_items_in_batch`).
+        # `compute_loss` gets the window's token count and divides by it (see `_get_num_items_in_batch`).
         self.model_accepts_loss_kwargs = True
         self._hidden_loss = hidden_loss
         self._logits_loss = logits_loss
-        student = self.accelerator.unwrap_model(self.model)
-        self._head = plain_head(student)
-        self._keeps_positions = keeps_positions(student)
-        if self._head is None:
-            where = "at the supervised positions" if self._keeps_positions else "at every position"
-            logger.warning(
-                "The head of %s cannot be used directly: its logits are computed %s.", type(student).__name__, where
-            )
-        self._parts: dict[str, torch.Tensor] = {}
-        self._parts_since_step = 0
+        self._head, self._restricts = find_head(self.accelerator.unwrap_model(self.model), "student")
+        self._loss_terms: dict[str, torch.Tensor] = {}
+        self._loss_terms_since_step = 0
         self._window = 1  # micro-batches of the accumulation window
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """Supervised tokens of the accumulation window over all ranks; the first token of a row is never predicted."""
-        self._note_repeated(batch_samples)
+        self._mark_repeated(batch_samples)
         self._window = max(1, len(batch_samples))
         shifted = [
             {**batch, "labels": batch["labels"][: len(batch["labels"]) - batch.get(REPEATED, 0), 1:]}
@@ -73,8 +55,8 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         ]
         return super()._get_num_items_in_batch(shifted, device)
 
-    def _note_repeated(self, batch_samples: list[dict[str, Any]]) -> None:
-        """Notes in the last batch of an epoch how many of this rank's rows are there a second time.
+    def _mark_repeated(self, batch_samples: list[dict[str, Any]]) -> None:
+        """Writes into the last batch of an epoch how many of this rank's rows are repeated.
 
         So that all ranks have equal batches, accelerate fills the last ones up with the first rows of the epoch.
         """
@@ -99,56 +81,64 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
             return super().compute_loss(model, inputs, return_outputs)
 
         inputs = {key: value for key, value in inputs.items() if key != "num_items_in_batch"}
-        kept, targets = supervised_positions(inputs.pop("labels"))
-        learned = targets.clone()
-        learned[len(targets) - repeated :] = IGNORE_INDEX
-        with self.teacher_outputs(inputs, kept, targets) as teacher:
+        supervised_idx, targets = supervised_positions(inputs.pop("labels"))
+        loss_targets = targets.clone()
+        loss_targets[len(targets) - repeated :] = IGNORE_INDEX
+        loss_targets = loss_targets.flatten()
+        with self.teacher_outputs(inputs, supervised_idx, targets) as teacher:
             if self._head is not None:
-                result, output = self._loss_in_head(model, inputs, kept, targets, learned, teacher, num_items_in_batch)
+
+                def compute(hidden: torch.Tensor) -> Any:
+                    self.on_logits(supervised_idx, targets, lambda rows: self._project(hidden[rows]))
+                    return self.loss_of_hidden(hidden, loss_targets, teacher, num_items_in_batch)
+
+                result, output = self._loss_in_head(model, inputs, supervised_idx, compute)
             else:
-                output = output_at(model, inputs, kept, restricts=self._keeps_positions)
+                output = output_at(model, inputs, supervised_idx, restricts=self._restricts)
                 logits = output.logits.flatten(0, 1)
-                self.on_logits(kept, targets, lambda rows: logits[rows])
-                result = self.loss_of_logits(logits, learned.flatten(), teacher, num_items_in_batch)
+                self.on_logits(supervised_idx, targets, lambda rows: logits[rows])
+                result = self.loss_of_logits(logits, loss_targets, teacher, num_items_in_batch)
 
         loss = result.loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
-        parts = self.logged_parts(result, num_items_in_batch or result.items) if model.training else {}
+        terms = self.logged_terms(result, num_items_in_batch or result.items) if model.training else {}
         routers = router_loss(self.model, output)
         if routers is not None:
             routers = routers / (self._window if model.training else 1)
             loss = loss + routers
-            parts["aux_loss"] = routers / self.accelerator.num_processes
+            terms["aux_loss"] = routers / self.accelerator.num_processes
         if model.training:
-            self._note_parts(parts)
+            self._add_loss_terms(terms)
         return (loss, {}) if return_outputs else loss
 
-    def _note_parts(self, parts: dict[str, torch.Tensor]) -> None:
-        """Adds a micro-batch's parts to what is logged next."""
-        if not self._parts:  # also where a resumed run begins
-            self._parts_since_step = self.state.global_step
-        for name, value in parts.items():
-            self._parts[name] = self._parts.get(name, 0.0) + value.detach().float()
-
-    def _loss_in_head(self, model, inputs, kept, targets, learned, teacher, num_items) -> tuple[Any, Any]:
-        """The loss, computed inside the head module's call, where any engine has its weight whole; and the output."""
+    def _loss_in_head(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        supervised_idx: torch.Tensor,
+        compute: Callable[[torch.Tensor], Any],
+    ) -> tuple[Any, Any]:
+        """``compute(hidden [B * K, H])`` inside the head module's call, where any engine has its weight whole."""
         results = []
 
         def forward(hidden: torch.Tensor) -> torch.Tensor:
-            self.on_logits(kept, targets, lambda rows: self._project(hidden.flatten(0, 1)[rows]))
-            results.append(self.loss_of_hidden(hidden.flatten(0, 1), learned.flatten(), teacher, num_items))
+            results.append(compute(hidden.flatten(0, 1)))
             return results[0].loss.view(1, 1, 1)
 
         with patch_instance(self._head, "forward", forward):
-            output = model(**inputs, logits_to_keep=kept, use_cache=False)
+            output = model(**inputs, logits_to_keep=supervised_idx, use_cache=False)
         check_unchanged(self.model, output.logits, results[0].loss.view(1, 1, 1))
         return results[0]._replace(loss=output.logits.view(())), output
+
+    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits ``[N, V]`` of hidden states ``[N, H]``; only inside the head's call."""
+        return torch.nn.functional.linear(hidden, self._head.weight, self._head.bias)
 
     def loss_of_hidden(
         self, hidden: torch.Tensor, targets: torch.Tensor, teacher: dict[str, torch.Tensor], num_items: Any
     ) -> Any:
-        """The loss and its parts from final hidden states ``[N, H]`` and labels ``[N]``, where the head is whole."""
+        """The loss and its terms from final hidden states ``[N, H]`` and labels ``[N]``, inside the head's call."""
         return self._hidden_loss(
             hidden,
             self._head.weight,
@@ -167,35 +157,52 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         """:meth:`loss_of_hidden` from logits ``[N, V]``, for heads that cannot be used directly."""
         return self._logits_loss(logits, teacher.get("logits"), targets, num_items=num_items, **self.loss_options())
 
-    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits ``[N, V]`` of hidden states ``[N, H]``; only inside the head's call."""
-        return torch.nn.functional.linear(hidden, self._head.weight, self._head.bias)
-
     def on_logits(
-        self, kept: torch.Tensor, targets: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]
+        self, supervised_idx: torch.Tensor, targets: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
-        """Is shown every batch: ``kept`` ``[K]``, ``targets`` ``[B, K]``, and logits of any of its ``B * K`` rows."""
+        """Hook for every batch.
+
+        Args:
+            supervised_idx: Positions ``[K]``.
+            targets: Labels ``[B, K]``.
+            logits_of: Returns the logits of any of the ``B * K`` rows.
+        """
 
     @contextlib.contextmanager
     def teacher_outputs(
-        self, inputs: dict[str, Any], kept: torch.Tensor, targets: torch.Tensor
+        self, inputs: dict[str, Any], supervised_idx: torch.Tensor, targets: torch.Tensor
     ) -> Iterator[dict[str, torch.Tensor]]:
-        """What the loss learns from besides labels, valid inside the ``with``; nothing in plain fine-tuning.
-
-        May take keys out of ``inputs`` that are not the model's.
-        """
+        """The teacher's outputs, valid inside the ``with``; none in plain fine-tuning."""
         yield {}
 
     def loss_options(self) -> dict[str, Any]:
         """Further keyword arguments of the loss; plain cross-entropy here."""
         return {"alpha": 0.0, "temperature": 1.0}
 
-    def logged_parts(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
-        """Parts of the loss to log beside it, each summing over window and ranks to the step's value."""
+    def logged_terms(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
+        """Terms of the loss to log beside it, each summing over window and ranks to the step's value."""
         return {}
 
+    def _add_loss_terms(self, terms: dict[str, torch.Tensor]) -> None:
+        """Adds a micro-batch's terms to the next log entry."""
+        if not self._loss_terms:  # also at the start of a resumed run
+            self._loss_terms_since_step = self.state.global_step
+        for name, value in terms.items():
+            self._loss_terms[name] = self._loss_terms.get(name, 0.0) + value.detach().float()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the terms of the loss, averaged over the steps since the last log and summed over ranks."""
+        if "loss" in logs and self._loss_terms:
+            steps = max(1, self.state.global_step - self._loss_terms_since_step)
+            names = sorted(self._loss_terms)
+            sums = torch.stack([self._loss_terms[name] for name in names]).to(self.args.device)
+            sums = self.accelerator.reduce(sums, reduction="sum")
+            logs.update({name: value / steps for name, value in zip(names, sums.tolist(), strict=True)})
+            self._loss_terms.clear()
+        super().log(logs, start_time)
+
     def _save_rng_state(self, output_dir: str) -> None:
-        """Stock's, awaited on all ranks: who finds rank 0's ``trainer_state.json`` finds every rank's part."""
+        """Stock's, then a barrier: once rank 0's ``trainer_state.json`` exists, every rank's state is complete."""
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
 
@@ -206,14 +213,3 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
     def _load_best_model(self) -> None:
         with accepts_saved_names(self.model):
             super()._load_best_model()
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the parts of the loss, averaged over the steps since the last log and summed over ranks."""
-        if "loss" in logs and self._parts:
-            steps = max(1, self.state.global_step - self._parts_since_step)
-            names = sorted(self._parts)
-            sums = torch.stack([self._parts[name] for name in names]).to(self.args.device)
-            sums = self.accelerator.reduce(sums, reduction="sum")
-            logs.update({name: value / steps for name, value in zip(names, sums.tolist(), strict=True)})
-            self._parts.clear()
-        super().log(logs, start_time)

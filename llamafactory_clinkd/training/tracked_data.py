@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rows behind tokens: what stock LLaMA-Factory forgets when it tokenises, kept beside it.
+"""Keeps the rows of a data set beside LLaMA-Factory's tokens.
 
-Stock turns a row into token ids and drops its id, task and modality. Pseudo-labels, corrections and predictions speak
-of rows, so the aligned data set (``_prompt``, ``_response``, ``_images``) is kept in the order of the tokenised one.
+Stock turns a row into token ids and drops its id, task and modality. Pseudo-labels, corrections and predictions refer
+to rows, so the aligned data set (``_prompt``, ``_response``, ``_images``) is kept in the order of the tokenised one.
 """
 
 import logging
@@ -43,16 +43,15 @@ class TrackedData:
         self._tokenize: Callable[[Any, bool], Any] | None = None
 
     def choose(self, aligned: Any, is_eval: bool) -> Any:
-        """Drops the rows that stock would drop (said with a count), then lets the phase choose among the rest."""
+        """Drops the rows that stock would drop, with a warning, and applies the phase's choice to the rest."""
         valid = [
             index
             for index, (prompt, response) in enumerate(zip(aligned["_prompt"], aligned["_response"], strict=True))
             if len(prompt) % 2 == 1 and len(response) == 1
         ]
-        if len(valid) < len(aligned):
-            logger.warning(
-                "Left out %d of %d rows without a question and an answer.", len(aligned) - len(valid), len(aligned)
-            )
+        dropped = len(aligned) - len(valid)
+        if dropped:
+            logger.warning("Left out %d of %d rows without a question and an answer.", dropped, len(aligned))
             aligned = aligned.select(valid)
         if len(aligned) == 0:
             raise ValueError("The data set has no row with a question and an answer. Run `clinkd data check` on it.")
@@ -60,7 +59,7 @@ class TrackedData:
         return aligned if choose is None else choose(aligned)
 
     def keep(self, aligned: Any, is_eval: bool, tokenize: Callable[[Any, bool], Any]) -> None:
-        """Remembers the rows that were tokenised, and how."""
+        """Stores the tokenised rows and their tokeniser."""
         self._aligned[is_eval] = aligned
         self._tokenize = tokenize
 
@@ -68,7 +67,7 @@ class TrackedData:
         """The aligned rows of a split.
 
         Raises:
-            ValueError: If stock loaded tokens only (``tokenized_path``, ``streaming``), which carry no rows.
+            ValueError: If stock loaded only tokens (``tokenized_path``, ``streaming``).
         """
         if is_eval not in self._aligned:
             raise ValueError(
@@ -78,7 +77,7 @@ class TrackedData:
         return self._aligned[is_eval]
 
     def tokenize(self, aligned: Any, *, for_generation: bool) -> Any:
-        """Tokenises aligned rows as stock does, with the answer in ``labels`` only if ``for_generation``."""
+        """Tokenises aligned rows as stock does, with only the answer in ``labels`` if ``for_generation``."""
         return self._tokenize(aligned, for_generation)
 
     def number(self, tokenized: Any, *, known: bool = True) -> Any:
@@ -91,8 +90,8 @@ class TrackedData:
 def describe_rows(aligned: Any) -> list[dict[str, Any]]:
     """Aligned rows as ``{"key", "id", "image", "question", "annotation", "task", "modality"}``.
 
-    ``key`` is unique in the data set (its index and the row's id); task and modality come from the side columns where
-    they are given, else from the text and the image's name.
+    ``key`` is unique in the data set (its index and the row's id); task and modality come from the side columns, or
+    from the text and the image's name where those are empty.
     """
     described = []
     for index, row in enumerate(aligned):
@@ -121,4 +120,4 @@ def with_answers(aligned: Any, answers: list[str]) -> Any:
     def answer(row: dict[str, Any], index: int) -> dict[str, Any]:
         return {"_response": [{**row["_response"][0], "content": answers[index]}]}
 
-    return aligned.map(answer, with_indices=True, load_from_cache_file=False, desc="Putting answers in place")
+    return aligned.map(answer, with_indices=True, load_from_cache_file=False, desc="Replacing answers")

@@ -12,7 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, TrainerCallback
 
-from llamafactory_clinkd.kd.teacher import AdapterTeacher, Teacher
+from llamafactory_clinkd.kd.adapter_teacher import AdapterTeacher
+from llamafactory_clinkd.kd.teacher import Teacher
 from llamafactory_clinkd.phases.stock_sft import StockWorkflow
 
 
@@ -61,7 +62,7 @@ class Look(TrainerCallback):
 
 
 def apart(monkeypatch):
-    monkeypatch.setattr("llamafactory_clinkd.phases.teacher_setup._shares_weights", lambda *args: False)
+    monkeypatch.setattr("llamafactory_clinkd.phases.distill._shares_base", lambda *args: False)
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["adapters_alone", "base_named"])

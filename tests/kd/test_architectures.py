@@ -13,9 +13,8 @@ from miniature.tokenizer import train_tokenizer
 from small_run import drawn_rows, recipe
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
-from llamafactory_clinkd.kd import teacher as teacher_module
-from llamafactory_clinkd.kd.shared_tower import find_shared_tower
-from llamafactory_clinkd.training import sft_trainer as supervised
+from llamafactory_clinkd.kd.adapter_teacher import find_shared_tower
+from llamafactory_clinkd.training.lm_head import logger
 
 
 pytestmark = pytest.mark.slow
@@ -223,8 +222,7 @@ def expected_load_balancing(workspace, tmp_path, coefficient):
 def lines_about_heads(monkeypatch):
     """What is said of heads that cannot be used directly; caplog misses lines from before stock sets loggers up."""
     lines = []
-    for module in (supervised, teacher_module):
-        monkeypatch.setattr(module.logger, "warning", lambda message, *values: lines.append(message % values))
+    monkeypatch.setattr(logger, "warning", lambda message, *values: lines.append(message % values))
     return lines
 
 
@@ -271,7 +269,7 @@ def test_adapters_over_the_base_share_its_vision_tower(kind, tmp_path, monkeypat
     keys = keys_of(kind, finetuning_type="lora", ref_model=None, ref_model_adapters=str(tmp_path / "adapter"))
     shared = distil(workspace, tmp_path / "shared", **keys)
     once = len(runs)
-    monkeypatch.setattr("llamafactory_clinkd.kd.teacher.find_shared_tower", lambda model: None)
+    monkeypatch.setattr("llamafactory_clinkd.kd.adapter_teacher.find_shared_tower", lambda model: None)
     apart = distil(workspace, tmp_path / "apart", **keys)
     assert 0 < once == len(runs) / 3
     assert history(shared) == history(apart)

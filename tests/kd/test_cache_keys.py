@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llamafactory_clinkd.kd.cache_keys import CACHE_KEY, KeyedCollator, keys_of, sample_key
+from llamafactory_clinkd.kd.cache_keys import CACHE_KEY, KeyedCollator, pop_keys, sample_key
 
 
 SETTINGS = {"image_max_pixels": 4096, "image_square": True}
@@ -96,5 +96,5 @@ def test_the_collator_takes_keys_before_padding():
     wanted = [sample_key(row, SETTINGS) for row in rows]
     batch = KeyedCollator(pads, SETTINGS)([dict(row) for row in rows])
     assert batch[CACHE_KEY].shape == (2, 32) and batch[CACHE_KEY].dtype == torch.uint8
-    assert keys_of(batch) == wanted
+    assert pop_keys(batch) == wanted
     assert CACHE_KEY not in batch

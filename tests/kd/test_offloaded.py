@@ -10,20 +10,20 @@ import torch
 from kd_runs import distil, history, same_bits, weights
 
 from llamafactory_clinkd.arguments import ClinkdArguments
-from llamafactory_clinkd.kd.teacher_offload import OffloadedTeacher
+from llamafactory_clinkd.kd.teacher import OffloadedTeacher
 from llamafactory_clinkd.phases.validation import check_recipe
 
 
 @pytest.fixture
 def placed(monkeypatch):
     """The offloaded teachers that a run made."""
-    teachers, place = [], OffloadedTeacher.place
+    teachers, prepare = [], OffloadedTeacher.prepare
 
     def noted(self, accelerator):
-        place(self, accelerator)
+        prepare(self, accelerator)
         teachers.append(self)
 
-    monkeypatch.setattr(OffloadedTeacher, "place", noted)
+    monkeypatch.setattr(OffloadedTeacher, "prepare", noted)
     return teachers
 
 
@@ -60,9 +60,9 @@ def test_the_head_keeps_its_values_and_leaves_nothing_behind():
         head, inputs = model.lm_head.weight.clone(), {"input_ids": torch.arange(12)[None]}
         logits = model(**inputs).logits
         teacher = OffloadedTeacher(model, same_positions=True)
-        teacher.place(Accelerator(cpu=True))
+        teacher.prepare(Accelerator(cpu=True))
         hidden = teacher.hidden(inputs, torch.arange(12))
-        with teacher.whole_head() as (weight, bias):
+        with teacher.gathered_head() as (weight, bias):
             assert bias is None and torch.equal(weight, head)
             assert torch.equal(hidden @ weight.T, logits)
         torch.testing.assert_close(teacher.logits(inputs, torch.tensor([3])), logits[:, 3:4])
@@ -105,7 +105,7 @@ def test_fsdp_of_a_launcher_is_refused_too():
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     teacher = OffloadedTeacher(Qwen2ForCausalLM(Qwen2Config(vocab_size=50, **sizes)), same_positions=True)
     with pytest.raises(ValueError, match="kd_teacher_offload: true.*FSDP.*Remove the key"):
-        teacher.place(SimpleNamespace(distributed_type=DistributedType.FSDP))
+        teacher.prepare(SimpleNamespace(distributed_type=DistributedType.FSDP))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: memory on it is what is compared")
@@ -118,7 +118,7 @@ def test_the_device_holds_one_layer_at_a_time():
     whole = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     teacher = OffloadedTeacher(model, same_positions=True)
     accelerator = Accelerator()
-    teacher.place(accelerator)
+    teacher.prepare(accelerator)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     teacher.hidden({"input_ids": torch.arange(64, device=accelerator.device)[None]}, torch.arange(64))

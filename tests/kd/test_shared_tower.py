@@ -9,7 +9,7 @@ from kd_runs import distil, history, same_bits, teacher_adapter, weights
 from peft import LoraConfig, get_peft_model
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel as Tower
 
-from llamafactory_clinkd.kd.shared_tower import SharedTower, find_shared_tower
+from llamafactory_clinkd.kd.adapter_teacher import SharedTower, find_shared_tower
 
 
 BATCHES = 16  # eight rows, one a batch, in two epochs
@@ -28,7 +28,7 @@ def encoded(monkeypatch):
 @pytest.fixture
 def said(monkeypatch):
     """What the teacher logs."""
-    from llamafactory_clinkd.kd.teacher import logger
+    from llamafactory_clinkd.kd.adapter_teacher import logger
 
     texts = []
     monkeypatch.setattr(logger, "info", lambda text, *args: texts.append(text % args))
@@ -40,7 +40,7 @@ def run_twice(workspace, tmp_path, encoded, monkeypatch, **keys):
     torch.set_num_threads(1)
     shared = distil(workspace, tmp_path / "shared", **keys)
     once = len(encoded)
-    monkeypatch.setattr("llamafactory_clinkd.kd.teacher.find_shared_tower", lambda model: None)
+    monkeypatch.setattr("llamafactory_clinkd.kd.adapter_teacher.find_shared_tower", lambda model: None)
     apart = distil(workspace, tmp_path / "apart", **keys)
     assert history(shared) == history(apart)
     name = "adapter_model.safetensors"
@@ -90,13 +90,13 @@ class Output:
 def test_outputs_come_in_their_order_unchanged_and_once():
     tower, batch = Changing(), {}
     shared = SharedTower(tower)
-    with shared.keeping(batch):
+    with shared.record(batch):
         for value in (1, 2):
             tower(value).value = "changed by the teacher's model"
-    with shared.giving(batch):
+    with shared.replay(batch):
         assert [tower(None).value for _ in range(2)] == [1, 2] and tower.runs == 2
         assert tower(3).value == 3 and tower.runs == 3
-    with shared.giving(batch):
+    with shared.replay(batch):
         assert tower(4).value == 4
     assert "forward" not in vars(tower)
 
@@ -104,20 +104,20 @@ def test_outputs_come_in_their_order_unchanged_and_once():
 def test_another_batch_is_computed():
     tower = Changing()
     shared = SharedTower(tower)
-    with shared.keeping({}):
+    with shared.record({}):
         tower(1)
-    with shared.giving({}):
+    with shared.replay({}):
         assert tower(2).value == 2
 
 
 def test_what_was_kept_is_let_go_after_an_error():
     tower, batch = Changing(), {}
     shared = SharedTower(tower)
-    with shared.keeping(batch):
+    with shared.record(batch):
         tower(1)
-    with pytest.raises(KeyError), shared.giving(batch):
+    with pytest.raises(KeyError), shared.replay(batch):
         raise KeyError
-    with shared.giving(batch):
+    with shared.replay(batch):
         assert tower(2).value == 2
     assert "forward" not in vars(tower)
 

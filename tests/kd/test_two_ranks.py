@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from small_run import llamafactory_cli, recipe, write_recipe
 
 from llamafactory_clinkd.kd.teacher_cache import HEAD_NAME
-from llamafactory_clinkd.kd.vkd import FILE
+from llamafactory_clinkd.kd.vkd import PROJECTOR_FILE
 from llamafactory_clinkd.utils.io import read_json, write_json
 
 
@@ -100,7 +100,7 @@ def test_vkd_under_deepspeed_is_vkd_without_it_and_resumes(small_workspace, tmp_
     assert len(whole) == 4 and whole[0]["vkd"] != pytest.approx(whole[-1]["vkd"], rel=1e-3)
     for ours, theirs in zip(history(one, parts), whole, strict=True):
         assert ours == pytest.approx(theirs, rel=EXACT)
-    projections = [load_file(folder / "checkpoint-4" / FILE) for folder in (one, two)]
+    projections = [load_file(folder / "checkpoint-4" / PROJECTOR_FILE) for folder in (one, two)]
     name = "projection.parametrizations.weight.original"
     assert torch.allclose(*(each[name] for each in projections), rtol=1e-3, atol=1e-6)
     assert not any("vkd" in key for key in load_file(two / "model.safetensors"))

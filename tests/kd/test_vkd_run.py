@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, TrainerCallback
 
-from llamafactory_clinkd.kd.separate_optimizer import attach_unsaved
-from llamafactory_clinkd.kd.vkd import FILE
+from llamafactory_clinkd.kd.separate_optimizer import attach_non_persistent
+from llamafactory_clinkd.kd.vkd import PROJECTOR_FILE
 
 
 class Look(TrainerCallback):
@@ -51,8 +51,8 @@ def test_the_projection_trains_and_leaves_no_trace(small_workspace, tmp_path):
     assert {entry["vkd"] for entry in logged(out)} != {0.0}
 
     saved = [path for path in out.rglob("*") if path.is_file()]
-    assert [path.parent.name for path in saved if path.name == FILE] != []
-    assert all(path.parent.name.startswith("checkpoint-") for path in saved if path.name == FILE)
+    assert [path.parent.name for path in saved if path.name == PROJECTOR_FILE] != []
+    assert all(path.parent.name.startswith("checkpoint-") for path in saved if path.name == PROJECTOR_FILE)
     for path in (path for path in saved if path.name == "model.safetensors"):
         assert not any("vkd" in name for name in load_file(path)), path
     stock = AutoModelForImageTextToText.from_pretrained(out, output_loading_info=True)[1]
@@ -84,7 +84,7 @@ def test_a_model_is_whole_without_what_rides_on_it(tmp_path):
 
     model, other = Model(), Model()
     before = set(model.state_dict())
-    attach_unsaved(model, "extra", nn.Linear(3, 3))
+    attach_non_persistent(model, "extra", nn.Linear(3, 3))
     assert set(model.state_dict()) == before
     assert len(list(model.parameters())) == 4
     model.load_state_dict(other.state_dict())

@@ -1,0 +1,196 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""A teacher that is adapters over the student's own base: one copy of the weights, and one run of the vision tower.
+
+The adapters are usually on the language model alone. The tower's features are then the same for both models, to the
+last bit: they are recorded in the teacher's forward pass and replayed in the student's on the same batch.
+"""
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from accelerate.utils import DistributedType
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from ..utils.patching import bind_method, patch_instance
+from .teacher import Teacher
+
+
+logger = logging.getLogger(__name__)
+
+TOWER_NAMES = ("visual", "vision_tower")
+"""What transformers' vision-language models call their vision tower."""
+BASE_CHANGING_INITS = ("pissa", "corda", "olora", "loftq")
+"""Initialisations by which PEFT writes into the base's weights as soon as such adapters are loaded."""
+
+
+class AdapterTeacher(Teacher):
+    """Adapters over the student's own base, switched on for the teacher's forward pass.
+
+    Args:
+        model: The student, a ``PeftModel`` that holds the teacher's adapters too.
+        adapters: Their names; several add up.
+        same_positions: Must be true where positions matter: there is one position function.
+    """
+
+    prepared_by_trainer = False
+
+    def __init__(self, model: nn.Module, adapters: list[str], *, same_positions: bool = True) -> None:
+        super().__init__(model, same_positions=same_positions)
+        self._adapters = adapters
+        self._tower: SharedTower | None = None
+
+    def prepare(self, accelerator: Any) -> None:
+        """Shares the vision tower if both models' is the same, unless an engine partitions the weights.
+
+        Such an engine expects the same layers in every forward pass.
+        """
+        plugin = accelerator.state.deepspeed_plugin
+        partitioned = accelerator.distributed_type == DistributedType.FSDP or (plugin and plugin.zero_stage == 3)
+        tower = None if partitioned else find_shared_tower(self.model)
+        if tower is not None:
+            self._tower = SharedTower(tower)
+            logger.info("No adapter is on the vision tower: it runs once for teacher and student.")
+
+    @contextlib.contextmanager
+    def active_model(self, inputs: dict[str, Any]) -> Iterator[nn.Module]:
+        """The student with the teacher's adapters; its own are restored afterwards."""
+        recording = contextlib.nullcontext() if self._tower is None else self._tower.record(inputs)
+        with student_restored(self.model), recording:
+            self.model.eval()
+            self.model.base_model.set_adapter(self._adapters, inference_mode=True)
+            yield self.model
+
+    def student_pass(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Inside, the student reuses the image features of the teacher's pass, if the tower is shared."""
+        return contextlib.nullcontext() if self._tower is None else self._tower.replay(inputs)
+
+
+class SharedTower:
+    """Records a tower's outputs in one forward pass of its model and replays them in the next.
+
+    Args:
+        tower: From :func:`find_shared_tower`.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        self._tower = tower
+        self._batch: Any = None
+        self._outputs: list[Any] = []
+
+    @contextlib.contextmanager
+    def record(self, batch: Any) -> Iterator[None]:
+        """Inside, the outputs are recorded as those of ``batch``."""
+        compute = self._tower.forward
+        self._batch, self._outputs = batch, []
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            output = compute(*args, **kwargs)
+            self._outputs.append(copy.copy(output))  # the model may change the object that it gets
+            return output
+
+        with patch_instance(self._tower, "forward", forward):
+            yield
+
+    @contextlib.contextmanager
+    def replay(self, batch: Any) -> Iterator[None]:
+        """Inside, the recorded outputs are returned in order if they belong to ``batch``, then dropped."""
+        compute, outputs = self._tower.forward, iter(self._outputs if batch is self._batch else [])
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            output = next(outputs, None)
+            return compute(*args, **kwargs) if output is None else output
+
+        try:
+            with patch_instance(self._tower, "forward", forward):
+                yield
+        finally:
+            self._batch, self._outputs = None, []
+
+
+def find_shared_tower(model: nn.Module) -> nn.Module | None:
+    """The vision tower of ``model``, if its output depends neither on the active adapters nor on the mode.
+
+    None without a tower of a known name, and for a tower that has adapters, is trained, drops out, or normalises by
+    the batch.
+    """
+    for name, tower in model.named_modules():
+        if name.rpartition(".")[2] in TOWER_NAMES:
+            return tower if _is_constant(tower) else None
+    return None
+
+
+def _is_constant(tower: nn.Module) -> bool:
+    settings = tower.config.to_dict() if hasattr(tower, "config") else {}
+    if any("drop" in name and isinstance(value, float) and value > 0 for name, value in settings.items()):
+        return False
+    if any(parameter.requires_grad for parameter in tower.parameters()):
+        return False
+    return not any(
+        isinstance(module, BaseTunerLayer | nn.modules.batchnorm._BatchNorm)
+        or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
+        for module in tower.modules()
+    )
+
+
+def reasons_for_own_base(paths: list[str], **options: Any) -> list[str]:
+    """Why a teacher's adapters need a base of their own; empty if they can share the student's.
+
+    Args:
+        paths: Folders or hub names of the teacher's adapters.
+        **options: As of :func:`add_teacher_adapters`.
+    """
+    reasons = []
+    for path in paths:
+        config = PeftConfig.from_pretrained(path, **options)
+        init = getattr(config, "init_lora_weights", None)
+        if isinstance(init, str) and init.lower().startswith(BASE_CHANGING_INITS):
+            reasons.append(f"the teacher's adapters are of `init_lora_weights: {init}`, which changes the base")
+        for key in ("modules_to_save", "trainable_token_indices"):
+            if getattr(config, key, None):
+                reasons.append(f"the teacher's adapters replace parts of the base (`{key}: {getattr(config, key)}`)")
+    return reasons
+
+
+def add_teacher_adapters(model: nn.Module, paths: list[str], **options: Any) -> list[str]:
+    """Loads adapters into a ``PeftModel``; only its own are active, trained and saved afterwards.
+
+    Args:
+        model: The student.
+        paths: Folders or hub names of the teacher's adapters.
+        **options: Of ``load_adapter``: ``revision``, ``token``, ...
+
+    Returns:
+        The names under which the model holds them.
+    """
+    names = [f"clinkd_teacher_{number}" for number in range(len(paths))]
+    student_adapters, stock = list(model.active_adapters), model.save_pretrained
+
+    def save_pretrained(self: nn.Module, save_directory: str, *args: Any, **kwargs: Any) -> Any:
+        return stock(save_directory, *args, **{"selected_adapters": student_adapters, **kwargs})
+
+    bind_method(model, "save_pretrained", save_pretrained)  # PEFT saves every adapter that it holds
+    with student_restored(model):
+        for name, path in zip(names, paths, strict=True):
+            model.load_adapter(path, adapter_name=name, is_trainable=False, **options)
+    return names
+
+
+@contextlib.contextmanager
+def student_restored(model: nn.Module) -> Iterator[None]:
+    """Inside, adapters may be switched; afterwards the student's adapters, mode and trainable parameters are back."""
+    student, training = list(model.active_adapters), model.training
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        yield
+    finally:
+        model.base_model.set_adapter(student, inference_mode=True)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        model.train(training)
