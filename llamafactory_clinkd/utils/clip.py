@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What text similarity and candidate ranking share about open_clip models. Importing this module imports no torch."""
+"""open_clip models for text similarity and for candidate ranking. Importing this module imports no torch."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,68 @@ from .io import read_json
 
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 BIOMED_CLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+
+
+def split_clip_name(model: str, pretrained: Sequence[tuple[str, str]]) -> tuple[str, str | None]:
+    """Splits the name of a CLIP model into open_clip's model name and pretrained tag.
+
+    Args:
+        model: ``hf-hub:OWNER/NAME``, a folder, or ``ARCHITECTURE@TAG``.
+        pretrained: What ``open_clip.list_pretrained()`` returns.
+
+    Raises:
+        ValueError: If the name is neither a hub name, a folder, nor an architecture with a known tag.
+    """
+    if model.startswith(("hf-hub:", "local-dir:")):
+        return model, None
+    if Path(model).is_dir():
+        return f"local-dir:{model}", None
+    name, _, tag = model.partition("@")
+    if (name, tag) in pretrained:
+        return name, tag
+    tags = sorted(tag for architecture, tag in pretrained if architecture == name)
+    hint = f"with one of the tags {', '.join(tags)}" if tags else "such as ViT-B-32@openai"
+    raise ValueError(
+        f"The CLIP model {model!r} names no weights: expected hf-hub:OWNER/NAME, a folder with {OPEN_CLIP_CONFIG}, "
+        f"or ARCHITECTURE@TAG, {hint}."
+    )
+
+
+def load_text_encoder(model: str, device: str, batch_size: int) -> tuple[Callable[[list[str]], "np.ndarray"], str]:
+    """Loads a CLIP model for its text embeddings.
+
+    Args:
+        model: See :func:`split_clip_name`.
+        device: Where the model runs, as torch writes it.
+        batch_size: Texts embedded at once.
+
+    Returns:
+        The encoder, which maps K texts to float32 ``[K, D]``, and :func:`weights_sha256`.
+
+    Raises:
+        ValueError: See :func:`split_clip_name`.
+        RuntimeError: If open_clip finds no weights: a randomly initialised model is never used.
+    """
+    import numpy as np
+    import open_clip
+    import torch
+
+    name, tag = split_clip_name(model, open_clip.list_pretrained())
+    overrides = local_text_tower(name)
+    clip = open_clip.create_model(name, pretrained=tag, device=device, require_pretrained=True, **overrides).eval()
+    tokenizer = open_clip.get_tokenizer(name)
+
+    @torch.inference_mode()
+    def encode(texts: list[str]) -> np.ndarray:
+        batches = (texts[start : start + batch_size] for start in range(0, len(texts), batch_size))
+        return np.concatenate([clip.encode_text(tokenizer(b).to(device)).float().cpu().numpy() for b in batches])
+
+    return encode, weights_sha256(clip)
 
 
 def local_text_tower(model_name: str) -> dict[str, Any]:

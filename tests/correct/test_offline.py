@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafactory_clinkd.correct import CorrectionItem, make_corrector
-from llamafactory_clinkd.correct.offline import reword
-from llamafactory_clinkd.correct.rewording_rules import SYNONYMS, frame_variants, protect, synonym_sites
+from llamafactory_clinkd.correct.offline import SYNONYMS, frame_variants, protect, reword, synonym_sites
 from llamafactory_clinkd.correct.rewording_validation import keeps_meaning, label_key
 from llamafactory_clinkd.utils.boxes import box_strings, tags_balanced
 
