@@ -6,7 +6,6 @@
 from ..utils.lazy import lazy_names
 
 
-_OFFERED = {"attention_figure": "figure", "attention_map": "maps"}
-
-__all__ = list(_OFFERED)
-__getattr__ = lazy_names(__name__, _OFFERED)
+_MODULES = {"attention_figure": "figure", "attention_map": "maps"}
+__all__ = list(_MODULES)
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -1,21 +1,50 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Attention maps as one PNG: the picture, and the same picture under the map of each model."""
+"""``clinkd attention``: one PNG with the image, and the image under the attention map of each model."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from string import whitespace
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from PIL import Image
 
-from .sample import Attention, load_engine, look
+from ..utils.console import console
+from ..utils.io import atomic_path
 
 
-PANEL = 3.2  # inches a side
-WIDTH = 38  # characters a line under a panel
+if TYPE_CHECKING:
+    from .answer_attention import AnswerAttention
+
+PANEL_SIZE = 3.2  # inches
+CAPTION_WIDTH = 38  # characters per line under a panel
+
+
+def attention(
+    models: Annotated[list[str], typer.Argument(help="Folders of saved models or adapters; LABEL=FOLDER names one.")],
+    image: Annotated[Path, typer.Option(help="The image.", exists=True, dir_okay=False)],
+    question: Annotated[str, typer.Option(help="The question about it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")] = Path("attention.png"),
+    word: Annotated[str | None, typer.Option(help="Show this word's attention, not the whole answer's.")] = None,
+    layer: Annotated[
+        list[int] | None, typer.Option(help="Number of a decoder layer, may be repeated; by default all.")
+    ] = None,
+    answer: Annotated[str | None, typer.Option(help="One answer for all; by default each model answers.")] = None,
+) -> None:
+    """Draws which parts of an image each model attends to (the paper's Figures 5 and 6)."""
+    labelled = [parse_label(model) for model in models]
+    with console.status(f"Computing the attention of {len(labelled)} model(s)"):
+        path = attention_figure(labelled, image, question, output, word=word, layers=layer or None, answer=answer)
+    console.print(f"Attention maps: {path}")
+
+
+def parse_label(model: str) -> tuple[str, str]:
+    """(label, folder) of ``LABEL=FOLDER``, or of a folder, whose name is then the label."""
+    label, separator, folder = model.partition("=")
+    return (label, folder) if separator and not Path(model).exists() else (Path(model).name, model)
 
 
 def attention_figure(
@@ -28,69 +57,71 @@ def attention_figure(
     layers: Sequence[int] | None = None,
     answer: str | None = None,
 ) -> Path:
-    """Draws what each model looks at while it answers a question, side by side.
+    """Draws the attention of each model while it answers a question, side by side.
 
     Args:
         models: (label, folder) of saved models or adapters; each with the rotary positions saved beside it.
-        image: Path of the picture.
+        image: Path of the image.
         question: Without the image's placeholder.
-        out_path: The PNG; its folder is made if missing.
-        word: Attention of this word of answer or question, instead of the whole answer's.
+        out_path: The PNG; its folder is created if missing.
+        word: Attention of this word of the answer or question, instead of the whole answer's.
         layers: Numbers of decoder layers, negative ones from the end; None for the mean over all.
-        answer: One answer for all models; None to let each answer greedily.
+        answer: One answer for all models; None to let each model answer greedily.
 
     Raises:
         ValueError: If there is no model, or the word is neither in the answer nor in the question.
         ImportError: If matplotlib is not installed.
     """
     if not models:
-        raise ValueError("No model to look into: give at least one (label, folder).")
-    _figure_class()  # before minutes of loading
+        raise ValueError("There is no model to draw: give at least one (label, folder).")
+    _figure_class()  # fails before minutes of loading
+    from .answer_attention import answer_attention, load_engine
+
     panels = [
-        (label, look(load_engine(path), image, question, word=word, layers=layers, answer=answer))
+        (label, answer_attention(load_engine(path), image, question, word=word, layers=layers, answer=answer))
         for label, path in models
     ]
     with Image.open(image) as picture:
         return draw(picture.convert("RGB"), panels, question if word is None else f"{question} [{word}]", out_path)
 
 
-def draw(picture: Image.Image, panels: Sequence[tuple[str, Attention]], title: str, out_path: str | Path) -> Path:
+def draw(
+    picture: Image.Image, panels: Sequence[tuple[str, "AnswerAttention"]], title: str, out_path: str | Path
+) -> Path:
     """Draws the panels and writes the PNG; each map is scaled to its own largest value.
 
     Args:
         picture: The image, in any size: a map covers it whole, squared or not.
-        panels: (label, attention).
-        title: Over the figure.
+        panels: (label, attention) of each model.
+        title: Title of the figure.
         out_path: The PNG.
     """
-    size = PANEL * (len(panels) + 1), PANEL * picture.height / picture.width + 1.4
+    size = PANEL_SIZE * (len(panels) + 1), PANEL_SIZE * picture.height / picture.width + 1.4
     figure = _figure_class()(figsize=size, layout="constrained")
-    figure.suptitle(fill(_plain(title), WIDTH * (len(panels) + 1)), fontsize=10)
+    figure.suptitle(fill(_plain(title), CAPTION_WIDTH * (len(panels) + 1)), fontsize=10)
     axes = figure.subplots(1, len(panels) + 1)
     for axis in axes:
         axis.imshow(picture)
         axis.set_xticks([])
         axis.set_yticks([])
     axes[0].set_title("image", fontsize=10)
-    for axis, (label, found) in zip(axes[1:], panels, strict=True):
+    for axis, (label, result) in zip(axes[1:], panels, strict=True):
         extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
-        axis.imshow(found.map.numpy(), cmap="jet", alpha=0.45, interpolation="bilinear", extent=extent, vmin=0)
+        axis.imshow(result.map.numpy(), cmap="jet", alpha=0.45, interpolation="bilinear", extent=extent, vmin=0)
         axis.set_title(_plain(label), fontsize=10)
-        share = f"{float(found.map.sum()):.0%} of the attention is on the image"
-        axis.set_xlabel(f"{fill(_plain(found.answer), WIDTH)}\n({share})", fontsize=8)
+        share = f"{float(result.map.sum()):.0%} of the attention is on the image"
+        axis.set_xlabel(f"{fill(_plain(result.answer), CAPTION_WIDTH)}\n({share})", fontsize=8)
 
     out_path = Path(out_path)
-    out_path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out_path.with_name(f".{out_path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    temporary.replace(out_path)
+    with atomic_path(out_path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
     return out_path
 
 
 def _plain(text: str) -> str:
-    """``text`` as matplotlib shows it as it is: a dollar would start a formula, a control character has no glyph."""
-    shown = (each if each.isprintable() or each in whitespace else "\N{REPLACEMENT CHARACTER}" for each in text)
-    return "".join(shown).replace("$", r"\$")
+    """``text`` for matplotlib, where a dollar would start a formula and a control character has no glyph."""
+    printable = (char if char.isprintable() or char in whitespace else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return "".join(printable).replace("$", r"\$")
 
 
 def _figure_class() -> Any:

@@ -1,17 +1,17 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""How much chosen tokens attend to each cell of an image: rows of eager attention, on the chosen layers only.
+"""How much chosen tokens attend to each cell of an image: rows of eager attention, in the chosen layers only.
 
-The model keeps its own attention (SDPA, FlashAttention); beside it, the chosen layers compute the softmax of the
+The model keeps its own attention (SDPA, FlashAttention). In addition, the chosen layers compute the softmax of the
 chosen tokens' rows, ``[heads, rows, L]`` in float32, from the queries and keys after the rotary positions were
-applied. A full matrix of ``L x L`` is never made. Rows are those of the tokens themselves: what a token reads, and not
-what the token before it read to predict it.
+applied. A full ``L x L`` matrix is never computed. A row is the attention of the token itself as a query, not of the
+token before it, which predicts it.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_vl.modeling_qwen2_vl import eager_attention_forward
 
 from ..rope.binding import inner_model
+from ..utils.patching import patch_attr
 
 
 NAME = "clinkd_recorded_attention"
@@ -37,10 +38,10 @@ def attention_map(
     """The attention of ``rows`` to the cells of an image, averaged over rows, heads and layers.
 
     Args:
-        model: A Qwen2-VL or Qwen2.5-VL model, with any rope variant, also behind PEFT.
+        model: A Qwen2-VL or Qwen2.5-VL model, with any rope variant, also inside PEFT.
         inputs: Of one sample, without padding: ``input_ids`` int64 ``[1, L]``, pixels, grids, token types.
-        rows: Columns of the tokens whose attention is wanted.
-        image_tokens: Columns of the image's tokens, in their order.
+        rows: Columns of the attending tokens.
+        image_tokens: Columns of the image's tokens, in order.
         grid: Rows and columns of the image's merged cells (h, w); ``h * w`` is the number of image tokens.
         layers: Numbers of the decoder layers, negative ones from the end; None for all.
 
@@ -59,39 +60,41 @@ def attention_map(
     if grid[0] * grid[1] != len(image_tokens):
         raise ValueError(f"A grid of {grid[0]} x {grid[1]} cells does not fit {len(image_tokens)} image tokens.")
 
-    with recorded_rows(model, rows, layers) as found, torch.no_grad():
+    with recorded_rows(model, rows, layers) as recorded, torch.no_grad():
         model(**inputs, use_cache=False)
-    mean = torch.stack([weights.mean((0, 1)) for weights in found]).mean(0)
+    mean = torch.stack([weights.mean((0, 1)) for weights in recorded]).mean(0)
     return mean[torch.as_tensor(image_tokens, device=mean.device)].view(grid).cpu()
 
 
 @contextmanager
 def recorded_rows(model: nn.Module, rows: Sequence[int], layers: Sequence[int] | None) -> Iterator[list[Tensor]]:
-    """Inside, each chosen layer of every forward pass leaves float32 ``[heads, rows, L]`` in the list.
+    """Inside, each chosen layer appends float32 ``[heads, rows, L]`` to the list in every forward pass.
 
     Raises:
         ValueError: If a layer does not exist.
     """
     modules = [layer.self_attn for layer in inner_model(model).language_model.layers]
-    chosen = range(len(modules)) if layers is None else layers
-    if not all(-len(modules) <= number < len(modules) for number in chosen) or not chosen:
-        raise ValueError(f"The model has the layers 0 to {len(modules) - 1}, found {list(chosen)}.")
+    numbers = range(len(modules)) if layers is None else layers
+    if not all(-len(modules) <= number < len(modules) for number in numbers) or not numbers:
+        raise ValueError(f"The model has the layers 0 to {len(modules) - 1}, found {list(numbers)}.")
 
-    found: list[Tensor] = []
-    chosen = sorted({number % len(modules) for number in chosen})
-    stock = {number: modules[number].config for number in chosen}
-    ALL_ATTENTION_FUNCTIONS.register(NAME, _record)
-    try:
-        for number in chosen:
-            modules[number].clinkd_record = (found, list(rows), stock[number])
-            modules[number].config = copy.copy(stock[number])
-            modules[number].config._attn_implementation = NAME
-        yield found
-    finally:
-        for number in chosen:
-            modules[number].config = stock[number]
-            if hasattr(modules[number], "clinkd_record"):
-                del modules[number].clinkd_record
+    recorded: list[Tensor] = []
+    configs = {modules[number]: modules[number].config for number in numbers}
+
+    def record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Records the rows and calls the layer's own attention function."""
+        recorded.append(attention_rows(query, key, rows, kwargs["scaling"], kwargs.get("sliding_window")))
+        with patch_attr(module, "config", configs[module]):  # FlashAttention reads its own name there
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
+            return attend(module, query, key, value, *args, **kwargs)
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, record)
+    with ExitStack() as stack:
+        for module, config in configs.items():
+            recording_config = copy.copy(config)
+            recording_config._attn_implementation = NAME
+            stack.enter_context(patch_attr(module, "config", recording_config))
+        yield recorded
 
 
 def attention_rows(
@@ -102,30 +105,18 @@ def attention_rows(
     Args:
         query: ``[1, H, L, D]``.
         key: ``[1, K, L, D]``, K a divisor of H.
-        rows: Which of the L.
+        rows: Indices in 0..L-1.
         scaling: Factor of the scores, ``D ** -0.5``.
-        sliding_window: How many tokens back a row sees; None for all.
+        sliding_window: Number of tokens that a row attends to; None for all before it.
 
     Returns:
         Float32 ``[H, rows, L]``; each row sums to 1.
     """
-    at = torch.as_tensor(list(rows), device=query.device)
+    index = torch.as_tensor(list(rows), device=query.device)
     keys = key[0].repeat_interleave(query.shape[1] // key.shape[1], 0).float()
-    scores = query[0, :, at].float() @ keys.transpose(1, 2) * scaling
+    scores = query[0, :, index].float() @ keys.transpose(1, 2) * scaling
     columns = torch.arange(key.shape[2], device=query.device)
-    hidden = columns > at[:, None]
+    masked = columns > index[:, None]
     if sliding_window is not None:
-        hidden |= columns <= at[:, None] - sliding_window
-    return scores.masked_fill(hidden, float("-inf")).softmax(-1)
-
-
-def _record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Takes the place of a layer's attention function: notes the rows, then calls the function that was there."""
-    found, rows, config = module.clinkd_record
-    found.append(attention_rows(query, key, rows, kwargs["scaling"], kwargs.get("sliding_window")))
-    recording, module.config = module.config, config  # FlashAttention reads its own name there
-    try:
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
-        return attend(module, query, key, value, *args, **kwargs)
-    finally:
-        module.config = recording
+        masked |= columns <= index[:, None] - sliding_window
+    return scores.masked_fill(masked, float("-inf")).softmax(-1)

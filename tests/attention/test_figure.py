@@ -11,9 +11,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from llamafactory_clinkd.attention import attention_figure
-from llamafactory_clinkd.attention.cli import attention, labelled
-from llamafactory_clinkd.attention.figure import draw
-from llamafactory_clinkd.attention.sample import Attention, word_columns
+from llamafactory_clinkd.attention.answer_attention import AnswerAttention, word_columns
+from llamafactory_clinkd.attention.figure import attention, draw, parse_label
 
 
 @pytest.mark.filterwarnings("error:Glyph")
@@ -22,8 +21,8 @@ def test_draw_puts_each_map_over_the_picture(tmp_path):
     one_cell = torch.zeros(3, 5)
     one_cell[0, 4] = 0.25
     panels = [
-        ("here", Attention(one_cell, "$box$ (1,2)\x17\x1d", ["a"])),
-        ("nowhere", Attention(torch.zeros(3, 5), "", [])),
+        ("here", AnswerAttention(one_cell, "$box$ (1,2)\x17\x1d", ["a"])),
+        ("nowhere", AnswerAttention(torch.zeros(3, 5), "", [])),
     ]
     path = draw(picture, panels, "Where is it?", tmp_path / "new" / "map.png")
     drawn = Image.open(path)
@@ -39,8 +38,8 @@ def test_no_model_is_an_error(tmp_path):
 
 
 def test_labels():
-    assert labelled("mcg=runs/a=b") == ("mcg", "runs/a=b")
-    assert labelled("runs/mcg") == ("mcg", "runs/mcg")
+    assert parse_label("mcg=runs/a=b") == ("mcg", "runs/a=b")
+    assert parse_label("runs/mcg") == ("mcg", "runs/mcg")
 
 
 def test_a_word_is_found_whatever_its_case_and_tokens():

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""One question about one image, as LLaMA-Factory's chat engine gives it to a saved model, with an answer behind it."""
+"""The attention of a saved model's answer to one question, with the inputs of LLaMA-Factory's chat engine."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +12,15 @@ from torch import Tensor
 
 from ..rope import read_rope_config, rope_settings
 from ..rope.binding import inner_model, token_types
+from ..utils.io import read_json
 from .maps import attention_map
 
 
 MAX_NEW_TOKENS = 128
 
 
-class Attention(NamedTuple):
-    """What a model looked at.
+class AnswerAttention(NamedTuple):
+    """Attention over an image.
 
     Attributes:
         map: Float32 ``[h, w]``, see :func:`.maps.attention_map`.
@@ -34,9 +34,9 @@ class Attention(NamedTuple):
 
 
 def load_engine(path: str | Path, template: str = "qwen2_vl") -> Any:
-    """LLaMA-Factory's Hugging Face chat engine for a saved model, or a saved adapter over its base.
+    """LLaMA-Factory's Hugging Face chat engine for a saved model, or for a saved adapter and its base.
 
-    The plugin gives it the positions, and the square images, that were saved beside the model.
+    The plugin applies the positions and the square images that were saved beside the model.
 
     Raises:
         RuntimeError: If the plugin is not attached in this process and the model would get stock's positions.
@@ -47,7 +47,7 @@ def load_engine(path: str | Path, template: str = "qwen2_vl") -> Any:
     keys = {"model_name_or_path": str(path), "template": template, "infer_dtype": "auto"}
     adapter = Path(path) / "adapter_config.json"
     if adapter.is_file():
-        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = read_json(adapter)["base_model_name_or_path"]
         keys |= {"model_name_or_path": base, "adapter_name_or_path": str(path), "finetuning_type": "lora"}
     engine = HuggingfaceEngine(*get_infer_args(keys))
     saved, bound = read_rope_config(path), rope_settings(engine.model)
@@ -59,7 +59,7 @@ def load_engine(path: str | Path, template: str = "qwen2_vl") -> Any:
     return engine
 
 
-def look(
+def answer_attention(
     engine: Any,
     image: str | Path,
     question: str,
@@ -67,63 +67,56 @@ def look(
     word: str | None = None,
     layers: Sequence[int] | None = None,
     answer: str | None = None,
-) -> Attention:
+) -> AnswerAttention:
     """The attention of the answer's tokens, or of a word's, over the image.
 
     Args:
         engine: See :func:`load_engine`.
-        image: Path of the picture.
+        image: Path of the image.
         question: Without the image's placeholder.
-        word: Attention of this word instead, looked for in the answer first and then in the question; upper and lower
-            case are the same.
+        word: Attention of this word instead, searched first in the answer and then in the question, ignoring case.
         layers: Numbers of decoder layers; None for all.
-        answer: The answer to put behind the question; None to let the model answer greedily.
+        answer: The answer that follows the question; None to let the model answer greedily.
 
     Raises:
-        ValueError: If the word is in neither, or there is no answer.
+        ValueError: If the word is in neither, or the answer is empty.
     """
     tokenizer, model = engine.tokenizer, engine.model
-    prompt, inputs = _ask(engine, str(image), question)
-    if answer is None:
-        ids = torch.tensor([prompt], device=model.device)
-        mask = torch.ones_like(ids)
-        ends = engine.template.get_stop_token_ids(tokenizer)
-        options = {"do_sample": False, "num_beams": 1, "max_new_tokens": MAX_NEW_TOKENS, "eos_token_id": ends}
-        # An answer that writes an image's placeholder could not be passed through the model again.
-        options["suppress_tokens"] = [model.config.image_token_id, model.config.video_token_id]
-        out = model.generate(
-            input_ids=ids, attention_mask=mask, pad_token_id=tokenizer.pad_token_id, **inputs, **options
-        )
-        answered = [token for token in out[0, len(prompt) :].tolist() if token not in ends]
-    else:
-        answered = tokenizer.encode(answer, add_special_tokens=False)
-
-    ids = torch.tensor([[*prompt, *answered]], device=model.device)
+    prompt, pixels = _encode_question(engine, str(image), question)
+    answer_ids = (
+        _generate(engine, prompt, pixels) if answer is None else tokenizer.encode(answer, add_special_tokens=False)
+    )
+    ids = torch.tensor([[*prompt, *answer_ids]], device=model.device)
     inner = inner_model(model)
     types = token_types(inner.config, ids)
     image_tokens = types[0].nonzero()[:, 0].tolist()
-    rows = _rows(tokenizer, prompt, answered, image_tokens[-1] + 1, word)
-    _, height, width = (inputs["image_grid_thw"][0] // inner.visual.spatial_merge_size).tolist()
-    found = attention_map(
+    rows = _attending_rows(tokenizer, prompt, answer_ids, image_tokens[-1] + 1, word)
+    _, height, width = (pixels["image_grid_thw"][0] // inner.visual.spatial_merge_size).tolist()
+    weights = attention_map(
         model,
-        {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": types, **inputs},
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": types, **pixels},
         rows=rows,
         image_tokens=image_tokens,
         grid=(height, width),
         layers=layers,
     )
-    return Attention(found, tokenizer.decode(answered), [tokenizer.decode([ids[0, row].item()]) for row in rows])
+    tokens = [tokenizer.decode([ids[0, row].item()]) for row in rows]
+    return AnswerAttention(weights, tokenizer.decode(answer_ids), tokens)
 
 
 def word_columns(tokenizer: Any, ids: Sequence[int], word: str) -> list[int]:
     """Columns of the tokens that hold the first occurrence of ``word`` in ``ids``; empty if it does not occur."""
-    at = tokenizer.decode(ids).lower().find(word.lower())
-    ends = [len(tokenizer.decode(ids[: column + 1])) for column in range(len(ids))]
-    starts = [0, *ends]
-    return [column for column, end in enumerate(ends) if at >= 0 and end > at and starts[column] < at + len(word)]
+    start = tokenizer.decode(ids).lower().find(word.lower())
+    token_ends = [len(tokenizer.decode(ids[: column + 1])) for column in range(len(ids))]
+    token_starts = [0, *token_ends]
+    return [
+        column
+        for column, end in enumerate(token_ends)
+        if start >= 0 and end > start and token_starts[column] < start + len(word)
+    ]
 
 
-def _ask(engine: Any, image: str, question: str) -> tuple[list[int], dict[str, Tensor]]:
+def _encode_question(engine: Any, image: str, question: str) -> tuple[list[int], dict[str, Tensor]]:
     """Token ids of the question, and the image's pixels and grid on the model's device."""
     plugin, processor, model = engine.template.mm_plugin, engine.processor, engine.model
     messages = [{"role": "user", "content": f"<image>{question}"}]
@@ -137,14 +130,37 @@ def _ask(engine: Any, image: str, question: str) -> tuple[list[int], dict[str, T
     }
 
 
-def _rows(tokenizer: Any, prompt: list[int], answered: list[int], after_image: int, word: str | None) -> list[int]:
-    """Columns of the tokens whose attention is wanted."""
-    if not answered:
+def _generate(engine: Any, prompt: list[int], pixels: dict[str, Tensor]) -> list[int]:
+    """Token ids of the model's greedy answer."""
+    model, ids = engine.model, torch.tensor([prompt], device=engine.model.device)
+    stop_ids = engine.template.get_stop_token_ids(engine.tokenizer)
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pad_token_id=engine.tokenizer.pad_token_id,
+        eos_token_id=stop_ids,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=MAX_NEW_TOKENS,
+        # An answer with an image placeholder could not be passed through the model again.
+        suppress_tokens=[model.config.image_token_id, model.config.video_token_id],
+        **pixels,
+    )
+    return [token for token in output[0, len(prompt) :].tolist() if token not in stop_ids]
+
+
+def _attending_rows(
+    tokenizer: Any, prompt: list[int], answer_ids: list[int], after_image: int, word: str | None
+) -> list[int]:
+    """Columns of the tokens whose attention is computed."""
+    if not answer_ids:
         raise ValueError("The model's answer is empty, so it has no attention. Give one with `answer`.")
     if word is None:
-        return list(range(len(prompt), len(prompt) + len(answered)))
-    for first, ids in ((len(prompt), answered), (after_image, prompt[after_image:])):
+        return list(range(len(prompt), len(prompt) + len(answer_ids)))
+    for first, ids in ((len(prompt), answer_ids), (after_image, prompt[after_image:])):
         columns = word_columns(tokenizer, ids, word)
         if columns:
             return [first + column for column in columns]
-    raise ValueError(f"The word {word!r} is neither in the answer {tokenizer.decode(answered)!r} nor in the question.")
+    raise ValueError(
+        f"The word {word!r} is neither in the answer {tokenizer.decode(answer_ids)!r} nor in the question."
+    )
