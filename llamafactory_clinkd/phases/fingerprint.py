@@ -1,74 +1,115 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What each phase ran with: recipe keys that matter to it, data, model, and the phase that feeds it."""
+"""What each phase ran with: the recipe's values, its data and models, and the phase before it.
+
+Every field of every argument group counts, unless :data:`IGNORED` names it with a reason. So a key that a newer
+LLaMA-Factory or transformers adds is noticed without a change here.
+"""
 
 import json
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from ..arguments import TRAINING_PHASES, ClinkdArguments
 from ..utils.io import content_hash, file_sha256, sampled_sha256
 from ..utils.value_checks import split_list
 
 
-DATA_KEYS = (
-    "template", "dataset", "cutoff_len", "max_samples", "val_size", "train_on_prompt", "mask_history", "packing",
-    "neat_packing", "mix_strategy", "interleave_probs", "default_system", "tool_format",
-)  # fmt: skip
-MODEL_KEYS = ("quantization_bit", "image_max_pixels", "image_min_pixels", "rope_scaling", "flash_attn")
-TRAINING_KEYS = (
-    "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps",
-    "warmup_ratio", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16",
-    "fp16", "label_smoothing_factor", "neftune_noise_alpha",
-)  # fmt: skip
-FINETUNING_KEYS = (
-    "finetuning_type", "lora_rank", "lora_alpha", "lora_dropout", "lora_target", "freeze_vision_tower",
-    "freeze_multi_modal_projector", "freeze_language_model", "freeze_trainable_layers", "use_badam", "use_galore",
-    "pure_bf16", "disable_shuffling",
-)  # fmt: skip
-# Recorded only where they are not at stock's default.
-MORE_DATA_KEYS = ("ignore_pad_token_for_loss", "enable_thinking", "preserve_thinking")
-MORE_MODEL_KEYS = (
-    "model_revision", "adapter_folder", "quantization_method", "quantization_type", "double_quantization",
-    "resize_vocab", "add_tokens", "add_special_tokens", "shift_attn", "mixture_of_depths", "upcast_layernorm",
-    "upcast_lmhead_output", "train_from_scratch", "image_do_pan_and_scan", "crop_to_patches", "video_max_pixels",
-    "video_min_pixels", "video_fps", "video_maxlen",
-)  # fmt: skip
-MORE_TRAINING_KEYS = (
-    "lr_scheduler_kwargs", "optim_args", "optim_target_modules", "data_seed", "train_sampling_strategy",
-    "dataloader_drop_last", "load_best_model_at_end",
-)  # fmt: skip
-MORE_FINETUNING_KEYS = (
-    "create_new_adapter", "additional_target", "module_dropout", "use_rslora", "use_dora", "pissa_init", "pissa_iter",
-    "loraplus_lr_ratio", "loraplus_lr_embedding", "oft_rank", "oft_block_size", "oft_target",
-    "freeze_trainable_modules", "freeze_extra_modules", "use_llama_pro", "badam_mode", "badam_start_block",
-    "badam_switch_mode", "badam_switch_interval", "badam_update_ratio", "badam_mask_mode", "galore_target",
-    "galore_rank", "galore_update_interval", "galore_scale", "galore_proj_type", "galore_layerwise", "use_apollo",
-    "apollo_target", "apollo_rank", "apollo_update_interval", "apollo_scale", "apollo_proj", "apollo_proj_type",
-    "apollo_scale_type", "apollo_layerwise", "apollo_scale_front", "use_adam_mini", "use_muon", "early_stopping_steps",
-)  # fmt: skip
-MORE_GENERATION_KEYS = ("length_penalty",)
-WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
-POSITION_KEYS = ("rope_variant", "mcg_alpha_h", "mcg_alpha_w", "mcg_gap", "rope_sections", "image_square")
-TEACHER_KEYS = ("ref_model", "ref_model_adapters", "ref_model_quantization_bit", "teacher_rope_variant")
-PHASE_KEYS = {
-    "pseudo_label": ("pseudo_label_samples", "image_square", *TEACHER_KEYS),
-    "distill": (
-        "kd_method", "kd_alpha", "kd_temperature", "kd_temperature_squared", "kd_noise_std", "kd_epochs",
-        "pseudo_label_samples", "pseudo_label_target", *TEACHER_KEYS, *POSITION_KEYS, *FINETUNING_KEYS,
+IGNORED: dict[str, tuple[str, ...]] = {
+    "names a folder for output or caches, not its content": (
+        "output_dir", "overwrite_output_dir", "logging_dir", "cache_dir", "overwrite_cache", "offload_folder",
+        "save_on_each_node", "data_shared_file_system",
     ),
-    "correct": (
-        "correction_rounds", "correction_threshold", "correction_iou", "correction_outputs", "correction_similarity",
-        "correction_similarity_model", "corrector", "correction_model", "correction_candidates",
-        "correction_max_samples", "correction_max_requests", "correction_prompt", "correction_scorer",
-        *POSITION_KEYS, *FINETUNING_KEYS,
+    "controls what is logged, plotted or reported": (
+        "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "logging_first_step", "logging_steps",
+        "logging_strategy", "logging_nan_inf_filter", "report_to", "run_name", "project", "trackio_space_id",
+        "trackio_bucket_id", "trackio_static_space_id", "use_swanlab", "swanlab_project", "swanlab_workspace",
+        "swanlab_run_name", "swanlab_mode", "swanlab_logdir", "swanlab_lark_webhook_url", "plot_loss", "debug",
+        "print_param_status", "badam_verbose", "skip_memory_metrics", "include_num_input_tokens_seen",
+        "include_effective_tokens_per_second", "compute_accuracy", "correction_token_prices",
     ),
-    "predict": ("sasg_candidates", "sasg_mode", "sasg_scorer", "sasg_region", *POSITION_KEYS),
-    "evaluate": ("spice_jars",),
+    "is a secret, or permission to use a server or a hub": (
+        "hub_token", "hf_hub_token", "ms_hub_token", "om_hub_token", "swanlab_api_key", "swanlab_lark_secret",
+        "trust_remote_code", "correction_allow_remote",
+    ),
+    "publishes a finished model": (
+        "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision",
+    ),
+    "decides how much of a checkpoint is kept; a resumed run equals an uninterrupted one": (
+        "save_total_limit", "save_only_model", "resume_from_checkpoint", "enable_jit_checkpoint",
+    ),
+    "is set by each phase, by LLaMA-Factory or from other fields": (
+        "use_clinkd", "clinkd_phases", "stage", "do_train", "do_eval", "do_predict", "predict_with_generate",
+        "num_train_epochs", "eval_on_each_dataset", "remove_unused_columns", "label_names", "generation_max_length",
+        "generation_num_beams", "model_max_length", "block_diag_attn",
+    ),
+    "decides where and how fast the same computation runs": (
+        "deepspeed", "fsdp", "fsdp_config", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_static_graph",
+        "ddp_find_unused_parameters", "ddp_broadcast_buffers", "local_rank", "device_map", "use_cpu",
+        "low_cpu_mem_usage", "gradient_checkpointing", "gradient_checkpointing_kwargs", "use_reentrant_gc",
+        "disable_gradient_checkpointing", "use_unsloth_gc", "torch_empty_cache_steps", "preprocessing_num_workers",
+        "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+        "dataloader_prefetch_factor", "kd_cache", "kd_teacher_offload", "correction_concurrency",
+        "correction_base_url",
+    ),
 }  # fmt: skip
-GENERATING_PHASES = ("pseudo_label", "correct", "predict")
-GENERATION_KEYS = ("num_beams", "max_new_tokens", "max_length", "temperature", "top_p", "top_k", "repetition_penalty")
+"""Reason -> fields that cannot change a result."""
+
+BEST_MODEL_FIELDS = (
+    "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps",
+    "metric_for_best_model", "greater_is_better",
+)  # fmt: skip
+"""Ignored too unless evaluations choose the model (``load_best_model_at_end``, ``early_stopping_steps``)."""
+
+RECORDED_BY_CONTENT = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "seed")
+"""Recorded by :func:`phase_inputs` itself, in every phase that they concern."""
+
+MODEL_PHASES = ("pseudo_label", "distill", "correct", "predict")
+GROUP_PHASES = {
+    "model": MODEL_PHASES,
+    "data": MODEL_PHASES,
+    "training": TRAINING_PHASES,
+    "finetuning": TRAINING_PHASES,
+    "generating": ("pseudo_label", "correct", "predict"),
+}
+"""Argument group -> the phases that its fields concern."""
+
+FIELD_PHASES = {
+    "pseudo_label_target": ("distill",),
+    "pseudo_label_samples": ("pseudo_label", "distill"),
+    "ref_model": ("pseudo_label", "distill"),
+    "teacher_rope_variant": ("pseudo_label", "distill"),
+    "image_square": MODEL_PHASES,
+    "rope_variant": ("distill", "correct", "predict"),
+    "rope_sections": ("distill", "correct", "predict"),
+    "mcg_": ("distill", "correct", "predict"),
+    "kd_": ("distill",),
+    "correct": ("correct",),
+    "sasg_": ("predict",),
+    "eval_dataset": ("predict",),
+    "per_device_eval_batch_size": ("predict",),
+    "compute_dtype": ("predict",),
+    "spice_jars": ("evaluate",),
+}
+"""Start of a field's name -> the phases that it concerns, where they differ from its group's."""
+
+ALWAYS_RECORDED = frozenset((
+    "template", "dataset", "eval_dataset", "cutoff_len", "max_samples", "val_size", "train_on_prompt", "mask_history",
+    "packing", "neat_packing", "mix_strategy", "interleave_probs", "default_system", "tool_format",
+    "quantization_bit", "image_max_pixels", "image_min_pixels", "rope_scaling", "flash_attn", "learning_rate",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "warmup_ratio",
+    "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16",
+    "label_smoothing_factor", "neftune_noise_alpha", "finetuning_type", "lora_rank", "lora_alpha", "lora_dropout",
+    "lora_target", "freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model",
+    "freeze_trainable_layers", "use_badam", "use_galore", "pure_bf16", "disable_shuffling", "ref_model",
+    "ref_model_adapters", "ref_model_quantization_bit", "num_beams", "max_new_tokens", "max_length", "temperature",
+    "top_p", "top_k", "repetition_penalty", *(item.name for item in fields(ClinkdArguments)),
+))  # fmt: skip
+"""Recorded at their default too: these defaults differ between versions. Of other fields only changes are recorded."""
+
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 
 
 def phase_inputs(phase: str, arguments: Any, previous: str | None) -> dict[str, Any]:
@@ -77,39 +118,40 @@ def phase_inputs(phase: str, arguments: Any, previous: str | None) -> dict[str, 
     Args:
         phase: One of :data:`llamafactory_clinkd.arguments.PHASES`.
         arguments: The recipe, a ``RecipeArguments``.
-        previous: Hash of the phase that feeds this one.
+        previous: Hash of the phase before this one.
     """
-    inputs = {"previous": previous, "seed": arguments.training.seed}
-    inputs.update(_pick(arguments.finetuning, PHASE_KEYS[phase]))
-    if phase == "evaluate":
-        return inputs
+    data, model, finetuning = arguments.data, arguments.model, arguments.finetuning
+    selects_model = bool(arguments.training.load_best_model_at_end or finetuning.early_stopping_steps)
+    ignored = {*RECORDED_BY_CONTENT, *(name for names in IGNORED.values() for name in names)}
+    if not selects_model:
+        ignored.update(BEST_MODEL_FIELDS)
+    if finetuning.sasg_mode != "sample":  # only sampled answers depend on the batch that a row is in
+        ignored.add("per_device_eval_batch_size")
+    if data.media_dir == data.dataset_dir:
+        ignored.add("media_dir")
 
-    inputs.update(_pick(arguments.data, DATA_KEYS) | _changed(arguments.data, MORE_DATA_KEYS))
-    inputs.update(_pick(arguments.model, MODEL_KEYS) | _changed(arguments.model, MORE_MODEL_KEYS))
-    if phase in ("distill", "correct"):
-        inputs.update(_pick(arguments.training, TRAINING_KEYS) | _changed(arguments.training, MORE_TRAINING_KEYS))
-        inputs.update(_changed(arguments.finetuning, MORE_FINETUNING_KEYS))
-    if phase in GENERATING_PHASES:
-        generating = arguments.generating
-        inputs.update(_pick(generating, GENERATION_KEYS) | _changed(generating, MORE_GENERATION_KEYS))
-    if phase == "predict":
-        inputs["eval_dataset"] = arguments.data.eval_dataset
-    names = (
-        arguments.data.eval_dataset if phase == "predict" and arguments.data.eval_dataset else arguments.data.dataset
-    )
-    inputs["data_files"] = dataset_fingerprint(names, arguments.data.dataset_dir)
-    model = arguments.model
-    inputs["model"] = (
-        model_fingerprint(model.model_name_or_path) if previous is None or phase == "pseudo_label" else None
-    )
-    inputs["adapters"] = (
-        [model_fingerprint(path) for path in model.adapter_name_or_path or []] if previous is None else None
-    )
-    if arguments.finetuning.ref_model and phase in ("pseudo_label", "distill"):
-        inputs["teacher"] = model_fingerprint(arguments.finetuning.ref_model)
-    if arguments.finetuning.ref_model_adapters and phase in ("pseudo_label", "distill"):
-        adapters = split_list(arguments.finetuning.ref_model_adapters)
-        inputs["teacher_adapters"] = [model_fingerprint(path) for path in adapters]
+    inputs = {"previous": previous, "seed": arguments.training.seed}
+    for group, default_phases in GROUP_PHASES.items():
+        for item in fields(getattr(arguments, group)):
+            value = getattr(getattr(arguments, group), item.name)
+            counts = item.name not in ignored and phase in _phases_of(item.name, default_phases)
+            if counts and (item.name in ALWAYS_RECORDED or not _is_default(item, value)):
+                inputs[item.name] = asdict(value) if is_dataclass(value) else value
+    if phase in MODEL_PHASES:
+        datasets = data.eval_dataset if phase == "predict" and data.eval_dataset else data.dataset
+        inputs["data_files"] = dataset_fingerprint(datasets, data.dataset_dir)
+        if selects_model and phase in TRAINING_PHASES:
+            inputs["evaluation_files"] = dataset_fingerprint(data.eval_dataset, data.dataset_dir)
+        is_first, adapters = previous is None, model.adapter_name_or_path or []
+        reads_model = is_first or phase == "pseudo_label"
+        inputs["model"] = model_fingerprint(model.model_name_or_path) if reads_model else None
+        inputs["adapters"] = [model_fingerprint(path) for path in adapters] if is_first else None
+    if phase in ("pseudo_label", "distill"):
+        if finetuning.ref_model:
+            inputs["teacher"] = model_fingerprint(finetuning.ref_model)
+        if finetuning.ref_model_adapters:
+            adapters = split_list(finetuning.ref_model_adapters)
+            inputs["teacher_adapters"] = [model_fingerprint(path) for path in adapters]
     return json.loads(json.dumps(inputs, default=str))
 
 
@@ -129,9 +171,10 @@ def changed_inputs(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def model_fingerprint(name_or_path: str) -> Any:
-    """A hub name as it is; a local folder as its configuration's hash and its weight files.
+    """A hub name unchanged; a local folder as the hashes of its configuration and its weight files.
 
-    Of each weight file the name, the size in bytes and 16 digits of :func:`.run_state.sampled_sha256`.
+    A weight file is recorded as its name, its size in bytes and 16 digits of
+    :func:`llamafactory_clinkd.utils.io.sampled_sha256`.
     """
     folder = Path(name_or_path)
     if not folder.is_dir():
@@ -145,26 +188,29 @@ def model_fingerprint(name_or_path: str) -> Any:
 
 
 def dataset_fingerprint(names: Any, dataset_dir: Any) -> dict[str, Any]:
-    """Hash of each local data file named in ``dataset_info.json``; other sources by name."""
-    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names or [])
+    """Data set -> hash of its local file; the entry in ``dataset_info.json`` if it has none."""
     info_path = Path(dataset_dir, "dataset_info.json") if isinstance(dataset_dir, str) else None
     info = json.loads(info_path.read_text(encoding="utf-8")) if info_path and info_path.is_file() else {}
-    found = {}
-    for name in names:
+    hashes = {}
+    for name in split_list(names or []):
         entry = info.get(name, {})
         path = Path(dataset_dir, entry["file_name"]) if "file_name" in entry else None
-        found[name] = file_sha256(path) if path and path.is_file() else json.dumps(entry, sort_keys=True)
-    return found
+        hashes[name] = file_sha256(path) if path and path.is_file() else json.dumps(entry, sort_keys=True)
+    return hashes
 
 
-def _changed(group: Any, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Values that are not stock's defaults, some of which it splits into lists."""
-    defaults = {item.name: item.default for item in fields(group)}
-    lists = {key: split_list(value) for key, value in defaults.items() if isinstance(value, str)}
-    values = {key: value for key, value in _pick(group, keys).items() if value not in (None, {})}
-    return {key: value for key, value in values.items() if value not in (defaults[key], lists.get(key))}
+def _phases_of(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    return next((phases for start, phases in FIELD_PHASES.items() if name.startswith(start)), default)
 
 
-def _pick(group: Any, keys: tuple[str, ...]) -> dict[str, Any]:
-    values = {key: getattr(group, key) for key in keys if hasattr(group, key)}
-    return {key: asdict(value) if is_dataclass(value) else value for key, value in values.items()}
+def _is_default(item: Field, value: Any) -> bool:
+    """Whether a value is the field's default, also in the form that parsing gives it: a list, a dataclass."""
+    default = item.default if item.default_factory is MISSING else item.default_factory()
+    defaults = [default]
+    if default in (None, {}, []):
+        defaults += [None, {}, []]
+    if isinstance(default, str):
+        defaults.append(split_list(default))
+    if is_dataclass(value):
+        defaults.append(type(value)())
+    return value in defaults

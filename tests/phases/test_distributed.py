@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""SIGTERM and LLaMA Board's Abort, in every phase: nothing is lost, and the same command goes on."""
+"""SIGTERM and LLaMA Board's Abort, in every phase: nothing is lost, and the same command continues the run."""
 
 import json
 import os
@@ -14,11 +14,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from small_run import losses, recipe, write_recipe
 from transformers import TrainerControl
 
-from llamafactory_clinkd.phases import distributed as stopping
-from llamafactory_clinkd.phases.distributed import ABORTED, StopCallback, stopped_by_sigterm
+from llamafactory_clinkd.phases import distributed
+from llamafactory_clinkd.phases.distributed import (
+    ABORTED,
+    StopCallback,
+    load_on_numbered_cpus,
+    stopped_by_sigterm,
+)
 from llamafactory_clinkd.utils.io import read_jsonl
 from llamafactory_clinkd.utils.ranks import Ranks, Stopped
 
@@ -37,7 +43,7 @@ def test_sigterm_asks_and_a_later_one_ends(monkeypatch):
             assert ranks.stop_reason() == "SIGTERM"
             os.kill(os.getpid(), signal.SIGTERM)
             assert not ended
-            monkeypatch.setattr(stopping, "SAME_SIGNAL_SECONDS", 0.0)
+            monkeypatch.setattr(distributed, "SAME_SIGNAL_SECONDS", 0.0)
             os.kill(os.getpid(), signal.SIGTERM)
             assert len(ended) == 1
         os.kill(os.getpid(), signal.SIGTERM)
@@ -81,6 +87,14 @@ def test_abort_in_the_middle_of_a_step_waits_for_its_end():
     assert not control.should_training_stop and not control.should_epoch_stop
     callback.on_step_end(ARGS, STATE, control)
     assert control.should_save and ranks.stop_reason() == ABORTED
+
+
+def test_tensors_are_loaded_to_a_numbered_cpu(tmp_path):
+    torch.save({"moment": torch.arange(3.0)}, tmp_path / "optimizer.pt")
+    load_on_numbered_cpus()
+    load_on_numbered_cpus()
+    found = torch.load(tmp_path / "optimizer.pt", map_location=torch.device("cpu", 0), weights_only=True)
+    assert found["moment"].tolist() == [0.0, 1.0, 2.0] and found["moment"].device.type == "cpu"
 
 
 PHASES = ["pseudo_label", "distill", "correct", "predict"]

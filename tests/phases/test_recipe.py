@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 from small_run import recipe
 
-from llamafactory_clinkd.phases.recipe import with_model
-from llamafactory_clinkd.phases.recipe import RecipeArguments
+from llamafactory_clinkd.phases.recipe import RecipeArguments, with_model
 from llamafactory_clinkd.utils.io import read_jsonl
 
 

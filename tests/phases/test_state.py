@@ -6,6 +6,8 @@
 import pytest
 from small_run import recipe
 
+from llamafactory_clinkd.phases.fingerprint import inputs_hash
+from llamafactory_clinkd.phases.state import ProcedureState
 from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json
 
 
@@ -51,3 +53,21 @@ def test_checkpoints_of_another_run_are_not_continued_from(workspace, tmp_path):
     with pytest.raises(ValueError, match="checkpoint-2 is of another run: phase `correct` would go on from it"):
         run(recipe(workspace, tmp_path, clinkd_phases="distill,correct"))
     assert not (tmp_path / "clinkd").exists()
+
+
+def test_state_of_an_earlier_version_is_read_and_a_new_key_reported_once(tmp_path, caplog):
+    """An earlier version did not record every key; what it recorded is compared as before."""
+    inputs = {"previous": None, "seed": 42, "sasg_candidates": 3}
+    record = {"status": "finished", "hash": inputs_hash(inputs), "inputs": inputs, "outputs": ["clinkd/predictions"]}
+    record |= {"started": "", "attempts": 1, "seconds": 3.0}
+    write_json(tmp_path / "clinkd" / "state.json", {"format": 1, "phases": {"predict": record, "distill": record}})
+    state, newer = ProcedureState(tmp_path / "clinkd", writes=True), {**inputs, "compute_dtype": "torch.bfloat16"}
+    assert state.is_finished("predict", inputs) and state.is_finished("distill", inputs)
+    with pytest.raises(ValueError, match="compute_dtype was the default, is 'torch.bfloat16'. Change it back"):
+        state.is_finished("distill", newer)
+    with caplog.at_level("WARNING", logger="llamafactory_clinkd"):
+        assert not state.is_finished("predict", newer)
+    assert "runs again, because the recipe changed: compute_dtype was the default" in caplog.text
+    state.start("predict", newer)
+    state.finish("predict", ["clinkd/predictions"], 2.0)
+    assert ProcedureState(tmp_path / "clinkd", writes=True).is_finished("predict", newer)
