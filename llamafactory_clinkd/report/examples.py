@@ -1,35 +1,37 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Example cards: one question with its image, the boxes over it, and every run's answer."""
+"""Example answers: a question with its image, the boxes over it, and every run's answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..evaluate.grounding import grounding_counts, label_found
-from ..utils.boxes import MODALITIES, Box, iou_matrix, parse_boxes
-from ..utils.io import content_hash
-from .embedded_images import Picture, embed, find_image
+from ..utils.boxes import TASKS, Box, iou_matrix, parse_boxes, sort_modalities
+from .excerpts import Picture, Segment, embed, find_image, sample_rows, segments
 from .load import RunData
-from .texts import Segment, segments
+
+
+MAX_ATTENTION_MAPS = 12
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A box as it is drawn over the image, whose user space is thousandths of width and height."""
+    """A box as an SVG path over the image, in thousandths of its width and height.
+
+    ``kind`` is ``asked`` (in the question), ``true`` or ``predicted``, then by the run with index ``run``.
+    """
 
     kind: str
-    """``asked`` (in the question), ``true`` or ``predicted``."""
     path: str
     title: str
     run: int = 0
-    """Which run predicted it."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A generated answer with its place in the ranking."""
+    """A generated answer with its rank."""
 
     rank: int
     segments: list[Segment]
@@ -38,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """One run's answer: what it said, what the metric makes of it, and what it was chosen from."""
+    """One run's answer, its verdict by the task's metric, and the candidates it was selected from."""
 
     run: int
     name: str
@@ -51,12 +53,10 @@ class Answer:
 
 
 @dataclass
-class Card:
-    """One question."""
+class Example:
+    """A question with its image; ``problem`` is the reason why there is no picture."""
 
-    task: str
     modality: str
-    image: str
     question: list[Segment]
     truth: list[Segment]
     picture: Picture | None
@@ -71,89 +71,41 @@ class Card:
         return f"{self.modality} image of this question. {f'Boxes: {boxes}' if boxes else 'No boxes.'}"
 
 
-def make_cards(runs: Sequence[RunData], task: str, wanted: int, seed: int) -> list[Card]:
-    """Cards of one task, a seeded choice over its modalities; of several runs, only questions that all answered.
+def make_examples(runs: Sequence[RunData], task: str, count: int, seed: int) -> list[Example]:
+    """Examples of one task, a seeded choice over its modalities; with several runs, questions that all answered.
 
     Args:
         runs: The runs, compared in this order.
         task: One of the four tasks.
-        wanted: At most so many cards.
+        count: Maximal number of examples.
         seed: Seed of the choice.
     """
-    answered = [{_key(row): row for row in run.predictions if row["task"] == task} for run in runs if run.predictions]
-    places = [number for number, run in enumerate(runs) if run.predictions]
-    if not answered:
+    answers = {
+        index: {_question_key(row): row for row in run.predictions if row["task"] == task}
+        for index, run in enumerate(runs)
+        if run.predictions
+    }
+    if not answers:
         return []
-    shared = [row for key, row in answered[0].items() if all(key in rows for rows in answered)]
-    cards = []
-    chosen = sample_rows(shared, wanted, group=lambda row: row["modality"], seed=f"{seed} {task}")
-    for row in sorted(chosen, key=lambda row: _place(row["modality"])):
-        card = _question_card(row, runs[places[0]])
-        for place, rows in zip(places, answered, strict=True):
-            _add_answer(card, place, runs, rows[_key(row)])
-        cards.append(card)
-    return cards
-
-
-def _place(modality: str) -> int:
-    """The place of a modality in the paper's order; others come last."""
-    return MODALITIES.index(modality) if modality in MODALITIES else len(MODALITIES)
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
-    """A question; a row's id alone may stand for several questions about one image."""
-    return str(row["id"]), row["question"], row["annotation"]
-
-
-def _question_card(row: dict[str, Any], run: RunData) -> Card:
-    picture, problem = None, None
-    path = find_image(row["image"], run.folder)
-    if path is None:
-        problem = f"The image {row['image']} was not found." if row["image"] else "The row names no image."
-    else:
-        try:
-            picture = embed(path)
-        except ValueError as error:
-            problem = f"{error}."
-    card = Card(
-        row["task"],
-        row["modality"],
-        row["image"],
-        segments(row["question"]),
-        segments(row["annotation"]),
-        picture,
-        problem,
-    )
-    card.outlines += outlines("asked", "asked region", parse_boxes(row["question"]))
-    card.outlines += outlines("true", "true box", parse_boxes(row["annotation"]))
-    return card
-
-
-def _add_answer(card: Card, place: int, runs: Sequence[RunData], row: dict[str, Any]) -> None:
-    several = len(runs) > 1
-    name = runs[place].name if several else "Answer"
-    said = f"predicted by {name}" if several else "predicted box"
-    card.outlines += outlines("predicted", said, parse_boxes(row["response"]), place)
-    verdict, right = _verdict(row)
-    found = (
-        row["candidates"]
-        if len(row["candidates"]) > 1 or any(_score(c) is not None for c in row["candidates"])
-        else []
-    )
-    candidates = [
-        Candidate(_rank(candidate, order), segments(_text(candidate)), _score(candidate))
-        for order, candidate in enumerate(found, start=1)
-    ]
-    card.answers.append(
-        Answer(
-            place, name, segments(row["response"]), verdict, right,
-            sorted(candidates, key=lambda candidate: candidate.rank), row["scorer"], row["error"],
-        )
-    )  # fmt: skip
+    first = min(answers)
+    shared = [row for key, row in answers[first].items() if all(key in rows for rows in answers.values())]
+    chosen = sample_rows(shared, count, group=lambda row: row["modality"], seed=f"{seed} {task}")
+    order = sort_modalities(row["modality"] for row in chosen)
+    examples = []
+    for row in sorted(chosen, key=lambda row: order.index(row["modality"])):
+        example = _example(row, runs[first])
+        for index, rows in answers.items():
+            name = runs[index].name if len(runs) > 1 else "Answer"
+            answer = rows[_question_key(row)]
+            label = f"predicted by {name}" if len(runs) > 1 else "predicted box"
+            example.outlines += outlines("predicted", label, parse_boxes(answer["response"]), index)
+            example.answers.append(_answer(index, name, answer))
+        examples.append(example)
+    return examples
 
 
 def outlines(kind: str, label: str, boxes: Sequence[Box], run: int = 0) -> list[Outline]:
-    """Boxes as paths; a box without width or height stays visible as a line, which a ``rect`` would not."""
+    """Boxes as paths: unlike a ``rect``, a path without width or height stays visible as a line."""
     return [
         Outline(
             kind,
@@ -165,54 +117,89 @@ def outlines(kind: str, label: str, boxes: Sequence[Box], run: int = 0) -> list[
     ]
 
 
+def pseudo_label_examples(run: RunData, seed: int) -> dict[str, Any] | None:
+    """Counts and examples of the teacher's answers; None without any."""
+    rows = [row for row in run.pseudo_labels if isinstance(row, dict)]
+    if not rows:
+        return None
+    columns = {"question": "question", "label": "pseudo_label", "truth": "annotation"}
+    return {
+        "rows": len(rows),
+        "labelled": sum(row.get("pseudo_label") is not None for row in rows),
+        "examples": [
+            {"task": row.get("task"), **{name: segments(row.get(key)) for name, key in columns.items()}}
+            for row in sample_rows(rows, len(TASKS), group=lambda row: str(row.get("task")), seed=seed)
+        ],
+    }
+
+
+def attention_maps(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """The first attention maps, embedded; an unreadable file has a ``problem`` instead of a ``picture``."""
+    maps = []
+    paths = [(run, path) for run in runs for path in run.attention]
+    for run, path in paths[:MAX_ATTENTION_MAPS]:
+        title = f"{run.name}: {path.stem}" if len(runs) > 1 else path.stem
+        try:
+            maps.append({"title": title, "picture": embed(path, 900), "problem": None})
+        except ValueError as error:
+            maps.append({"title": title, "picture": None, "problem": str(error)})
+    return maps
+
+
+def _question_key(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Identifies a question; several questions about one image may share an id."""
+    return str(row["id"]), row["question"], row["annotation"]
+
+
+def _example(row: dict[str, Any], run: RunData) -> Example:
+    picture, problem = None, None
+    path = find_image(row["image"], run.folder)
+    if path is None:
+        problem = f"The image {row['image']} was not found." if row["image"] else "The row names no image."
+    else:
+        try:
+            picture = embed(path)
+        except ValueError as error:
+            problem = f"{error}."
+    boxes = outlines("asked", "asked region", parse_boxes(row["question"]))
+    boxes += outlines("true", "true box", parse_boxes(row["annotation"]))
+    return Example(
+        row["modality"], segments(row["question"]), segments(row["annotation"]), picture, problem, outlines=boxes
+    )
+
+
+def _answer(index: int, name: str, row: dict[str, Any]) -> Answer:
+    candidates = [_candidate(candidate, rank) for rank, candidate in enumerate(row["candidates"], start=1)]
+    if len(candidates) == 1 and candidates[0].score is None:
+        candidates = []
+    candidates.sort(key=lambda candidate: candidate.rank)
+    verdict, right = _verdict(row)
+    return Answer(index, name, segments(row["response"]), verdict, right, candidates, row["scorer"], row["error"])
+
+
+def _candidate(candidate: Any, position: int) -> Candidate:
+    """A candidate of any form: ``{"text", "score", "rank"}``, incomplete or malformed, or a text."""
+    values = candidate if isinstance(candidate, dict) else {"text": candidate}
+    rank, score = values.get("rank"), values.get("score")
+    return Candidate(
+        rank if isinstance(rank, int) else position,
+        segments(values.get("text")),
+        float(score) if isinstance(score, int | float) else None,
+    )
+
+
 def _verdict(row: dict[str, Any]) -> tuple[str, bool | None]:
-    """What the task's metric makes of one answer; captions are scored over many rows, not one by one."""
+    """The verdict of the task's metric on one answer; captions are scored over many rows and have none."""
     if row["task"] == "VG":
-        found, targets = grounding_counts(row["annotation"], row["response"])
         predicted = parse_boxes(row["response"])
         if not predicted:
             return "no box", False
+        matched, targets = grounding_counts(row["annotation"], row["response"])
         best = iou_matrix(parse_boxes(row["annotation"]), predicted).max(axis=1)
         values = ", ".join(f"{value:.2f}" for value in best[:4]) + (" …" if len(best) > 4 else "")
-        return (f"IoU {values}" if targets == 1 else f"{found} of {targets} found, IoU {values}"), found == targets
+        text = f"IoU {values}" if targets == 1 else f"{matched} of {targets} found, IoU {values}"
+        return text, matched == targets
     if row["task"] == "ROC":
         right = label_found(row["annotation"], row["response"])
         return ("label found" if right else "label not found"), right
     return "", None
-
-
-def _text(candidate: Any) -> Any:
-    return candidate.get("text") if isinstance(candidate, dict) else candidate
-
-
-def _score(candidate: Any) -> float | None:
-    score = candidate.get("score") if isinstance(candidate, dict) else None
-    return float(score) if isinstance(score, int | float) else None
-
-
-def _rank(candidate: Any, order: int) -> int:
-    rank = candidate.get("rank") if isinstance(candidate, dict) else None
-    return rank if isinstance(rank, int) else order
-
-
-def sample_rows(
-    rows: Sequence[dict[str, Any]], wanted: int, *, group: Callable[[dict[str, Any]], str], seed: int | str
-) -> list[dict[str, Any]]:
-    """Up to ``wanted`` rows, one from each group in turn, chosen by a hash of seed and content.
-
-    The choice, and which group has the first turn, depend on the seed, not on the order of the rows nor on how well
-    they were answered.
-    """
-    groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for row in rows:
-        key = content_hash([seed, row.get("id"), row.get("image"), row.get("question"), row.get("annotation")])
-        groups.setdefault(group(row), []).append((key, row))
-    names = sorted(groups, key=lambda name: content_hash([seed, name]))
-    ordered = [sorted(groups[name], key=lambda pair: pair[0]) for name in names]
-    turns = [
-        members[turn][1]
-        for turn in range(max(map(len, ordered), default=0))
-        for members in ordered
-        if turn < len(members)
-    ]
-    return turns[:wanted]

@@ -1,81 +1,97 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The report's figures: pure functions from numbers to an SVG element."""
+"""The report's figures as SVG elements, whose colours and font are those of the page in light and dark.
 
-from collections.abc import Mapping, Sequence
+Every figure has an ``svg_id``, unique in the page, and a ``description``, its alternative text. Lists are drawn from
+top to bottom; runs are counted from 0.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .svg import CORRECTED, INK, KEPT, LINE, MUTED, PAPER, REJECTED, RUNS, SURFACE, drawing, to_svg
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MAX_POINTS = 400
+# Placeholders of the page's CSS variables; none is used for anything else, so that they can be replaced in the SVG.
+INK, MUTED, LINE, SURFACE = "#0c0f01", "#0c0f02", "#0c0f03", "#0c0f04"
+PAPER, KEPT, CORRECTED, REJECTED = "#0c0f05", "#0c0f06", "#0c0f07", "#0c0f08"
+RUNS = tuple(f"#0c0f1{number}" for number in range(8))
 STATUS_COLOURS = {"kept": KEPT, "corrected": CORRECTED, "rejected": REJECTED}
 
+_VARIABLES = {
+    INK: ("ink", "#1b2733"), MUTED: ("muted", "#5c6b78"), LINE: ("line", "#d9e0e6"), SURFACE: ("surface", "#ffffff"),
+    PAPER: ("paper", "#7a6f9b"), KEPT: ("kept", "#8fa3b0"), CORRECTED: ("corrected", "#0b7f8f"),
+    REJECTED: ("rejected", "#c2571a"),
+    **{colour: (f"run-{number}", "#0b7f8f") for number, colour in enumerate(RUNS)},
+}  # fmt: skip
+_STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "clinkd", "text.parse_math": False, "text.color": INK,
+    "font.family": "DejaVu Sans", "font.size": 9.0, "figure.facecolor": "none", "axes.facecolor": "none",
+    "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "axes.axisbelow": True,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+    "axes.titlesize": 10.0, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "xtick.color": LINE, "xtick.labelcolor": MUTED, "xtick.major.size": 0,
+    "ytick.color": LINE, "ytick.labelcolor": INK, "ytick.major.size": 0,
+    "grid.color": LINE, "grid.linewidth": 0.7, "legend.frameon": False,
+}  # fmt: skip
 
-def run_colour(number: int) -> str:
-    """The colour of a run, counted from 0."""
-    return RUNS[number % len(RUNS)]
+
+def run_colour(index: int) -> str:
+    """The colour of a run; the ninth run has the colour of the first."""
+    return RUNS[index % len(RUNS)]
 
 
 def modality_bars(
     names: Sequence[str],
     runs: Sequence[Sequence[tuple[float | None, Sequence[float] | None]]],
     paper: Sequence[float | None],
-    identity: str,
+    svg_id: str,
     description: str,
 ) -> str:
-    """A bar for each modality and run with its interval, and the paper's number as a diamond; in percent.
+    """A bar for each modality and run with its interval, and the paper's score as a diamond; in percent.
 
-    Args:
-        names: Modalities, from top to bottom.
-        runs: For each run, for each modality, (value, (low, high) or None); None where it has no rows.
-        paper: The paper's values.
-        identity: Unique in the page.
-        description: Alternative text.
+    ``runs`` has (value, (low, high) or None) for each run and modality; a value is None without rows.
     """
-    thick = 0.72 / max(len(runs), 1)
-    with drawing(4.2, 0.55 + len(names) * max(0.38, 0.2 * len(runs))) as (figure, axes):
-        for number, values in enumerate(runs):
+    thickness = 0.72 / max(len(runs), 1)
+    with _drawing(4.2, 0.55 + len(names) * max(0.38, 0.2 * len(runs))) as (figure, axes):
+        for index, values in enumerate(runs):
             for row, (value, interval) in enumerate(values):
                 if value is None:
                     continue
-                y = row + (number - (len(runs) - 1) / 2) * thick
-                axes.barh(y, value, thick * 0.86, color=run_colour(number), alpha=0.62, linewidth=0)
+                y = row + (index - (len(runs) - 1) / 2) * thickness
+                axes.barh(y, value, thickness * 0.86, color=run_colour(index), alpha=0.62, linewidth=0)
                 if interval is not None:
                     axes.plot(interval, [y, y], color=INK, linewidth=1.3, solid_capstyle="butt", clip_on=False)
         for row, value in enumerate(paper):
             if value is not None:
                 axes.plot(value, row, marker="D", markersize=5.5, color=PAPER, markeredgecolor=SURFACE, clip_on=False)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.5, -0.5)
+        _label_rows(axes, names)
         axes.set_xlim(0, 100)
         axes.set_xlabel("percent")
-        axes.tick_params(length=0)
         axes.grid(axis="x")
-        axes.set_axisbelow(True)
-        axes.spines["left"].set_visible(False)
-        return to_svg(figure, identity, description)
+        return _to_svg(figure, svg_id, description)
 
 
 def training_curve(
-    title: str, series: Sequence[tuple[int, Sequence[float], Sequence[float]]], identity: str, description: str
+    title: str, series: Sequence[tuple[int, Sequence[float], Sequence[float]]], svg_id: str, description: str
 ) -> str:
-    """One logged quantity over optimiser steps, a line for each run; a long one also as its running mean.
-
-    Args:
-        title: Above the panel.
-        series: (number of the run, steps, values).
-        identity: Unique in the page.
-        description: Alternative text.
-    """
-    with drawing(3.5, 2.1) as (figure, axes):
-        for number, steps, values in series:
+    """A logged quantity over optimiser steps, a line for each (run, steps, values); long ones with a running mean."""
+    with _drawing(3.5, 2.1) as (figure, axes):
+        for index, steps, values in series:
             x, y = bucket_means(steps, values, MAX_POINTS)
             window = len(y) // 20
             smooth = window >= 2
-            colour = run_colour(number)
+            colour = run_colour(index)
             if len(y) == 1:
                 axes.plot(x, y, marker="o", color=colour)
             axes.plot(x, y, color=colour, linewidth=0.9 if smooth else 1.7, alpha=0.35 if smooth else 1.0)
@@ -83,123 +99,95 @@ def training_curve(
                 axes.plot(x, running_mean(y, window), color=colour, linewidth=1.8)
         axes.set_title(title)
         axes.set_xlabel("step")
-        axes.tick_params(length=0, labelcolor=MUTED)
+        axes.tick_params(labelcolor=MUTED)
         axes.grid(axis="y")
-        axes.set_axisbelow(True)
-        axes.spines["left"].set_visible(False)
         axes.margins(x=0.02)
         largest = max((abs(value) for _, _, values in series for value in values if np.isfinite(value)), default=0)
         if 0 < largest < 1e-2:
             axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        return to_svg(figure, identity, description)
+        return _to_svg(figure, svg_id, description)
 
 
-def status_bars(rounds: Sequence[tuple[str, Mapping[str, int]]], identity: str, description: str) -> str:
-    """A stacked bar of kept, corrected and rejected rows for each round.
-
-    Args:
-        rounds: (label, counts by status), from top to bottom.
-        identity: Unique in the page.
-        description: Alternative text.
-    """
-    with drawing(5.6, 0.55 + 0.36 * len(rounds)) as (figure, axes):
-        widest = max((sum(counts.values()) for _, counts in rounds), default=0) or 1
+def status_bars(rounds: Sequence[tuple[str, Mapping[str, int]]], svg_id: str, description: str) -> str:
+    """A stacked bar of kept, corrected and rejected rows for each round, (label, counts by status)."""
+    with _drawing(5.6, 0.55 + 0.36 * len(rounds)) as (figure, axes):
+        longest = max((sum(counts.values()) for _, counts in rounds), default=0) or 1
         for row, (_, counts) in enumerate(rounds):
             left = 0
             for status, colour in STATUS_COLOURS.items():
                 count = counts.get(status, 0)
                 axes.barh(row, count, 0.62, left=left, color=colour, edgecolor=SURFACE, linewidth=1.0)
-                if count > widest * 0.06:
-                    axes.text(
-                        left + count / 2, row, f"{count:,}", ha="center", va="center", color=SURFACE, weight="bold"
-                    )
+                if count > longest * 0.06:
+                    style = {"ha": "center", "va": "center", "color": SURFACE, "weight": "bold"}
+                    axes.text(left + count / 2, row, f"{count:,}", **style)
                 left += count
-        axes.set_yticks(range(len(rounds)), [label for label, _ in rounds])
-        axes.set_ylim(len(rounds) - 0.5, -0.5)
-        axes.set_xlim(0, widest)
+        _label_rows(axes, [label for label, _ in rounds])
+        axes.set_xlim(0, longest)
         axes.set_xlabel("rows")
-        axes.tick_params(length=0)
-        axes.spines["left"].set_visible(False)
-        return to_svg(figure, identity, description)
+        return _to_svg(figure, svg_id, description)
 
 
-def proportion_bars(counts: Mapping[str, int], identity: str, description: str) -> str:
-    """Shares of a whole as bars, each with its percentage and count (the paper's Figure A1 as bars).
-
-    Args:
-        counts: Name to count, from top to bottom.
-        identity: Unique in the page.
-        description: Alternative text.
-    """
+def proportion_bars(counts: Mapping[str, int], svg_id: str, description: str) -> str:
+    """Shares of a whole, each with its percentage and count (the paper's Figure A1 as bars)."""
     total = sum(counts.values()) or 1
-    with drawing(4.2, 0.3 + 0.32 * len(counts)) as (figure, axes):
+    with _drawing(4.2, 0.3 + 0.32 * len(counts)) as (figure, axes):
         shares = [100 * count / total for count in counts.values()]
         axes.barh(range(len(counts)), shares, 0.66, color=run_colour(0))
         for row, (share, count) in enumerate(zip(shares, counts.values(), strict=True)):
             axes.text(share + max(shares) * 0.02, row, f"{share:.1f}%  ({count:,})", va="center", color=MUTED)
-        axes.set_yticks(range(len(counts)), list(counts))
-        axes.set_ylim(len(counts) - 0.5, -0.5)
+        _label_rows(axes, list(counts))
         axes.set_xlim(0, max(shares) * 1.6)
         axes.set_xticks([])
-        axes.tick_params(length=0)
-        axes.spines[["left", "bottom"]].set_visible(False)
-        return to_svg(figure, identity, description)
+        axes.spines["bottom"].set_visible(False)
+        return _to_svg(figure, svg_id, description)
 
 
 def alpha_sweep(
-    alphas: Sequence[float], scores: Mapping[str, Sequence[float | None]], identity: str, description: str
+    alphas: Sequence[float], scores: Mapping[str, Sequence[float | None]], svg_id: str, description: str
 ) -> str:
-    """Scores over ``kd_alpha`` (the paper's Figure 4), in percent; the average is the bold line.
-
-    Args:
-        alphas: Ascending.
-        scores: ``Average`` and tasks to one value an alpha, None where a run has none.
-        identity: Unique in the page.
-        description: Alternative text.
-    """
-    with drawing(6.2, 3.0) as (figure, axes):
+    """Scores of tasks and ``Average`` (bold) in percent over ascending ``kd_alpha``, the paper's Figure 4."""
+    with _drawing(6.2, 3.0) as (figure, axes):
         lines = {
-            name: [(alpha, value) for alpha, value in zip(alphas, values, strict=True) if value is not None]
+            name: points
             for name, values in scores.items()
+            if (points := [pair for pair in zip(alphas, values, strict=True) if pair[1] is not None])
         }
-        lines = {name: points for name, points in lines.items() if points}
-        ends = [points[-1][1] for points in lines.values()]
-        places = spread(ends, 0.065 * max(max(v for line in lines.values() for _, v in line) if lines else 1, 1))
-        for number, (name, points) in enumerate(lines.items()):
+        highest = max((value for points in lines.values() for _, value in points), default=1)
+        label_heights = spread([points[-1][1] for points in lines.values()], 0.065 * max(highest, 1))
+        for index, (name, points) in enumerate(lines.items()):
             x, y = zip(*points, strict=True)
             bold = name == "Average"
-            colour = INK if bold else run_colour(number)
+            colour = INK if bold else run_colour(index)
             axes.plot(x, y, marker="o", color=colour, linewidth=2.6 if bold else 1.3, markersize=6 if bold else 4)
             axes.annotate(
-                name, (x[-1], places[number]), (9, 0), textcoords="offset points", va="center", color=colour,
+                name, (x[-1], label_heights[index]), (9, 0), textcoords="offset points", va="center", color=colour,
                 weight="bold" if bold else "normal",
             )  # fmt: skip
         axes.axvline(0.5, color=PAPER, linewidth=1.0, linestyle=(0, (4, 3)))
         axes.set_xticks(alphas)
         axes.set_xlabel("kd_alpha")
         axes.set_ylabel("percent")
-        axes.tick_params(length=0, labelcolor=MUTED)
+        axes.tick_params(labelcolor=MUTED)
         axes.grid(axis="y")
-        axes.set_axisbelow(True)
         axes.margins(x=0.12)
-        axes.spines["left"].set_color(LINE)
-        return to_svg(figure, identity, description)
+        axes.spines["left"].set_visible(True)
+        return _to_svg(figure, svg_id, description)
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Places near the values, in their order of size, no two nearer than ``gap``: for labels that must not overlap."""
-    order = sorted(range(len(values)), key=lambda place: values[place])
-    placed = list(values)
+    """The values in their order of size, moved up until no two are nearer than ``gap``: for labels."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    heights = list(values)
     for below, above in zip(order, order[1:], strict=False):
-        placed[above] = max(placed[above], placed[below] + gap)
-    return placed
+        heights[above] = max(heights[above], heights[below] + gap)
+    return heights
 
 
 def bucket_means(x: Sequence[float], y: Sequence[float], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``most`` points: the means of runs of neighbours; float64, in the order given."""
-    parts = min(most, len(x))
-    xs, ys = (np.array_split(np.asarray(values, dtype=np.float64), parts) for values in (x, y))
-    return np.array([part.mean() for part in xs]), np.array([part.mean() for part in ys])
+    """At most ``most`` points, the means of consecutive points; float64."""
+    buckets = min(most, len(x))
+    xs, ys = (np.array_split(np.asarray(values, dtype=np.float64), buckets) for values in (x, y))
+    return np.array([bucket.mean() for bucket in xs]), np.array([bucket.mean() for bucket in ys])
 
 
 def running_mean(values: Sequence[float], window: int) -> np.ndarray:
@@ -207,3 +195,46 @@ def running_mean(values: Sequence[float], window: int) -> np.ndarray:
     kernel = np.ones(window)
     counts = np.convolve(np.ones(len(values)), kernel, mode="same")
     return np.convolve(np.asarray(values, dtype=np.float64), kernel, mode="same") / counts
+
+
+@contextmanager
+def _drawing(width: float, height: float) -> Iterator[tuple["Figure", "Axes"]]:
+    """A figure with one pair of axes in the page's style, sizes in inches.
+
+    Raises:
+        ImportError: If matplotlib is not installed; the message names the extra.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("The report's figures need matplotlib: pip install 'llamafactory-clinkd[eval]'") from error
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots()
+
+
+def _label_rows(axes: "Axes", labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def _to_svg(figure: "Figure", svg_id: str, description: str) -> str:
+    """The figure as an ``<svg>`` element whose ids start with ``svg_id``, without fixed colours or external links."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = svg.replace("xlink:href", "href").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{svg_id}-", svg)
+    for colour, (name, fallback) in _VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{name}, {fallback})")
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    head, body = svg.split(">", 1)
+    width, height = (float(re.search(rf'{key}="([\d.]+)pt"', head)[1]) for key in ("width", "height"))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{escape(description)}">{body.strip()}'
+    )

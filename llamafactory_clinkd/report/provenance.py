@@ -1,97 +1,186 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""On what a run's numbers were had: data, weights, recipe keys, and the versions here."""
+"""The data, weights, recipe keys and package versions behind a run's numbers."""
 
 import json
+import math
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-from .load import RunData, describe_fingerprint
+from ..utils.boxes import TASKS, modality_label, sort_modalities
+from ..utils.io import read_json
+from . import figures
+from .load import RunData
 
 
 PACKAGES = (
     "llamafactory-clinkd", "llamafactory", "transformers", "torch", "datasets", "accelerate", "peft",
     "open_clip_torch", "sentence-transformers", "pycocoevalcap", "matplotlib", "numpy",
 )  # fmt: skip
+UNKNOWN = "not recorded"
 _PROTOCOLS = {
     "present": "over the modalities that have rows",
     "released": "over all eight as in the released code, absent ones count 0",
 }
-_DESCRIBED = ("model", "teacher", "adapters", "data_files", "previous")
+_FINGERPRINTS = {"model", "teacher", "adapters", "data_files", "previous"}
 
 
 def provenance(run: RunData) -> list[tuple[str, str]]:
-    """(what, found) about the data and the weights behind a run's scores; what is not recorded is said."""
-    unknown = "not recorded"
-    models = [phase["inputs"]["model"] for phase in run.phases.values() if phase["inputs"].get("model")]
-    teachers = [phase["inputs"]["teacher"] for phase in run.phases.values() if phase["inputs"].get("teacher")]
-    trained = {name: set(phase["inputs"].get("data_files") or {}) for name, phase in run.phases.items()}
-    train = set().union(*(names for phase, names in trained.items() if phase != "predict"))
-    test = trained.get("predict", set())
-    scorers = dict.fromkeys(row["scorer"] for row in run.predictions if row["scorer"])
-    facts = [
-        ("Test data", f"{', '.join(sorted(test)) or unknown}; {len(run.predictions):,} answers read"),
-        ("Training data", ", ".join(sorted(train)) or unknown),
-        ("Model now", run.model or "no model in the run's folder"),
-        ("Base weights", describe_fingerprint(models[0]) if models else unknown),
-        ("Teacher weights", describe_fingerprint(teachers[0]) if teachers else f"{unknown}, or no teacher"),
-        ("Candidates scored by", _scorers(list(scorers), run.scorer) or unknown),
-    ]
-    tasks = (run.metrics or {}).get("tasks", {})
+    """(name, value) of the data and the weights behind a run's scores, :data:`UNKNOWN` where not recorded."""
+    inputs = {name: phase["inputs"] for name, phase in run.phases.items()}
+    models, teachers = ([each[key] for each in inputs.values() if each.get(key)] for key in ("model", "teacher"))
+    train = {name for phase, each in inputs.items() if phase != "predict" for name in each.get("data_files") or {}}
+    test = inputs.get("predict", {}).get("data_files") or {}
+    metrics = run.metrics or {}
     tools = [
-        f"{what} {found}"
-        for task, key, what in (("RC", "parser", "parsed by"), ("MIA", "tokenizer", "split by"))
-        if (found := (tasks.get(task) or {}).get(key))
+        f"{label} {tool}"
+        for task, key, label in (("RC", "parser", "parsed by"), ("MIA", "tokenizer", "split by"))
+        if (tool := (metrics.get("tasks", {}).get(task) or {}).get(key))
     ]
-    protocol = (run.metrics or {}).get("protocol")
     return [
-        *facts,
-        ("Captions", "; ".join(tools) or unknown),
-        ("Mean over modalities", _PROTOCOLS.get(protocol, unknown)),
+        ("Test data", f"{', '.join(sorted(test)) or UNKNOWN}; {len(run.predictions):,} answers read"),
+        ("Training data", ", ".join(sorted(train)) or UNKNOWN),
+        ("Model now", describe_model(run.folder) or "no model in the run's folder"),
+        ("Base weights", describe_fingerprint(models[0]) if models else UNKNOWN),
+        ("Teacher weights", describe_fingerprint(teachers[0]) if teachers else f"{UNKNOWN}, or no teacher"),
+        ("Candidates scored by", _scorers(run) or UNKNOWN),
+        ("Captions", "; ".join(tools) or UNKNOWN),
+        ("Mean over modalities", _PROTOCOLS.get(metrics.get("protocol"), UNKNOWN)),
     ]
+
+
+def describe_model(folder: Path) -> str | None:
+    """Describes the model saved in ``folder``, from its configuration and the headers of its weights.
+
+    Returns:
+        For example ``qwen2_vl, hidden size 128, 4 layers, 1.9 M parameters``; None if there is no model.
+    """
+    adapter, config = folder / "adapter_config.json", folder / "config.json"
+    size = _count_parameters(folder)
+    counted = "" if size is None else f", {_short_count(size)} parameters"
+    if adapter.is_file():
+        settings = read_json(adapter)
+        base = settings.get("base_model_name_or_path") or "an unnamed base"
+        kind, rank = settings.get("peft_type", "adapter"), settings.get("r", "?")
+        return f"{kind} of rank {rank} on {base}" + (f"{counted} in the adapter" if counted else "")
+    if not config.is_file():
+        return None
+    settings = read_json(config)
+    text = settings.get("text_config", settings)
+    words = [str(settings.get("model_type", "unknown type"))]
+    words += [f"hidden size {text['hidden_size']}"] if "hidden_size" in text else []
+    words += [f"{text['num_hidden_layers']} layers"] if "num_hidden_layers" in text else []
+    return ", ".join(words) + counted
+
+
+def describe_fingerprint(model: Any) -> str:
+    """A model as ``state.json`` records it: a hub name, or a local folder by its weight files.
+
+    Args:
+        model: A string, or ``{"weights": [[name, bytes, sample], ...], "configs": [sha256, ...]}``; states of older
+            versions have no sample.
+    """
+    if isinstance(model, str):
+        return model
+    if not isinstance(model, dict) or not model.get("weights"):
+        return "a local folder without weight files"
+    total = sum(size for _, size, *_ in model["weights"])
+    config = f", configuration {model['configs'][0][:8]}" if model.get("configs") else ""
+    return f"a local folder with {total / 1e6:,.1f} MB of weights{config}"
 
 
 def recipe_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Every recorded recipe key: ``{"key", "values": one a run, "differs"}``, sorted; differing keys first.
+    """Every recorded recipe key: ``{"key", "values": one per run, "differs"}``, sorted, differing keys first.
 
-    Where the phases of a run had different values, all are given with their phase.
+    If the phases of a run recorded different values, each is listed with its phase.
     """
-    keys = {key for run in runs for phase in run.phases.values() for key in phase["inputs"]}
-    table = []
-    for key in sorted(keys - set(_DESCRIBED)):
-        values = [_value_of(run, key) for run in runs]
-        table.append({"key": key, "values": values, "differs": len(set(values)) > 1})
+    keys = {key for run in runs for phase in run.phases.values() for key in phase["inputs"]} - _FINGERPRINTS
+    values = {key: [_recorded_value(run, key) for run in runs] for key in keys}
+    table = [{"key": key, "values": values[key], "differs": len(set(values[key])) > 1} for key in keys]
     return sorted(table, key=lambda line: (not line["differs"], line["key"]))
 
 
 def environment() -> list[tuple[str, str]]:
-    """(name, version) of Python, the platform and the packages that matter, as they are where the report is made."""
-    found = [("Python", platform.python_version()), ("platform", f"{platform.system()} {platform.machine()}")]
+    """(name, version) of Python, the platform and the main packages on the machine that writes the report."""
+    versions = [("Python", platform.python_version()), ("platform", f"{platform.system()} {platform.machine()}")]
     for package in PACKAGES:
         try:
-            found.append((package, version(package)))
+            versions.append((package, version(package)))
         except PackageNotFoundError:
-            found.append((package, "not installed"))
-    return found
+            versions.append((package, "not installed"))
+    return versions
 
 
-def _scorers(names: Sequence[str], identity: dict[str, Any] | None) -> str:
-    """The scorers' short names, with what is recorded of the last one; the weights' hash by its first quarter."""
-    found = identity or {}
-    parts = [", ".join(names), found.get("kind"), found.get("library")]
-    if isinstance(found.get("weights_sha256"), str):
-        parts.append(f"weights {found['weights_sha256'][:16]}")
-    return "; ".join(str(part) for part in parts if part)
+def proportions(run: RunData) -> list[dict[str, Any]]:
+    """Shares of modalities and tasks in the test answers and in the rows that the teacher labelled (Figure A1)."""
+    views = []
+    for svg_id, title, rows in (
+        ("test", "Test questions", run.predictions),
+        ("labelled", "Training rows that the teacher labelled", run.pseudo_labels),
+    ):
+        counts = Counter((str(row.get("modality")), str(row.get("task"))) for row in rows if isinstance(row, dict))
+        if not counts:
+            continue
+        modalities = sort_modalities(modality for modality, _ in counts)
+        tasks = [task for task in TASKS if any(task == name for _, name in counts)]
+        by_modality = {modality_label(name): sum(counts[name, task] for task in tasks) for name in modalities}
+        by_task = {task: sum(counts[name, task] for name in modalities) for task in tasks}
+        views.append(
+            {
+                "title": title,
+                "total": counts.total(),
+                "modality_figure": figures.proportion_bars(
+                    by_modality, f"{svg_id}-modalities", f"{title} by modality"
+                ),
+                "task_figure": figures.proportion_bars(by_task, f"{svg_id}-tasks", f"{title} by task"),
+                "tasks": tasks,
+                "rows": [(name, [counts[name, task] for task in tasks]) for name in modalities],
+            }
+        )
+    return views
 
 
-def _value_of(run: RunData, key: str) -> str:
-    by_phase = {name: phase["inputs"][key] for name, phase in run.phases.items() if key in phase["inputs"]}
-    texts = {name: _short(value) for name, value in by_phase.items()}
+def _scorers(run: RunData) -> str:
+    """The short names of the scorers, and the identity of the last one; its weights by the start of their hash."""
+    identity = run.scorer or {}
+    names = dict.fromkeys(row["scorer"] for row in run.predictions if row["scorer"])
+    words = [", ".join(names), identity.get("kind"), identity.get("library")]
+    if isinstance(identity.get("weights_sha256"), str):
+        words.append(f"weights {identity['weights_sha256'][:16]}")
+    return "; ".join(str(word) for word in words if word)
+
+
+def _count_parameters(folder: Path) -> int | None:
+    """Number of stored parameters, from the safetensors headers; None without such files."""
+    from safetensors import SafetensorError, safe_open
+
+    total, files = 0, sorted(folder.glob("*.safetensors"))
+    for path in files:
+        try:
+            with safe_open(path, framework="np") as f:
+                total += sum(math.prod(f.get_slice(key).get_shape()) for key in f.keys())  # noqa: SIM118
+        except SafetensorError:
+            return None  # a torn file cannot be counted; the configuration still describes the model
+    return total if files else None
+
+
+def _short_count(count: int) -> str:
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return str(count)
+
+
+def _recorded_value(run: RunData, key: str) -> str:
+    values = {name: phase["inputs"][key] for name, phase in run.phases.items() if key in phase["inputs"]}
+    texts = {name: _short(value) for name, value in values.items()}
     if len(set(texts.values())) <= 1:
-        return next(iter(texts.values()), "not recorded")
+        return next(iter(texts.values()), UNKNOWN)
     return "; ".join(f"{name}: {text}" for name, text in texts.items())
 
 

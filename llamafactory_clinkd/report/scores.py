@@ -1,15 +1,17 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Scores as the page shows them: the headline, and each modality beside the paper's Table 3."""
+"""Scores in percent beside the paper's Tables 1 and 3, and over ``kd_alpha`` (Figure 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..evaluate import paper_tables as paper
-from ..utils.boxes import MODALITIES, TASKS
+from ..utils.boxes import MODALITIES, TASKS, modality_label, sort_modalities
+from . import figures
 from .load import RunData
+from .provenance import recipe_table
 
 
 METHOD = "ClinKD"
@@ -20,7 +22,6 @@ TITLES = {
     "MIA": "Medical image analysis",
     "Average": "Average",
 }
-_LABELS = {"ct": "CT", "mr": "MR", "x": "X-ray", "pet": "PET"}
 CAPTION_METRICS = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "meteor": "METEOR",
     "rouge_l": "ROUGE-L", "cider": "CIDEr", "mbmr_bird": "mBMR (BiRD)",
@@ -29,7 +30,7 @@ CAPTION_METRICS = {
 
 @dataclass(frozen=True)
 class Score:
-    """A value in percent with its interval and the difference from the paper's, any of them None where unknown."""
+    """A score, its interval and the paper's score in percent, and the number of rows; None where unknown."""
 
     value: float | None
     interval: tuple[float, float] | None = None
@@ -38,90 +39,104 @@ class Score:
 
     @property
     def difference(self) -> float | None:
-        """Ours minus the paper's, in percentage points."""
+        """This score minus the paper's, in percentage points."""
         return None if self.value is None or self.paper is None else self.value - self.paper
 
 
 def headline(run: RunData) -> dict[str, Score]:
-    """The four tasks and their average beside Table 1's ClinKD row.
-
-    The average is compared only when it is over all four tasks.
-    """
+    """The four tasks and their average beside Table 1's ClinKD row; an average of fewer tasks is not compared."""
     printed = dict(zip((*TASKS, "Average"), paper.TABLE_1[paper.MED_GRIT, METHOD], strict=True))
-    scores = {}
-    for task in TASKS:
-        found = _task(run, task)
-        scores[task] = Score(_percent(found.get("macro")), _interval(found.get("ci")), found.get("n"), printed[task])
+    scores = {task: _score(_task(run, task), "macro", printed[task]) for task in TASKS}
     metrics = run.metrics or {}
     complete = set(metrics.get("average_of", metrics.get("tasks", ()))) == set(TASKS)
-    scores["Average"] = Score(
-        _percent(metrics.get("average")), _interval(metrics.get("ci")), None, printed["Average"] if complete else None
+    return {**scores, "Average": _score(metrics, "average", printed["Average"] if complete else None)}
+
+
+def task_view(runs: Sequence[RunData], task: str) -> dict[str, Any]:
+    """The scores of a task by modality, as a figure and as table rows; modalities are those of any run or Table 3."""
+    entries = [_task(run, task).get("modalities", {}) for run in runs]
+    clinkd, bird = paper.TABLE_3[task][METHOD], paper.TABLE_3[task]["BiRD"]
+    names = sort_modalities(
+        [*(name for entry in entries for name in entry), *(name for name in MODALITIES if clinkd[name] is not None)]
     )
-    return scores
-
-
-def metric_name(runs: Sequence[RunData], task: str) -> str:
-    """The metric as our runs name it, else as the paper does."""
-    names = dict.fromkeys(found["metric"] for run in runs if (found := _task(run, task)).get("metric"))
-    return " / ".join(names) or paper.TASK_METRICS.get(task, "mean of the four tasks")
-
-
-def modality_names(runs: Sequence[RunData], task: str) -> list[str]:
-    """The modalities that any run or the paper has for a task, in the paper's order, others after them."""
-    ours = {name for run in runs for name in _task(run, task).get("modalities", {})}
-    printed = {name for name in MODALITIES if paper.TABLE_3[task][METHOD][name] is not None}
-    return [name for name in MODALITIES if name in ours | printed] + sorted(ours - set(MODALITIES))
-
-
-def modality_label(name: str) -> str:
-    """A modality as the paper writes it."""
-    return _LABELS.get(name, name[:1].upper() + name[1:])
-
-
-def modality_score(run: RunData, task: str, modality: str) -> Score:
-    """One modality's score beside the paper's ClinKD row of Table 3."""
-    found = _task(run, task).get("modalities", {}).get(modality, {})
-    printed = paper.TABLE_3[task][METHOD].get(modality)
-    return Score(_percent(found.get("value")), _interval(found.get("ci")), found.get("n"), printed)
-
-
-def paper_value(task: str, method: str, modality: str) -> float | None:
-    """A cell of Table 3, in percent; None for a dash or a modality that the paper does not have."""
-    return paper.TABLE_3[task][method].get(modality)
+    scores = {name: [_score(entry.get(name, {}), "value", clinkd.get(name)) for entry in entries] for name in names}
+    bars = [
+        [(scores[name][index].value, scores[name][index].interval) for name in names] for index in range(len(runs))
+    ]
+    has_scores = any(value is not None for values in bars for value, _ in values)
+    description = (
+        f"{TITLES[task]} by modality, ours as bars, the paper's {METHOD} as diamonds; the table has the numbers."
+    )
+    return {
+        "task": task,
+        "scores": scores,
+        "bird": {name: bird.get(name) for name in names},
+        "means": [headline(run)[task] for run in runs],
+        "bird_mean": bird["average"],
+        "figure": figures.modality_bars(
+            [modality_label(name) for name in names],
+            bars,
+            [clinkd.get(name) for name in names],
+            f"modality-{task.lower()}",
+            description,
+        )
+        if has_scores
+        else None,
+    }
 
 
 def caption_metrics(run: RunData) -> dict[str, Score]:
-    """What mBMR is made of, and CIDEr, as means over the modalities."""
-    found = _task(run, "MIA")
-    return {title: Score(_percent(found[key])) for key, title in CAPTION_METRICS.items() if found.get(key) is not None}
+    """The components of mBMR, and CIDEr, as means over the modalities."""
+    entry = _task(run, "MIA")
+    return {
+        title: _score({key: entry[key]}, key) for key, title in CAPTION_METRICS.items() if entry.get(key) is not None
+    }
 
 
 def baselines(run: RunData) -> list[tuple[str, str, Score, dict[str, Score]]]:
-    """``metrics.json``'s ``baselines``: (name, task, score, score by modality); a baseline is a part of the metrics.
+    """The ``baselines`` of ``metrics.json``: (name, task, score, score by modality).
 
-    A baseline without a ``macro`` that is a number is left out; one whose ``task`` is not named is one of VG.
+    A baseline is a task's entry of the metrics, by itself or under ``VG``, or a number; its default ``task`` is VG.
+    One without a numeric ``macro`` is ignored.
     """
-    found = []
-    for name, part in ((run.metrics or {}).get("baselines") or {}).items():
-        part = part if isinstance(part, dict) else {"macro": part}
-        part = part.get("VG", part)
-        if isinstance(part.get("macro"), int | float):
-            modalities = {
-                modality: Score(_percent(values.get("value")), _interval(values.get("ci")), values.get("n"))
-                for modality, values in (part.get("modalities") or {}).items()
-            }
-            score = Score(_percent(part["macro"]), _interval(part.get("ci")), part.get("n"))
-            found.append((name.replace("_", " "), part.get("task", "VG"), score, modalities))
-    return found
+    scores = []
+    for name, entry in ((run.metrics or {}).get("baselines") or {}).items():
+        entry = entry if isinstance(entry, dict) else {"macro": entry}
+        entry = entry.get("VG", entry)
+        if isinstance(entry.get("macro"), int | float):
+            modalities = {key: _score(values, "value") for key, values in (entry.get("modalities") or {}).items()}
+            scores.append((name.replace("_", " "), entry.get("task", "VG"), _score(entry, "macro"), modalities))
+    return scores
+
+
+def alpha_sweep(runs: Sequence[RunData]) -> dict[str, Any] | None:
+    """The scores over ``kd_alpha``, if the runs differ in it (Figure 4)."""
+    runs = [run for run in runs if isinstance(run.setting("kd_alpha"), int | float)]
+    runs.sort(key=lambda run: run.setting("kd_alpha"))
+    alphas = [run.setting("kd_alpha") for run in runs]
+    if len(set(alphas)) < 2:
+        return None
+    headlines = [headline(run) for run in runs]
+    scores = {task: [scores[task].value for scores in headlines] for task in (*TASKS, "Average")}
+    pairs = zip(alphas, scores["Average"], strict=True)
+    averages = "; ".join(f"alpha {alpha:g}: {value:.1f}" for alpha, value in pairs if value is not None)
+    description = f"Scores over kd_alpha. Average: {averages or 'none'}."
+    return {
+        "figure": figures.alpha_sweep(alphas, scores, "alpha-sweep", description),
+        "also_differs": [line["key"] for line in recipe_table(runs) if line["differs"] and line["key"] != "kd_alpha"],
+    }
 
 
 def _task(run: RunData, task: str) -> dict[str, Any]:
     return ((run.metrics or {}).get("tasks") or {}).get(task) or {}
 
 
-def _percent(value: Any) -> float | None:
-    return 100 * float(value) if isinstance(value, int | float) else None
-
-
-def _interval(ci: Any) -> tuple[float, float] | None:
-    return (100 * ci[0], 100 * ci[1]) if isinstance(ci, list) and len(ci) == 2 else None
+def _score(entry: Mapping[str, Any], key: str, printed: float | None = None) -> Score:
+    """A score of ``metrics.json`` beside the paper's."""
+    value, ci = entry.get(key), entry.get("ci")
+    return Score(
+        100 * float(value) if isinstance(value, int | float) else None,
+        (100 * ci[0], 100 * ci[1]) if isinstance(ci, list) and len(ci) == 2 else None,
+        entry.get("n"),
+        printed,
+    )

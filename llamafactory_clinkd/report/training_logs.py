@@ -1,13 +1,15 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Training logs: what the trainer logged, as series over steps."""
+"""Training logs as series over steps, and their curves."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..utils.io import read_json, read_jsonl
+from .figures import training_curve
 
 
 SERIES = {
@@ -16,44 +18,42 @@ SERIES = {
     "kl": "KL divergence",
     "teacher_agreement": "Agreement with the teacher",
     "teacher_entropy": "Entropy of the teacher",
-    "aux_loss": "Load balancing of the experts",
+    "aux_loss": "Expert load-balancing loss",
     "learning_rate": "Learning rate",
 }
 """Keys of a log entry that are drawn, with their titles."""
 
 UNKNOWN = "training"
-"""The phase that logged into ``output_dir``, where no state says which it was."""
+"""The phase that logged into ``output_dir`` if no state names it."""
 
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """The log of one training phase; ``series[key]`` is ``(steps, values)``, in the order of the steps."""
+    """The log of one training phase; ``series[key]`` is ``(steps, values)``, sorted by step."""
 
     phase: str
     source: str
     series: dict[str, tuple[list[float], list[float]]]
-    epochs: float | None
 
 
 def read_training_logs(folder: Path, phases: dict[str, Any], missing: dict[str, str]) -> list[TrainingLog]:
-    """The logs of the phases ``distill`` and ``correct``; :data:`UNKNOWN` where no state tells the phase.
+    """The logs of the phases ``distill`` and ``correct``; of :data:`UNKNOWN` if no state names the phase.
 
-    A finished phase names its folder in ``outputs``; else the places where the procedure writes are tried. In each,
-    ``trainer_state.json`` comes first (it has CE and KL apart), then that of the last checkpoint, then LLaMA-Factory's
-    ``trainer_log.jsonl``.
+    A finished phase lists its folder in ``outputs``; then come the default folders. In each, ``trainer_state.json`` is
+    tried first (it has CE and KL), then that of the last checkpoint, then LLaMA-Factory's ``trainer_log.jsonl``.
 
     Args:
         folder: The run's ``output_dir``.
-        phases: ``state.json``'s phases.
-        missing: Gets a sentence for each phase that should have a log and has none.
+        phases: The phases of ``state.json``.
+        missing: Receives a sentence for each phase that should have a log and has none.
     """
     logs = []
-    known = [phase for phase in ("distill", "correct") if phase in phases]
-    for phase in known or ("distill", UNKNOWN):
-        places = [folder / name for name in phases.get(phase, {}).get("outputs", [])]
-        is_last = phase in (*known[-1:], UNKNOWN)  # the last training phase writes into `output_dir` itself
-        places += [folder / "clinkd" / phase, *([folder] if is_last else [])]
-        log = next((log for place in places if (log := _read(phase, place, folder)) is not None), None)
+    recorded = [phase for phase in ("distill", "correct") if phase in phases]
+    for phase in recorded or ("distill", UNKNOWN):
+        folders = [folder / name for name in phases.get(phase, {}).get("outputs", [])]
+        is_last = phase in (*recorded[-1:], UNKNOWN)  # the last training phase writes into `output_dir` itself
+        folders += [folder / "clinkd" / phase, *([folder] if is_last else [])]
+        log = next((log for each in folders if (log := _read_log(phase, each, folder)) is not None), None)
         if log is not None:
             logs.append(log)
         elif phase in phases:
@@ -63,33 +63,55 @@ def read_training_logs(folder: Path, phases: dict[str, Any], missing: dict[str, 
     return logs
 
 
-def _read(phase: str, place: Path, folder: Path) -> TrainingLog | None:
-    """The log in one folder, None where there is none that can be read."""
-    states = [place / "trainer_state.json", *sorted(place.glob("checkpoint-*/trainer_state.json"), key=_step)[-1:]]
-    for path in [*(path for path in states if path.is_file()), place / "trainer_log.jsonl"]:
+def curves(logs: Mapping[str, Sequence[TrainingLog]]) -> list[dict[str, Any]]:
+    """For each training phase, a panel for each quantity that any run logged.
+
+    Args:
+        logs: The name of each run with its logs.
+    """
+    views = []
+    for phase in dict.fromkeys(log.phase for run_logs in logs.values() for log in run_logs):
+        of_phase = [
+            (index, name, log) for index, (name, each) in enumerate(logs.items()) for log in each if log.phase == phase
+        ]
+        panels = []
+        for key, title in SERIES.items():
+            present = [(index, name, *log.series[key]) for index, name, log in of_phase if key in log.series]
+            if present:
+                ends = "; ".join(f"{name} from {y[0]:.4g} to {y[-1]:.4g}" for _, name, _, y in present)
+                series = [(index, x, y) for index, _, x, y in present]
+                panels.append(training_curve(title, series, f"curve-{phase}-{key}", f"{title} in {phase}: {ends}."))
+        split = all("ce" in log.series and "kl" in log.series for _, _, log in of_phase)
+        sources = [f"{name}: {log.source}" if len(logs) > 1 else log.source for _, name, log in of_phase]
+        views.append({"phase": phase, "panels": panels, "split": split, "sources": sources})
+    return views
+
+
+def _read_log(phase: str, folder: Path, run_folder: Path) -> TrainingLog | None:
+    """The log in one folder, or None if no file there is readable."""
+    checkpoints = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=_checkpoint_step)
+    for path in (folder / "trainer_state.json", *checkpoints[-1:], folder / "trainer_log.jsonl"):
         try:
             entries = read_jsonl(path) if path.suffix == ".jsonl" else read_json(path).get("log_history", [])
-        except ValueError:
-            continue  # torn by a crash: the next source may be whole
-        series = _series(entries)
-        if series:
-            epochs = [entry["epoch"] for entry in entries if isinstance(entry.get("epoch"), int | float)]
-            return TrainingLog(phase, path.relative_to(folder).as_posix(), series, max(epochs, default=None))
+        except (FileNotFoundError, ValueError):
+            continue  # absent, or torn by a crash: the next source may be complete
+        if series := _series(entries):
+            return TrainingLog(phase, path.relative_to(run_folder).as_posix(), series)
     return None
 
 
-def _step(path: Path) -> int:
+def _checkpoint_step(path: Path) -> int:
     number = path.parent.name.rpartition("-")[2]
     return int(number) if number.isdigit() else -1
 
 
 def _series(entries: list[dict[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
-    """Series of the keys in :data:`SERIES`; the trainer's closing entry (``train_loss``) has none of them."""
-    found: dict[str, dict[float, float]] = {}
+    """Series of the keys in :data:`SERIES`; the trainer's last entry (``train_loss``) has none of them."""
+    values: dict[str, dict[float, float]] = {}
     for entry in entries:
         step = entry.get("step", entry.get("current_steps"))
-        named = {**entry, "learning_rate": entry.get("learning_rate", entry.get("lr"))}
+        entry = {**entry, "learning_rate": entry.get("learning_rate", entry.get("lr"))}
         for key in SERIES:
-            if isinstance(step, int | float) and isinstance(named.get(key), int | float):
-                found.setdefault(key, {})[step] = named[key]  # a resumed run logs a step again: the later one counts
-    return {key: (sorted(found[key]), [found[key][s] for s in sorted(found[key])]) for key in SERIES if key in found}
+            if isinstance(step, int | float) and isinstance(entry.get(key), int | float):
+                values.setdefault(key, {})[step] = entry[key]  # a resumed run repeats steps: the last value counts
+    return {key: (steps := sorted(values[key]), [values[key][s] for s in steps]) for key in SERIES if key in values}

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from llamafactory_clinkd.report import build_report
-from llamafactory_clinkd.report.build import CARDS, duration
+from llamafactory_clinkd.report.build import EXAMPLES_OF_TASK, duration
 from llamafactory_clinkd.utils.boxes import parse_boxes
 from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json, write_jsonl
 
@@ -51,7 +51,7 @@ def test_every_card_has_the_boxes_of_its_question(page, run_dir):
     paths = {path_of(box) for row in rows for text in ("question", "annotation", "response") for box in
              parse_boxes(row[text])}  # fmt: skip
     parsed = Page(page)
-    assert len(parsed.cards) == 4 * CARDS
+    assert len(parsed.cards) == 4 * EXAMPLES_OF_TASK
     for card in parsed.cards:
         task = card[0][1]["data-task"]
         drawn = [
@@ -144,7 +144,7 @@ def test_comparison_shows_runs_side_by_side_with_the_alpha_sweep(sweep_dirs, tmp
     assert parsed.faults == [] and parsed.outward() == []
     assert "Scores over alpha" in parsed.text and "differ in no other recorded key" in parsed.text
     vg = [card for card in parsed.cards if card[0][1]["data-task"] == "VG"]
-    assert len(vg) == CARDS
+    assert len(vg) == EXAMPLES_OF_TASK
     for card in vg:
         assert sum("predicted" in attrs.get("class", "").split() for _, attrs in card) == len(sweep_dirs)
     assert all(name in parsed.text for name in ("demo", "weak", "strong"))
@@ -179,7 +179,7 @@ def test_thirty_thousand_predictions_make_a_page_below_ten_megabytes(run_dir, tm
     print(f"30,000 predictions: {time.monotonic() - start:.1f} s, {out.stat().st_size / 1e6:.2f} MB")
     assert out.stat().st_size < 10e6
     parsed = Page(out.read_text(encoding="utf-8"))
-    assert len(parsed.cards) == 4 * CARDS and "30,000 answers read" in parsed.text
+    assert len(parsed.cards) == 4 * EXAMPLES_OF_TASK and "30,000 answers read" in parsed.text
 
 
 def test_folders_that_are_no_runs_are_refused(tmp_path):

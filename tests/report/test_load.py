@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from llamafactory_clinkd.report.load import describe_fingerprint, describe_model, load_runs
-from llamafactory_clinkd.report.provenance import provenance
+from llamafactory_clinkd.report.load import load_runs
+from llamafactory_clinkd.report.provenance import describe_fingerprint, describe_model, provenance
 from llamafactory_clinkd.utils.io import write_json, write_jsonl
 
 from .run_folder import write_log

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llamafactory_clinkd.report.embedded_images import embed, find_image
+from llamafactory_clinkd.report.excerpts import embed, find_image
 
 
 def decoded(picture) -> Image.Image:

@@ -1,16 +1,16 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Cards: what is drawn, what the metric says of an answer, and which rows are chosen."""
+"""Examples: what is drawn, the metric's verdict on an answer, and which rows are chosen."""
 
 from collections import Counter
 
 import pytest
 
-from llamafactory_clinkd.report.examples import make_cards, outlines, sample_rows
+from llamafactory_clinkd.report.examples import make_examples, outlines
+from llamafactory_clinkd.report.excerpts import added_words, sample_rows, segments
 from llamafactory_clinkd.report.load import RunData
 from llamafactory_clinkd.report.scores import Score, baselines
-from llamafactory_clinkd.report.texts import added_words, segments
 from llamafactory_clinkd.utils.boxes import Box
 
 
@@ -20,7 +20,7 @@ ROW = {"id": "1", "image": "", "question": "Where is the liver?", "task": "VG", 
 
 def answers(tmp_path, *rows):
     run = RunData(tmp_path, "run", predictions=[{**ROW, **row} for row in rows])
-    return [card.answers[0] for card in make_cards([run], rows[0].get("task", "VG"), 9, 0)]
+    return [example.answers[0] for example in make_examples([run], rows[0].get("task", "VG"), 9, 0)]
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_runs_are_compared_on_questions_that_all_answered(tmp_path):
         RunData(tmp_path, "b", predictions=rows[3:]),
         RunData(tmp_path, "c"),
     ]
-    cards = make_cards(runs, "VG", 9, 0)
-    assert len(cards) == 2
-    assert [(answer.run, answer.name) for answer in cards[0].answers] == [(0, "a"), (1, "b")]
+    examples = make_examples(runs, "VG", 9, 0)
+    assert len(examples) == 2
+    assert [(answer.run, answer.name) for answer in examples[0].answers] == [(0, "a"), (1, "b")]
 
 
 def test_sample_gives_each_group_its_turn_and_does_not_depend_on_order():

@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Excerpts of the data in the page: sampled rows, embedded images, and text split at its tags."""
+
+import base64
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ..utils.boxes import convert_tags
+from ..utils.io import content_hash
+
+
+MAX_SIDE = 420
+JPEG_QUALITY = 82
+MAX_CHARACTERS = 1200
+_TAGGED = re.compile(r"<ref>(?P<ref>.*?)</ref>|<box>(?P<box>.*?)</box>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An embedded image; ``width`` and ``height`` are those of the embedded copy in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+class Segment(NamedTuple):
+    """A stretch of text; ``kind`` is ``text``, ``ref``, ``box``, ``added`` or ``cut``."""
+
+    kind: str
+    text: str
+
+
+def sample_rows(
+    rows: Sequence[dict[str, Any]], count: int, *, group: Callable[[dict[str, Any]], str], seed: int | str
+) -> list[dict[str, Any]]:
+    """Up to ``count`` rows, one from each group in turn, chosen by a hash of seed and content.
+
+    Neither the choice nor the order of the groups depends on the order of the rows or on how well they were answered.
+    """
+    groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for row in rows:
+        key = content_hash([seed, row.get("id"), row.get("image"), row.get("question"), row.get("annotation")])
+        groups.setdefault(group(row), []).append((key, row))
+    ranked = []  # (rank within the group, hash of the group, row)
+    for name, members in groups.items():
+        members.sort(key=lambda pair: pair[0])
+        ranked += [(rank, content_hash([seed, name]), row) for rank, (_, row) in enumerate(members)]
+    ranked.sort(key=lambda entry: entry[:2])
+    return [row for _, _, row in ranked[:count]]
+
+
+def find_image(name: str, folder: Path) -> Path | None:
+    """The file of an image: its name as a path, within the run's folder, or next to it; None if there is no file."""
+    candidates = (Path(name), folder / name, folder / "clinkd" / name, folder.parent / name)
+    return next((path for path in candidates if name and path.is_file()), None)
+
+
+def embed(path: Path, max_side: int = MAX_SIDE) -> Picture:
+    """Reads an image and scales it down to ``max_side`` pixels; 16-bit and float scans are stretched to 8 bits.
+
+    Raises:
+        ValueError: If the file is not an image, is cut off, or is too large to open safely.
+    """
+    try:
+        with Image.open(path) as opened:
+            if opened.format == "JPEG":
+                opened.draft("RGB", (2 * max_side, 2 * max_side))
+            image = _to_eight_bit(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name} cannot be read as an image ({type(error).__name__})") from error
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(f"data:image/jpeg;base64,{encoded}", *image.size)
+
+
+def _to_eight_bit(image: Image.Image) -> Image.Image:
+    """The image as RGB or grey; transparent regions become black, like the background of scans."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        scaled = np.nan_to_num((values - low) / max(high - low, 1e-12)).clip(0, 1)
+        return Image.fromarray((scaled * 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("RGB")
+    return image.convert("L" if image.mode in ("L", "1") else "RGB")
+
+
+def segments(text: Any) -> list[Segment]:
+    """Splits a question or answer at its tags and shortens it; a value that is not text becomes its description."""
+    if not isinstance(text, str):
+        return [Segment("cut", "no text" if text is None else f"not text: {type(text).__name__}")]
+    if not text.strip():
+        return [Segment("cut", "empty")]
+    converted = convert_tags(text[:MAX_CHARACTERS], "qwen_vl")
+    result, position = [], 0
+    for match in _TAGGED.finditer(converted):
+        result.append(Segment("text", converted[position : match.start()]))
+        result.append(Segment(match.lastgroup, match[match.lastgroup].strip()))
+        position = match.end()
+    result.append(Segment("text", converted[position:]))
+    if len(text) > MAX_CHARACTERS:
+        result.append(Segment("cut", f"{len(text) - MAX_CHARACTERS:,} more characters"))
+    return [segment for segment in result if segment.text]
+
+
+def added_words(before: str, after: str) -> list[Segment]:
+    """``after``, with the words that ``before`` does not have at that place marked ``added``."""
+    old, new = before[:MAX_CHARACTERS].split(), after[:MAX_CHARACTERS].split()
+    result: list[Segment] = []
+    for operation, _, _, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if end > start:
+            result += [Segment("text", " ")] if result else []
+            result.append(Segment("text" if operation == "equal" else "added", " ".join(new[start:end])))
+    return result
