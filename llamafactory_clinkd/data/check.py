@@ -103,21 +103,25 @@ def check(
         records = _inspect_images(folder, list(first_rows | other_images), cache, pool_map, progress)
         result.images = len(first_rows)
         result.unread_against = sum(not records[image].digest for image in other_images)
-        duplicates, leaks = _Duplicates(), _Leaks(other_images, records)
+        leaks = _LeakIndex(other_images, records)
+        row_of_content: dict[int, int] = {}
+        row_of_id: dict[int, int] = {}
         sized_rows = ((number, row, _image_sizes(row, records) if model else None) for number, row in read_rows(path))
         for checks in pool_map(partial(_check_rows, cutoff_len), _chunks(sized_rows, ROWS_PER_TASK)):
-            for row, tokens in checks:
+            for row in checks:
                 result.rows += 1
-                result.longest = max(result.longest, tokens)
-                problems = row.problems + duplicates.find(row)
+                result.longest = max(result.longest, row.tokens)
+                problems = row.problems + _duplicate_problems(row, row_of_content, row_of_id)
                 for image in dict.fromkeys(row.images):
                     if first_rows.get(image) == row.number:  # an image is reported once, at the first row that has it
-                        problems += _image_problems(row, records[image], leaks)
-                for line in (problem.as_json() for problem in problems):
-                    result.counts[line["code"]] += 1
-                    examples = result.examples.setdefault(line["code"], [])
-                    if len(examples) < MAX_EXAMPLES:
-                        examples.append(line)
+                        record = records[image]
+                        problems += ([(record.fault, record.detail)] if record.fault else []) + leaks.find(record)
+                for code, detail in problems:
+                    level = "error" if code in ERRORS else "warning"
+                    line = {"code": code, "row": row.number, "id": row.id, "detail": detail, "level": level}
+                    result.counts[code] += 1
+                    if result.counts[code] <= MAX_EXAMPLES:
+                        result.examples.setdefault(code, []).append(line)
                     f.write(json.dumps(line) + "\n")
             progress("rows", result.rows, total)
     write_json(report + ".json", result.as_json())
@@ -176,48 +180,34 @@ def _load_token_counter(model: str | None, max_pixels: int) -> None:
     _token_counter = TokenCounter(model, max_pixels) if model else None
 
 
-def _check_rows(cutoff_len: int, rows: Iterable[tuple[int, Any, list | None]]) -> list[tuple[RowCheck, int]]:
-    """Runs in a worker: the check of each row and its tokens, 0 where they are not counted."""
+def _check_rows(cutoff_len: int, rows: Iterable[tuple[int, Any, list | None]]) -> list[RowCheck]:
+    """Checks rows in a worker process; counts the tokens of those without an error."""
     results = []
     for number, row, sizes in rows:
-        row_check, tokens = check_row(number, row), 0
-        if sizes is not None and _token_counter and not any(problem.code in ERRORS for problem in row_check.problems):
-            tokens = _token_counter.count(row["messages"], sizes)
-            if tokens > cutoff_len:
-                detail = f"{tokens} tokens, cutoff_len is {cutoff_len}"
-                row_check.problems.append(Problem("too_long", number, row_check.id, detail))
-        results.append((row_check, tokens))
+        result = check_row(number, row)
+        if sizes is not None and _token_counter and not any(code in ERRORS for code, _ in result.problems):
+            result.tokens = _token_counter.count(row["messages"], sizes)
+            if result.tokens > cutoff_len:
+                result.problems.append(("too_long", f"{result.tokens} tokens, cutoff_len is {cutoff_len}"))
+        results.append(result)
     return results
 
 
-def _image_problems(row: RowCheck, record: ImageRecord, leaks: "_Leaks") -> list[Problem]:
-    problems = [(record.fault, record.detail)] if record.fault else []
-    problems += leaks.find(record)
-    return [Problem(code, row.number, row.id, detail) for code, detail in problems]
-
-
-class _Duplicates:
-    """Rows with the content, or the id, of an earlier row, by their hashes."""
-
-    def __init__(self) -> None:
-        self._row_of_content: dict[int, int] = {}
-        self._row_of_id: dict[int, int] = {}
-
-    def find(self, row: RowCheck) -> list[Problem]:
-        if not row.content_hash:
-            return []
-        first = self._row_of_content.setdefault(row.content_hash, row.number)
-        if first != row.number:
-            return [Problem("duplicate_row", row.number, row.id, f"the same as row {first}")]
-        names_image = any(row.id == PurePosixPath(image).stem for image in row.images)  # repeats by design in Med-GRIT
-        if row.id_hash and not names_image:
-            first = self._row_of_id.setdefault(row.id_hash, row.number)
-            if first != row.number:
-                return [Problem("duplicate_id", row.number, row.id, f"row {first} has this id too")]
+def _duplicate_problems(row: RowCheck, row_of_content: dict[int, int], row_of_id: dict[int, int]) -> list[Problem]:
+    """Compares a row with the earlier ones, by hash; an id that names the image repeats by design in Med-GRIT."""
+    if not row.content_hash:
         return []
+    first = row_of_content.setdefault(row.content_hash, row.number)
+    if first != row.number:
+        return [("duplicate_row", f"the same as row {first}")]
+    if row.id_hash and not any(row.id == PurePosixPath(image).stem for image in row.images):
+        first = row_of_id.setdefault(row.id_hash, row.number)
+        if first != row.number:
+            return [("duplicate_id", f"row {first} has this id too")]
+    return []
 
 
-class _Leaks:
+class _LeakIndex:
     """The images of the other sets, by path, content and volume."""
 
     def __init__(self, images: Iterable[str], records: dict[str, ImageRecord]) -> None:
@@ -225,8 +215,8 @@ class _Leaks:
         self._digests = {records[image].digest: image for image in images if records[image].digest}
         self._volumes = {volume: image for image in images if (volume := volume_of(image))}
 
-    def find(self, record: ImageRecord) -> list[tuple[str, str]]:
-        """(code, detail) of the leak, if the image or another slice of its volume is in the other sets."""
+    def find(self, record: ImageRecord) -> list[Problem]:
+        """The leak, if the image or another slice of its volume is in the other sets."""
         if os.path.normpath(record.image) in self._paths:
             return [("leak_image", f"{record.image} is in the other set")]
         if twin := self._digests.get(record.digest):

@@ -161,27 +161,31 @@ def _med_grit(row: Mapping[str, Any]) -> Conversation:
     return _conversation(identity, [image], turns, system=system, task=row.get("task"))
 
 
+def _question_answer(row: Mapping[str, Any], identity: str, image: str, question: str, answer: str, **rest: Any):
+    """The conversation of a row with these four fields."""
+    turns = [[_field(row, question), _field(row, answer)]]
+    return _conversation(_field(row, identity), [_field(row, image)], turns, **rest)
+
+
 def _vqa_rad(row: Mapping[str, Any]) -> Conversation:
-    turns = [[_field(row, "question"), _field(row, "answer")]]
-    return _conversation(_field(row, "qid"), [_field(row, "image_name")], turns)
+    return _question_answer(row, "qid", "image_name", "question", "answer")
 
 
 def _slake(row: Mapping[str, Any]) -> Conversation:
     if _field(row, "q_lang").strip().lower() != "en":
         raise Reject("not_english", f"q_lang is {row['q_lang']!r}")
-    turns = [[_field(row, "question"), _field(row, "answer")]]
-    return _conversation(_field(row, "qid"), [_field(row, "img_name")], turns, modality=row.get("modality"))
+    return _question_answer(row, "qid", "img_name", "question", "answer", modality=row.get("modality"))
+
+
+def _llava_med_qa(row: Mapping[str, Any]) -> Conversation:
+    answer = "gpt4_answer" if "gpt4_answer" in row else "answer"
+    return _question_answer(row, "question_id", "image", "text", answer, modality=row.get("domain"))
 
 
 def _llava_med(row: Mapping[str, Any]) -> Conversation:
     system, turns = _messages(row.get("conversations", row.get(_MISSPELT)), "from", "value")
     modality = row.get("domain", row.get("modality"))
     return _conversation(_field(row, "id"), as_list(row.get("image")), turns, system=system, modality=modality)
-
-
-def _llava_med_qa(row: Mapping[str, Any]) -> Conversation:
-    turns = [[_field(row, "text"), _field(row, "gpt4_answer" if "gpt4_answer" in row else "answer")]]
-    return _conversation(_field(row, "question_id"), [_field(row, "image")], turns, modality=row.get("domain"))
 
 
 def _sharegpt(row: Mapping[str, Any]) -> Conversation:

@@ -23,22 +23,15 @@ from ..utils.boxes import MODALITIES, modality_of
 from .problems import Reject
 
 
-UNKNOWN_MODALITY = "unknown"
 _EXTENSION = re.compile(r"\.(?:png|jpe?g|bmp|tiff?|webp|dcm|dicom|nii|nii\.gz)$", re.IGNORECASE)
 _SLICE = re.compile(r"--([xyz]_(?:\d+|middle)|2d_none)(?:--\d+_\d+)?$", re.IGNORECASE)
 _FRAME = re.compile(r"[-_]frame[-_]?\d+$", re.IGNORECASE)
 _FORBIDDEN = re.compile("[\\x00-\\x1f\\ud800-\\udfff]")
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _WORD = re.compile(r"[a-z0-9][a-z0-9 _+-]{0,39}", re.ASCII)
-_MODALITY_WORDS = {
-    "mri": "mr",
-    "x-ray": "x",
-    "xray": "x",
-    "x_ray": "x",
-    "chest_xray": "x",
-    "ct_scan": "ct",
-    "us": "ultrasound",
-}
+_MODALITY_WORDS = {"mri": "mr", "ct_scan": "ct", "us": "ultrasound"} | dict.fromkeys(
+    ("x-ray", "xray", "x_ray", "chest_xray"), "x"
+)
 
 
 def relative_path(value: object) -> str:
@@ -103,8 +96,8 @@ def known_modality(value: object, image: str | None) -> str:
         value = next((key for key, holds in value.items() if holds), None)
     if isinstance(value, str) and _WORD.fullmatch(word := value.strip().lower()):
         return _MODALITY_WORDS.get(word, word)
-    word = modality_of(image) if image else UNKNOWN_MODALITY
-    return word if word in MODALITIES else UNKNOWN_MODALITY
+    word = modality_of(image) if image else ""
+    return word if word in MODALITIES else "unknown"
 
 
 @dataclass(frozen=True)
@@ -123,12 +116,6 @@ class ImageRecord:
 def inspect_images(folder: str | Path, images: Sequence[str]) -> list[ImageRecord]:
     """Opens and decodes each image; a path that leaves the folder is a fault and is not opened."""
     return [_inspect(folder, image) for image in images]
-
-
-def file_stamp(path: Path) -> str:
-    """Size and modification time of a file: differs once the file has changed."""
-    stat = path.stat()
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def _inspect(folder: str | Path, image: str) -> ImageRecord:
@@ -150,3 +137,9 @@ def _inspect(folder: str | Path, image: str) -> ImageRecord:
         detail = f"{image}: {type(error).__name__}: {error}".replace(str(path), image)
         return ImageRecord(image, fault=code, detail=detail)
     return ImageRecord(image, width, height, hashlib.blake2b(content, digest_size=16).hexdigest(), stamp)
+
+
+def file_stamp(path: Path) -> str:
+    """Size and modification time of a file: differs once the file has changed."""
+    stat = path.stat()
+    return f"{stat.st_size}-{stat.st_mtime_ns}"

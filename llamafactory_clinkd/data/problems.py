@@ -3,9 +3,7 @@
 
 """Every problem that a row or an image can have: its code and the sentence that describes it."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
+Problem = tuple[str, str]  # code and detail
 
 REASONS = {
     "not_json": "the line is not valid JSON",
@@ -57,33 +55,13 @@ WARNINGS = {
 
 
 class Reject(ValueError):
-    """One row cannot be used.
-
-    Args:
-        reason: A key of :data:`REASONS`.
-        detail: What was found in the row.
-    """
+    """One row cannot be used; ``reason`` is a key of :data:`REASONS`, ``detail`` is what was found in the row."""
 
     def __init__(self, reason: str, detail: str) -> None:
         if reason not in REASONS:
             raise KeyError(f"Unknown reject reason {reason!r}: expected one of {', '.join(REASONS)}.")
         super().__init__(reason, detail)  # both, so that worker processes can pickle it
-        self.reason = reason
-        self.detail = detail
+        self.reason, self.detail = reason, detail
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem that `check` found; ``code`` is a key of ``ERRORS`` or ``WARNINGS``, ``row`` counts from 1."""
-
-    code: str
-    row: int
-    id: str
-    detail: str
-
-    def as_json(self) -> dict[str, Any]:
-        """A line of the report."""
-        return asdict(self) | {"level": "error" if self.code in ERRORS else "warning"}

@@ -20,7 +20,6 @@ from .problems import Reject
 
 WINDOW = 1 << 20  # bytes
 LARGEST_ROW = 1 << 25  # characters
-_BLANKS = " \t\r\n"
 
 
 class BrokenFileError(ValueError):
@@ -32,11 +31,8 @@ def read_rows(
 ) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
     """Yields ``(row number from 1, row)``; a row that is not a JSON object is a :class:`Reject`.
 
-    A file that starts with ``[`` is a JSON array, else it has one JSON object per line (blank lines are not counted).
-
-    Args:
-        path: The file, UTF-8 with or without a byte order mark.
-        on_bytes: Called with the number of bytes read so far, once per window.
+    A file (UTF-8) that starts with ``[`` is a JSON array, else it has one JSON object per line; blank lines are not
+    counted. ``on_bytes`` is called with the number of bytes read so far, once per window.
 
     Raises:
         BrokenFileError: If an array ends early or has a syntax error; the message names the last good row.
@@ -45,7 +41,8 @@ def read_rows(
     with open(path, "rb") as f:
         start = f.read(64).removeprefix(codecs.BOM_UTF8)
         f.seek(0)
-        windows = _windows(f, on_bytes)
+        # Bytes that are not UTF-8 become lone surrogates, so that only their row is rejected.
+        windows = codecs.iterdecode(_blocks(f, on_bytes), "utf-8-sig", "surrogateescape")
         rows = _array(windows, path) if start.lstrip().startswith(b"[") else _lines(windows)
         for number, row in enumerate(rows, start=1):
             if not isinstance(row, dict | Reject):
@@ -53,17 +50,11 @@ def read_rows(
             yield number, row
 
 
-def _windows(f: BinaryIO, on_bytes: Callable[[int], None] | None) -> Iterator[str]:
-    """Decodes the file; bytes that are not UTF-8 become lone surrogates, so that only their row is rejected."""
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    first = True
-    while data := f.read(WINDOW):
-        text = decoder.decode(data)
-        yield text.removeprefix("\ufeff") if first else text
-        first = first and not text
+def _blocks(f: BinaryIO, on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
+    while block := f.read(WINDOW):
         if on_bytes:
             on_bytes(f.tell())
-    yield decoder.decode(b"", final=True)
+        yield block
 
 
 def _lines(windows: Iterator[str]) -> Iterator[Any]:
@@ -101,17 +92,15 @@ def _array(windows: Iterator[str], path: str | Path) -> Iterator[Any]:
         """Drops decoded text and reads at least ``least`` characters; at the end of the file only returns False."""
         nonlocal buffer, position
         texts, size = [], 0
-        for window in windows:
+        while size < least and (window := next(windows, "")):
             texts.append(window)
             size += len(window)
-            if size >= least:
-                break
         if size:
             buffer, position = buffer[position:] + "".join(texts), 0
         return size > 0
 
     while True:
-        while position < len(buffer) and buffer[position] in _BLANKS:
+        while position < len(buffer) and buffer[position] in " \t\r\n":
             position += 1
         if position == len(buffer):
             if not more(1):
@@ -119,7 +108,7 @@ def _array(windows: Iterator[str], path: str | Path) -> Iterator[Any]:
             continue
 
         character = buffer[position]
-        if expected == "value" and character == "]" and not number:
+        if character == "]" and (expected == "," or (expected == "value" and not number)):
             break
         if expected == "value":
             try:
@@ -135,8 +124,6 @@ def _array(windows: Iterator[str], path: str | Path) -> Iterator[Any]:
             yield value
         elif character == expected:
             position, expected = position + 1, "value"
-        elif expected == "," and character == "]":
-            break
         else:
             raise BrokenFileError(f"{path}, after row {number}: expected {expected!r} or ']', found {character!r}.")
 

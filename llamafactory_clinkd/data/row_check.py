@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..utils.boxes import parse_boxes
@@ -21,53 +21,46 @@ from .text import clean_text
 IMAGE_MAX_PIXELS, IMAGE_MIN_PIXELS = 768 * 768, 32 * 32  # LLaMA-Factory's own defaults
 
 
-@dataclass(frozen=True)
+@dataclass
 class RowCheck:
     """The problems of one row, its images within the data folder, and hashes that identify duplicates (0: none)."""
 
     number: int
-    id: str
-    images: list[str]
-    problems: list[Problem]
-    id_hash: int
-    content_hash: int
+    id: str = ""
+    images: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    id_hash: int = 0
+    content_hash: int = 0
+    tokens: int = 0
 
 
 def check_row(number: int, row: Mapping[str, Any] | Reject) -> RowCheck:
-    """Checks a row without opening its images and without comparing it to other rows."""
+    """Checks a row without opening its images, counting its tokens or comparing it to other rows."""
     if isinstance(row, Reject):
-        return RowCheck(number, "", [], [Problem(row.reason, number, "", row.detail)], 0, 0)
-    identity = str(row["id"]).encode("utf-8", "replace").decode() if isinstance(row.get("id"), str | int) else ""
-    problems: list[tuple[str, str]] = []
+        return RowCheck(number, problems=[(row.reason, row.detail)])
+    result, images = RowCheck(number), row_images(row)
+    if isinstance(row.get("id"), str | int):
+        result.id = str(row["id"]).encode("utf-8", "replace").decode("utf-8")
+        result.id_hash = _hash(result.id) if result.id else 0
+    result.content_hash = _hash(json.dumps([row.get("messages"), images], sort_keys=True))
 
-    images, listed = [], row_images(row)
-    for image in listed:
+    for image in images:
         try:
             relative_path(image)
         except Reject as reject:
-            problems.append((reject.reason, reject.detail))
+            result.problems.append((reject.reason, reject.detail))
         else:
-            images.append(image)
-    if not listed:
-        problems.append(("no_image", "text only"))
-
+            result.images.append(image)
+    if not images:
+        result.problems.append(("no_image", "text only"))
     try:
         _check_messages(row)
         conversation = FORMATS["sharegpt"].parse({**row, "images": []})
     except Reject as reject:
-        problems.append((reject.reason, reject.detail))
+        result.problems.append((reject.reason, reject.detail))
     else:
-        problems += _conversation_problems(conversation, len(listed))
-
-    content = json.dumps([row.get("messages"), listed], sort_keys=True)
-    return RowCheck(
-        number,
-        identity,
-        images,
-        [Problem(code, number, identity, detail) for code, detail in problems],
-        _hash(identity) if identity else 0,
-        _hash(content),
-    )
+        result.problems += _conversation_problems(conversation, len(images))
+    return result
 
 
 def _check_messages(row: Mapping[str, Any]) -> None:
@@ -81,8 +74,8 @@ def _check_messages(row: Mapping[str, Any]) -> None:
             raise Reject("unknown_role", f"message {index} is from {message['role'][:40]!r}")
 
 
-def _conversation_problems(conversation: Conversation, images: int) -> list[tuple[str, str]]:
-    """(code, detail) of each problem of the texts; ``images`` is the number of images of the row."""
+def _conversation_problems(conversation: Conversation, images: int) -> list[Problem]:
+    """The problems of the texts; ``images`` is the number of images of the row."""
     if not conversation.turns:
         return [("no_turns", "expected a question and an answer")]
     problems = []
@@ -128,12 +121,9 @@ def resized(width: int, height: int, max_pixels: int = IMAGE_MAX_PIXELS, min_pix
 
 
 class TokenCounter:
-    """Counts the tokens of rows for one model.
+    """Counts the tokens of rows with the tokenizer and processor of a Qwen2-VL (folder or hub name).
 
-    Args:
-        model: Folder or hub name of a Qwen2-VL; only its tokenizer and processor are loaded.
-        max_pixels: The recipe's ``image_max_pixels``.
-        min_pixels: The recipe's ``image_min_pixels``.
+    ``max_pixels`` and ``min_pixels`` are the recipe's ``image_max_pixels`` and ``image_min_pixels``.
     """
 
     def __init__(self, model: str, max_pixels: int = IMAGE_MAX_PIXELS, min_pixels: int = IMAGE_MIN_PIXELS) -> None:
@@ -142,15 +132,14 @@ class TokenCounter:
         self._processor = AutoProcessor.from_pretrained(model)
         self._limits = (max_pixels, min_pixels)
 
-    def image_tokens(self, width: int, height: int) -> int:
-        """Placeholder tokens of one image, vision start and end included."""
-        processor = self._processor.image_processor
-        width, height = resized(width, height, *self._limits)
-        return processor.get_number_of_image_patches(height, width, {}) // processor.merge_size**2 + 2
-
     def count(self, messages: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> int:
         """Tokens of a row in the model's chat template, with images of these ``sizes`` (width, height)."""
         plain = [{"role": m["role"], "content": m["content"].replace(IMAGE_PLACEHOLDER, "")} for m in messages]
         text = self._processor.tokenizer.apply_chat_template(plain, tokenize=False)
-        tokens = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return len(tokens) + sum(self.image_tokens(*size) for size in sizes)
+        tokens = len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        processor = self._processor.image_processor
+        for size in sizes:
+            width, height = resized(*size, *self._limits)
+            patches = processor.get_number_of_image_patches(height, width, {})
+            tokens += patches // processor.merge_size**2 + 2  # vision start and end
+        return tokens

@@ -29,7 +29,7 @@ Window = tuple[float, float]  # centre and width, HU
 BURNED_IN = "according to the header, text that may identify the patient is burned into the pixels: inspect the image"
 SOFT_TISSUE: Window = (40.0, 400.0)
 _SCAN = re.compile(r"\.(?P<kind>dcm|dicom|nii|nii\.gz)(?:#(?P<slice>[^/#]*))?$", re.IGNORECASE)
-_DICOM_KINDS = ("dcm", "dicom")
+_DICOM = ("dcm", "dicom")
 _SLICE = re.compile(r"(?:(?P<axis>[xyz]):)?(?P<place>first|middle|\d{1,6})", re.IGNORECASE)
 
 
@@ -113,7 +113,7 @@ def scan_to_png(
         raise Reject("bad_scan", f"{relative} does not exist")
     up_to_date = path.exists() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns
     try:
-        warnings = [f"{relative}: {BURNED_IN}"] if kind in _DICOM_KINDS and _burned_in(source) else []
+        warnings = [f"{relative}: {BURNED_IN}"] if kind in _DICOM and _is_burned_in(source) else []
         pixels = None if up_to_date else read_pixels(source, kind, selected, modality, window)
     except ImportError:
         raise
@@ -129,19 +129,10 @@ def read_pixels(
 ) -> np.ndarray:
     """The pixels of one slice of a scan, as uint8 ``[h, w]`` or ``[h, w, 3]``: see the top of this file.
 
-    Args:
-        path: The scan.
-        kind: Its extension in lower case: ``dcm``, ``dicom``, ``nii`` or ``nii.gz``.
-        selected: The slice.
-        modality: See :func:`scan_to_png`.
-        window: See :func:`scan_to_png`.
-
-    Raises:
-        ImportError: If the reader is not installed; the message names the extra.
-        Exception: Whatever the reader raises for a damaged file.
+    ``kind`` is the extension in lower case: ``dcm``, ``dicom``, ``nii`` or ``nii.gz``. Raises whatever the reader
+    raises for a damaged file, and an ImportError that names the extra if the reader is not installed.
     """
-    read = _read_dicom if kind in _DICOM_KINDS else _read_nifti
-    return read(path, selected, modality, window)
+    return (_read_dicom if kind in _DICOM else _read_nifti)(path, selected, modality, window)
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
@@ -161,19 +152,20 @@ def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.round(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
+def _stretch_to_percentiles(values: np.ndarray) -> np.ndarray:
     finite = np.asarray(values)[np.isfinite(values)]
     if not finite.size:
         raise ValueError("the slice holds no finite value")
-    return tuple(float(value) for value in np.percentile(finite, (0.5, 99.5)))
+    low, high = np.percentile(finite, (0.5, 99.5))
+    return stretch(values, float(low), float(high))
 
 
-def _window_range(window: Window) -> tuple[float, float]:
+def _apply_window(values: np.ndarray, window: Window) -> np.ndarray:
     centre, width = window
-    return centre - width / 2, centre + width / 2
+    return stretch(values, centre - width / 2, centre + width / 2)
 
 
-def _burned_in(path: Path) -> bool:
+def _is_burned_in(path: Path) -> bool:
     header = _require("pydicom").dcmread(path, stop_before_pixels=True, specific_tags=["BurnedInAnnotation"])
     return str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
 
@@ -199,27 +191,23 @@ def _read_dicom(path: Path, selected: Slice, modality: str, window: Window | Non
 
     values = apply_rescale(array, dataset)
     if str(dataset.get("Modality", None) or modality).upper() == "CT":
-        low, high = _window_range(window or _header_window(dataset) or SOFT_TISSUE)
+        pixels = _apply_window(values, window or _header_window(dataset) or SOFT_TISSUE)
     else:
-        low, high = _percentiles(values)
-    pixels = stretch(values, low, high)
+        pixels = _stretch_to_percentiles(values)
     return 255 - pixels if colour == "MONOCHROME1" else pixels
 
 
 def _header_window(dataset: Any) -> Window | None:
     """The first window of the DICOM header."""
-    window = []
-    for name in ("WindowCenter", "WindowWidth"):
-        value = dataset.get(name)
-        if value is None or value == "":
-            return None
-        window.append(float(value if isinstance(value, str | int | float) else np.ravel(value)[0]))
-    return (window[0], window[1]) if window[1] > 0 else None
+    values = [dataset.get(name) for name in ("WindowCenter", "WindowWidth")]
+    if any(value is None or value == "" for value in values):
+        return None
+    centre, width = (float(np.ravel(value)[0]) for value in values)
+    return (centre, width) if width > 0 else None
 
 
 def _read_nifti(path: Path, selected: Slice, modality: str, window: Window | None) -> np.ndarray:
     nibabel = _require("nibabel")
-
     volume = nibabel.as_closest_canonical(nibabel.load(path))
     axis = "xyz".index(selected.axis)
     if len(volume.shape) < 3:
@@ -227,7 +215,7 @@ def _read_nifti(path: Path, selected: Slice, modality: str, window: Window | Non
     key: list[Any] = [slice(None)] * 3 + [0] * (len(volume.shape) - 3)
     key[axis] = selected.index(volume.shape[axis])
     values = np.asarray(volume.dataobj[tuple(key)], dtype=np.float64)[::-1, ::-1].T
-    return stretch(values, *(_window_range(window or SOFT_TISSUE) if modality == "ct" else _percentiles(values)))
+    return _apply_window(values, window or SOFT_TISSUE) if modality == "ct" else _stretch_to_percentiles(values)
 
 
 def _require(name: str) -> Any:

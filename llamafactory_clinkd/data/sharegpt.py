@@ -136,13 +136,8 @@ def write_dataset_info(directory: str | Path, entries: Mapping[str, Mapping[str,
 class ResumableWriter:
     """Writes ``<folder>/<name>.json``, its entry in ``dataset_info.json`` and its lines in ``rejects.jsonl``.
 
-    Rows go to partial files under ``<folder>/.convert/<name>``, with a checkpoint every :data:`CHECKPOINT` rows; a
-    writer with the same signature continues from the last one.
-
-    Args:
-        folder: Folder of the data set (LLaMA-Factory's ``dataset_dir``).
-        name: Name of the data set.
-        signature: Identifies the source and the options; an interrupted run with another signature is discarded.
+    Rows go to partial files under ``<folder>/.convert/<name>``, with a checkpoint every :data:`CHECKPOINT` rows. A
+    writer with the same ``signature``, which identifies the source and the options, resumes from the last one.
 
     Attributes:
         done: Rows of the source written or rejected so far; the caller skips as many.
@@ -152,31 +147,20 @@ class ResumableWriter:
 
     def __init__(self, folder: str | Path, name: str, signature: str) -> None:
         self.folder, self.name, self.signature = Path(folder), name, signature
-        self.path = self.folder / f"{name}.json"
-        self.rejects_path = self.folder / "rejects.jsonl"
+        self.path, self.rejects_path = self.folder / f"{name}.json", self.folder / "rejects.jsonl"
         self._partial = self.folder / ".convert" / name
         self._partial.mkdir(parents=True, exist_ok=True)
         self._state_path = self._partial / "state.json"
-        self.done = 0
-        self.counts: Counter[str] = Counter()
-        self.warnings: list[str] = []
-        paths = [self._partial / "rows", self._partial / "rejects"]
-        sizes = self._restore(paths)
-        self._rows, self._rejects = self._files = [open(path, "ab") for path in paths]
-        for f, size in zip(self._files, sizes, strict=True):
+        self._rows, self._rejects = self._files = [open(self._partial / part, "ab") for part in ("rows", "rejects")]
+        state = read_json(self._state_path) if self._state_path.exists() else {"signature": None, "sizes": [0, 0]}
+        complete = all(f.tell() >= size for f, size in zip(self._files, state["sizes"], strict=True))
+        if state["signature"] != signature or not complete:
+            state = {"done": 0, "sizes": [0, 0], "counts": {}, "warnings": []}
+        self.done, self.warnings = state["done"], state["warnings"]
+        self.counts: Counter[str] = Counter(state["counts"])
+        for f, size in zip(self._files, state["sizes"], strict=True):
             f.truncate(size)
-
-    def _restore(self, paths: list[Path]) -> list[int]:
-        """Restores the last checkpoint; returns the sizes of the partial files then, 0 without a usable checkpoint."""
-        if not self._state_path.exists():
-            return [0, 0]
-        state = read_json(self._state_path)
-        sizes = state["sizes"]
-        complete = all(path.exists() and path.stat().st_size >= size for path, size in zip(paths, sizes, strict=True))
-        if state["signature"] != self.signature or not complete:
-            return [0, 0]
-        self.done, self.counts, self.warnings = state["done"], Counter(state["counts"]), state["warnings"]
-        return sizes
+            f.seek(size)
 
     def write(self, rows: Iterable[Mapping[str, Any]], warnings: Iterable[str] = ()) -> None:
         """Writes the rows that one row of the source became, and its warnings."""

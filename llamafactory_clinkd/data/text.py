@@ -39,10 +39,10 @@ _CONTROL = re.compile(r"<\|(?!(?:box|object_ref)_(?:start|end)\|>)\w{1,40}\|>|<(
 
 
 def clean_text(text: str, coordinates: Coordinates = "auto") -> str:
-    """Returns ``text`` with Qwen-VL's tags and boxes in the form above.
+    """Returns one question or answer with Qwen-VL's tags and boxes in the form above.
 
     Args:
-        text: One question or answer.
+        text: The text as the source has it.
         coordinates: What the numbers of a box are; ``auto`` decides box by box (see the table).
 
     Raises:
@@ -53,28 +53,31 @@ def clean_text(text: str, coordinates: Coordinates = "auto") -> str:
     if control := _CONTROL.search(text):
         raise Reject("control_token", f"found {control[0]!r}")
     if "<" in text or "＜" in text:
-        text = _AUTHORS_TAGS.sub(_authors_tag, text)
+        text = _AUTHORS_TAGS.sub(
+            lambda match: f"<{'/' if match[1] or match[3].lower() == 'end' else ''}{match[2].lower()}>", text
+        )
         if not tags_balanced(text):
-            raise Reject("tags_unbalanced", f"in {_short(text)!r}")
+            raise Reject("tags_unbalanced", f"in {_shorten(text)!r}")
         text = convert_tags(text, "qwen_vl")
     elif "." not in text or "(" not in text:
         return text  # neither a tag nor a bare box of fractions
 
+    def rewrite_bare(match: re.Match) -> str:
+        is_fraction = _are_fractions(match.groups(), coordinates)
+        return _rewrite(match.groups(), "fractions") if is_fraction else match[0]
+
     pieces = _TAGGED.split(text)  # words, <box>, content, </box>, words, ...
-    for index in range(0, len(pieces), 4):
-        pieces[index] = _BARE.sub(lambda match: _rewrite_bare(match, coordinates), pieces[index])
-    for index in range(2, len(pieces), 4):
-        pieces[index] = _rewrite_tagged(pieces[index], coordinates)
+    pieces[::4] = [_BARE.sub(rewrite_bare, words) for words in pieces[::4]]
+    pieces[2::4] = [_rewrite_tagged(content, coordinates) for content in pieces[2::4]]
     return "".join(pieces)
 
 
 def check_unicode(text: str) -> None:
     """Raises :class:`Reject` (``bad_text``) for text that UTF-8 cannot hold."""
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise Reject("bad_text", f"character {error.start} is {text[error.start]!a}") from error
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Reject("bad_text", f"character {error.start} is {text[error.start]!a}") from error
 
 
 def box_in_thousandths(box: Sequence[float], original: str) -> list[int]:
@@ -97,26 +100,17 @@ def box_in_thousandths(box: Sequence[float], original: str) -> list[int]:
     return rounded
 
 
-def _authors_tag(match: re.Match) -> str:
-    return f"<{'/' if match[1] or match[3].lower() == 'end' else ''}{match[2].lower()}>"
-
-
 def _rewrite_tagged(content: str, coordinates: Coordinates) -> str:
     """The coordinates between two box tags."""
     canonical = _CANONICAL.fullmatch(content)
     if canonical and coordinates != "fractions":
         box_in_thousandths(list(map(int, canonical.groups())), content)
         return content
-
     plain = unicodedata.normalize("NFKC", content)
     groups = list(_GROUP.finditer(plain))
     if not groups or _GROUP.sub("", plain).strip(" \t\r\n,;"):
-        raise Reject("bad_box", f"expected (x1,y1),(x2,y2), found {_short(content)!r}")
+        raise Reject("bad_box", f"expected (x1,y1),(x2,y2), found {_shorten(content)!r}")
     return ",".join(_rewrite(match.groups(), coordinates) for match in groups)
-
-
-def _rewrite_bare(match: re.Match, coordinates: Coordinates) -> str:
-    return _rewrite(match.groups(), "fractions") if _are_fractions(match.groups(), coordinates) else match[0]
 
 
 def _are_fractions(numbers: tuple[str, ...], coordinates: Coordinates) -> bool:
@@ -126,11 +120,10 @@ def _are_fractions(numbers: tuple[str, ...], coordinates: Coordinates) -> bool:
 
 
 def _rewrite(numbers: tuple[str, ...], coordinates: Coordinates) -> str:
-    original = f"({numbers[0]},{numbers[1]}),({numbers[2]},{numbers[3]})"
+    original = "({},{}),({},{})".format(*numbers)
     scale = 1000 if coordinates == "fractions" or _are_fractions(numbers, coordinates) else 1
-    x1, y1, x2, y2 = box_in_thousandths([scale * float(number) for number in numbers], original)
-    return f"({x1},{y1}),({x2},{y2})"
+    return "({},{}),({},{})".format(*box_in_thousandths([scale * float(number) for number in numbers], original))
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
