@@ -3,25 +3,18 @@
 
 """Which answers of the model need correction: low similarity, or a grounding that is missing or wrong (section 3.3).
 
-Boxes and tags are taken out of both texts before their similarity is measured, and judged by themselves.
-
-=================================  =========================================================================
-texts without boxes and tags       similarity
-=================================  =========================================================================
-both empty (box-only answers)      1.0: the boxes alone decide
-one empty                          0.0
-neither empty                      the model's score
-=================================  =========================================================================
+Text and boxes are judged separately. The similarity is that of both texts without boxes and tags: 1 if both are empty
+(the boxes alone decide), 0 if one is empty.
 
 ============  ==============================================================================================
 grounding     meaning
 ============  ==============================================================================================
 none          no box in the ground truth, none in the answer
-ok            every box of the ground truth has its own box in the answer with an IoU of at least the bound
+ok            every box of the ground truth has its own box in the answer with an IoU of at least the threshold
 missing       the ground truth has boxes, the answer has none
 malformed     tags that do not close, or a box tag without coordinates
-wrong_number  more boxes or fewer than the ground truth has
-low_iou       as many boxes, but one of them below the bound in the best one-to-one matching
+wrong_number  the answer has more or fewer boxes than the ground truth
+low_iou       as many boxes, but one of them below the threshold in the best one-to-one matching
 ============  ==============================================================================================
 """
 
@@ -38,7 +31,7 @@ Grounding = Literal["none", "ok", "missing", "malformed", "wrong_number", "low_i
 
 
 class Verdict(TypedDict):
-    """What was found about one row, JSON-able."""
+    """The judgement of one row, JSON-able."""
 
     id: str
     similarity: float
@@ -81,8 +74,8 @@ def judge(
     for number, row in enumerate(rows):
         for key in ("id", "annotation", "response"):
             if not isinstance(row.get(key), str):
-                found = type(row.get(key)).__name__
-                raise ValueError(f"Row {number} (id {row.get('id')!r}): {key} is {found}, expected a string.")
+                kind = type(row.get(key)).__name__
+                raise ValueError(f"Row {number} (id {row.get('id')!r}): {key} is {kind}, expected a string.")
 
     scores = text_similarity([row["annotation"] for row in rows], [row["response"] for row in rows], similarity)
     verdicts = []
@@ -90,47 +83,33 @@ def judge(
         grounding, ious = judge_grounding(row["annotation"], row["response"], iou_threshold)
         reasons = ["similarity"] if score < threshold else []
         reasons += [] if grounding in ("none", "ok") else [grounding]
-        verdicts.append(
-            Verdict(
-                id=row["id"],
-                similarity=score,
-                grounding=grounding,
-                iou=ious,
-                needs_correction=bool(reasons),
-                reason="+".join(reasons) or "ok",
-            )
-        )
+        verdict = {"id": row["id"], "similarity": score, "grounding": grounding, "iou": ious}
+        verdicts.append(Verdict(**verdict, needs_correction=bool(reasons), reason="+".join(reasons) or "ok"))
     return verdicts
 
 
 def text_similarity(a: Sequence[str], b: Sequence[str], similarity: Similarity) -> list[float]:
-    """The similarity of each pair without boxes and tags, by the first table at the top of this file."""
+    """The similarity of each pair without boxes and tags; 1 if both texts are empty then, 0 if one is."""
     pairs = [(strip_boxes(left), strip_boxes(right)) for left, right in zip(a, b, strict=True)]
-    worded = [pair for pair in pairs if all(pair)]
-    scores = iter(similarity.scores([left for left, _ in worded], [right for _, right in worded]))
+    nonempty = [pair for pair in pairs if all(pair)]
+    scores = iter(similarity.scores([left for left, _ in nonempty], [right for _, right in nonempty]))
     return [next(scores) if left and right else float(left == right) for left, right in pairs]
 
 
 def judge_grounding(annotation: str, response: str, iou_threshold: float) -> GroundingResult:
-    """Compares the boxes of an answer with those of the ground truth, by the second table at the top of this file."""
-    truth, found = parse_boxes(annotation), parse_boxes(response)
-    ious = [0.0] * len(truth)
-    if truth and found:
-        matrix = iou_matrix(truth, found)  # [truth, found]
+    """Compares the boxes of an answer with those of the ground truth, by the table at the top of this file."""
+    true_boxes, boxes = parse_boxes(annotation), parse_boxes(response)
+    ious = [0.0] * len(true_boxes)
+    if true_boxes and boxes:
+        matrix = iou_matrix(true_boxes, boxes)  # [true, predicted]
         for row, column in zip(*linear_sum_assignment(matrix, maximize=True), strict=True):
             ious[row] = float(matrix[row, column])
 
-    if not tags_balanced(response) or (_box_tags(response) and not found):
+    has_box_tag = any(style["box"] in response for style in TAGS.values())
+    if not tags_balanced(response) or (has_box_tag and not boxes):
         return GroundingResult("malformed", ious)
-    if not truth and not found:
-        return GroundingResult("none", ious)
-    if not found:
-        return GroundingResult("missing", ious)
-    if len(found) != len(truth):
+    if not boxes:
+        return GroundingResult("missing" if true_boxes else "none", ious)
+    if len(boxes) != len(true_boxes):
         return GroundingResult("wrong_number", ious)
     return GroundingResult("ok" if min(ious) >= iou_threshold else "low_iou", ious)
-
-
-def _box_tags(text: str) -> int:
-    """How many opening box tags of any style ``text`` has."""
-    return sum(text.count(style["box"]) for style in TAGS.values())

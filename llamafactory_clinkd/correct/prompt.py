@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The prompt of a correction and the reading of its answer."""
+"""The prompt of a correction request, and the candidates in its answer."""
 
 import json
 import re
@@ -14,13 +14,13 @@ from .corrector import CorrectionItem
 
 DEFAULT_PROMPT = Path(__file__).parent / "prompts" / "correction.txt"
 PARSE_ATTEMPTS = 32
-"""Brackets of an answer at which JSON is looked for: a bound on the time that nonsense can take."""
+"""Brackets of an answer at which JSON may start: bounds the time of parsing nonsense."""
 REQUIRED = frozenset({"annotation", "count"})
 ALLOWED = REQUIRED | {"question", "response"}
 
 
 class PromptTemplate:
-    """A prompt with ``$question``, ``$annotation``, ``$response`` and ``$count``; ``$$`` stands for a dollar sign.
+    """A prompt with ``$question``, ``$annotation``, ``$response`` and ``$count``; ``$$`` is a dollar sign.
 
     Args:
         path: A UTF-8 text file; default the package's ``prompts/correction.txt``.
@@ -35,28 +35,26 @@ class PromptTemplate:
         if not source.is_file():
             raise FileNotFoundError(f"correction_prompt: there is no file {source}.")
         self._template = Template(source.read_text(encoding="utf-8"))
-        found = set(self._template.get_identifiers()) if self._template.is_valid() else None
-        if found is None or not REQUIRED <= found <= ALLOWED:
-            what = "a malformed placeholder" if found is None else f"the placeholders {sorted(found)}"
+        names = set(self._template.get_identifiers()) if self._template.is_valid() else None
+        if names is None or not REQUIRED <= names <= ALLOWED:
+            problem = "a malformed placeholder" if names is None else f"the placeholders {sorted(names)}"
             raise ValueError(
-                f"correction_prompt: {source} has {what}; expected $annotation and $count, and at most $question and "
-                "$response beside them. Write $$ for a dollar sign."
+                f"correction_prompt: {source} has {problem}; expected $annotation and $count, and at most $question "
+                "and $response beside them. Write $$ for a dollar sign."
             )
 
     @property
     def fixed_text(self) -> str:
-        """The template without its placeholders' contents: what no answer may repeat."""
+        """The template without placeholders, which no answer may repeat."""
         return self._template.safe_substitute(dict.fromkeys(ALLOWED, "\n"))
 
     def render(self, item: CorrectionItem, count: int) -> str:
         """The prompt for one item, asking for ``count`` candidates."""
-        return self._template.substitute(
-            question=item.question, annotation=item.annotation, response=item.response, count=count
-        )
+        return self._template.substitute(item._asdict(), count=count)
 
 
 def response_format(count: int) -> dict[str, Any]:
-    """The JSON schema of an answer, as OpenAI's ``response_format`` wants it."""
+    """The JSON schema of an answer, for OpenAI's ``response_format``."""
     schema = {
         "type": "object",
         "properties": {"candidates": {"type": "array", "items": {"type": "string"}}},
@@ -69,21 +67,21 @@ def response_format(count: int) -> dict[str, Any]:
 def parse_answer(content: str, count: int) -> tuple[str, ...]:
     """Reads the candidates of an answer, at most ``count``, distinct, in order.
 
-    Taken is the first JSON value in the text, within a code fence or prose or not, that is a list of strings or an
-    object with such a list under ``candidates``. Anything else has no candidates: free text is never an answer. A
-    string with half of a surrogate pair is none: neither a file nor a tokenizer takes it.
+    They are the first JSON value in the text that is a list of strings or an object with such a list under
+    ``candidates``, with or without a code fence or prose around it. Other text has no candidates. A string with half
+    of a surrogate pair is dropped: it can neither be saved nor tokenized.
     """
     decoder, position = json.JSONDecoder(), 0
     for _ in range(PARSE_ATTEMPTS):
-        if not (found := re.compile(r"[\[{]").search(content, position)):
+        if not (bracket := re.compile(r"[\[{]").search(content, position)):
             break
         try:
-            value, position = decoder.raw_decode(content, found.start())
+            value, position = decoder.raw_decode(content, bracket.start())
         except (ValueError, RecursionError):
-            position = found.end()
+            position = bracket.end()
             continue
-        listed = value.get("candidates") if isinstance(value, dict) else value
-        if isinstance(listed, list) and (texts := [text.strip() for text in listed if _is_text(text)]):
+        candidates = value.get("candidates") if isinstance(value, dict) else value
+        if isinstance(candidates, list) and (texts := [text.strip() for text in candidates if _is_text(text)]):
             return tuple(dict.fromkeys(texts))[:count]
     return ()
 

@@ -9,48 +9,59 @@ reason          the candidate is rejected because
 empty           it has no text
 too_long        it has over ``4 * characters + 200`` of the ground truth, or over ``2 * words + 12``
 too_short       it has under half the words of the ground truth
-boxes           its boxes are not the ground truth's, in order and character for character, or the references
-                between tags are others or in another order (case and blanks aside)
+boxes           its boxes are not the ground truth's, in order and character for character, or the tagged
+                references differ in words or order (case and white space aside)
 tags            its tags do not close, or are not the ground truth's
-meaning_words   a side, degree, number or negation changed, or two sides their places (:mod:`.meaning`)
+meaning_words   a side, degree, number or negation changed, or two sides swapped: :func:`keeps_meaning`
 similarity      its similarity to the ground truth is below the threshold
-existing_label  some ground truth, or a label given by the caller, reads the same
+existing_label  it equals some ground truth, or a label given by the caller
 prompt_leak     it holds five words in a row of the prompt template, or marks of a chat or JSON answer
 ==============  ==========================================================================================
-
-A ground truth of boxes alone has no words to be similar to. Its rewording may use the words of the question and those
-of :data:`LOCATING_WORDS`, which say only "it is here": similarity 1 then, else 0.
 """
 
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 from ..utils.boxes import TAGS, box_strings, strip_boxes, tags_balanced
 from .judge import text_similarity
 from .similarity import Similarity
 
 
+LEAK_WORDS = 5
 LOCATING_WORDS = frozenset(
     "the a an it its is are this that these here there located situated found seen shown at in on within by can be "
     "lies lie image picture scan position location region area box boxes marked following requested structure".split()
 )
-
-LEAK_RUN = 5
-
+EXCLUSIVE_WORDS = tuple(
+    frozenset(words.split())
+    for words in (
+        "left right bilateral unilateral",
+        "anterior posterior ventral dorsal",
+        "superior inferior upper lower cranial caudal",
+        "lateral medial proximal distal",
+        "acute chronic",
+        "benign malignant",
+        "mild moderate severe",
+        "increased decreased",
+        "normal abnormal",
+    )
+)
+CRITICAL_WORDS = frozenset.union(*EXCLUSIVE_WORDS) | {"yes"}
+NEGATIONS = frozenset("no not none never without absent absence negative neither nor cannot".split())
+_NUMBERS = "two three four five six seven eight nine ten eleven twelve".split()
+_DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS, start=2)}
+_TOKEN = re.compile(r"\d+(?:[.,]\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)?")
 _CHAT_MARKS = re.compile(r"<\|im_(?:start|end)\|>|```|\"candidates\"|\bas an ai\b", re.IGNORECASE)
-
-_TAGGED = re.compile(
-    "|".join(f"{re.escape(style['box'])}.*?{re.escape(style['/box'])}" for style in TAGS.values()), re.I | re.DOTALL
+_TAG = re.compile("|".join(re.escape(tag) for style in TAGS.values() for tag in style.values()), re.IGNORECASE)
+_TAGGED_BOX, _TAGGED_REFERENCE = (
+    re.compile(
+        "|".join(f"{re.escape(style[kind])}(.*?){re.escape(style['/' + kind])}" for style in TAGS.values()),
+        re.IGNORECASE | re.DOTALL,
+    )
+    for kind in ("box", "ref")
 )
-
-_REFERRED = re.compile(
-    "|".join(f"{re.escape(style['ref'])}(.*?){re.escape(style['/ref'])}" for style in TAGS.values()), re.I | re.DOTALL
-)
-
-_TAGS = re.compile("|".join(re.escape(tag) for style in TAGS.values() for tag in style.values()), re.IGNORECASE)
 
 
 def label_key(text: str) -> str:
@@ -59,19 +70,23 @@ def label_key(text: str) -> str:
 
 
 def prompt_runs(prompt: str) -> frozenset[tuple[str, ...]]:
-    """Every run of :data:`LEAK_RUN` words of a prompt template."""
-    words = words_of(prompt)
-    return frozenset(tuple(words[i : i + LEAK_RUN]) for i in range(len(words) - LEAK_RUN + 1))
+    """Every run of :data:`LEAK_WORDS` words of a prompt template."""
+    words = _words(prompt)
+    return frozenset(zip(*(words[start:] for start in range(LEAK_WORDS)), strict=False))
 
 
 def candidate_similarities(
     candidates: Sequence[str], *, annotation: str, question: str, similarity: Similarity
 ) -> list[float]:
-    """The similarity of each candidate to the ground truth, boxes and tags aside, in one batch."""
+    """The similarity of each candidate to the ground truth, boxes and tags aside, in one batch.
+
+    A ground truth of boxes alone has no words to compare. A candidate then scores 1 if it has only words of the
+    question and of :data:`LOCATING_WORDS`, which add nothing but "it is here", else 0.
+    """
     if strip_boxes(annotation):
         return text_similarity([annotation] * len(candidates), candidates, similarity)
-    allowed = LOCATING_WORDS.union(words_of(question))
-    return [float(allowed.issuperset(words_of(candidate))) for candidate in candidates]
+    allowed = LOCATING_WORDS.union(_words(question))
+    return [float(allowed.issuperset(_words(candidate))) for candidate in candidates]
 
 
 def rejection_reasons(
@@ -100,117 +115,75 @@ def rejection_reasons(
     if is_too_long(candidate, annotation):
         return ["too_long"]
 
-    truth, words = words_of(annotation), words_of(candidate)
-    foreign = prompt_runs(candidate) - prompt_runs(f"{annotation}\n{question}")
-    reasons = {
-        "too_long": len(words) > 2 * len(truth) + 12,
-        "too_short": len(words) < len(truth) / 2,
-        "boxes": _boxes_as_written(candidate) != _boxes_as_written(annotation)
-        or _references(candidate) != _references(annotation),
+    true_words, words = _words(annotation), _words(candidate)
+    new_runs = prompt_runs(candidate) - prompt_runs(f"{annotation}\n{question}")
+    checks = {
+        "too_long": len(words) > 2 * len(true_words) + 12,
+        "too_short": len(words) < len(true_words) / 2,
+        "boxes": _boxes_and_references(candidate) != _boxes_and_references(annotation),
         "tags": not tags_balanced(candidate) or _tag_counts(candidate) != _tag_counts(annotation),
         "meaning_words": not keeps_meaning(annotation, candidate, question),
         "similarity": similarity < threshold,
         "existing_label": label_key(candidate) in existing,
-        "prompt_leak": bool(_CHAT_MARKS.search(candidate) or foreign.intersection(leaks)),
+        "prompt_leak": bool(_CHAT_MARKS.search(candidate) or new_runs.intersection(leaks)),
     }
-    return [reason for reason, found in reasons.items() if found]
+    return [reason for reason, rejected in checks.items() if rejected]
 
 
 def is_too_long(candidate: str, annotation: str) -> bool:
-    """Whether a candidate is beyond any use, so that no model need read it."""
+    """Whether a candidate has so many characters that no model needs to score it."""
     return len(candidate) > 4 * len(annotation) + 200
 
 
-def _boxes_as_written(text: str) -> tuple[list[str], list[str]]:
-    """The boxes, and whatever stands between box tags, character for character."""
-    return box_strings(text), _TAGGED.findall(text)
+def keeps_meaning(annotation: str, candidate: str, question: str = "") -> bool:
+    """Whether a rewording has the ground truth's critical words, numbers and negation.
+
+    Numbers stay in their order, and so do the words of each set of :data:`EXCLUSIVE_WORDS`; the rest may move. A
+    rewording may add critical words of the question ("Is there fluid in the left lung?", "Yes" may become "Yes, there
+    is fluid in the left lung"), but no others.
+    """
+    (true_words, true_negated), (words, negated) = _critical_words(annotation), _critical_words(candidate)
+    allowed = {*true_words, *_critical_words(question)[0]}
+    same_words = set(true_words) <= set(words) <= allowed and true_negated == negated
+    sequences = zip(_ordered_words(true_words), _ordered_words(words), strict=True)
+    return same_words and all(_is_subsequence(short, long) for short, long in sequences)
 
 
-def _references(text: str) -> list[str]:
-    """What the boxes are boxes of: the words between reference tags, in order."""
-    return [label_key("".join(match.groups(default=""))) for match in _REFERRED.finditer(text)]
-
-
-def _tag_counts(text: str) -> Counter[str]:
-    return Counter(tag.lower() for tag in _TAGS.findall(text))
-
-
-EXCLUSIVE_WORDS = tuple(
-    frozenset(words.split())
-    for words in (
-        "left right bilateral unilateral",
-        "anterior posterior ventral dorsal",
-        "superior inferior upper lower cranial caudal",
-        "lateral medial proximal distal",
-        "acute chronic",
-        "benign malignant",
-        "mild moderate severe",
-        "increased decreased",
-        "normal abnormal",
-    )
-)
-
-CRITICAL_WORDS = frozenset.union(*EXCLUSIVE_WORDS) | {"yes"}
-
-NEGATIONS = frozenset("no not none never without absent absence negative neither nor cannot".split())
-
-_NUMBER_WORDS = dict(
-    zip("two three four five six seven eight nine ten eleven twelve".split(), map(str, range(2, 13)), strict=True)
-)
-
-_TOKEN = re.compile(r"\d+(?:[.,]\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)?")
-
-
-class Meaning(NamedTuple):
-    """What a rewording must not change."""
-
-    critical: tuple[str, ...]
-    """Critical words, and numbers in digits ("two" counts as 2), in order."""
-    negated: bool
-    """Whether any word negates."""
-
-
-def words_of(text: str) -> list[str]:
+def _words(text: str) -> list[str]:
     """The lower-case words and numbers of ``text`` without its boxes and tags, in order."""
     return _TOKEN.findall(strip_boxes(text).casefold())
 
 
-def meaning_of(text: str) -> Meaning:
-    """The critical words of ``text``, boxes and tags aside."""
+def _critical_words(text: str) -> tuple[list[str], bool]:
+    """Critical words and numbers in digits ("two" counts as 2), in order, and whether any word negates."""
     critical, negated = [], False
-    for word in words_of(text):
+    for word in _words(text):
         if word[0].isdigit() or word in CRITICAL_WORDS:
             critical.append(word.replace(",", "."))
-        elif word in _NUMBER_WORDS:
-            critical.append(_NUMBER_WORDS[word])
+        elif word in _DIGITS:
+            critical.append(_DIGITS[word])
         elif word in NEGATIONS or word.endswith(("n't", "n’t")):
             negated = True
-    return Meaning(tuple(critical), negated)
+    return critical, negated
 
 
-def keeps_meaning(annotation: str, candidate: str, question: str = "") -> bool:
-    """Whether a rewording has the ground truth's critical words and its negation.
-
-    Numbers stay in their order, and so do the words of each set of :data:`EXCLUSIVE_WORDS`; the rest may move. It may
-    take up critical words of the question ("Is there fluid in the left lung?", "Yes" may become "Yes, there is fluid
-    in the left lung"), but none from elsewhere.
-    """
-    truth, reworded = meaning_of(annotation), meaning_of(candidate)
-    allowed = {*truth.critical, *meaning_of(question).critical}
-    same_words = set(truth.critical) <= set(reworded.critical) <= allowed and truth.negated == reworded.negated
-    return same_words and all(
-        _is_subsequence(left, right)
-        for left, right in zip(_sequences(truth.critical), _sequences(reworded.critical), strict=True)
-    )
-
-
-def _sequences(critical: Iterable[str]) -> list[list[str]]:
-    """The numbers, then the words of each set of :data:`EXCLUSIVE_WORDS`, in order; a word repeated at once is one."""
-    words = list(critical)
-    kinds = [[word for word in words if word[0].isdigit()], *([w for w in words if w in s] for s in EXCLUSIVE_WORDS)]
+def _ordered_words(critical: list[str]) -> list[list[str]]:
+    """The numbers, then the words of each set of :data:`EXCLUSIVE_WORDS`, in order, direct repetitions once."""
+    kinds = [[word for word in critical if word[0].isdigit()]]
+    kinds += [[word for word in critical if word in words] for words in EXCLUSIVE_WORDS]
     return [[word for word, _ in groupby(kind)] for kind in kinds]
 
 
-def _is_subsequence(words: list[str], others: list[str]) -> bool:
-    rest = iter(others)
-    return all(word in rest for word in words)
+def _is_subsequence(short: Iterable[str], long: Iterable[str]) -> bool:
+    rest = iter(long)
+    return all(word in rest for word in short)
+
+
+def _boxes_and_references(text: str) -> tuple[list[str], list[str], list[str]]:
+    """Box coordinates and tagged boxes, character for character, and the words between reference tags."""
+    references = ["".join(match.groups(default="")) for match in _TAGGED_REFERENCE.finditer(text)]
+    return box_strings(text), [match[0] for match in _TAGGED_BOX.finditer(text)], [label_key(r) for r in references]
+
+
+def _tag_counts(text: str) -> Counter[str]:
+    return Counter(tag.lower() for tag in _TAG.findall(text))
