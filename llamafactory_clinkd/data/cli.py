@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..utils.boxes import TagStyle
 from ..utils.console import console, exit_on_error
 from ..utils.io import write_json
-from .build_rows import Options
 from .check import check as run_check
+from .convert import Options
 from .convert import convert as run_convert
 from .formats import FORMATS
 from .row_check import IMAGE_MAX_PIXELS

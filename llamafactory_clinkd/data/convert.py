@@ -5,24 +5,55 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..utils.boxes import TASKS, TagStyle, task_of
 from ..utils.io import content_hash
-from .build_rows import Options, build_rows
-from .formats import FORMATS, Format, detect_format
+from .formats import FORMATS, Conversation, Format, detect_format
+from .images import known_modality, relative_path
 from .problems import CHOICES, Reject
 from .reader import BrokenFileError, read_rows
-from .sharegpt import ResumableWriter
+from .scans import Slice, Window, is_scan, scan_to_png
+from .sharegpt import IMAGE_PLACEHOLDER, ResumableWriter, sharegpt_row
+from .text import Coordinates, check_unicode, clean_text
 
 
 SAMPLE_SIZE = 100  # rows that determine the format
+MIXED = "MIXED"  # the task of a row whose turns have different ones
 
 
 class StrictError(ValueError):
     """The first bad row under ``strict``."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How rows are built.
+
+    Args:
+        tags: Style of the ref and box tags.
+        coordinates: What the numbers of a box in the source are.
+        split_turns: One row per turn, with ids ``x#1``, ``x#2`` ...; else a conversation stays one row.
+        image_folder: The data folder (LLaMA-Factory's ``media_dir``); needed for scans only.
+        image_prefix: Put before every image path, for instance ``images``.
+        default_slice: Slice of volumes whose path names none.
+        window: Centre and width in HU for CT, instead of the file's own.
+    """
+
+    tags: TagStyle = "qwen2_vl"
+    coordinates: Coordinates = "auto"
+    split_turns: bool = False
+    image_folder: str | Path = "."
+    image_prefix: str = ""
+    default_slice: Slice = Slice()
+    window: Window | None = None
+
+    def __post_init__(self) -> None:
+        if self.image_prefix:
+            relative_path(self.image_prefix)  # raises a ValueError that explains what is wrong with it
 
 
 @dataclass(frozen=True)
@@ -87,9 +118,7 @@ def convert(
     options = options or Options(image_folder=source.parent)
     name = name or source.stem
     if not re.fullmatch(r"[\w.-]+", name) or name in ("dataset_info", "rejects") or name.startswith("."):
-        raise ValueError(
-            f"{name!r} is not a valid name of a data set: give one of letters, digits, '-' and '_' with --name."
-        )
+        raise ValueError(f"{name!r} is not a valid data set name: give one of letters, digits, '-', '_' with --name.")
     if source.resolve() == (Path(output) / f"{name}.json").resolve():
         raise ValueError(f"{source} would be overwritten by its own conversion: give another --name or folder.")
     if format is not None and format not in FORMATS:
@@ -106,7 +135,11 @@ def convert(
     try:
         for number, row in itertools.islice(read_rows(source, on_bytes), writer.done, None):
             try:
-                writer.write(*_convert_row(row, number, source_format, options))
+                if isinstance(row, Reject):
+                    raise row
+                conversation = source_format.parse(row)
+                conversation.id = conversation.id or f"row-{number}"
+                writer.write(*build_rows(conversation, options))
             except Reject as reject:
                 if strict and reject.reason not in CHOICES:
                     raise StrictError(f"{source}, row {number} ({_identity(row)!r}): {reject}.") from reject
@@ -115,67 +148,102 @@ def convert(
         writer.close(keep=not isinstance(error, StrictError))
         raise
     writer.finish()
-    counts = writer.counts
     return Conversion(
         path=writer.path,
         rejects_path=writer.rejects_path,
         format=source_format.name,
         rows_in=writer.done,
-        converted=counts["converted"],
-        rows_out=counts["rows"],
-        rejected=counts["rejected"],
-        reasons=_counts_of("reject ", counts),
-        tasks=_counts_of("task ", counts),
-        modalities=_counts_of("modality ", counts),
+        converted=writer.counts["converted"],
+        rows_out=writer.counts["rows"],
+        rejected=writer.counts["rejected"],
+        reasons=writer.counts_of("reject"),
+        tasks=writer.counts_of("task"),
+        modalities=writer.counts_of("modality"),
         warnings=writer.warnings,
-        warned=counts["warnings"],
+        warned=writer.counts["warnings"],
         resumed_at=resumed_at,
     )
 
 
-def _convert_row(row: Any, number: int, source_format: Format, options: Options) -> tuple[list[dict], list[str]]:
-    if isinstance(row, Reject):
-        raise row
-    conversation = source_format.parse(row)
-    conversation.id = conversation.id or f"row-{number}"
-    return build_rows(conversation, options)
-
-
-def _sample(source: Path) -> Iterator[dict[str, Any]]:
-    """The first readable rows; a file that is broken further on raises when it is converted.
-
-    Raises:
-        ValueError: If the file has rows and none of them is readable.
-    """
-    readable, first_reject = 0, None
+def _sample(source: Path) -> list[dict[str, Any]]:
+    """The first readable rows; raises a ValueError if the file has rows and none of them is readable."""
+    sample, first_reject = [], None
     try:
         for number, row in read_rows(source):
-            if isinstance(row, Reject):
-                first_reject = first_reject or f"row {number}: {row}"
-                continue
-            readable += 1
-            yield row
-            if readable == SAMPLE_SIZE:
-                return
+            if not isinstance(row, Reject):
+                sample.append(row)
+            elif first_reject is None:
+                first_reject = f"row {number}: {row}"
+            if len(sample) == SAMPLE_SIZE:
+                break
     except BrokenFileError:
-        if not readable:
-            raise
-    if first_reject and not readable:
-        raise ValueError(
-            f"{source} has no row that can be read; {first_reject}. "
-            "Expected a JSON array of objects, or an object a line."
-        )
+        if not sample:
+            raise  # otherwise the conversion raises it, after the readable rows
+    if first_reject and not sample:
+        expected = "Expected a JSON array of objects, or an object a line."
+        raise ValueError(f"{source} has no row that can be read; {first_reject}. {expected}")
+    return sample
 
 
 def _identity(row: Any) -> Any:
     """The row's own id, or what comes closest, so that the user finds it."""
-    if isinstance(row, dict):
-        for field in ("id", "qid", "question_id", "image", "image_name"):
-            if isinstance(row.get(field), str | int):
-                return row[field]
-    return None
+    fields = ("id", "qid", "question_id", "image", "image_name") if isinstance(row, dict) else ()
+    return next((row[field] for field in fields if isinstance(row.get(field), str | int)), None)
 
 
-def _counts_of(prefix: str, counts: dict[str, int]) -> dict[str, int]:
-    selected = {key.removeprefix(prefix): count for key, count in counts.items() if key.startswith(prefix)}
-    return dict(sorted(selected.items(), key=lambda item: (-item[1], item[0])))
+def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[str, Any]], list[str]]:
+    """The ShareGPT rows of one conversation, and warnings about its scans.
+
+    Side columns: ``id``; ``task``, from the source or derived from the boxes, ``MIXED`` if the turns of a row differ;
+    ``modality``, from the source or the image's name, else ``unknown``.
+
+    Raises:
+        Reject: If any part of the conversation is unusable; none of its turns is then used.
+    """
+    turns = [_clean_turn(turn, options.coordinates) for turn in conversation.turns]
+    if not turns:
+        raise Reject("no_turns", "expected a question and an answer")
+    placeholders = sum(question.count(IMAGE_PLACEHOLDER) for question, _ in turns)
+    if placeholders not in (0, len(conversation.images)):
+        raise Reject("image_count", f"{placeholders} <image> placeholders, {len(conversation.images)} images")
+    system = clean_text(conversation.system, options.coordinates) if conversation.system else None
+    check_unicode(conversation.id)
+
+    prefix = options.image_prefix.strip("/")
+    images = [f"{prefix}/{image}" if prefix else image for image in conversation.images]
+    modality = known_modality(conversation.modality, images[0] if images else None)
+    warnings = []
+    for index, image in enumerate(images):
+        if is_scan(image):
+            scan = {"modality": modality, "default_slice": options.default_slice, "window": options.window}
+            images[index], scan_warnings = scan_to_png(options.image_folder, image, **scan)
+            warnings += scan_warnings
+
+    columns = {"images": images, "system": system, "modality": modality}
+    rows = [columns | {"id": conversation.id, "turns": turns}]
+    if options.split_turns and len(turns) > 1:
+        for turn in turns:
+            if turn[0].count(IMAGE_PLACEHOLDER) != len(images):  # each row shows every image of the conversation
+                turn[0] = IMAGE_PLACEHOLDER * len(images) + turn[0].replace(IMAGE_PLACEHOLDER, "")
+        rows = [columns | {"id": f"{conversation.id}#{n}", "turns": [turn]} for n, turn in enumerate(turns, start=1)]
+    for row in rows:
+        row["task"] = _task(conversation.task, row["turns"])
+    return [sharegpt_row(row, tags=options.tags) for row in rows], warnings
+
+
+def _clean_turn(turn: list[str], coordinates: Coordinates) -> list[str]:
+    question, answer = (clean_text(text, coordinates) for text in turn)
+    if not question.replace(IMAGE_PLACEHOLDER, "").strip():
+        raise Reject("empty_question", f"its answer is {answer[:60]!r}")
+    if not answer.replace(IMAGE_PLACEHOLDER, "").strip():
+        raise Reject("empty_answer", f"to {question[:60]!r}")
+    if IMAGE_PLACEHOLDER in answer:
+        raise Reject("image_in_answer", f"in {answer[:60]!r}")
+    return [question, answer]
+
+
+def _task(source_task: Any, turns: list[list[str]]) -> str:
+    if isinstance(source_task, str) and source_task.strip().upper() in TASKS:
+        return source_task.strip().upper()
+    tasks = {task_of(question, answer) for question, answer in turns}
+    return tasks.pop() if len(tasks) == 1 else MIXED

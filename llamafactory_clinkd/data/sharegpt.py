@@ -29,7 +29,7 @@ MAX_WARNINGS = 100
 def sharegpt_row(row: Mapping[str, Any], *, tags: str = "qwen2_vl") -> dict[str, Any]:
     """Turns one row into LLaMA-Factory's ShareGPT form.
 
-    Placeholders of a single image move to the start of the first question; those of several images stay in place.
+    The placeholder of a single image moves to the start of the first question; those of several images stay in place.
 
     Args:
         row: ``turns`` (a list of ``[question, answer]``, in either tag style), ``image`` (path relative to the data
@@ -84,9 +84,8 @@ def write_array(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     unfinished = path.with_name(f".{path.name}.part")  # fixed: the next run overwrites what a killed one left
     try:
         with open(unfinished, "wb") as f:
-            for row in rows:
-                f.write(_array_item(row, first=not count))
-                count += 1
+            for count, row in enumerate(rows, start=1):
+                f.write(_array_item(row, first=count == 1))
             f.write(_array_end(count))
             _sync(f)
         os.replace(unfinished, path)
@@ -162,31 +161,32 @@ class ResumableWriter:
             f.truncate(size)
             f.seek(size)
 
-    def write(self, rows: Iterable[Mapping[str, Any]], warnings: Iterable[str] = ()) -> None:
+    def write(self, rows: list[dict[str, Any]], warnings: list[str]) -> None:
         """Writes the rows that one row of the source became, and its warnings."""
-        warnings = list(warnings)
         self.counts["warnings"] += len(warnings)
         self.warnings += warnings[: MAX_WARNINGS - len(self.warnings)]
         for row in rows:
             self._rows.write(_array_item(row, first=not self.counts["rows"]))
-            self.counts["rows"] += 1
-            self.counts[f"task {row['task']}"] += 1
-            self.counts[f"modality {row['modality']}"] += 1
-        self.counts["converted"] += 1
-        self._advance()
+            self.counts.update(("rows", f"task {row['task']}", f"modality {row['modality']}"))
+        self._advance("converted")
 
     def reject(self, number: int, identity: Any, reason: str, detail: str) -> None:
         """Records one rejected row of the source."""
         line = {"dataset": self.name, "row": number, "id": identity, "reason": reason, "detail": detail}
         self._rejects.write((json.dumps(line) + "\n").encode("ascii"))  # escaped: the id may not be valid Unicode
-        self.counts["rejected"] += 1
         self.counts[f"reject {reason}"] += 1
-        self._advance()
+        self._advance("rejected")
 
-    def _advance(self) -> None:
+    def _advance(self, outcome: str) -> None:
+        self.counts[outcome] += 1
         self.done += 1
         if self.done % CHECKPOINT == 0:
             self.checkpoint()
+
+    def counts_of(self, kind: str) -> dict[str, int]:
+        """Counts of each ``reject`` reason, ``task`` or ``modality``, the largest first."""
+        counts = {key.removeprefix(f"{kind} "): n for key, n in self.counts.items() if key.startswith(f"{kind} ")}
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def checkpoint(self) -> None:
         """Syncs the partial files to disk, then writes the state that refers to them."""
@@ -210,21 +210,17 @@ class ResumableWriter:
         for f in self._files:
             _sync(f)
             f.close()
-        self._merge_rejects()
+        merged = self._partial / "merged"
+        with open(merged, "wb") as target, open(self._partial / "rejects", "rb") as rejects:
+            if self.rejects_path.exists():
+                with open(self.rejects_path, "rb") as old:  # lines of other data sets stay, and come first
+                    target.writelines(line for line in old if _dataset_of(line) != self.name)
+            shutil.copyfileobj(rejects, target)
+            _sync(target)
+        os.replace(merged, self.rejects_path)
         os.replace(self._partial / "rows", self.path)
         write_dataset_info(self.folder, {self.name: dataset_info_entry(self.path.name)})
         self._remove_partial()
-
-    def _merge_rejects(self) -> None:
-        """Replaces this data set's lines of ``rejects.jsonl``, after those of other data sets."""
-        merged = self._partial / "merged"
-        with open(merged, "wb") as target, open(self._partial / "rejects", "rb") as new:
-            if self.rejects_path.exists():
-                with open(self.rejects_path, "rb") as old:
-                    target.writelines(line for line in old if _dataset_of(line) != self.name)
-            shutil.copyfileobj(new, target)
-            _sync(target)
-        os.replace(merged, self.rejects_path)
 
     def _remove_partial(self) -> None:
         shutil.rmtree(self._partial)

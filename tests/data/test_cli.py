@@ -38,7 +38,7 @@ def test_strict_and_other_errors_are_sentences(run, tmp_path):
         (("--window", "wide"), "CENTRE,WIDTH"),
         (("--window", "40,0"), "has to be positive"),
         (("--slice", "w:1"), "not one of"),
-        (("--name", "a/b"), "not a valid name of a data set"),
+        (("--name", "a/b"), "not a valid data set name"),
     ):
         done = run("convert", source, tmp_path / "out", *arguments)
         assert done.exit_code == 2

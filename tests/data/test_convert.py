@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from llamafactory_clinkd.data.build_rows import Options
-from llamafactory_clinkd.data.convert import convert
+from llamafactory_clinkd.data.convert import Options, convert
 from llamafactory_clinkd.data.formats import FORMATS, detect_format
 from llamafactory_clinkd.utils.boxes import parse_boxes
 
@@ -159,7 +158,7 @@ def test_names_and_formats_are_checked(tmp_path):
     with pytest.raises(ValueError, match="Unknown format 'csv'"):
         convert(source, tmp_path / "out", format="csv")
     for name in ("../up", "dataset_info", ".hidden", "a b"):
-        with pytest.raises(ValueError, match="not a valid name of a data set"):
+        with pytest.raises(ValueError, match="not a valid data set name"):
             convert(source, tmp_path / "out", name=name)
     with pytest.raises(ValueError, match="overwritten"):
         convert(source, tmp_path)

@@ -12,8 +12,7 @@ import time
 import pytest
 
 from llamafactory_clinkd.data import sharegpt as writer
-from llamafactory_clinkd.data.build_rows import Options
-from llamafactory_clinkd.data.convert import convert
+from llamafactory_clinkd.data.convert import Options, convert
 from llamafactory_clinkd.data.reader import BrokenFileError
 
 from .samples import MED_GRIT_TRAIN, write_source

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llamafactory_clinkd.data.build_rows import Options
-from llamafactory_clinkd.data.convert import convert
+from llamafactory_clinkd.data.convert import Options, convert
 from llamafactory_clinkd.data.problems import Reject
 from llamafactory_clinkd.data.scans import Slice, is_scan, scan_to_png, stretch
 

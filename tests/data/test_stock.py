@@ -14,9 +14,8 @@ import pytest
 from tiny_models import build_tiny_qwen2vl, qwen_tokenizer_available
 from vqa_rad import VQA_RAD, build_vqa_rad_model, needs_vqa_rad
 
-from llamafactory_clinkd.data.build_rows import Options
 from llamafactory_clinkd.data.check import check
-from llamafactory_clinkd.data.convert import convert
+from llamafactory_clinkd.data.convert import Options, convert
 from llamafactory_clinkd.data.row_check import TokenCounter, resized
 from llamafactory_clinkd.utils.boxes import parse_boxes
 
