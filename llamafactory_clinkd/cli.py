@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""``clinkd``: what is not training. Training is ``llamafactory-cli train recipe.yaml``."""
+"""``clinkd``: everything except training, which is ``llamafactory-cli train recipe.yaml``."""
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,21 +13,23 @@ from rich.markup import escape
 from .utils.console import console, exit_on_error
 
 
-app = typer.Typer(help="ClinKD for stock LLaMA-Factory.", no_args_is_help=True, pretty_exceptions_show_locals=False)
+app = typer.Typer(
+    help="ClinKD for LLaMA-Factory: knowledge distillation for medical vision-language models.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
 PROBLEMS_SHOWN = 20
-"""Malformed rows that `clinkd evaluate` names in the terminal."""
+"""Malformed rows that `clinkd evaluate` prints in the terminal."""
 
 
 @app.command()
 def demo(
-    directory: Annotated[Path, typer.Option(help="Where data, models, the run and its report go.")] = Path(
+    directory: Annotated[Path, typer.Option(help="Folder for data, models, the run and its report.")] = Path(
         "runs/demo"
     ),
-    quick: Annotated[
-        bool, typer.Option(help="Less data and training: minutes instead of a quarter of an hour.")
-    ] = False,
+    quick: Annotated[bool, typer.Option(help="Less data and training: a few minutes instead of fifteen.")] = False,
 ) -> None:
-    """Builds real scans and small models, and runs the whole procedure on them."""
+    """Prepares real scans and small models, and runs the full pipeline on them."""
     from .demo.run import run_demo
 
     run_demo(directory, quick=quick)
@@ -35,15 +37,16 @@ def demo(
 
 @app.command()
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Predictions: ours, BiRD's, LLaMA-Factory's or LLaVA-Med's.")],
+    predictions: Annotated[Path, typer.Argument(help="Predictions of ClinKD, BiRD, LLaMA-Factory or LLaVA-Med.")],
     output: Annotated[Path | None, typer.Option("--json", help="Write the metrics to this file.")] = None,
     protocol: Annotated[
-        Literal["present", "released"], typer.Option(help="Mean over the modalities present, or as the released code.")
+        Literal["present", "released"],
+        typer.Option(help="Average over the modalities present, or over all eight as the released code does."),
     ] = "present",
     spice_jars: Annotated[Path | None, typer.Option(help="Folder with SPICE's CoreNLP 3.6.0 jars.")] = None,
     answers: Annotated[Path | None, typer.Option(help="The answers of a LLaVA-Med question file.")] = None,
     dataset: Annotated[
-        Path | None, typer.Option(help="The data set of LLaMA-Factory's predictions: its images, tasks, modalities.")
+        Path | None, typer.Option(help="Data set of LLaMA-Factory's predictions: adds images, tasks and modalities.")
     ] = None,
 ) -> None:
     """Computes the paper's four metrics."""
@@ -55,9 +58,8 @@ def evaluate(
         metrics = evaluate_file(predictions, protocol=protocol, spice_jars=spice_jars, progress=progress, **files)
     console.print(metrics_table(metrics))
     for problem in metrics["problems"][:PROBLEMS_SHOWN]:
-        console.print(
-            f"row {problem['row']}, {problem['outcome']}: {escape(problem['reason'])}", highlight=False, soft_wrap=True
-        )
+        line = f"row {problem['row']}, {problem['outcome']}: {escape(problem['reason'])}"
+        console.print(line, highlight=False, soft_wrap=True)
     if len(metrics["problems"]) > PROBLEMS_SHOWN:
         console.print(f"and {len(metrics['problems']) - PROBLEMS_SHOWN:,} more rows: --json FILE lists them all.")
     if output is not None:
@@ -68,17 +70,17 @@ def evaluate(
 def select(
     predictions: Annotated[Path, typer.Argument(help="predictions.jsonl with stored candidates.")],
     scorer: Annotated[str, typer.Option(help="open_clip name, name@pretrained, hf-hub:..., a folder, or logprob.")],
-    output: Annotated[Path, typer.Option(help="Where the newly ranked predictions go.")],
-    image_dir: Annotated[Path, typer.Option(help="Folder that relative image paths start from.")] = Path(),
+    output: Annotated[Path, typer.Option(help="File for the newly ranked predictions.")],
+    image_dir: Annotated[Path, typer.Option(help="Folder of relative image paths.")] = Path(),
     region: Annotated[
-        Literal["image", "crop"], typer.Option(help="Score the image, or each candidate's box.")
+        Literal["image", "crop"], typer.Option(help="Score the whole image, or each candidate's box.")
     ] = "image",
-    device: Annotated[str, typer.Option(help="Where the scorer runs, e.g. cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device of the scorer, e.g. cuda.")] = "cpu",
 ) -> None:
     """Ranks stored candidates with another scorer, without generating again."""
     from .select import load_scorer, rerank
 
-    with exit_on_error(RuntimeError):  # a scorer that cannot be had, or no row that could be ranked
+    with exit_on_error(RuntimeError):  # a scorer that cannot be loaded, or no row that could be ranked
         rows = rerank(predictions, load_scorer(scorer, device=device), output, image_dir, region=region, progress=True)
     console.print(f"{len(rows)} rows ranked into {output}.")
 
@@ -87,10 +89,10 @@ def select(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One or more output_dir folders.")],
     output: Annotated[
-        Path | None, typer.Option(help="The page; by default clinkd/report.html of the first run.")
+        Path | None, typer.Option(help="The HTML file. Default: clinkd/report.html of the first run.")
     ] = None,
 ) -> None:
-    """Writes a self-contained HTML page about a run, or comparing several."""
+    """Writes a self-contained HTML page about one run, or comparing several."""
     from .report import build_report
 
     with exit_on_error():
@@ -102,7 +104,9 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     recipe: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Look at what this recipe uses, and say what it would send."),
+        typer.Option(
+            exists=True, dir_okay=False, help="Check what this recipe uses, and list the text it would send."
+        ),
     ] = None,
     plan: Annotated[
         Path | None,
@@ -121,17 +125,17 @@ def doctor(
     ] = None,
     answer_tokens: Annotated[int, typer.Option(min=1, help="With --plan: mean tokens of an answer.")] = 64,
     seams: Annotated[
-        bool, typer.Option("--seams", help="Only the seams of LLaMA-Factory; fails with the list.")
+        bool, typer.Option("--seams", help="Check only the parts of LLaMA-Factory that the plugin patches.")
     ] = False,
 ) -> None:
-    """Says what is installed, attached and reachable, and how to mend what is not."""
-    from .doctor import examine, examine_seams, findings_table, read_recipe
+    """Checks what is installed, attached and reachable, and shows how to fix what is missing."""
+    from .doctor import check_all, check_seams, read_recipe, results_table
 
     if plan is not None:
         from .doctor.plan import make_plan, plan_table
 
         with exit_on_error():
-            planned = make_plan(
+            estimate = make_plan(
                 read_recipe(plan),
                 gpus=gpus,
                 gib=gpu_memory,
@@ -139,16 +143,16 @@ def doctor(
                 row_tokens=row_tokens,
                 answer_tokens=answer_tokens,
             )
-        console.print_json(json.dumps(planned)) if as_json else console.print(plan_table(planned))
-        raise typer.Exit(code=not planned["fits"])
-    findings = examine_seams() if seams else examine(recipe)
-    console.print_json(json.dumps(findings)) if as_json else console.print(findings_table(findings))
-    raise typer.Exit(code=any(finding["state"] == "broken" for finding in findings))
+        console.print_json(data=estimate) if as_json else console.print(plan_table(estimate))
+        raise typer.Exit(code=not estimate["fits"])
+    results = check_seams() if seams else check_all(recipe)
+    console.print_json(data=[asdict(each) for each in results]) if as_json else console.print(results_table(results))
+    raise typer.Exit(code=any(result.state == "broken" for result in results))
 
 
 def main() -> None:
-    """Entry point; ``clinkd data``, ``clinkd attention`` and ``clinkd reproduce`` come from their rooms."""
-    from .attention.cli import attention
+    """Entry point; adds the commands that their own folders define."""
+    from .attention.figure import attention
     from .data.cli import app as data_app
     from .reproduce.cli import reproduce
 

@@ -1,36 +1,36 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""``clinkd doctor``: what is installed, attached and reachable, and how to mend what is not."""
+"""``clinkd doctor``: what is installed, attached and available, and how to fix what is not."""
 
 from pathlib import Path
 from typing import Any
 
-from .checks import Finding, attached_seams, devices, finding, findings_table, java, packages, seam_names, versions
-from .external_resources import clip_weights, endpoint, sending, sentence_model
+from .checks import CheckResult, attached_seams, devices, java, packages, results_table, seam_names, versions
+from .external_resources import clip_weights, corrector_server, sending, sentence_model
 
 
-__all__ = ["Finding", "examine", "examine_seams", "finding", "findings_table", "read_recipe", "sending"]
+__all__ = ["CheckResult", "check_all", "check_seams", "read_recipe", "results_table", "sending"]
 
 
-def examine(recipe: str | Path | None = None) -> list[Finding]:
-    """Everything that a recipe may need. Imports LLaMA-Factory, so it takes some seconds.
+def check_all(recipe: str | Path | None = None) -> list[CheckResult]:
+    """Checks everything that a recipe may need. Imports LLaMA-Factory, so it takes some seconds.
 
     Args:
-        recipe: A YAML file: its scorer, similarity and server are looked at instead of the defaults, and what it would
-            send, and where, is said too.
+        recipe: A YAML file. Its scorer, similarity and server are checked instead of the defaults, and a result lists
+            the text that it would send, and where.
 
     Raises:
         OSError: If the recipe cannot be read.
     """
     keys = read_recipe(recipe) if recipe is not None else {}
-    found = [*versions(), *attached_seams(), *seam_names(), *packages(), java(), clip_weights(keys)]
-    found += [sentence_model(keys), devices(), endpoint(keys)]
-    return found if recipe is None else [*found, sending(keys)]
+    results = [*check_seams(), *packages(), java(), clip_weights(keys), sentence_model(keys), devices()]
+    results.append(corrector_server(keys))
+    return results if recipe is None else [*results, sending(keys)]
 
 
-def examine_seams() -> list[Finding]:
-    """The seams alone: whether each hook went through, and whether each name is there; for CI."""
+def check_seams() -> list[CheckResult]:
+    """Checks only the seams of LLaMA-Factory, for CI: versions, hooks and the names that the plugin uses."""
     return [*versions(), *attached_seams(), *seam_names()]
 
 

@@ -1,40 +1,37 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""One line of an examination."""
+"""Checks of the installation: versions, seams of LLaMA-Factory, optional packages, Java, GPUs."""
 
 import importlib
 import subprocess
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypedDict
+from typing import Any
 
 
-class Finding(TypedDict):
-    """``state`` is ``ok``, ``missing`` (something optional) or ``broken``; ``mend`` is empty where all is well."""
+@dataclass(frozen=True)
+class CheckResult:
+    """``state`` is ``ok``, ``missing`` (something optional) or ``broken``; ``fix`` is empty if all is well."""
 
     name: str
     state: str
     found: str
-    mend: str
+    fix: str = ""
 
 
 COLOURS = {"ok": "green", "missing": "yellow", "broken": "red"}
 
 
-def finding(name: str, state: str, found: str, mend: str = "") -> Finding:
-    """One line of the examination."""
-    return {"name": name, "state": state, "found": found, "mend": mend}
-
-
-def findings_table(findings: list[Finding]) -> Any:
-    """The findings as a rich table."""
+def results_table(results: list[CheckResult]) -> Any:
+    """The results as a rich table."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("", "state", "found", "how to mend")
-    for each in findings:
-        colour = COLOURS[each["state"]]
-        table.add_row(each["name"], f"[{colour}]{each['state']}[/]", escape(each["found"]), escape(each["mend"]))
+    table = Table("", "state", "found", "fix")
+    for result in results:
+        state = f"[{COLOURS[result.state]}]{result.state}[/]"
+        table.add_row(result.name, state, escape(result.found), escape(result.fix))
     return table
 
 
@@ -50,67 +47,65 @@ PACKAGES = {
 }
 
 
-def versions() -> list[Finding]:
-    """Whether LLaMA-Factory and transformers are versions whose seams are known; other versions beside them."""
+def versions() -> list[CheckResult]:
+    """Whether the seams of the installed LLaMA-Factory and transformers are known; other versions for information."""
     from .. import __version__
     from ..attach.versions import UnsupportedVersionError, found_versions, require_supported_versions
 
     others = {"llamafactory-clinkd": __version__, "torch": version("torch"), "peft": version("peft")}
-    every = {**found_versions(), **others}
-    found = ", ".join(f"{package} {number or 'not installed'}" for package, number in every.items())
+    installed = {**found_versions(), **others}
+    found = ", ".join(f"{package} {number or 'not installed'}" for package, number in installed.items())
     try:
         require_supported_versions()
     except UnsupportedVersionError as error:
-        return [finding("versions", "broken", found, str(error))]
-    return [finding("versions", "ok", found)]
+        return [CheckResult("versions", "broken", found, str(error))]
+    return [CheckResult("versions", "ok", found)]
 
 
-def packages() -> list[Finding]:
-    """The optional packages, each with what it is for."""
-    found = []
+def packages() -> list[CheckResult]:
+    """The optional packages, each with its purpose."""
+    results = []
     for package, (purpose, extra) in PACKAGES.items():
         try:
-            found.append(finding(package, "ok", f"{version(package)} ({purpose})"))
+            results.append(CheckResult(package, "ok", f"{version(package)} ({purpose})"))
         except PackageNotFoundError:
-            mend = f"pip install 'llamafactory-clinkd[{extra}]'"
-            found.append(finding(package, "missing", f"not installed ({purpose})", mend))
-    return found
+            fix = f"pip install 'llamafactory-clinkd[{extra}]'"
+            results.append(CheckResult(package, "missing", f"not installed ({purpose})", fix))
+    return results
 
 
-def java() -> Finding:
-    """The Java of METEOR and of the reference tokenizer: that it is there, and that it starts."""
+def java() -> CheckResult:
+    """Whether the Java of METEOR and of the reference tokenizer is installed and starts."""
     from ..evaluate.java import java_command
 
     path = java_command()
-    mend = "apt install default-jre-headless"
+    fix = "apt install default-jre-headless"
     if path is None:
-        return finding("java", "missing", "not installed (METEOR and the reference tokenizer)", mend)
-    done = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=60)
-    told = (done.stderr or done.stdout).strip().splitlines()
-    if done.returncode != 0 or not told:
-        return finding("java", "broken", f"{path} does not start: {' '.join(told)[-200:]}", mend)
-    return finding("java", "ok", f"{told[0]} ({path})")
+        return CheckResult("java", "missing", "not installed (METEOR and the reference tokenizer)", fix)
+    process = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=60)
+    output = (process.stderr or process.stdout).strip().splitlines()
+    if process.returncode != 0 or not output:
+        return CheckResult("java", "broken", f"{path} does not start: {' '.join(output)[-200:]}", fix)
+    return CheckResult("java", "ok", f"{output[0]} ({path})")
 
 
-def devices() -> Finding:
+def devices() -> CheckResult:
     """The GPUs that torch sees, with their memory."""
     import torch
 
-    names = []
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        names.append(f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-    if names:
-        return finding("GPU", "ok", f"{len(names)}: {'; '.join(names)}")
-    mend = "Training runs on CPU, in minutes for small models only. Install a CUDA build of torch if there is a GPU."
-    return finding("GPU", "missing", f"none that torch {torch.__version__} sees", mend)
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    if gpus:
+        names = "; ".join(f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
+        return CheckResult("GPU", "ok", f"{len(gpus)}: {names}")
+    fix = "Training runs on the CPU, which suits small models only. With a GPU, install a CUDA build of torch."
+    return CheckResult("GPU", "missing", f"none that torch {torch.__version__} sees", fix)
 
 
-MEND = "This LLaMA-Factory moved the seam: install a supported version (see `versions`)."
+SEAM_FIX = "This LLaMA-Factory moved the seam: install a supported version (see `versions`)."
 
 
-def attached_seams() -> list[Finding]:
-    """Imports every module that has a hook and says whether it went through."""
+def attached_seams() -> list[CheckResult]:
+    """Imports every module that has a hook and checks that the hook patched it."""
     from ..attach import attach, status
     from ..attach.hooks import HOOKS
 
@@ -121,21 +116,20 @@ def attached_seams() -> list[Finding]:
             importlib.import_module(module)
         except ImportError as error:
             problems[module] = f"cannot be imported: {error}"
-    states = {**status()["seams"], **problems}
     return [
-        finding(f"seam {module}", "ok", state)
+        CheckResult(f"seam {module}", "ok", state)
         if state == "patched"
-        else finding(f"seam {module}", "broken", state, MEND)
-        for module, state in states.items()
+        else CheckResult(f"seam {module}", "broken", state, SEAM_FIX)
+        for module, state in {**status()["seams"], **problems}.items()
     ]
 
 
-def seam_names() -> list[Finding]:
-    """One line if every name is there, else one line for each that is not."""
+def seam_names() -> list[CheckResult]:
+    """One result if LLaMA-Factory has every name that the plugin uses, else one for each missing name."""
     from ..attach.versions import SEAMS, missing_seams
 
     missing = missing_seams()
-    if not missing:
-        count = sum(len(names) for names in SEAMS.values())
-        return [finding("seam names", "ok", f"{count} names in {len(SEAMS)} modules are where they are expected")]
-    return [finding("seam name", "broken", problem, MEND) for problem in missing]
+    if missing:
+        return [CheckResult("seam name", "broken", problem, SEAM_FIX) for problem in missing]
+    count = sum(map(len, SEAMS.values()))
+    return [CheckResult("seam names", "ok", f"{count} names in {len(SEAMS)} modules are where they are expected")]

@@ -1,180 +1,228 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Memory of a training phase on one GPU: weights, gradients, optimiser, teacher, activations, loss.
+"""Memory of each phase on one GPU: weights, gradients, optimiser, teacher, activations, loss, generation.
 
-Bytes a parameter in stock LLaMA-Factory, N ranks:
+Bytes per parameter in LLaMA-Factory, N ranks:
 
 =====================  =======  =========  =========  ====================================================
 engine                 weights  gradients  optimiser  note
 =====================  =======  =========  =========  ====================================================
 fp32                   4        4          8          AdamW's two moments
-bf16, data parallel    4        4          8          trained weights are fp32; frozen ones 2; autocast's
-                                                      copies of the trained ones, 2 more, live in forward
-bf16, ZeRO-1           2        2          12 / N     fp32 weights live with the optimiser
+bf16, data parallel    4        4          8          trained weights are fp32, frozen ones 2 bytes; autocast's
+                                                      copies of the trained ones (2 more) exist during forward
+bf16, ZeRO-1           2        2          12 / N     the optimiser holds fp32 weights
 bf16, ZeRO-2           2        2 / N      12 / N
 bf16, ZeRO-3           2 / N    2 / N      12 / N     one layer and the head are whole while in use
 =====================  =======  =========  =========  ====================================================
 """
 
 from .model_shape import ModelShape
-from .recipe_spec import Facts
+from .recipe_spec import PSEUDO_LABEL_BEAMS, RecipeSpec
 
 
-LOSS_BUFFERS = 224 * 2**20
+RUNTIME_BYTES = 2**30
+"""CUDA's context, workspaces of cuBLAS and NCCL, and the allocator's fragmentation; assumed, not measured."""
+SCORE_COPIES = 5
+"""Arrays ``[rows, V]`` of fp32 that beam search holds at once: logits, log-probabilities, sums, sorted, best."""
+COMPONENTS = ("weights", "gradients", "optimiser", "teacher", "activations", "loss", "generation", "runtime")
 
-"""Two logit buffers of a chunk (``kd.fused.CHUNK_BYTES``)."""
+
+def memory_by_phase(spec: RecipeSpec) -> dict[str, dict[str, int]]:
+    """Phase -> component (:data:`COMPONENTS`) -> bytes at the phase's peak, with the sum under ``peak``.
+
+    Phase evaluate needs no GPU and is left out.
+    """
+    breakdowns = {
+        "pseudo_label": lambda: {
+            "teacher": model_bytes(spec.teacher, spec, spec.ref_model_quantization_bit),
+            "generation": _generation_bytes(spec, spec.teacher, max(PSEUDO_LABEL_BEAMS, spec.num_beams)),
+        },
+        "distill": lambda: _training_memory(spec, with_teacher=spec.distils),
+        "correct": lambda: _correction_memory(spec),
+        "predict": lambda: {
+            "weights": model_bytes(spec.student, spec, spec.quantization_bit),
+            "generation": _generation_bytes(spec, spec.student, max(spec.num_beams, spec.keys["sasg_candidates"])),
+        },
+    }
+    memory = {}
+    for phase, breakdown_of in breakdowns.items():
+        if phase in spec.keys["clinkd_phases"]:
+            runtime = {"runtime": 0 if spec.on_cpu else RUNTIME_BYTES}
+            breakdown = {**dict.fromkeys(COMPONENTS, 0), **breakdown_of(), **runtime}
+            memory[phase] = {**breakdown, "peak": sum(breakdown.values())}
+    return memory
 
 
-def trained_parameters(facts: Facts) -> int:
+def _training_memory(spec: RecipeSpec, *, with_teacher: bool) -> dict[str, int]:
+    """The larger of two moments: the loss's backward pass, and the optimiser's step with all gradients."""
+    fixed = {"weights": weight_bytes(spec), "optimiser": optimizer_bytes(spec)}
+    if with_teacher and not spec.teacher_shares_weights:  # with `kd_cache: hidden`, too: epoch 1 fills the cache
+        if spec.keys["kd_teacher_offload"]:
+            fixed["teacher"] = offloaded_bytes(spec.teacher, spec)
+        else:
+            fixed["teacher"] = model_bytes(spec.teacher, spec, spec.ref_model_quantization_bit)
+    gradients = gradient_bytes(spec)
+    backward = {
+        "gradients": gradients if spec.gradient_accumulation_steps > 1 or spec.zero_stage else 0,
+        "activations": activation_bytes(spec) + (2 * trained_parameters(spec) if spec.casts_weights else 0),
+        "loss": loss_bytes(spec, with_teacher),
+    }
+    step = {"gradients": gradients, "activations": step_bytes(spec)}
+    return {**fixed, **_larger(backward, step)}
+
+
+def _correction_memory(spec: RecipeSpec) -> dict[str, int]:
+    """The larger of training, and of generating between two rounds beside weights and optimiser."""
+    training = _training_memory(spec, with_teacher=False)
+    if spec.keys["correction_rounds"] < 2 or spec.keys["correction_outputs"] == "forward":
+        return training
+    generating = {
+        "weights": training["weights"],
+        "optimiser": training["optimiser"],
+        "generation": _generation_bytes(spec, spec.student, max(1, spec.num_beams)),
+    }
+    return _larger(training, generating)
+
+
+def _larger(*breakdowns: dict[str, int]) -> dict[str, int]:
+    return max(breakdowns, key=lambda breakdown: sum(breakdown.values()))
+
+
+def trained_parameters(spec: RecipeSpec) -> int:
     """Parameters that have a gradient and an optimiser state (with BAdam: at any one time)."""
-    shape = facts.student
-    if facts.finetuning == "lora":
-        return shape.lora_parameters(facts.lora_rank)
-    if facts.badam:
+    shape = spec.student
+    if spec.finetuning_type == "lora":
+        return shape.lora_parameters(spec.lora_rank)
+    if spec.use_badam:
         return shape.layer_parameters
-    projector = shape.merger_parameters if facts.trains_projector else 0
-    if facts.finetuning == "freeze":
-        return min(facts.trainable_layers, shape.layers) * shape.layer_parameters + projector
-    vision = shape.vision_parameters if facts.trains_vision else 0
+    projector = 0 if spec.freeze_multi_modal_projector else shape.merger_parameters
+    if spec.finetuning_type == "freeze":
+        return min(abs(spec.freeze_trainable_layers), shape.layers) * shape.layer_parameters + projector
+    vision = 0 if spec.freeze_vision_tower else shape.vision_parameters
     return shape.decoder_parameters + projector + vision
 
 
-def weight_bytes(facts: Facts) -> int:
-    """The student's weights on one GPU."""
-    shape, trained = facts.student, trained_parameters(facts)
-    if facts.finetuning == "lora":
-        return model_bytes(shape, facts, facts.student_bits) + 4 * trained
-    frozen_bytes = 2 if facts.half else 4
-    trained_bytes = 2 if facts.half and (facts.zero_stage or facts.pure_half) else 4
-    whole = trained_bytes * trained + frozen_bytes * (shape.parameters - trained)
-    return sharded(whole, facts)
+def weight_bytes(spec: RecipeSpec) -> int:
+    """The student's weights on one GPU while it is trained."""
+    trained = trained_parameters(spec)
+    if spec.finetuning_type == "lora":
+        return model_bytes(spec.student, spec, spec.quantization_bit) + 4 * trained
+    frozen = spec.student.parameters - trained
+    return sharded(spec.trained_dtype_bytes * trained + spec.dtype_bytes * frozen, spec)
 
 
-def model_bytes(shape: ModelShape, facts: Facts, bits: int | None) -> int:
+def model_bytes(shape: ModelShape, spec: RecipeSpec, bits: int | None) -> int:
     """Weights of a frozen model on one GPU: the teacher, or the base under adapters."""
-    each = 2 if facts.half else 4
     if bits is None:
-        return sharded(each * shape.parameters, facts)
-    packed = shape.linear_parameters * (bits / 8 + (0.016 if bits == 4 else 0.002))  # with the blocks' scales
-    return int(packed + each * (shape.parameters - shape.linear_parameters))
+        return sharded(spec.dtype_bytes * shape.parameters, spec)
+    packed = shape.linear_parameters * (bits / 8 + (0.016 if bits == 4 else 0.002))  # with the scale of each block
+    return int(packed + spec.dtype_bytes * (shape.parameters - shape.linear_parameters))
 
 
-def offloaded_bytes(shape: ModelShape, facts: Facts) -> int:
+def offloaded_bytes(shape: ModelShape, spec: RecipeSpec) -> int:
     """What ``kd_teacher_offload`` leaves on the GPU at once: the embeddings, one layer, or the head for the loss.
 
-    On the CPU itself nothing moves: the whole model is there.
+    On the CPU nothing moves: the whole model is in memory.
     """
-    each = 2 if facts.half else 4
-    return each * (shape.parameters if facts.on_cpu else max(shape.embedding_parameters, shape.layer_parameters))
+    largest = max(shape.embedding_parameters, shape.layer_parameters)
+    return spec.dtype_bytes * (shape.parameters if spec.on_cpu else largest)
 
 
-def sharded(whole: int, facts: Facts) -> int:
-    """Bytes of weights on one GPU."""
-    if facts.offload_weights:
+def sharded(total: int, spec: RecipeSpec) -> int:
+    """Bytes on one GPU, of ``total`` bytes of weights."""
+    if spec.offload_weights:
         return 0
-    return whole // facts.gpus if facts.zero_stage == 3 else whole
+    return total // spec.gpus if spec.zero_stage == 3 else total
 
 
-def gradient_bytes(facts: Facts) -> int:
-    """Gradients that are kept between micro-batches."""
-    each = 2 if facts.half and (facts.zero_stage or facts.pure_half) else 4
-    whole = each * trained_parameters(facts)
-    return whole // facts.gpus if facts.zero_stage >= 2 else whole
+def gradient_bytes(spec: RecipeSpec) -> int:
+    """Gradients between micro-batches."""
+    total = spec.trained_dtype_bytes * trained_parameters(spec)
+    return total // spec.gpus if spec.zero_stage >= 2 else total
 
 
-def optimizer_bytes(facts: Facts) -> int:
-    """States of the optimiser, with the fp32 weights that live there under ZeRO and BAdam."""
-    trained = trained_parameters(facts)
-    if facts.galore_rank is not None:
-        return _galore_bytes(facts)
-    each = 2 if "8bit" in facts.optimizer else 8 if "adam" in facts.optimizer else 4 if "sgd" in facts.optimizer else 8
-    if facts.half and facts.zero_stage:
-        each += 4
-    elif facts.badam:
-        each += 8  # an fp32 copy of the block and of its gradient
-    if facts.offload_optimizer:
+def optimizer_bytes(spec: RecipeSpec) -> int:
+    """States of the optimiser, with the fp32 weights that it holds under ZeRO and BAdam."""
+    trained, optim = trained_parameters(spec), spec.optim
+    if spec.use_galore:  # two moments of the rank and a projection for each decoder matrix, two full moments elsewhere
+        layer = sum(4 * spec.galore_rank * (2 * max(s) + min(s)) for s in spec.student.layer_linears)
+        projected = sum(rows * columns for rows, columns in spec.student.layer_linears)
+        return spec.student.layers * (layer - 8 * projected) + 8 * trained
+    per_parameter = 2 if "8bit" in optim else 4 if "sgd" in optim and "adam" not in optim else 8
+    if spec.half and spec.zero_stage:
+        per_parameter += 4
+    elif spec.use_badam:
+        per_parameter += 8  # an fp32 copy of the block and of its gradient
+    if spec.offload_optimizer:
         return 0
-    return each * trained // (facts.gpus if facts.zero_stage else 1)
+    return per_parameter * trained // (spec.gpus if spec.zero_stage else 1)
 
 
-def _galore_bytes(facts: Facts) -> int:
-    """Two moments of rank ``r`` and a projection for each linear layer of the decoder, two full moments elsewhere."""
-    shape, r = facts.student, facts.galore_rank
-    h, kv, i = shape.hidden, shape.kv_width, shape.intermediate
-    sides = [(h, h), (h, h), (h, kv), (h, kv), (h, i), (h, i), (h, i)]
-    low_rank = shape.layers * sum(4 * r * (2 * max(side) + min(side)) for side in sides)
-    projected = shape.layers * sum(a * b for a, b in sides)
-    return low_rank + 8 * (trained_parameters(facts) - projected)
+def activation_bytes(spec: RecipeSpec) -> int:
+    """The peak of forward and backward without the loss: the checkpoints of all layers, and one layer.
 
-
-def activation_bytes(facts: Facts) -> int:
-    """The most that forward and backward hold at once, but for the loss: the checkpoints of all layers and one layer.
-
-    A decoder layer keeps for its backward pass, for each token and with ``e`` bytes a number: two norms with their
-    fp32 copies (16 h), attention with keys and values repeated for every head (7 e h), the MLP (4 e i); its backward
-    pass adds 3 e i + 2 e h.
+    With ``e`` bytes per number, a decoder layer saves for its backward pass per token: two norms with their fp32
+    copies (16 h), attention with keys and values repeated for every head (7 e h), the MLP (4 e i); its backward pass
+    adds 3 e i + 2 e h.
     """
-    shape, e = facts.student, 2 if facts.half else 4
-    tokens = facts.batch * facts.row_tokens
-    kept = tokens * (16 * shape.hidden + 7 * e * shape.hidden + 4 * e * shape.intermediate)
-    working = tokens * (3 * e * shape.intermediate + 2 * e * shape.hidden)
-    if facts.checkpointing:
-        decoder = shape.layers * tokens * shape.hidden * e + kept + working
+    shape, e = spec.student, spec.dtype_bytes
+    tokens = spec.per_device_train_batch_size * spec.row_tokens
+    saved = tokens * (16 * shape.hidden + 7 * e * shape.hidden + 4 * e * shape.intermediate)
+    backward = tokens * (3 * e * shape.intermediate + 2 * e * shape.hidden)
+    if spec.disable_gradient_checkpointing:
+        decoder = shape.layers * saved + backward
     else:
-        decoder = shape.layers * kept + working
-    return max(decoder, vision_bytes(shape, facts.batch * facts.image_tokens, e)) + gathered_bytes(facts, shape, e)
+        decoder = shape.layers * tokens * shape.hidden * e + saved + backward
+    vision = _vision_bytes(shape, spec.per_device_train_batch_size * spec.image_tokens, e)
+    return max(decoder, vision) + _gathered_bytes(spec, shape)
 
 
-def vision_bytes(shape: ModelShape, image_tokens: int, e: int) -> int:
-    """What the frozen vision tower holds at once: one block over all patches."""
-    patches = image_tokens * shape.merge**2
-    return patches * e * (8 * shape.vision_width + 2 * shape.vision_mlp)
+def _vision_bytes(shape: ModelShape, image_tokens: int, dtype_bytes: int) -> int:
+    """The peak of the frozen vision tower: one block over all patches."""
+    return image_tokens * shape.merge**2 * dtype_bytes * (8 * shape.vision_width + 2 * shape.vision_mlp)
 
 
-def gathered_bytes(facts: Facts, shape: ModelShape, e: int) -> int:
-    """What ZeRO-3 makes whole for a while: a layer and the one fetched ahead, or the embedding."""
-    if facts.zero_stage != 3 or facts.gpus == 1:
+def _gathered_bytes(spec: RecipeSpec, shape: ModelShape) -> int:
+    """What ZeRO-3 gathers for a while: a layer and the prefetched one, or the embedding."""
+    if spec.zero_stage != 3 or spec.gpus == 1:
         return 0
-    return e * max(2 * shape.layer_parameters, shape.embedding_parameters)
+    return spec.dtype_bytes * max(2 * shape.layer_parameters, shape.embedding_parameters)
 
 
-def cast_bytes(facts: Facts) -> int:
-    """Autocast's half-precision copies of fp32 weights, which live until the end of the forward pass."""
-    return 2 * trained_parameters(facts) if facts.half and not facts.zero_stage and not facts.pure_half else 0
+def loss_bytes(spec: RecipeSpec, with_teacher: bool) -> int:
+    """The loss over the supervised tokens: logit buffers, the head's fp32 gradient and its copy in the head's type."""
+    from ..kd.fused_linear import CHUNK_BYTES
+
+    heads = [spec.student, spec.teacher] if with_teacher else [spec.student]
+    tokens = spec.per_device_train_batch_size * min(spec.max_new_tokens, spec.row_tokens)
+    buffers = min(CHUNK_BYTES, 4 * tokens * sum(shape.vocabulary for shape in heads))
+    head_gradient = (4 + spec.trained_dtype_bytes) * spec.student.embedding_parameters * spec.trains_head
+    if spec.zero_stage != 3 or spec.gpus == 1:
+        return buffers + head_gradient
+    return buffers + head_gradient + spec.dtype_bytes * sum(shape.embedding_parameters for shape in heads)
 
 
-def loss_bytes(facts: Facts, teacher: bool) -> int:
-    """The loss over the supervised tokens: logit buffers, the head's fp32 gradient and its copy in the head's type.
-
-    Args:
-        facts: The recipe.
-        teacher: Whether there is a teacher's head.
-    """
-    shape = facts.student
-    tokens = facts.batch * min(facts.new_tokens, facts.row_tokens)
-    width = shape.vocabulary + (facts.teacher.vocabulary if teacher else 0)
-    buffers = min(LOSS_BUFFERS, 4 * tokens * width)
-    e = 2 if facts.half else 4
-    trains_head = facts.finetuning == "full" and not facts.badam
-    head_gradient = (4 + (e if facts.zero_stage or facts.pure_half else 4)) * shape.embedding_parameters
-    heads = 0
-    if facts.zero_stage == 3 and facts.gpus > 1:
-        heads = e * (shape.embedding_parameters + (facts.teacher.embedding_parameters if teacher else 0))
-    return buffers + head_gradient * trains_head + heads
+def step_bytes(spec: RecipeSpec) -> int:
+    """What AdamW's step needs beside the states: on GPUs torch updates all weights at once."""
+    if spec.zero_stage:
+        return 0
+    if spec.on_cpu or spec.use_galore:
+        return 8 * spec.student.embedding_parameters * spec.trains_head
+    return 4 * trained_parameters(spec)
 
 
-def step_bytes(facts: Facts) -> int:
-    """What AdamW's step needs beside the states: on GPUs torch works on all weights at once."""
-    largest = 4 * facts.student.embedding_parameters if facts.finetuning == "full" and not facts.badam else 0
-    if facts.on_cpu or facts.zero_stage or facts.galore_rank is not None:
-        return 2 * largest if not facts.zero_stage else 0
-    return 4 * trained_parameters(facts)
-
-
-SCORE_COPIES = 5
-
-"""Arrays ``[rows, V]`` of fp32 that beam search holds at once: logits, log-probabilities, sums, sorted, kept."""
+def _generation_bytes(spec: RecipeSpec, shape: ModelShape, beams: int) -> int:
+    peak = generation_bytes(
+        shape,
+        rows=spec.per_device_eval_batch_size,
+        beams=beams,
+        prompt=max(1, spec.row_tokens - spec.answer_tokens),
+        new=spec.max_new_tokens,
+        image_tokens=spec.image_tokens,
+        dtype_bytes=spec.dtype_bytes,
+    )
+    return peak + _gathered_bytes(spec, shape)
 
 
 def generation_bytes(
@@ -185,30 +233,27 @@ def generation_bytes(
     prompt: int,
     new: int,
     image_tokens: int,
-    e: int,
+    dtype_bytes: int,
     all_logits: bool = False,
 ) -> int:
-    """The most that one ``generate`` call holds beside the weights.
+    """The peak of one ``generate`` call beside the weights.
 
     Args:
         shape: The model.
         rows: Questions in a batch.
-        beams: Beams, or sampled answers, of each.
+        beams: Beams, or sampled answers, per question.
         prompt: Tokens of the longest prompt, image included.
         new: Tokens generated.
-        image_tokens: Of one image; the tower runs once for each image, whatever the beams.
-        e: Bytes a number.
+        image_tokens: Of one image; the tower runs once per image, whatever the number of beams.
+        dtype_bytes: Bytes of a number.
         all_logits: Whether the prompt's forward pass projects every position to the vocabulary and upcasts the
             result, as transformers did before 4.45.
     """
-    sequences = rows * beams
-    cache_a_token = 2 * shape.layers * shape.kv_width * e
-    cache = sequences * (prompt + new) * cache_a_token + sequences * (prompt + new) * cache_a_token // shape.layers
+    sequences, e = rows * beams, dtype_bytes
+    layer_cache = 2 * shape.kv_width * e  # keys and values of one token
+    prompt_cache = sequences * prompt * shape.layers * layer_cache
+    cache = sequences * (prompt + new) * (shape.layers + 1) * layer_cache  # reordering the beams copies one layer
     forward = sequences * prompt * (6 * e * shape.hidden + 8 * shape.hidden + 3 * e * shape.intermediate)
-    positions = prompt if all_logits else 1
-    logits = sequences * positions * shape.vocabulary * (e + 4 if all_logits else 0)
+    logits = sequences * prompt * shape.vocabulary * (e + 4) if all_logits else 0
     scores = SCORE_COPIES * sequences * shape.vocabulary * 4
-    patches = rows * image_tokens * shape.merge**2
-    vision = patches * e * (8 * shape.vision_width + 2 * shape.vision_mlp)
-    prefill = sequences * prompt * cache_a_token + max(forward, logits)
-    return max(prefill, cache + scores, vision)
+    return max(prompt_cache + max(forward, logits), cache + scores, _vision_bytes(shape, rows * image_tokens, e))

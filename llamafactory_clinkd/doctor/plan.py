@@ -3,17 +3,15 @@
 
 """``clinkd doctor --plan``: memory, disk and counts of a recipe before a GPU is rented.
 
-Pure arithmetic over a recipe's keys and the models' configurations: no GPU, no LLaMA-Factory, no download.
+Arithmetic over a recipe's keys and the models' configurations: no GPU, no LLaMA-Factory, no download.
 """
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
-from .phase_costs import PARTS, advice, counts_of, memory_of_phases
-from .recipe_spec import Facts, facts_of
-
-
-__all__ = ["PARTS", "Facts", "facts_of", "make_plan", "plan_table"]
+from .memory import COMPONENTS, memory_by_phase, offloaded_bytes, trained_parameters
+from .recipe_spec import RecipeSpec, read_spec
 
 
 def make_plan(keys: Mapping[str, Any], *, gpus: int, gib: float, **options: Any) -> dict[str, Any]:
@@ -22,64 +20,183 @@ def make_plan(keys: Mapping[str, Any], *, gpus: int, gib: float, **options: Any)
     Args:
         keys: The recipe's keys.
         gpus: Number of GPUs.
-        gib: Memory of each, GiB.
-        **options: See :func:`.facts.facts_of`.
+        gib: Memory of each GPU, GiB.
+        **options: See :func:`.recipe_spec.read_spec`.
 
     Returns:
-        JSON-able: ``gpus``, ``gib``, ``fits``, ``memory`` (phase -> part -> bytes, with ``peak``), ``counts``,
-        ``advice`` (lines; empty if it fits) and ``assumptions`` (lines).
+        JSON-able: ``gpus``, ``gib``, ``fits``, ``memory`` (phase -> component -> bytes, with ``peak``), ``counts``,
+        ``advice`` (lines; empty if the recipe fits) and ``assumptions`` (lines).
 
     Raises:
-        ValueError: If the recipe cannot be planned; the message says what to change.
+        ValueError: If the recipe cannot be planned; the message names the fix.
     """
-    facts = facts_of(keys, gpus=gpus, **options)
-    memory = memory_of_phases(facts)
+    spec = read_spec(keys, gpus=gpus, **options)
+    memory = memory_by_phase(spec)
     available = int(gib * 2**30)
     assumptions = [
-        f"every row has {facts.row_tokens} tokens, an image {facts.image_tokens} of them, an answer "
-        f"{facts.answer_tokens} on average and at most {facts.new_tokens}",
-        "every answer is wrong and is corrected (the most that can be)",
+        f"every row has {spec.row_tokens} tokens, an image {spec.image_tokens} of them, an answer "
+        f"{spec.answer_tokens} on average and at most {spec.max_new_tokens}",
+        "every answer is wrong and is corrected (the upper bound)",
     ]
-    if facts.rows_are_assumed:
+    if spec.rows_are_assumed:
         assumptions.append(
-            f"{facts.train_rows} training and {facts.eval_rows} evaluation rows: the paper's numbers where the "
+            f"{spec.train_rows} training and {spec.eval_rows} evaluation rows: the paper's numbers where the "
             "recipe's data is not on this machine"
         )
     return {
         "gpus": gpus,
         "gib": gib,
-        "fits": all(parts["peak"] <= available for parts in memory.values()),
+        "fits": all(breakdown["peak"] <= available for breakdown in memory.values()),
         "memory": memory,
-        "counts": counts_of(facts),
-        "advice": advice(facts, memory, available),
+        "counts": count_work(spec),
+        "advice": advice(spec, memory, available),
         "assumptions": assumptions,
     }
 
 
+def count_work(spec: RecipeSpec) -> dict[str, Any]:
+    """Counts of the whole recipe.
+
+    Returns:
+        ``steps`` (phase -> optimiser steps), ``generations`` (phase -> answers), ``api_calls_at_most``,
+        ``cache_bytes``, ``checkpoint_bytes`` (of one checkpoint). Corrections are counted as if every answer were
+        wrong: their number is not known in advance.
+    """
+    keys, phases = spec.keys, spec.keys["clinkd_phases"]
+    labelled = min(keys["pseudo_label_samples"], spec.train_rows)
+    distilled = labelled if "pseudo_label" in phases else spec.train_rows
+    judged = min(keys["correction_max_samples"] or spec.train_rows, spec.train_rows)
+    corrected_rounds = keys["correction_rounds"] - 1 if "correct" in phases else 0
+    requests = min(judged, keys["correction_max_requests"] or judged) if keys["corrector"] == "openai" else 0
+    steps = {}
+    if "distill" in phases:
+        steps["distill"] = ceil(_steps(spec, distilled) * keys["kd_epochs"])
+    if "correct" in phases:
+        later_round = _steps(spec, spec.train_rows + judged)
+        steps["correct"] = _steps(spec, spec.train_rows) + corrected_rounds * later_round
+    return {
+        "steps": steps,
+        "generations": {
+            "pseudo_label": labelled * ("pseudo_label" in phases),
+            "correct": corrected_rounds * judged * (keys["correction_outputs"] == "generate"),
+            "predict": spec.eval_rows * keys["sasg_candidates"] * ("predict" in phases),
+        },
+        "api_calls_at_most": corrected_rounds * requests,
+        "cache_bytes": _cache_bytes(spec, distilled) if spec.distils and keys["kd_cache"] == "hidden" else 0,
+        "checkpoint_bytes": _checkpoint_bytes(spec) if steps else 0,
+    }
+
+
+def _steps(spec: RecipeSpec, rows: int) -> int:
+    return ceil(rows / (spec.per_device_train_batch_size * spec.gradient_accumulation_steps * spec.gpus))
+
+
+def _cache_bytes(spec: RecipeSpec, rows: int) -> int:
+    """The teacher's hidden states of every supervised token, and its head once."""
+    import torch
+
+    from ..kd.teacher_cache import estimate_bytes
+
+    dtype = torch.bfloat16 if spec.half else torch.float32
+    states = estimate_bytes(rows * spec.answer_tokens, spec.teacher.hidden, dtype, samples=rows)
+    return states + spec.teacher.embedding_parameters * dtype.itemsize
+
+
+def _checkpoint_bytes(spec: RecipeSpec) -> int:
+    """One checkpoint: the saved weights and two fp32 moments (ZeRO: also fp32 weights)."""
+    trained, saved_bytes = trained_parameters(spec), 2 if spec.half and spec.zero_stage else 4
+    frozen = 0 if spec.finetuning_type == "lora" else spec.dtype_bytes * (spec.student.parameters - trained)
+    return frozen + saved_bytes * trained + (12 if spec.zero_stage else 8) * trained
+
+
+def advice(spec: RecipeSpec, memory: dict[str, dict[str, int]], available: int) -> list[str]:
+    """Changes for every phase whose peak is above ``available`` bytes per GPU, the most effective first.
+
+    Args:
+        spec: The recipe.
+        memory: From :func:`.memory.memory_by_phase`.
+        available: Bytes of one GPU.
+
+    Returns:
+        Lines ``phase: change (about X GiB less)``; empty if everything fits.
+    """
+    lines = []
+    for phase, breakdown in memory.items():
+        if breakdown["peak"] > available:
+            lines.append(f"{phase}: {(breakdown['peak'] - available) / 2**30:.1f} GiB too much per GPU")
+            changes = sorted(_changes(spec, phase, breakdown), reverse=True)
+            lines += [f"{phase}: {text} (about {saved / 2**30:.1f} GiB less)" for saved, text in changes if saved > 0]
+    return lines
+
+
+def _changes(spec: RecipeSpec, phase: str, breakdown: dict[str, int]) -> list[tuple[int, str]]:
+    """``(bytes saved, change)`` for one phase."""
+    trains, distils, zero3 = phase in ("distill", "correct"), phase == "distill", spec.zero_stage == 3
+    teacher, optimiser, generation = breakdown["teacher"], breakdown["optimiser"], breakdown["generation"]
+    states = breakdown["weights"] + breakdown["gradients"] + optimiser + teacher
+    batch, eval_batch = spec.per_device_train_batch_size, spec.per_device_eval_batch_size
+    teacher_bits = spec.ref_model_quantization_bit
+    changes = []
+    if not zero3 and spec.gpus > 1 and not (spec.use_galore or spec.quantization_bit or teacher_bits):
+        text = "`deepspeed: examples/deepspeed/ds_z3_config.json` shards weights, gradients and states over the GPUs"
+        changes.append((states - states // spec.gpus, text))
+    if zero3 and optimiser and not spec.offload_optimizer:
+        text = "`offload_optimizer: {device: cpu}` in the DeepSpeed file moves the optimiser to CPU memory"
+        changes.append((optimiser, text))
+    if zero3 and trains:
+        changes.append((states // 2, f"{2 * spec.gpus} GPUs instead of {spec.gpus}"))
+    if trains and spec.finetuning_type == "full":
+        text = "`finetuning_type: lora` trains adapters only"
+        changes.append((int(0.95 * (breakdown["gradients"] + optimiser)), text))
+    if teacher and teacher_bits is None and not zero3:
+        changes.append((int(0.7 * teacher), "`ref_model_quantization_bit: 4` for the teacher"))
+    if distils and teacher and not (teacher_bits or spec.zero_stage or spec.on_cpu):
+        text = "`kd_teacher_offload: true` keeps the teacher's weights in CPU memory; distillation is slower"
+        changes.append((teacher - offloaded_bytes(spec.teacher, spec), text))
+    if teacher and spec.teacher.parameters > spec.student.parameters:
+        saved = teacher - teacher * spec.student.parameters // spec.teacher.parameters
+        changes.append((saved, "a smaller teacher: `ref_model` of the student's size"))
+    if trains and batch > 1:
+        accumulation = spec.gradient_accumulation_steps * batch // (batch // 2)
+        text = f"`per_device_train_batch_size: {batch // 2}` with `gradient_accumulation_steps: {accumulation}`"
+        changes.append((breakdown["activations"] // 2, text))
+    if trains and spec.disable_gradient_checkpointing:
+        changes.append((int(0.8 * breakdown["activations"]), "remove `disable_gradient_checkpointing`"))
+    if generation and eval_batch > 1:
+        changes.append((generation // 2, f"`per_device_eval_batch_size: {eval_batch // 2}`"))
+    if generation and phase == "correct":
+        changes.append((generation, "`correction_outputs: forward` generates nothing between rounds"))
+    return changes
+
+
 def plan_table(plan: dict[str, Any]) -> Any:
-    """The plan as rich tables and lines."""
+    """The plan as a rich table of memory and lines of text."""
     from rich.console import Group
     from rich.table import Table
 
-    memory = plan["memory"]
+    memory, counts = plan["memory"], plan["counts"]
     table = Table("GiB on each GPU", *memory)
-    for name in PARTS:
-        if any(parts[name] for parts in memory.values()):
-            table.add_row(name, *(f"{parts[name] / 2**30:.1f}" if parts[name] else "" for parts in memory.values()))
+    for name in COMPONENTS:
+        sizes = [breakdown[name] for breakdown in memory.values()]
+        if any(sizes):
+            table.add_row(name, *(f"{size / 2**30:.1f}" if size else "" for size in sizes))
+    peaks = [breakdown["peak"] / 2**30 for breakdown in memory.values()]
     table.add_section()
-    table.add_row("peak", *(f"{parts['peak'] / 2**30:.1f}" for parts in memory.values()))
-    fits = [parts["peak"] <= plan["gib"] * 2**30 for parts in memory.values()]
-    table.add_row(f"of {plan['gib']:g}", *("[green]fits[/]" if each else "[red]too much[/]" for each in fits))
-    counts = plan["counts"]
-    lines = [f"optimiser steps: {_named(counts['steps'])}", f"answers generated: {_named(counts['generations'])}"]
-    lines.append(f"requests to the corrector's server: at most {counts['api_calls_at_most']:,}")
-    lines.append(f"disk: {counts['checkpoint_bytes'] / 2**30:.1f} GiB a checkpoint")
+    table.add_row("peak", *(f"{peak:.1f}" for peak in peaks))
+    fits = ("[green]fits[/]" if peak <= plan["gib"] else "[red]too much[/]" for peak in peaks)
+    table.add_row(f"of {plan['gib']:g}", *fits)
+    lines = [
+        f"optimiser steps: {_join_counts(counts['steps'])}",
+        f"answers generated: {_join_counts(counts['generations'])}",
+        f"requests to the corrector's server: at most {counts['api_calls_at_most']:,}",
+        f"disk: {counts['checkpoint_bytes'] / 2**30:.1f} GiB per checkpoint",
+    ]
     if counts["cache_bytes"]:
         lines.append(f"disk: {counts['cache_bytes'] / 2**30:.1f} GiB for the teacher cache")
-    lines += [f"assumed: {line}" for line in plan["assumptions"]]
-    lines += [f"[yellow]{line}[/]" for line in plan["advice"]] or [f"It fits on {plan['gpus']} GPUs."]
+    lines += [f"assumption: {line}" for line in plan["assumptions"]]
+    lines += [f"[yellow]{line}[/]" for line in plan["advice"]] or [f"The recipe fits on {plan['gpus']} GPU(s)."]
     return Group(table, *lines)
 
 
-def _named(numbers: dict[str, int]) -> str:
-    return ", ".join(f"{name} {number:,}" for name, number in numbers.items() if number) or "none"
+def _join_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count) or "none"

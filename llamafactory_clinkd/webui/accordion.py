@@ -1,59 +1,57 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The accordion "ClinKD configurations" of the Train tab."""
+"""The accordion "ClinKD configurations" of the Train tab, whose elements the Evaluate & Predict tab reads, too."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import gradio as gr
 
-from .elements import BOXES, DRIVERS, GROUPS, inapplicable
+from ..utils.patching import patch_instance
+from .elements import DRIVERS, ELEMENTS, GROUPS, TAB, unused_elements
 from .locales import texts
 
 
-TAB = "clinkd"
-
-
-class Board(NamedTuple):
-    """The built accordion.
-
-    Attributes:
-        accordion: Around everything, not rendered yet.
-        groups: Group -> its accordion.
-        boxes: Box name -> component.
-    """
-
-    accordion: Any
-    groups: dict[str, Any]
-    boxes: dict[str, Any]
-
-
-def create_tab(engine: Any, stock: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """Builds stock's Train tab with the accordion behind BAdam's.
+def create_train_tab(engine: Any, stock: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """Builds the Train tab with the accordion after BAdam's.
 
     Args:
         engine: LLaMA Board's ``Engine``.
         stock: Its ``create_train_tab``.
 
     Returns:
-        Stock's elements; ours are registered as tab ``clinkd``.
+        LLaMA Board's own elements; those of the accordion are registered as tab ``clinkd``.
     """
-    board = build()
-    engine.manager.add_elems(TAB, {f"{name}_tab": group for name, group in board.groups.items()} | board.boxes)
-    with more_base_elements(engine.manager, set(board.boxes.values())):
+    groups, boxes = _build()
+    accordion, components = groups[TAB], {f"{name}_tab": group for name, group in groups.items()} | boxes
+    engine.manager.add_elems(TAB, components)
+    with _more_base_elements(engine.manager, set(boxes.values())):
         elements = stock(engine)
-    board.accordion.render()
-    siblings = board.accordion.parent.children
-    siblings.remove(board.accordion)
-    siblings.insert(siblings.index(elements["badam_tab"]) + 1, board.accordion)
-    _wire(board, engine, elements)
+    accordion.render()
+    siblings = accordion.parent.children
+    siblings.remove(accordion)
+    siblings.insert(siblings.index(elements["badam_tab"]) + 1, accordion)
+    _wire(components, engine, elements)
     return elements
 
 
-def build() -> Board:
-    """Makes the components, outside of any page."""
+def create_eval_tab(engine: Any, stock: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """Builds the Evaluate & Predict tab, whose preview and start also read the elements of the accordion."""
+    boxes = {engine.manager.get_elem_by_id(f"{TAB}.{name}") for name in ELEMENTS}
+    with _more_base_elements(engine.manager, boxes):
+        return stock(engine)
+
+
+def _more_base_elements(manager: Any, components: set[Any]) -> AbstractContextManager[None]:
+    """While a tab is built, makes ``components`` inputs of its preview, start, save and load."""
+    stock = manager.get_base_elems
+    return patch_instance(manager, "get_base_elems", lambda: stock() | components)
+
+
+def _build() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The accordions by group and the input components by element, outside of any page."""
     groups, boxes = {}, {}
     with gr.Accordion(texts("en")["groups"][TAB], open=False, render=False) as groups[TAB]:
         for group, rows in GROUPS.items():
@@ -61,30 +59,31 @@ def build() -> Board:
                 for row in rows:
                     with gr.Row():
                         for name in row:
-                            boxes[name] = component(name, interactive=name == "use_clinkd")
-    return Board(groups[TAB], groups, boxes)
+                            boxes[name] = create_component(name, interactive=name == "use_clinkd")
+    return groups, boxes
 
 
-def component(name: str, *, interactive: bool) -> Any:
-    """A box as stock's kind of widget, in English until the page has told its language."""
-    box = BOXES[name]
-    common = {"value": box.default, **texts("en")["elements"][name], "interactive": interactive}
-    if box.kind == "switch":
-        return gr.Checkbox(**common)
-    if box.kind == "choice":
-        return gr.Dropdown(choices=list(box.choices), **common)
-    if box.kind == "phases":
-        return gr.CheckboxGroup(choices=_phase_choices("en"), scale=2, **common)
-    if box.kind == "datasets":
-        return gr.Dropdown(multiselect=True, allow_custom_value=True, **common)
-    if box.kind == "models":
-        from llamafactory.extras.constants import SUPPORTED_MODELS
+def create_component(name: str, *, interactive: bool) -> Any:
+    """The gradio component of an element, in English until the page reports its language."""
+    element = ELEMENTS[name]
+    common = {"value": element.default, **texts("en")["elements"][name], "interactive": interactive}
+    match element.kind:
+        case "switch":
+            return gr.Checkbox(**common)
+        case "choice":
+            return gr.Dropdown(choices=list(element.choices), **common)
+        case "phases":
+            return gr.CheckboxGroup(choices=_phase_choices("en"), scale=2, **common)
+        case "datasets":
+            return gr.Dropdown(multiselect=True, allow_custom_value=True, **common)
+        case "models":
+            from llamafactory.extras.constants import SUPPORTED_MODELS
 
-        return gr.Dropdown(choices=[*SUPPORTED_MODELS, "Custom"], **common)
-    if box.kind == "fraction":
-        return gr.Slider(minimum=0, maximum=1, step=0.01, **common)
-    if box.kind == "number":
-        return gr.Number(**common)
+            return gr.Dropdown(choices=[*SUPPORTED_MODELS, "Custom"], **common)
+        case "fraction":
+            return gr.Slider(minimum=0, maximum=1, step=0.01, **common)
+        case "number":
+            return gr.Number(**common)
     return gr.Textbox(**common)
 
 
@@ -92,59 +91,46 @@ def _phase_choices(lang: str | None) -> list[tuple[str, str]]:
     return [(name, phase) for phase, name in texts(lang)["phases"].items()]
 
 
-def describe(lang: str | None, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Label, help and whether it can be changed, of every group and box.
+def _describe(lang: str | None, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Label, help and interactivity of every group and element; an unused element's help is the reason.
 
     Args:
         lang: The page's language.
         values: The values of :data:`.elements.DRIVERS`.
 
     Returns:
-        Name -> properties of the component; the help of a box that nothing would read is the reason.
+        Component name -> properties.
     """
-    catalogue, unused = texts(lang), inapplicable(values)
-    updates = {f"{name}_tab": {"label": label} for name, label in catalogue["groups"].items()}
+    catalogue, unused = texts(lang), unused_elements(values) if values["use_clinkd"] else {}
+    updates: dict[str, dict[str, Any]] = {f"{name}_tab": {"label": t} for name, t in catalogue["groups"].items()}
     for name, words in catalogue["elements"].items():
-        applies = name == "use_clinkd" or (values["use_clinkd"] and name not in unused)
-        tells_reason = values["use_clinkd"] and name in unused
-        info = catalogue["reasons"][unused[name]] if tells_reason else words["info"]
-        updates[name] = {"label": words["label"], "info": info, "interactive": bool(applies)}
+        info = catalogue["reasons"][unused[name]] if name in unused else words["info"]
+        interactive = name == "use_clinkd" or bool(values["use_clinkd"] and name not in unused)
+        updates[name] = {"label": words["label"], "info": info, "interactive": interactive}
     updates["clinkd_phases"]["choices"] = _phase_choices(lang)
     return updates
 
 
-@contextmanager
-def more_base_elements(manager: Any, more: set[Any]) -> Iterator[None]:
-    """Lets a stock tab take our boxes for inputs of preview, start, save and load."""
-    stock = manager.get_base_elems
-    manager.get_base_elems = lambda: stock() | more
-    try:
-        yield
-    finally:
-        del manager.get_base_elems
-
-
-def _wire(board: Board, engine: Any, elements: dict[str, Any]) -> None:
+def _wire(components: dict[str, Any], engine: Any, elements: dict[str, Any]) -> None:
     from llamafactory.webui.common import get_model_path
     from llamafactory.webui.control import list_datasets
 
-    components = {f"{name}_tab": group for name, group in board.groups.items()} | board.boxes
-    lang = engine.manager.get_elem_by_id("top.lang")
+    lang, drivers = engine.manager.get_elem_by_id("top.lang"), [components[name] for name in DRIVERS]
 
-    def redescribe(language: str | None, *values: Any) -> dict[Any, Any]:
-        updates = describe(language, dict(zip(DRIVERS, values, strict=True)))
-        return {components[name]: components[name].__class__(**update) for name, update in updates.items()}
+    def describe(language: str | None, *values: Any) -> dict[Any, Any]:
+        updates = _describe(language, dict(zip(DRIVERS, values, strict=True)))
+        return {components[name]: type(components[name])(**update) for name, update in updates.items()}
 
     gr.on(
-        [lang.change, *(board.boxes[name].change for name in DRIVERS)],
-        redescribe,
-        [lang, *(board.boxes[name] for name in DRIVERS)],
+        [lang.change, *(driver.change for driver in drivers)],
+        describe,
+        [lang, *drivers],
         list(components.values()),
         queue=False,
         show_progress="hidden",
     )
-    board.boxes["teacher_name"].input(
-        get_model_path, [board.boxes["teacher_name"]], [board.boxes["ref_model"]], queue=False
+    components["teacher_name"].input(
+        get_model_path, [components["teacher_name"]], [components["ref_model"]], queue=False
     )
-    test_data = board.boxes["eval_dataset"]
+    test_data = components["eval_dataset"]
     test_data.focus(list_datasets, [elements["dataset_dir"], elements["training_stage"]], [test_data], queue=False)

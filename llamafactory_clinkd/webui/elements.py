@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The boxes of the accordion as data: their groups and rows, what each holds, and which of them apply."""
+"""The elements of the accordion as data: groups and rows, the kind of each element, and which of them are unused."""
 
 from dataclasses import Field, fields
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from ..arguments import PHASES, ClinkdArguments
 
 
+TAB = "clinkd"
+"""The tab of LLaMA Board under which the elements are registered."""
 GROUPS: dict[str, list[list[str]]] = {
     "procedure": [["use_clinkd", "clinkd_phases", "eval_dataset"]],
     "positions": [
@@ -32,13 +34,13 @@ GROUPS: dict[str, list[list[str]]] = {
 }
 
 
-class Box(NamedTuple):
-    """What a box holds.
+class Element(NamedTuple):
+    """What an element holds.
 
     Attributes:
         kind: ``switch``, ``choice``, ``fraction`` (0 to 1), ``number``, ``count`` (an integer or empty), ``text``,
             ``phases``, ``datasets`` or ``models``.
-        default: The value that an untouched box has.
+        default: The value of an untouched element.
         choices: Of a ``choice`` or of ``phases``.
     """
 
@@ -47,42 +49,31 @@ class Box(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
-def box_of(item: Field) -> Box:
-    """The box of a recipe key, from its type and default."""
-    if item.name == "clinkd_phases":
-        return Box("phases", list(PHASES), PHASES)
-    if item.name in ("correction_threshold", "correction_iou"):
-        return Box("fraction", item.default)
-    if item.type is bool:
-        return Box("switch", item.default)
-    if get_origin(item.type) is Literal:
-        return Box("choice", item.default, get_args(item.type))
-    if item.type in (int, float):
-        return Box("number", item.default)
-    if item.type == int | None:
-        return Box("count", "")  # a text box: gradio shows an empty number as 0
-    return Box("text", item.default or "")
+def _element_of(field: Field) -> Element:
+    """The element of a recipe key, from its type and default."""
+    if field.name == "clinkd_phases":
+        return Element("phases", list(PHASES), PHASES)
+    if field.name in ("correction_threshold", "correction_iou"):
+        return Element("fraction", field.default)
+    if field.type is bool:
+        return Element("switch", field.default)
+    if get_origin(field.type) is Literal:
+        return Element("choice", field.default, get_args(field.type))
+    if field.type in (int, float):
+        return Element("number", field.default)
+    if field.type == int | None:
+        return Element("count", "")  # a text box: gradio shows an empty number as 0
+    return Element("text", field.default or "")
 
 
-BOXES: dict[str, Box] = {item.name: box_of(item) for item in fields(ClinkdArguments)} | {
-    "eval_dataset": Box("datasets", []),
-    "teacher_name": Box("models", None),
-    "ref_model": Box("text", ""),
-    "ref_model_adapters": Box("text", ""),
-    "ref_model_quantization_bit": Box("choice", "none", ("none", "8", "4")),
+ELEMENTS: dict[str, Element] = {field.name: _element_of(field) for field in fields(ClinkdArguments)} | {
+    "eval_dataset": Element("datasets", []),
+    "teacher_name": Element("models", None),  # only fills in `ref_model`
+    "ref_model": Element("text", ""),
+    "ref_model_adapters": Element("text", ""),
+    "ref_model_quantization_bit": Element("choice", "none", ("none", "8", "4")),
 }
-
-
-def _names(group: str) -> list[str]:
-    return [name for row in GROUPS[group] for name in row]
-
-
-OF_PREDICTION = [name for name in _names("selection") if name != "spice_jars"]
-"""The boxes of phase predict; the last one of their group is phase evaluate's."""
-
-NOT_IN_RECIPE = ("teacher_name",)
-"""Boxes that only help to fill in others."""
-
+RECIPE_KEYS = tuple(name for name in ELEMENTS if name != "teacher_name")
 DRIVERS = (
     "use_clinkd",
     "clinkd_phases",
@@ -92,50 +83,36 @@ DRIVERS = (
     "corrector",
     "sasg_scorer",
 )
-"""Boxes that decide which others apply."""
+"""Elements that decide which others are unused."""
 
 
-def inapplicable(values: dict[str, Any]) -> dict[str, str]:
-    """Which boxes nothing would read.
+def unused_elements(values: dict[str, Any]) -> dict[str, str]:
+    """The elements that no chosen phase or method reads.
 
     Args:
         values: The values of :data:`DRIVERS` at least.
 
     Returns:
-        Box -> name of the reason, a key of ``reasons`` in the locales.
+        Element -> name of the reason, a key of ``reasons`` in the locales.
     """
     phases, method = values["clinkd_phases"] or [], values["kd_method"]
-    distils = "distill" in phases and method != "none"
+    kd = ["kd_alpha", "kd_cache", "kd_teacher_offload"]
+    pseudo_kd = ["kd_temperature", "kd_temperature_squared", "kd_noise_std"]
+    prediction = ["sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer"]
+    needs_teacher = "pseudo_label" in phases or ("distill" in phases and method != "none")
     rules = [
-        ("needs_predict", "predict" in phases, ["eval_dataset", *OF_PREDICTION]),
+        ("needs_predict", "predict" in phases, ["eval_dataset", *prediction]),
         ("needs_evaluate", "evaluate" in phases, ["spice_jars"]),
         ("needs_image_scorer", values["sasg_scorer"] != "logprob", ["sasg_region"]),
         ("needs_mcg", values["rope_variant"] == "mcg", ["mcg_alpha_h", "mcg_alpha_w"]),
         ("needs_mcg_released", values["rope_variant"] == "mcg_released", ["mcg_gap"]),
-        (
-            "needs_teacher",
-            distils or "pseudo_label" in phases,
-            ["teacher_rope_variant", *GROUPS["distillation"][0]],
-        ),
-        (
-            "needs_distill",
-            "distill" in phases,
-            ["kd_method", "kd_alpha", "kd_temperature", "kd_temperature_squared", "kd_epochs", "kd_noise_std"]
-            + ["kd_cache", "kd_teacher_offload", "pseudo_label_target"],
-        ),
-        ("needs_kd", method != "none", ["kd_alpha", "kd_cache", "kd_teacher_offload"]),
-        (
-            "needs_pseudo_kd",
-            method == "pseudo_kd",
-            ["kd_temperature", "kd_temperature_squared", "kd_noise_std"],
-        ),
+        ("needs_teacher", needs_teacher, ["teacher_rope_variant", *GROUPS["distillation"][0]]),
+        ("needs_distill", "distill" in phases, ["kd_method", "kd_epochs", *kd, *pseudo_kd, "pseudo_label_target"]),
+        ("needs_kd", method != "none", kd),
+        ("needs_pseudo_kd", method == "pseudo_kd", pseudo_kd),
         ("needs_pseudo_label", "pseudo_label" in phases, ["pseudo_label_samples"]),
-        ("needs_correct", "correct" in phases, _names("correction")),
-        (
-            "needs_similarity_model",
-            values["correction_similarity"] != "lexical",
-            ["correction_similarity_model"],
-        ),
+        ("needs_correct", "correct" in phases, [name for row in GROUPS["correction"] for name in row]),
+        ("needs_similarity_model", values["correction_similarity"] != "lexical", ["correction_similarity_model"]),
         (
             "needs_openai",
             values["corrector"] == "openai",
@@ -144,8 +121,7 @@ def inapplicable(values: dict[str, Any]) -> dict[str, str]:
         ),
     ]
     reasons: dict[str, str] = {}
-    for reason, applies, names in rules:
-        if not applies:
-            for name in names:
-                reasons.setdefault(name, reason)
+    for reason, is_met, names in rules:
+        if not is_met:
+            reasons = dict.fromkeys(names, reason) | reasons  # the first rule's reason wins
     return reasons

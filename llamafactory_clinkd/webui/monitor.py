@@ -1,26 +1,29 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a page shows of a run: phase, progress, curves and corrections under way, metrics and report at its end."""
+"""A run on the page: phase, progress, curves and corrections while it runs, metrics and report when it has ended."""
 
+import copy
 import functools
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ..arguments import TRAINING_PHASES
+from ..utils.boxes import MODALITIES, TASKS
 from ..utils.io import read_json
-from .eval_tab import metrics_markdown
 from .locales import texts
-from .run_progress import Progress, read_progress, training_log
-from .stock_runner import view_of_page
+from .run_progress import Progress, read_progress, read_trainer_log
 
 
-def with_phases(
-    stock: Callable[..., tuple[str, Any, dict[str, Any]]],
-) -> Callable[..., tuple[str, Any, dict[str, Any]]]:
-    """``control.get_trainer_info`` that tells phase and progress over all phases of a ClinKD run."""
+TrainerInfo = Callable[..., tuple[str, Any, dict[str, Any]]]
+
+
+def with_phase_progress(stock: TrainerInfo) -> TrainerInfo:
+    """``control.get_trainer_info`` that reports the phase, and the progress over all phases, of a ClinKD run."""
 
     @functools.wraps(stock)
     def get_trainer_info(lang: str, output_path: str, do_train: bool) -> tuple[str, Any, dict[str, Any]]:
@@ -31,9 +34,9 @@ def with_phases(
 
         import gradio as gr
 
-        info.pop("loss_viewer", None)  # stock draws the last phase alone
+        info.pop("loss_viewer", None)  # LLaMA Board draws the last phase only
         trained = [phase for phase in progress.phases if phase in TRAINING_PHASES]
-        curves = {phase: training_log(Path(output_path), progress.phases, phase) for phase in trained}
+        curves = {phase: read_trainer_log(Path(output_path), progress.phases, phase) for phase in trained}
         if any(curves.values()):
             info["loss_viewer"] = gr.Plot(draw_curves(curves))
         slider = gr.Slider(label=progress_label(progress, lang), value=progress.percentage, visible=True)
@@ -48,7 +51,7 @@ def with_report(stock: Callable[..., Iterator[dict[Any, Any]]]) -> Callable[...,
     @functools.wraps(stock)
     def monitor(self: Any) -> Iterator[dict[Any, Any]]:
         tab = "train" if self.do_train else "eval"
-        lang, output_dir = output_dir_of(self, tab) if self.running_data else (None, None)
+        lang, output_dir = _output_dir_of(self, tab) if self.running_data else (None, None)
         update: dict[Any, Any] = {}
         for update in stock(view_of_page(self)):
             yield update
@@ -56,26 +59,31 @@ def with_report(stock: Callable[..., Iterator[dict[Any, Any]]]) -> Callable[...,
             return
         progress, report = read_progress(output_dir), output_dir / "clinkd" / "report.html"
         if progress is not None and progress.phase is None and report.is_file():
-            box = self.manager.get_elem_by_id(f"{tab}.output_box")
+            output_box = self.manager.get_elem_by_id(f"{tab}.output_box")
             table = metrics_markdown(read_json(report.with_name("metrics.json")), lang)
-            yield {box: f"{report_link(report, lang)}\n\n{table}\n\n{update[box]}"}
+            yield {output_box: f"{_report_link(report, lang)}\n\n{table}\n\n{update[output_box]}"}
 
     return monitor
 
 
-def output_dir_of(runner: Any, tab: str) -> tuple[str, Path]:
-    """Language of the page that started the present run in a tab, and the run's ``output_dir``."""
+def _output_dir_of(runner: Any, tab: str) -> tuple[str, Path]:
+    """Language of the page that started the current run in a tab, and the run's ``output_dir``."""
     from llamafactory.webui.common import get_save_dir
 
-    def get(elem_id: str) -> Any:
-        return runner.running_data[runner.manager.get_elem_by_id(elem_id)]
-
-    folder = get_save_dir(get("top.model_name"), get("top.finetuning_type"), get(f"{tab}.output_dir"))
-    return get("top.lang"), Path(folder)
+    names = ("top.lang", "top.model_name", "top.finetuning_type", f"{tab}.output_dir")
+    lang, *folders = (runner.running_data[runner.manager.get_elem_by_id(name)] for name in names)
+    return lang, Path(get_save_dir(*folders))
 
 
-def phase_title(progress: Progress, lang: str | None) -> str:
-    """The present phase by number and name."""
+def _report_link(report: Path, lang: str | None) -> str:
+    """A link to the report; from now on the server serves this one file."""
+    import gradio as gr
+
+    gr.set_static_paths([report])
+    return f"[{texts(lang)['messages']['report']}](gradio_api/file={quote(str(report.resolve()))})"
+
+
+def _phase_title(progress: Progress, lang: str | None) -> str:
     catalogue, total = texts(lang), len(progress.phases)
     if progress.phase is None:
         return catalogue["messages"]["all_finished"].format(total=total)
@@ -84,49 +92,41 @@ def phase_title(progress: Progress, lang: str | None) -> str:
 
 
 def progress_label(progress: Progress, lang: str | None) -> str:
-    """What stands over the progress bar."""
-    title = phase_title(progress, lang)
+    """The label of the progress bar."""
+    title = _phase_title(progress, lang)
     if progress.steps is None:
         return title
-    done, total, elapsed, remaining = progress.steps
-    return f"{title} · {done}/{total}: {elapsed} < {remaining}"
+    current, total, elapsed, remaining = progress.steps
+    return f"{title} · {current}/{total}: {elapsed} < {remaining}"
 
 
 def progress_text(progress: Progress, lang: str | None) -> str:
-    """What stands over the log, as Markdown."""
+    """The Markdown above the log."""
     messages = texts(lang)["messages"]
-    lines = [f"**{phase_title(progress, lang)}**"]
+    lines = [f"**{_phase_title(progress, lang)}**", ""]
     if progress.answers is not None:
         lines.append(f"- {messages['answers'].format(count=progress.answers)}")
     for number, judged, corrected in progress.corrections:
         lines.append(f"- {messages['corrections'].format(round=number, judged=judged, corrected=corrected)}")
-    return "\n".join([lines[0], "", *lines[1:]])
-
-
-def report_link(report: Path, lang: str | None) -> str:
-    """A link to the report; from now on this server hands out this one file."""
-    import gradio as gr
-
-    gr.set_static_paths([report])
-    return f"[{texts(lang)['messages']['report']}](gradio_api/file={quote(str(report.resolve()))})"
+    return "\n".join(lines)
 
 
 def draw_curves(curves: dict[str, list[dict[str, Any]]]) -> Any:
-    """One plot a training phase: the loss, and cross-entropy and KL divergence apart where they are logged.
+    """One plot per training phase: the loss, and cross-entropy and KL divergence if they are logged.
 
     Args:
         curves: Phase -> lines of its ``trainer_log.jsonl``.
 
     Returns:
-        A matplotlib figure; English like stock's, whose fonts it shares.
+        A matplotlib figure, in English like LLaMA Board's own.
     """
     from matplotlib.figure import Figure
 
-    drawn = {phase: log for phase, log in curves.items() if log}
-    figure = Figure(figsize=(6.4, 3.6 * len(drawn)), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.1 / len(drawn)))  # the page's own label covers the corner
-    axes = figure.subplots(len(drawn), squeeze=False)[:, 0]
-    for axis, (phase, log) in zip(axes, drawn.items(), strict=True):
+    logs = {phase: log for phase, log in curves.items() if log}
+    figure = Figure(figsize=(6.4, 3.6 * len(logs)), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.1 / len(logs)))  # the page's own label covers the corner
+    axes = figure.subplots(len(logs), squeeze=False)[:, 0]
+    for axis, (phase, log) in zip(axes, logs.items(), strict=True):
         for key, title in (("loss", "loss"), ("ce", "CE"), ("kl", "KL")):
             points = {line["current_steps"]: line[key] for line in log if key in line}
             if points:
@@ -136,3 +136,90 @@ def draw_curves(curves: dict[str, list[dict[str, Any]]]) -> Any:
         axis.set_xlabel("step")
         axis.legend()
     return figure
+
+
+def metrics_markdown(metrics: dict[str, Any], lang: str | None) -> str:
+    """``metrics.json`` as a Markdown table in percent: a row for each modality, a column for each task.
+
+    Args:
+        metrics: From :func:`llamafactory_clinkd.evaluate.evaluate_predictions`.
+        lang: The page's language.
+    """
+    words = texts(lang)["messages"]
+    tasks = {name: metrics["tasks"][name] for name in TASKS if name in metrics["tasks"]}
+    present = {name for task in tasks.values() for name in task["modalities"]}
+    rows = [
+        [words["modality"], *(f"{name} (`{task['metric']}`)" for name, task in tasks.items())],
+        ["---", *("---:" for _ in tasks)],
+    ]
+    for name in [name for name in MODALITIES if name in present] + sorted(present - set(MODALITIES)):
+        rows.append([name, *(_percent(task["modalities"].get(name, {}).get("value")) for task in tasks.values())])
+    rows.append([f"**{words['mean']}**", *(f"**{_percent(task['macro'])}**" for task in tasks.values())])
+    rows.append([words["rows"], *(str(task["n"]) for task in tasks.values())])
+    notes = [words["average"].format(value=_percent(metrics["average"])), *metrics.get("notes", [])]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *notes])
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def view_of_page(runner: Any) -> Any:
+    """The runner as one page sees it while it watches the current run.
+
+    LLaMA Board's pages share one runner, and the page that ends first resets it for the others. The view has its own
+    ``trainer`` and ``running_data``. It resets the shared runner only if no other run was started since, and reads
+    ``aborted`` from where the Abort button of every page sets it.
+
+    Args:
+        runner: LLaMA Board's ``Runner``, shared by all pages.
+
+    Returns:
+        An instance of a subclass of the runner's class; the runner itself if it runs no process.
+    """
+    process = runner.trainer
+    if process is None:
+        return runner
+    lock_communicate(process)
+    runner.running = True
+    if not hasattr(process, "aborted"):  # the first page: an earlier Abort was meant for another run
+        process.aborted = runner.aborted = False
+
+    class PageView(type(runner)):
+        """See :func:`view_of_page`."""
+
+        @property
+        def aborted(self) -> bool:
+            return runner.aborted if runner.trainer is process else process.aborted
+
+        @aborted.setter
+        def aborted(self, value: bool) -> None:
+            """Ignored: LLaMA Board's monitor starts with False, which must not undo an Abort in progress."""
+
+        def _finalize(self, lang: str, finish_info: str) -> None:
+            if runner.trainer is process:
+                process.aborted = runner.aborted
+                runner.trainer, runner.running_data, runner.aborted, runner.running = None, None, False, False
+            super()._finalize(lang, finish_info)
+
+    view = copy.copy(runner)
+    view.__dict__.pop("aborted")
+    view.__class__ = PageView
+    return view
+
+
+def lock_communicate(process: subprocess.Popen) -> None:
+    """Lets the monitors of several pages wait for one process in turn.
+
+    Each calls ``communicate`` in its own thread. Two calls at once end in EBADF, and one page never shows the end.
+    """
+    if "communicate" in vars(process):
+        return
+    stock, lock = process.communicate, threading.Lock()
+
+    @functools.wraps(stock)
+    def communicate(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        with lock:
+            return stock(*args, **kwargs)
+
+    process.communicate = communicate

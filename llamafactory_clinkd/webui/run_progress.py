@@ -1,32 +1,29 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a run under way has done so far, read from the files that it writes."""
+"""Progress of a running ClinKD recipe, read from the files in its ``output_dir``."""
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from ..arguments import PHASES, TRAINING_PHASES
 from ..utils.io import read_json, read_jsonl
 from ..utils.value_checks import split_list
 
 
-RECIPE_FILE = "training_args.yaml"
-
-"""LLaMA Board writes the recipe of the run that it starts here."""
-
-
 class Progress(NamedTuple):
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         phases: The chosen phases.
-        finished: How many of them are finished.
-        fraction: Part of the present phase that is done, 0 to 1, 0 where the phase does not tell.
-        steps: ``(steps done, steps in all, elapsed, remaining)`` of a training phase under way.
-        answers: Answers generated in the present phase.
+        finished: Number of finished phases.
+        fraction: Finished part of the current phase, 0 to 1; 0 if the phase does not report it.
+        steps: ``(current, total, elapsed, remaining)`` of a running training phase.
+        answers: Answers generated in the current phase.
         corrections: ``(round, answers judged, answers corrected)`` of each round so far.
     """
 
@@ -39,23 +36,24 @@ class Progress(NamedTuple):
 
     @property
     def phase(self) -> str | None:
-        """The present phase, ``None`` when all are finished."""
+        """The current phase, ``None`` if all are finished."""
         return self.phases[self.finished] if self.finished < len(self.phases) else None
 
     @property
     def percentage(self) -> float:
-        """Over all phases, each of them counted alike."""
+        """Over all phases, with equal weights."""
         return round(100 * (self.finished + self.fraction) / len(self.phases), 2)
 
 
 def read_progress(output_dir: Path) -> Progress | None:
-    """The progress of the run that LLaMA Board started in a folder, ``None`` unless it is one of ClinKD's."""
-    recipe = _started_recipe(output_dir)
+    """The progress of the run that LLaMA Board started in a folder, ``None`` unless it is a ClinKD run."""
+    recipe_path = output_dir / "training_args.yaml"  # LLaMA Board's copy of the recipe
+    recipe = (yaml.safe_load(recipe_path.read_text(encoding="utf-8")) or {}) if recipe_path.is_file() else {}
     if not recipe.get("use_clinkd"):
         return None
     phases = split_list(recipe.get("clinkd_phases", PHASES))
-    state_path = output_dir / "clinkd" / "state.json"
-    records = read_json(state_path)["phases"] if state_path.is_file() else {}
+    folder = output_dir / "clinkd"
+    records = read_json(folder / "state.json")["phases"] if (folder / "state.json").is_file() else {}
     finished = 0
     while finished < len(phases) and records.get(phases[finished], {}).get("status") == "finished":
         finished += 1
@@ -63,70 +61,59 @@ def read_progress(output_dir: Path) -> Progress | None:
     phase = phases[finished] if finished < len(phases) else None
     steps, fraction, answers = None, 0.0, None
     if phase in records and phase in TRAINING_PHASES:
-        log = training_log(output_dir, phases, phase)
+        log = read_trainer_log(output_dir, phases, phase)
         if log:
             last = log[-1]
             steps = (last["current_steps"], last["total_steps"], last["elapsed_time"], last["remaining_time"])
             fraction = min(last["percentage"] / 100, 1.0)
     elif phase in records and phase in ("pseudo_label", "predict"):
-        answers = _lines(sorted((output_dir / "clinkd" / phase).glob("answers.jsonl*")))
-    return Progress(phases, finished, fraction, steps, answers, _corrections(output_dir / "clinkd" / "corrections"))
+        answers = sum(path.read_bytes().count(b"\n") for path in (folder / phase).glob("answers.jsonl*"))
+    return Progress(phases, finished, fraction, steps, answers, _count_corrections(folder / "corrections"))
 
 
-def training_log(output_dir: Path, phases: list[str], phase: str) -> list[dict[str, Any]]:
+def read_trainer_log(output_dir: Path, phases: list[str], phase: str) -> list[dict[str, Any]]:
     """LLaMA-Factory's ``trainer_log.jsonl`` of a training phase: lines with a training step, of its last attempt.
 
-    The last training phase writes into ``output_dir`` itself, where prediction logs too.
+    The last training phase writes into ``output_dir`` itself, where prediction logs, too.
     """
-    trains = [name for name in phases if name in TRAINING_PHASES]
-    folder = output_dir if trains[-1] == phase else output_dir / "clinkd" / phase
+    is_last = phase == [name for name in phases if name in TRAINING_PHASES][-1]
+    folder = output_dir if is_last else output_dir / "clinkd" / phase
     return [line for line in read_jsonl(folder / "trainer_log.jsonl") if "epoch" in line]
 
 
-def _started_recipe(output_dir: Path) -> dict[str, Any]:
-    import yaml
-
-    path = output_dir / RECIPE_FILE
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
-
-
-def _lines(paths: list[Path]) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in paths)
-
-
-def _corrections(folder: Path) -> list[tuple[int, int, int]]:
+def _count_corrections(folder: Path) -> list[tuple[int, int, int]]:
     rounds = []
     for path in folder.glob("round-*.jsonl"):
         number = path.name.removeprefix("round-").removesuffix(".jsonl")
         if number.isdecimal():  # `round-1.outputs.jsonl` holds answers that are not judged yet
-            content = path.read_bytes()  # counted, not parsed: the page asks every two seconds
+            content = path.read_bytes()  # counted, not parsed: the page refreshes every two seconds
             rounds.append((int(number), content.count(b"\n"), content.count(b'"status": "corrected"')))
     return sorted(rounds)
 
 
-PARTS = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy", "aux_loss")
+LOSS_TERMS = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy", "aux_loss")
 
 
-def noting_parts(stock: Callable[..., None]) -> Callable[..., None]:
-    """``LogCallback.on_log`` that notes the parts of the loss by step before stock writes its line."""
+def collect_loss_terms(stock: Callable[..., None]) -> Callable[..., None]:
+    """``LogCallback.on_log`` that stores the loss terms by step before LLaMA-Factory writes its line."""
 
     @functools.wraps(stock)
     def on_log(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         entry = state.log_history[-1] if state.log_history else {}
-        parts = {name: entry[name] for name in PARTS if name in entry}
-        if parts:
-            self.__dict__.setdefault("_clinkd_parts", {})[state.global_step] = parts
+        loss_terms = {name: entry[name] for name in LOSS_TERMS if name in entry}
+        if loss_terms:
+            self.__dict__.setdefault("_clinkd_loss_terms", {})[state.global_step] = loss_terms
         return stock(self, args, state, control, **kwargs)
 
     return on_log
 
 
-def writing_parts(stock: Callable[..., None]) -> Callable[..., None]:
-    """``LogCallback._write_log``, which runs later in a thread of its own, that adds the noted parts."""
+def write_loss_terms(stock: Callable[..., None]) -> Callable[..., None]:
+    """``LogCallback._write_log``, which runs later in another thread, that adds the stored loss terms."""
 
     @functools.wraps(stock)
     def _write_log(self: Any, output_dir: str, logs: dict[str, Any]) -> None:
-        noted = self.__dict__.get("_clinkd_parts", {})
-        return stock(self, output_dir, logs | noted.pop(logs.get("current_steps"), {}))
+        loss_terms = self.__dict__.get("_clinkd_loss_terms", {})
+        return stock(self, output_dir, logs | loss_terms.pop(logs.get("current_steps"), {}))
 
     return _write_log

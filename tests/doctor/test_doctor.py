@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What ``clinkd doctor`` finds, and that it finds what is broken."""
+"""The results of ``clinkd doctor``, and that it detects what is broken."""
 
 import json
 import socket
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -14,13 +15,13 @@ from llamafactory_clinkd import doctor
 from llamafactory_clinkd.attach import versions as seams
 from llamafactory_clinkd.attach.hooks import HOOKS
 from llamafactory_clinkd.cli import app
-from llamafactory_clinkd.doctor.checks import java, packages
-from llamafactory_clinkd.doctor.external_resources import clip_weights, endpoint, sentence_model
+from llamafactory_clinkd.doctor.checks import CheckResult, java, packages
+from llamafactory_clinkd.doctor.external_resources import clip_weights, corrector_server, sentence_model
 
 
 FIXED = [
-    doctor.finding("versions", "ok", "llamafactory 0.9.5"),
-    doctor.finding("java", "missing", "not installed", "apt install default-jre-headless"),
+    CheckResult("versions", "ok", "llamafactory 0.9.5"),
+    CheckResult("java", "missing", "not installed", "apt install default-jre-headless"),
 ]
 
 
@@ -31,16 +32,16 @@ def no_keys(monkeypatch):
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_json_is_the_findings_and_only_a_broken_one_fails(monkeypatch, broken):
-    findings = FIXED + ([doctor.finding("seam x", "broken", "gone", "install 0.9.5")] if broken else [])
-    monkeypatch.setattr(doctor, "examine", lambda recipe=None: findings)
+def test_json_is_the_results_and_only_a_broken_one_fails(monkeypatch, broken):
+    results = FIXED + ([CheckResult("seam x", "broken", "gone", "install 0.9.5")] if broken else [])
+    monkeypatch.setattr(doctor, "check_all", lambda recipe=None: results)
     done = CliRunner().invoke(app, ["doctor", "--json"])
-    assert json.loads(done.stdout) == findings
+    assert json.loads(done.stdout) == [asdict(each) for each in results]
     assert done.exit_code == int(broken)
 
 
-def test_table_shows_state_and_how_to_mend(monkeypatch):
-    monkeypatch.setattr(doctor, "examine", lambda recipe=None: FIXED)
+def test_table_shows_state_and_fix(monkeypatch):
+    monkeypatch.setattr(doctor, "check_all", lambda recipe=None: FIXED)
     done = CliRunner().invoke(app, ["doctor"])
     assert "missing" in done.stdout and "apt install" in done.stdout
 
@@ -59,13 +60,13 @@ def test_missing_names_are_listed_one_by_one():
         ),
         "json.nowhere": ("anything",),
     }
-    found = seams.missing_seams(table)
-    assert [line.partition(":")[0] for line in found] == [
+    missing = seams.missing_seams(table)
+    assert [line.partition(":")[0] for line in missing] == [
         "json.decoder.JSONDecoder.encode",
         "json.decoder.JSONDecoder.raw_decode(limit)",
         "json.nowhere",
     ]
-    assert "does not exist" in found[0] and "`limit`" in found[1] and "cannot be imported" in found[2]
+    assert "does not exist" in missing[0] and "`limit`" in missing[1] and "cannot be imported" in missing[2]
 
 
 def test_page_on_attaching_names_every_hook():
@@ -77,38 +78,38 @@ def test_page_on_attaching_names_every_hook():
 
 def test_java_that_is_not_there_or_does_not_start(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert java()["state"] == "missing" and "apt install" in java()["mend"]
+    assert java().state == "missing" and "apt install" in java().fix
     stub = tmp_path / "java"
     stub.write_text("#!/bin/sh\necho no memory >&2\nexit 1\n")
     stub.chmod(0o755)
-    assert java()["state"] == "broken" and "no memory" in java()["found"]
+    assert java().state == "broken" and "no memory" in java().found
 
 
 def test_package_that_is_not_installed(monkeypatch):
     from llamafactory_clinkd.doctor import checks as installed
 
     monkeypatch.setattr(installed, "PACKAGES", {"no-such-package-here": ("nothing", "clip")})
-    (found,) = packages()
-    assert found["state"] == "missing" and found["mend"] == "pip install 'llamafactory-clinkd[clip]'"
+    (result,) = packages()
+    assert result.state == "missing" and result.fix == "pip install 'llamafactory-clinkd[clip]'"
 
 
 def test_clip_weights_in_folder_cache_and_nowhere(monkeypatch, tmp_path):
     import huggingface_hub
 
-    assert clip_weights({"sasg_scorer": "logprob"})["state"] == "ok"
-    assert clip_weights({"sasg_scorer": str(tmp_path)})["state"] == "broken"
+    assert clip_weights({"sasg_scorer": "logprob"}).state == "ok"
+    assert clip_weights({"sasg_scorer": str(tmp_path)}).state == "broken"
     for name in ("open_clip_config.json", "open_clip_model.safetensors"):
         (tmp_path / name).write_text("{}")
-    assert clip_weights({"sasg_scorer": str(tmp_path)})["state"] == "ok"
-    for found, state in ((lambda repository, name: None, "missing"), (lambda repository, name: name, "ok")):
-        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", found)
-        assert clip_weights({})["state"] == state and "BiomedCLIP" in clip_weights({})["found"]
+    assert clip_weights({"sasg_scorer": str(tmp_path)}).state == "ok"
+    for lookup, state in ((lambda repository, name: None, "missing"), (lambda repository, name: name, "ok")):
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lookup)
+        assert clip_weights({}).state == state and "BiomedCLIP" in clip_weights({}).found
 
 
 def test_sentence_model(tmp_path):
-    assert sentence_model({"correction_similarity": "lexical"})["state"] == "ok"
-    assert sentence_model({"correction_similarity_model": str(tmp_path)})["state"] == "ok"
-    assert sentence_model({"correction_similarity_model": "organisation/model"})["state"] == "missing"
+    assert sentence_model({"correction_similarity": "lexical"}).state == "ok"
+    assert sentence_model({"correction_similarity_model": str(tmp_path)}).state == "ok"
+    assert sentence_model({"correction_similarity_model": "organisation/model"}).state == "missing"
 
 
 @pytest.fixture
@@ -118,12 +119,12 @@ def server():
 
 
 def test_endpoint_that_answers_and_one_that_does_not(no_keys, server):
-    found = endpoint({"corrector": "openai", "correction_base_url": server.url})
-    assert found["state"] == "ok" and "OPENAI_API_KEY is not set" in found["found"]
+    result = corrector_server({"corrector": "openai", "correction_base_url": server.url})
+    assert result.state == "ok" and "OPENAI_API_KEY is not set" in result.found
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    found = endpoint({"corrector": "openai", "correction_base_url": f"http://127.0.0.1:{port}/v1"})
-    assert found["state"] == "broken" and "Start the server" in found["mend"]
+    result = corrector_server({"corrector": "openai", "correction_base_url": f"http://127.0.0.1:{port}/v1"})
+    assert result.state == "broken" and "Start the server" in result.fix
 
 
 def test_another_machine_is_not_called_unless_allowed(no_keys, monkeypatch):
@@ -132,21 +133,21 @@ def test_another_machine_is_not_called_unless_allowed(no_keys, monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", connect)
     keys = {"corrector": "openai", "correction_base_url": "https://example.invalid/v1"}
-    assert "correction_allow_remote" in endpoint(keys)["mend"]
-    assert "OPENAI_API_KEY" in endpoint({**keys, "correction_allow_remote": True})["mend"]
-    assert endpoint({})["state"] == "ok"
-    assert endpoint({**keys, "correction_base_url": "ftp://x"})["state"] == "broken"
+    assert "correction_allow_remote" in corrector_server(keys).fix
+    assert "OPENAI_API_KEY" in corrector_server({**keys, "correction_allow_remote": True}).fix
+    assert corrector_server({}).state == "ok"
+    assert corrector_server({**keys, "correction_base_url": "ftp://x"}).state == "broken"
 
 
 @pytest.mark.slow
 def test_installed_llamafactory_has_every_seam():
-    findings = doctor.examine_seams()
-    assert [each for each in findings if each["state"] != "ok"] == []
-    assert len(findings) == 1 + len(HOOKS) + 1
+    results = doctor.check_seams()
+    assert [each for each in results if each.state != "ok"] == []
+    assert len(results) == 1 + len(HOOKS) + 1
 
 
 @pytest.mark.slow
-def test_everything_is_looked_at(no_keys):
-    names = [each["name"] for each in doctor.examine()]
+def test_everything_is_checked(no_keys):
+    names = [each.name for each in doctor.check_all()]
     assert {"versions", "seam names", "java", "CLIP weights", "sentence model", "GPU", "API endpoint"} <= set(names)
     assert {f"seam {module}" for module in HOOKS} <= set(names)

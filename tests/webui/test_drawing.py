@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from llamafactory_clinkd.utils.boxes import parse_boxes
-from llamafactory_clinkd.webui.chat_candidates import COLOURS, SIDE, draw_boxes
+from llamafactory_clinkd.webui.chat_tab import COLOURS, MIN_SIDE, draw_boxes
 
 
 def coloured(picture, colour):
@@ -19,9 +19,9 @@ def coloured(picture, colour):
 
 
 @pytest.mark.parametrize("size", [(40, 30), (1600, 900), (300, 2000)])
-def test_the_outline_stands_where_the_box_says(size):
+def test_the_outline_is_at_the_coordinates_of_the_box(size):
     picture = draw_boxes(Image.new("L", size, 90), parse_boxes("liver <box>(100,250),(600,750)</box>"))
-    assert max(picture.size) >= SIDE and picture.size[0] / picture.size[1] == pytest.approx(
+    assert max(picture.size) >= MIN_SIDE and picture.size[0] / picture.size[1] == pytest.approx(
         size[0] / size[1], rel=0.05
     )
     line = 1000 * 12 / min(picture.size)

@@ -6,7 +6,7 @@ import string
 
 import pytest
 
-from llamafactory_clinkd.webui.elements import BOXES, DRIVERS, GROUPS, inapplicable
+from llamafactory_clinkd.webui.elements import DRIVERS, ELEMENTS, GROUPS, unused_elements
 from llamafactory_clinkd.webui.locales import LANGUAGES, texts
 
 
@@ -15,15 +15,15 @@ def placeholders(text):
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_every_box_has_a_label_and_help(lang):
+def test_every_element_has_a_label_and_help(lang):
     elements = texts(lang)["elements"]
-    assert set(elements) == set(BOXES)
+    assert set(elements) == set(ELEMENTS)
     for name, words in elements.items():
         assert set(words) == {"label", "info"} and words["label"].strip() and words["info"].strip(), name
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_every_language_says_the_same_things(lang):
+def test_every_language_has_the_same_keys(lang):
     english = texts("en")
     for part in ("groups", "phases", "reasons", "messages", "chat"):
         assert set(texts(lang)[part]) == set(english[part])
@@ -52,19 +52,19 @@ def test_labels_differ_within_a_language():
         assert len(set(labels)) == len(labels), lang
 
 
-def test_every_box_stands_in_one_group():
-    placed = [name for rows in GROUPS.values() for row in rows for name in row]
-    assert sorted(placed) == sorted(BOXES)
+def test_every_element_is_in_one_group():
+    names = [name for rows in GROUPS.values() for row in rows for name in row]
+    assert sorted(names) == sorted(ELEMENTS)
 
 
 def test_every_reason_can_be_given():
-    given = set()
+    reasons = set()
     for phases in ([], ["distill"], ["pseudo_label", "distill", "correct", "predict", "evaluate"]):
         for method in ("pseudo_kd", "vkd", "none"):
             for changes in (
                 {},
                 {"rope_variant": "mrope", "sasg_scorer": "logprob", "correction_similarity": "lexical"},
             ):
-                values = {name: BOXES[name].default for name in DRIVERS} | changes
-                given |= set(inapplicable(values | {"clinkd_phases": phases, "kd_method": method}).values())
-    assert given == set(texts("en")["reasons"])
+                values = {name: ELEMENTS[name].default for name in DRIVERS} | changes
+                reasons |= set(unused_elements(values | {"clinkd_phases": phases, "kd_method": method}).values())
+    assert reasons == set(texts("en")["reasons"])

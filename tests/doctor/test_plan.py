@@ -11,16 +11,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from llamafactory_clinkd import kd
 from llamafactory_clinkd.cli import app
-from llamafactory_clinkd.doctor import memory as training
-from llamafactory_clinkd.doctor import phase_costs as counts
-from llamafactory_clinkd.doctor.memory import generation_bytes
+from llamafactory_clinkd.doctor import memory
+from llamafactory_clinkd.doctor.memory import RUNTIME_BYTES, generation_bytes, memory_by_phase
 from llamafactory_clinkd.doctor.model_shape import load_shape
-from llamafactory_clinkd.doctor.phase_costs import RUNTIME_BYTES, memory_of_phases
-from llamafactory_clinkd.doctor.plan import facts_of, make_plan
-from llamafactory_clinkd.kd import fused
+from llamafactory_clinkd.doctor.plan import make_plan
+from llamafactory_clinkd.doctor.recipe_spec import PSEUDO_LABEL_BEAMS, read_spec
+from llamafactory_clinkd.kd import fused_linear
 from llamafactory_clinkd.kd import teacher_cache as cache
+from llamafactory_clinkd.phases import pseudo_label
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +55,7 @@ def test_fewer_gpus_do_not():
 
 def test_25_gb_for_an_iteration_of_a_7b_teacher():
     """Weights, the runtime, and one question of 2048 tokens with 3 beams, all its logits in fp32 as done then."""
-    generation = {"rows": 1, "beams": 3, "prompt": 1792, "new": 256, "image_tokens": 1024, "e": 2}
+    generation = {"rows": 1, "beams": 3, "prompt": 1792, "new": 256, "image_tokens": 1024, "dtype_bytes": 2}
     fixed = 2 * SEVEN.parameters + RUNTIME_BYTES
     assert fixed + generation_bytes(SEVEN, **generation, all_logits=True) == pytest.approx(25 * GB, rel=0.2)
     assert 16.5 * GB < fixed + generation_bytes(SEVEN, **generation) < 21 * GB
@@ -67,9 +66,9 @@ def test_bytes_a_parameter_of_each_engine(tmp_path):
         config = tmp_path / "ds.json"
         config.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
         changes = {"deepspeed": str(config) if stage else None, "freeze_vision_tower": False, **changes}
-        facts = facts_of(recipe(**changes), gpus=gpus)
-        sizes = training.weight_bytes(facts), training.gradient_bytes(facts), training.optimizer_bytes(facts)
-        return [round(size / training.trained_parameters(facts), 3) for size in sizes]
+        spec = read_spec(recipe(**changes), gpus=gpus)
+        sizes = memory.weight_bytes(spec), memory.gradient_bytes(spec), memory.optimizer_bytes(spec)
+        return [round(size / memory.trained_parameters(spec), 3) for size in sizes]
 
     assert states(0) == [4, 4, 8] and states(0, bf16=None) == [4, 4, 8]
     assert states(1) == [2, 2, 3] and states(2) == [2, 0.5, 3] and states(3) == [0.5, 0.5, 3]
@@ -77,7 +76,7 @@ def test_bytes_a_parameter_of_each_engine(tmp_path):
 
 def test_trained_parameters_of_each_method():
     def trained(name):
-        return training.trained_parameters(facts_of(recipe(f"table_a3/{name}"), gpus=6))
+        return memory.trained_parameters(read_spec(recipe(f"table_a3/{name}"), gpus=6))
 
     layer = SEVEN.layer_parameters
     assert trained("base") == trained("galore") == SEVEN.decoder_parameters + SEVEN.merger_parameters
@@ -86,60 +85,63 @@ def test_trained_parameters_of_each_method():
 
 
 def test_four_bits_hold_the_linear_layers():
-    four, half = (facts_of(recipe("table_a3/qlora", quantization_bit=bits), gpus=6) for bits in (4, None))
-    saved = training.weight_bytes(half) - training.weight_bytes(four)
+    four, half = (read_spec(recipe("table_a3/qlora", quantization_bit=bits), gpus=6) for bits in (4, None))
+    saved = memory.weight_bytes(half) - memory.weight_bytes(four)
     assert saved == pytest.approx((2 - 0.516) * SEVEN.linear_parameters, rel=1e-3)
 
 
 def test_adapters_over_the_students_base_cost_no_second_base():
     keys = recipe("table_a3/lora", ref_model=None, ref_model_adapters="saves/teacher")
-    assert memory_of_phases(facts_of(keys, gpus=6))["distill"]["teacher"] == 0
+    assert memory_by_phase(read_spec(keys, gpus=6))["distill"]["teacher"] == 0
 
 
-def test_parts_add_up_and_evaluate_needs_no_gpu():
-    memory = plan(recipe())["memory"]
-    assert list(memory) == ["pseudo_label", "distill", "correct", "predict"]
-    for parts in memory.values():
-        assert parts["peak"] == sum(size for name, size in parts.items() if name != "peak")
+def test_components_add_up_and_evaluate_needs_no_gpu():
+    phases = plan(recipe())["memory"]
+    assert list(phases) == ["pseudo_label", "distill", "correct", "predict"]
+    for breakdown in phases.values():
+        assert breakdown["peak"] == sum(size for name, size in breakdown.items() if name != "peak")
 
 
 def test_counts_of_the_paper_recipe():
-    found = plan(recipe())["counts"]
+    counts = plan(recipe())["counts"]
     window = 2 * 8 * 6
-    assert found["steps"] == {
+    assert counts["steps"] == {
         "distill": math.ceil(30000 / window) * 2,
         "correct": math.ceil(240000 / window) + math.ceil(480000 / window),
     }
-    assert found["generations"] == {"pseudo_label": 30000, "correct": 240000, "predict": 90000}
-    assert (found["api_calls_at_most"], found["cache_bytes"]) == (0, 0)
+    assert counts["generations"] == {"pseudo_label": 30000, "correct": 240000, "predict": 90000}
+    assert (counts["api_calls_at_most"], counts["cache_bytes"]) == (0, 0)
 
 
 def test_api_calls_keep_to_the_budget():
-    asks = {"corrector": "openai", "correction_rounds": 3}
-    assert plan(recipe(**asks))["counts"]["api_calls_at_most"] == 2 * 240000
-    assert plan(recipe(**asks, correction_max_samples=500))["counts"]["api_calls_at_most"] == 2 * 500
-    assert plan(recipe(**asks, correction_max_requests=70))["counts"]["api_calls_at_most"] == 2 * 70
-    assert plan(recipe(**asks, correction_outputs="forward"))["counts"]["generations"]["correct"] == 0
+    server = {"corrector": "openai", "correction_rounds": 3}
+    assert plan(recipe(**server))["counts"]["api_calls_at_most"] == 2 * 240000
+    assert plan(recipe(**server, correction_max_samples=500))["counts"]["api_calls_at_most"] == 2 * 500
+    assert plan(recipe(**server, correction_max_requests=70))["counts"]["api_calls_at_most"] == 2 * 70
+    assert plan(recipe(**server, correction_outputs="forward"))["counts"]["generations"]["correct"] == 0
 
 
-def test_cache_is_what_the_cache_module_says():
+def test_cache_is_what_the_cache_module_estimates():
     import torch
 
-    found = plan(recipe(kd_cache="hidden"), answer_tokens=50)["counts"]["cache_bytes"]
+    planned = plan(recipe(kd_cache="hidden"), answer_tokens=50)["counts"]["cache_bytes"]
     states = cache.estimate_bytes(30000 * 50, SEVEN.hidden, torch.bfloat16, samples=30000)
-    assert found == states + 2 * SEVEN.embedding_parameters
+    assert planned == states + 2 * SEVEN.embedding_parameters
 
 
 def test_an_offloaded_teacher_leaves_its_largest_layer():
     keys = {"deepspeed": None, "kd_teacher_offload": True}
-    parts = plan(recipe(**keys))["memory"]
+    phases = plan(recipe(**keys))["memory"]
     largest = 2 * max(SEVEN.embedding_parameters, SEVEN.layer_parameters)
-    assert parts["distill"]["teacher"] == largest < parts["pseudo_label"]["teacher"]
+    assert phases["distill"]["teacher"] == largest < phases["pseudo_label"]["teacher"]
 
 
-def test_figures_taken_from_other_rooms_are_theirs():
-    assert kd.teacher_cache is cache
-    assert counts.CACHE_HEADER == cache.HEADER_BYTES_PER_SAMPLE and training.LOSS_BUFFERS == fused.CHUNK_BYTES
+def test_figures_of_other_modules_are_theirs(monkeypatch):
+    assert PSEUDO_LABEL_BEAMS == pseudo_label.PSEUDO_LABEL_BEAMS
+    spec = read_spec(recipe(per_device_train_batch_size=8), gpus=6)
+    before = memory.loss_bytes(spec, True)
+    monkeypatch.setattr(fused_linear, "CHUNK_BYTES", 2 * fused_linear.CHUNK_BYTES)
+    assert memory.loss_bytes(spec, True) - before == fused_linear.CHUNK_BYTES // 2
 
 
 def test_rows_are_counted_where_the_data_is(tmp_path):
@@ -147,10 +149,10 @@ def test_rows_are_counted_where_the_data_is(tmp_path):
     (tmp_path / "b.jsonl").write_text("{}\n" * 7)
     (tmp_path / "dataset_info.json").write_text('{"a": {"file_name": "a.json"}, "b": {"file_name": "b.jsonl"}}')
     keys = recipe(dataset_dir=str(tmp_path), dataset="a, b", eval_dataset="b")
-    facts = facts_of(keys, gpus=1)
-    assert (facts.train_rows, facts.eval_rows, facts.rows_are_assumed) == (18, 7, False)
-    assert facts_of({**keys, "max_samples": 5}, gpus=1).train_rows == 5
-    assert facts_of(keys, gpus=1, rows=(100, None)).train_rows == 100
+    spec = read_spec(keys, gpus=1)
+    assert (spec.train_rows, spec.eval_rows, spec.rows_are_assumed) == (18, 7, False)
+    assert read_spec({**keys, "max_samples": 5}, gpus=1).train_rows == 5
+    assert read_spec(keys, gpus=1, rows=(100, None)).train_rows == 100
     assert any("240000" in line for line in plan(recipe())["assumptions"])
 
 
@@ -185,7 +187,7 @@ def test_what_is_advised_lowers_a_peak(change):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"use_clinkd": None}, "use_clinkd"),
         ({"model_name_or_path": "gpt2"}, "neither a folder"),
@@ -196,12 +198,12 @@ def test_what_is_advised_lowers_a_peak(change):
         ({"correction_rounds": "two"}, "correction_rounds: two"),
     ],
 )
-def test_what_cannot_be_planned_says_why(changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_planned_names_the_reason(changes, message):
+    with pytest.raises(ValueError, match=message):
         plan(recipe(**changes))
 
 
-def test_deepspeed_settings_may_stand_in_the_recipe():
+def test_deepspeed_settings_may_be_in_the_recipe():
     settings = json.loads((ROOT / recipe()["deepspeed"]).read_text())
     assert plan(recipe(deepspeed=settings)) == plan(recipe())
 

@@ -99,14 +99,14 @@ BAD_VALUES = {
 }
 
 
-def test_bad_input_is_told_in_every_language_and_nothing_starts(ready, server, tmp_path):
+def test_bad_input_is_reported_in_every_language_and_nothing_starts(ready, server, tmp_path):
     for lang, cases in BAD_VALUES.items():
         ready.speak(lang)
-        for box, value, says in cases:
+        for box, value, message in cases:
             good = ready.box(box).input_value()
             ready.fill(ready.words(box), value)
             ready.press(LOCALES["start_btn"][lang]["value"])
-            ready.wait_for_text_anywhere(says)
+            ready.wait_for_text_anywhere(message)
             assert f"{texts(lang)['messages']['invalid']} ({ready.words(box)}" in ready.text()
             ready.close_messages()
             ready.fill(ready.words(box), good)
@@ -115,7 +115,7 @@ def test_bad_input_is_told_in_every_language_and_nothing_starts(ready, server, t
     assert "sk-never-shown" not in server.log.read_text(encoding="utf-8")
 
 
-def test_boxes_that_nothing_reads_are_disabled_with_the_reason(ready):
+def test_unused_elements_are_disabled_with_the_reason(ready):
     reasons = texts("en")["reasons"]
     ready.page.get_by_label(texts("en")["phases"]["correct"], exact=True).uncheck()
     ready.wait_for_text(reasons["needs_correct"])

@@ -1,14 +1,21 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the Chat tab says, without a model: refusals, the table, the languages."""
+"""The messages of the Chat tab, without a model: invalid questions, the table, the languages."""
 
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from llamafactory_clinkd.webui.chat_texts import OPTIONS, Refused, check, table_of, translate, with_positions_note
+from llamafactory_clinkd.webui.chat_model import with_positions_note
+from llamafactory_clinkd.webui.chat_tab import (
+    OPTIONS,
+    InvalidQuestionError,
+    candidates_table,
+    check_question,
+    translate,
+)
 from llamafactory_clinkd.webui.locales import LANGUAGES, texts
 
 
@@ -27,17 +34,17 @@ def load_scorer(name):
     return SimpleNamespace(reads_images=name != "logprob")
 
 
-def asked(lang="en", query="Where?", image=None, engine="huggingface", **changes):
+def check_values(lang="en", query="Where?", image=None, engine="huggingface", **changes):
     values = dict(zip(OPTIONS, (3, "beam", "image", "logprob"), strict=True)) | changes
     chatter = SimpleNamespace(engine=SimpleNamespace(name=engine))
-    return check(chatter, values, query, image, lang, load_scorer)
+    return check_question(chatter, values, query, image, lang, load_scorer)
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_each_refusal_is_in_the_language_of_the_page(lang):
+def test_each_problem_is_in_the_language_of_the_page(lang):
     catalogue = texts(lang)
     words, label = catalogue["chat"], catalogue["elements"]["sasg_scorer"]["label"]
-    for changes, says in [
+    for changes, message in [
         ({"query": "  "}, words["no_question"]),
         ({"engine": "vllm"}, words["not_huggingface"]),
         ({"sasg_scorer": "some_clip"}, words["no_image_to_score"]),
@@ -45,24 +52,24 @@ def test_each_refusal_is_in_the_language_of_the_page(lang):
         ({"sasg_candidates": 0}, catalogue["messages"]["invalid"]),
         ({"sasg_candidates": None}, catalogue["elements"]["sasg_candidates"]["label"]),
     ]:
-        with pytest.raises(Refused) as reason:
-            asked(lang, **changes)
-        assert says in str(reason.value)
+        with pytest.raises(InvalidQuestionError) as reason:
+            check_values(lang, **changes)
+        assert message in str(reason.value)
 
 
 def test_good_options_come_back_as_recipe_keys():
-    options, scorer = asked(sasg_scorer=" some_clip ", image=Image.new("L", (2, 2)), sasg_candidates=2)
+    options, scorer = check_values(sasg_scorer=" some_clip ", image=Image.new("L", (2, 2)), sasg_candidates=2)
     assert options == {
         "sasg_candidates": 2, "sasg_mode": "beam", "sasg_region": "image", "sasg_scorer": "some_clip"
     }  # fmt: skip
     assert scorer.reads_images
 
 
-def test_the_best_candidate_stands_first_under_the_scorers_name():
-    table = table_of(ROW, "en")
+def test_the_best_candidate_is_first_under_the_scorers_name():
+    table = candidates_table(ROW, "en")
     assert table["label"] == "Candidates, scored by few_steps_clip"
     assert table["value"]["data"] == [["1", "21.46", "-1.25", "liver"], ["2", "–", "-0.50", "spleen"]]
-    assert table_of(ROW, "zh")["value"]["headers"] == ["名次", "得分", "对数概率", "答案"]
+    assert candidates_table(ROW, "zh")["value"]["headers"] == ["名次", "得分", "对数概率", "答案"]
 
 
 def test_another_language_also_reaches_what_is_shown_already():
@@ -84,8 +91,8 @@ def test_a_model_that_cannot_be_served_is_answered_with_the_reason():
     pytest.importorskip("gradio", reason="gradio is not installed: it comes with LLaMA-Factory's own requirements")
     page = SimpleNamespace(manager=SimpleNamespace(get_elem_by_id=lambda name: name), loaded=False)
     with pytest.warns(UserWarning, match="infer_backend"):
-        said = list(with_positions_note(stock)(page, {"top.lang": "ru"}))
-    assert said[0] == "Loading" and said[1].startswith("Модель не удалось загрузить: `infer_backend: vllm`")
+        messages = list(with_positions_note(stock)(page, {"top.lang": "ru"}))
+    assert messages[0] == "Loading" and messages[1].startswith("Модель не удалось загрузить: `infer_backend: vllm`")
 
 
 def test_loading_another_model_is_stock():

@@ -102,8 +102,8 @@ def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_p
     assert report.locator("h1, h2").count() > 0 and "ROC" in report.content()
     secret = board.page.request.get(f"{server.url}gradio_api/file={folder / 'clinkd' / 'predictions.jsonl'}")
     assert secret.status == 403
-    told = server.log.read_text(encoding="utf-8")
-    assert "sk-never-shown" not in told and "Where is the square" not in told
+    log_text = server.log.read_text(encoding="utf-8")
+    assert "sk-never-shown" not in log_text and "Where is the square" not in log_text
 
 
 def test_evaluate_tab_shows_metrics_and_report(open_board, server, workspace, tmp_path):

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Several pages watch one run: each waits for its end, and hears of it."""
+"""Several pages watch one run: each waits for its end and shows it."""
 
 import subprocess
 import sys
@@ -9,18 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llamafactory_clinkd.webui.stock_runner import one_reader_at_a_time, view_of_page
+from llamafactory_clinkd.webui.monitor import lock_communicate, view_of_page
 
 
-SAYS_AND_ENDS = "import sys, time\nfor _ in range(40): print('said', file=sys.stderr, flush=True); time.sleep(0.02)"
+PRINT_AND_END = "import sys, time\nfor _ in range(40): print('line', file=sys.stderr, flush=True); time.sleep(0.02)"
 
 
-def test_two_pages_that_wait_for_one_process_both_get_all_it_said():
-    """Without turns one of the two raises EBADF or ValueError now and then: its pipe is closed by the other."""
+def test_two_pages_that_wait_for_one_process_both_get_its_output():
+    """Without the lock one of the two raises EBADF or ValueError now and then: its pipe is closed by the other."""
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", SAYS_AND_ENDS], stderr=subprocess.PIPE, text=True)
-        one_reader_at_a_time(process)
-        one_reader_at_a_time(process)
+        process = subprocess.Popen([sys.executable, "-c", PRINT_AND_END], stderr=subprocess.PIPE, text=True)
+        lock_communicate(process)
+        lock_communicate(process)
 
         def watch(process=process):
             while True:
@@ -30,8 +30,8 @@ def test_two_pages_that_wait_for_one_process_both_get_all_it_said():
                     continue
 
         with ThreadPoolExecutor(3) as pool:
-            heard = [pool.submit(watch) for _ in range(3)]
-        assert [each.result() for each in heard] == ["said\n" * 40] * 3 and process.returncode == 0
+            outputs = [pool.submit(watch) for _ in range(3)]
+        assert [each.result() for each in outputs] == ["line\n" * 40] * 3 and process.returncode == 0
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ def runner(monkeypatch):
     import gradio as gr
     from llamafactory.webui.runner import Runner
 
-    told = []
-    monkeypatch.setattr(gr, "Info", told.append)
+    messages = []
+    monkeypatch.setattr(gr, "Info", messages.append)
     watched = Runner(manager=None)
-    watched.told = told
-    watched.trainer = subprocess.Popen([sys.executable, "-c", SAYS_AND_ENDS], stderr=subprocess.PIPE, text=True)
+    watched.messages = messages
+    watched.trainer = subprocess.Popen([sys.executable, "-c", PRINT_AND_END], stderr=subprocess.PIPE, text=True)
     watched.running_data = {"box": 1}
     return watched
 
@@ -58,7 +58,7 @@ def test_the_page_that_ends_first_takes_nothing_from_the_other(runner):
     assert (runner.trainer, runner.running, runner.running_data) == (None, False, None) and first.trainer is None
     assert second.trainer is process and second.running_data == {"box": 1}
     second._finalize("en", "finished")
-    assert runner.told == ["finished", "finished"]
+    assert runner.messages == ["finished", "finished"]
 
 
 def test_a_run_started_since_is_left_alone(runner):
@@ -81,7 +81,7 @@ def test_an_abort_is_seen_by_every_page_also_by_one_that_came_later_or_ends_late
     runner.trainer.communicate()
     first._finalize("en", "failed")
     later._finalize("en", "failed")
-    assert runner.told == [ALERTS["info_aborted"]["en"]] * 2 and not runner.aborted
+    assert runner.messages == [ALERTS["info_aborted"]["en"]] * 2 and not runner.aborted
 
 
 def test_an_abort_pressed_before_a_run_is_not_of_that_run(runner):
@@ -89,7 +89,7 @@ def test_an_abort_pressed_before_a_run_is_not_of_that_run(runner):
     assert not view_of_page(runner).aborted and not runner.aborted
 
 
-def test_without_a_process_there_is_nothing_to_keep(runner):
+def test_without_a_process_the_view_is_the_runner(runner):
     runner.trainer.communicate()
     runner.trainer = None
     assert view_of_page(runner) is runner

@@ -6,9 +6,21 @@ from types import SimpleNamespace
 
 import pytest
 
+from llamafactory_clinkd.evaluate import evaluate_predictions
 from llamafactory_clinkd.utils.io import append_jsonl, write_json
-from llamafactory_clinkd.webui.monitor import draw_curves, progress_label, progress_text, with_phases
-from llamafactory_clinkd.webui.run_progress import noting_parts, read_progress, training_log, writing_parts
+from llamafactory_clinkd.webui.monitor import (
+    draw_curves,
+    metrics_markdown,
+    progress_label,
+    progress_text,
+    with_phase_progress,
+)
+from llamafactory_clinkd.webui.run_progress import (
+    collect_loss_terms,
+    read_progress,
+    read_trainer_log,
+    write_loss_terms,
+)
 
 
 PHASES = ["pseudo_label", "distill", "correct", "predict", "evaluate"]
@@ -28,16 +40,16 @@ def line(step, total, **values):
 
 @pytest.fixture
 def run(tmp_path):
-    """A started run; ``run(finished, present)`` says how far it is."""
+    """A started run; ``run(finished, current)`` sets its progress."""
     (tmp_path / "training_args.yaml").write_text(
         f"use_clinkd: true\nclinkd_phases: {','.join(PHASES)}\n", encoding="utf-8"
     )
 
-    def at(finished, present=None):
+    def at(finished, current=None):
         records = {phase: {"status": "finished"} for phase in finished}
         write_json(
             tmp_path / "clinkd" / "state.json",
-            {"format": 1, "phases": records | ({present: {"status": "started"}} if present else {})},
+            {"format": 1, "phases": records | ({current: {"status": "started"}} if current else {})},
         )
         return tmp_path
 
@@ -64,7 +76,7 @@ def test_answers_of_every_rank_are_counted(run):
     assert "Answers so far: 3" in progress_text(read_progress(folder), "en")
 
 
-def test_training_phases_tell_steps_and_part(run):
+def test_training_phases_report_steps_and_fraction(run):
     folder = run(["pseudo_label"], "distill")
     append_jsonl(folder / "clinkd" / "distill" / "trainer_log.jsonl", [line(1, 4, loss=2.0), line(2, 4, loss=1.0)])
     progress = read_progress(folder)
@@ -77,7 +89,7 @@ def test_the_last_training_phase_shares_its_log_with_prediction(run):
     folder = run(["pseudo_label", "distill"], "correct")
     predicting = {key: value for key, value in line(5, 5).items() if key != "epoch"}
     append_jsonl(folder / "trainer_log.jsonl", [line(3, 4, loss=1.0), predicting])
-    assert [entry["current_steps"] for entry in training_log(folder, PHASES, "correct")] == [3]
+    assert [entry["current_steps"] for entry in read_trainer_log(folder, PHASES, "correct")] == [3]
 
 
 def test_corrections_are_counted_by_round(run):
@@ -98,7 +110,7 @@ def test_at_the_end(run):
 
 def test_stock_monitor_is_left_alone_without_clinkd(tmp_path):
     stock = ("log", "slider", {"loss_viewer": "plot"})
-    assert with_phases(lambda *args: stock)("en", str(tmp_path), True) == stock
+    assert with_phase_progress(lambda *args: stock)("en", str(tmp_path), True) == stock
 
 
 def test_curves_show_cross_entropy_and_divergence_apart():
@@ -111,7 +123,7 @@ def test_curves_show_cross_entropy_and_divergence_apart():
 
 
 class StockCallback:
-    """Writes its line later than it hears of it, as LLaMA-Factory's does."""
+    """Writes its line some time after ``on_log``, as LLaMA-Factory's does."""
 
     def __init__(self):
         self.written, self.waiting = [], []
@@ -124,11 +136,11 @@ class StockCallback:
 
 
 class PatchedCallback(StockCallback):
-    on_log = noting_parts(StockCallback.on_log)
-    _write_log = writing_parts(StockCallback._write_log)
+    on_log = collect_loss_terms(StockCallback.on_log)
+    _write_log = write_loss_terms(StockCallback._write_log)
 
 
-def test_parts_reach_the_line_of_their_own_step():
+def test_loss_terms_are_written_to_the_line_of_their_step():
     callback, history = PatchedCallback(), []
     for step, entry in enumerate([{"loss": 3.0, "ce": 2.0, "kl": 1.0}, {"loss": 2.0, "ce": 1.5, "kl": 0.5}], start=1):
         history.append(entry)
@@ -149,3 +161,21 @@ def test_stock_lines_stay_as_they_are():
     callback.on_log(None, SimpleNamespace(log_history=[{"loss": 1.0}], global_step=1), None)
     callback._write_log("folder", callback.waiting[0])
     assert callback.written == [{"current_steps": 1, "loss": 1.0}]
+
+
+def test_table_has_a_row_for_each_modality_present():
+    rows = [
+        {"question": "What anatomical structure is present at the <box>(1,1),(9,9)</box>?", "annotation": "Hip",
+         "response": answer, "task": "ROC", "modality": modality}
+        for answer, modality in [("Hip", "ct"), ("Sacrum", "ct"), ("the hip", "mr")]
+    ]  # fmt: skip
+    table = metrics_markdown(evaluate_predictions(rows), "en").splitlines()
+    assert table[0].startswith("| modality | ROC (`")
+    assert table[2:6] == ["| ct | 50.00 |", "| mr | 100.00 |", "| **mean** | **75.00** |", "| rows | 3 |"]
+    assert "Average of the tasks: 75.00 %" in table
+
+
+def test_scores_that_are_absent_are_a_dash():
+    metrics = {"tasks": {"RC": {"metric": "spice", "macro": None, "n": 2, "modalities": {"ct": {"value": None}}}}}
+    table = metrics_markdown(metrics | {"average": None}, "ko")
+    assert "| ct | – |" in table and "| **평균** | **–** |" in table

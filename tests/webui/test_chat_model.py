@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The Chat tab: candidates with scores, boxes drawn, positions told; by stock's engine, then in a browser."""
+"""The Chat tab: candidates with scores, boxes drawn, positions shown; by LLaMA-Factory's engine, then in a browser."""
 
 import io
 
@@ -10,8 +10,8 @@ import pytest
 from chromium import take_pictures
 from PIL import Image
 
-from llamafactory_clinkd.webui.chat_candidates import COLOURS, generate_candidates
-from llamafactory_clinkd.webui.chat_texts import positions_note
+from llamafactory_clinkd.webui.chat_model import generate_candidates, positions_note
+from llamafactory_clinkd.webui.chat_tab import COLOURS
 from llamafactory_clinkd.webui.locales import LANGUAGES, texts
 
 from .answering_model import ANSWER, QUESTION
@@ -74,7 +74,7 @@ def test_samples_are_the_same_each_time(chatter, scan):
     assert first == second and len(first) == 4
 
 
-def test_without_an_image_the_model_is_asked_without_one(chatter):
+def test_without_an_image_the_prompt_has_none(chatter):
     answers = generate_candidates(
         chatter, [{"role": "user", "content": "Hello"}], "", "", None, count=2, mode="beam", skip_special_tokens=True,
         **SETTINGS | {"max_new_tokens": 4},
@@ -82,7 +82,7 @@ def test_without_an_image_the_model_is_asked_without_one(chatter):
     assert len(answers) == 2
 
 
-def test_positions_of_the_checkpoint_are_told(chatter):
+def test_positions_of_the_checkpoint_are_named(chatter):
     assert positions_note(chatter.engine, "en") == (
         "ClinKD: rotary positions mcg, square images, as saved with this checkpoint."
     )
@@ -147,7 +147,7 @@ def test_candidates_and_boxes_in_a_browser(open_board, server, answering_model, 
     assert "Zebra" not in server.log.read_text(encoding="utf-8")
 
 
-def test_two_browsers_ask_the_same_model_in_turn(open_board, answering_model, scan):
+def test_two_browsers_use_the_same_model_in_turn(open_board, answering_model, scan):
     words = texts("en")["chat"]
     tabs = []
     for _ in range(2):

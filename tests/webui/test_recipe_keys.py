@@ -5,82 +5,81 @@ import json
 
 import pytest
 
-from llamafactory_clinkd.webui.elements import BOXES
-from llamafactory_clinkd.webui.recipe_boxes import (
-    RECIPE_KEYS,
+from llamafactory_clinkd.webui.elements import ELEMENTS, RECIPE_KEYS
+from llamafactory_clinkd.webui.recipe_keys import (
     check_keys,
     default_values,
-    fold,
-    in_language,
+    from_key,
+    localise_problem,
+    merge_into_extra_args,
     recipe_keys,
-    to_box,
+    split_extra_args,
     to_key,
-    unfold,
 )
 
 
 def changed_value(name):
-    """A value that the box does not have by default."""
-    box = BOXES[name]
-    if box.kind == "choice":
-        return next(choice for choice in box.choices if choice != box.default)
-    if box.kind == "number":
-        return box.default + 1
+    """A value that the element does not have by default."""
+    element = ELEMENTS[name]
+    if element.kind == "choice":
+        return next(choice for choice in element.choices if choice != element.default)
+    if element.kind == "number":
+        return element.default + 1
     return {
-        "switch": not box.default,
+        "switch": not element.default,
         "phases": ["distill", "predict"],
         "datasets": ["a", "b"],
         "fraction": 0.25,
         "count": "7",
         "text": "some/path with space",
-    }[box.kind]
+    }[element.kind]
 
 
 @pytest.mark.parametrize("name", RECIPE_KEYS)
-def test_every_box_survives_saving_and_loading(name):
+def test_every_element_survives_saving_and_loading(name):
     values = default_values() | {"use_clinkd": True}
     if name != "use_clinkd":
         values[name] = changed_value(name)
-    text, restored = unfold(fold('{"optim": "adamw_torch"}', values))
+    text, restored = split_extra_args(merge_into_extra_args('{"optim": "adamw_torch"}', values))
     assert json.loads(text) == {"optim": "adamw_torch"}
     assert restored == values
 
 
 @pytest.mark.parametrize("name", RECIPE_KEYS)
-def test_key_and_box_are_inverse(name):
+def test_key_and_element_are_inverse(name):
     key = to_key(name, changed_value(name))
-    assert to_box(name, key) == changed_value(name)
+    assert from_key(name, key) == changed_value(name)
 
 
 def test_switched_off_leaves_no_trace():
     values = default_values() | {"kd_alpha": 2.0, "ref_model": "teacher"}
-    assert fold('{"optim": "sgd"}', values) == '{"optim": "sgd"}'
+    assert merge_into_extra_args('{"optim": "sgd"}', values) == '{"optim": "sgd"}'
     assert recipe_keys(values) == {}
 
 
 def test_stock_keys_of_others_stay_where_they_are():
     text = '{"ref_model": "for/dpo"}'
-    assert unfold(text) == (text, default_values())
+    assert split_extra_args(text) == (text, default_values())
 
 
 def test_what_does_not_apply_is_saved_but_not_in_the_recipe():
     values = default_values() | {"use_clinkd": True, "rope_variant": "mrope", "mcg_alpha_h": 3}
     assert "mcg_alpha_h" not in recipe_keys(values)
-    assert unfold(fold("{}", values))[1]["mcg_alpha_h"] == 3
+    assert split_extra_args(merge_into_extra_args("{}", values))[1]["mcg_alpha_h"] == 3
 
 
-def test_an_untouched_teacher_box_leaves_a_saved_teacher_its_own():
+def test_an_untouched_element_lets_a_saved_teacher_keep_its_positions():
     values = default_values() | {"use_clinkd": True}
     assert "teacher_rope_variant" not in recipe_keys(values)
     assert recipe_keys(values | {"teacher_rope_variant": "mcg"})["teacher_rope_variant"] == "mcg"
 
 
-def test_phases_stand_in_their_order():
+def test_phases_are_in_order():
     assert to_key("clinkd_phases", ["evaluate", "distill"]) == "distill,evaluate"
 
 
 @pytest.mark.parametrize(
-    "changes, says",
+    "changes, message",
     [
         ({"kd_alpha": None}, "`kd_alpha: None`"),
         ({"kd_temperature": 0}, "`kd_temperature: 0.0`"),
@@ -93,15 +92,15 @@ def test_phases_stand_in_their_order():
         ({"clinkd_phases": ["distill"], "pseudo_label_target": "pseudo_label"}, "`pseudo_label_target: pseudo_label`"),
     ],
 )
-def test_bad_input_reaches_the_validator(changes, says):
+def test_bad_input_reaches_the_validator(changes, message):
     values = default_values() | {"use_clinkd": True} | changes
     with pytest.raises(ValueError, match=".") as error:
         check_keys(recipe_keys(values))
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
-def test_problem_names_the_box_in_the_language_of_the_page():
-    message = in_language("`kd_alpha: -1` is not allowed.", "ru")
+def test_problem_names_the_element_in_the_language_of_the_page():
+    message = localise_problem("`kd_alpha: -1` is not allowed.", "ru")
     assert message == (
         "Конфигурация ClinKD некорректна (Вес дистилляции: Вес alpha слагаемого дистилляции (ур. 16), не меньше 0): "
         "`kd_alpha: -1` is not allowed."

@@ -15,7 +15,7 @@ from small_run import llamafactory_cli
 
 from llamafactory_clinkd.rope import write_rope_config
 from llamafactory_clinkd.webui.locales import texts
-from llamafactory_clinkd.webui.recipe_boxes import default_values
+from llamafactory_clinkd.webui.recipe_keys import default_values
 
 
 gr = pytest.importorskip("gradio", reason="gradio is not installed: it comes with LLaMA-Factory's own requirements")
@@ -134,7 +134,7 @@ def test_off_is_stock(engine, page):
 
 
 @pytest.mark.parametrize(
-    "changes, says",
+    "changes, problem",
     [
         ({"clinkd__ref_model": ""}, "`ref_model` is missing"),
         ({"clinkd__eval_dataset": []}, "`eval_dataset` is missing"),
@@ -147,16 +147,18 @@ def test_off_is_stock(engine, page):
         ({"clinkd__use_clinkd": False, "train__extra_args": '{"kd_alpha": 1}'}, "`use_clinkd` is false"),
     ],
 )
-def test_invalid_combinations_are_told_before_the_start(engine, page, changes, says):
-    assert says in message_of(engine, page(**changes))
+def test_invalid_combinations_are_reported_before_the_start(engine, page, changes, problem):
+    assert problem in message_of(engine, page(**changes))
     assert engine.runner.trainer is None
 
 
-def test_a_box_that_disagrees_with_the_saved_model_is_told_before_the_start(engine, page, workspace, tmp_path):
+def test_an_element_that_disagrees_with_the_saved_model_is_reported_before_the_start(
+    engine, page, workspace, tmp_path
+):
     model = shutil.copytree(workspace / "student", tmp_path / "model")
     write_rope_config(model, {"variant": "rope_2d", "image_square": True})
-    said = message_of(engine, page(top__model_path=str(model)))
-    assert "(Student positions: " in said and "`rope_variant: saved 'rope_2d', requested 'mcg'`" in said
+    message = message_of(engine, page(top__model_path=str(model)))
+    assert "(Student positions: " in message and "`rope_variant: saved 'rope_2d', requested 'mcg'`" in message
     assert message_of(engine, page(top__model_path=str(model), clinkd__rope_variant="rope_2d")) == ""
 
 
@@ -197,14 +199,14 @@ def test_unusable_saved_keys_stay_in_the_extra_arguments(engine, page):
     stock = SimpleNamespace(
         load_args=lambda self, lang, path: {engine.manager.get_elem_by_id("train.extra_args"): extra}
     )
-    from llamafactory_clinkd.webui.stock_runner import with_unfolded_keys
+    from llamafactory_clinkd.webui.board_runner import with_restored_elements
 
     with pytest.warns(UserWarning, match="clinkd_phases"):
-        loaded = with_unfolded_keys(stock.load_args)(engine.runner, "en", "any.yaml")
+        loaded = with_restored_elements(stock.load_args)(engine.runner, "en", "any.yaml")
     assert loaded == {engine.manager.get_elem_by_id("train.extra_args"): extra}
 
 
-def test_secrets_have_no_box(engine, page, monkeypatch):
+def test_secrets_have_no_element(engine, page, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-value")
     data = page(clinkd__corrector="openai")
     assert "sk-secret-value" not in json.dumps(

@@ -14,8 +14,8 @@ import small_run
 from small_run import recipe, write_recipe
 from tiny_models import build_tiny_qwen2vl, qwen_tokenizer_available
 
-from llamafactory_clinkd.doctor.phase_costs import memory_of_phases
-from llamafactory_clinkd.doctor.plan import facts_of
+from llamafactory_clinkd.doctor.memory import memory_by_phase
+from llamafactory_clinkd.doctor.recipe_spec import read_spec
 
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def test_estimate_is_within_a_fifth_of_what_was_measured(case, sizeable, tmp_pat
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     measured = int(re.search(r"above start: (\d+)", done.stdout).group(1))
-    facts = facts_of(keys, gpus=1, on_cpu=True, row_tokens=ROW_TOKENS, answer_tokens=ANSWER)
-    planned = memory_of_phases(facts)[keys["clinkd_phases"]]
+    spec = read_spec(keys, gpus=1, on_cpu=True, row_tokens=ROW_TOKENS, answer_tokens=ANSWER)
+    planned = memory_by_phase(spec)[keys["clinkd_phases"]]
     print(f"{case}: planned {planned['peak'] / 2**20:.0f} MiB, measured {measured / 2**20:.0f} MiB")
     assert planned["peak"] == pytest.approx(measured, rel=0.2), (planned, measured)
