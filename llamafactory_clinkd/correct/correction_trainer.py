@@ -1,58 +1,36 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The trainer of the correction rounds: supervised fine-tuning in which a round may begin with corrected rows."""
+"""The trainer of the correction rounds: supervised fine-tuning in which a round may begin with corrected rows.
+
+A round is an epoch. One optimizer and one learning-rate schedule span all rounds; a round that corrections make longer
+takes the same part of the schedule as a planned one.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from math import ceil
 from typing import Any
 
 import torch
 from datasets import concatenate_datasets
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
 from ..training.sft_trainer import REPEATED, SupervisedTrainer
 from ..training.tracked_data import ROW_NUMBER
 
 
-class CorrectedFirst(Sampler[int]):
-    """Order of a round: the corrected rows as they come, then the others in a seeded random order.
+logger = logging.getLogger(__name__)
+
+
+class CorrectionTrainer(SupervisedTrainer):
+    """Trains the rounds; before each but the first, corrected rows join the data set.
 
     Args:
-        corrected: Number of corrected rows, the first of the data set.
-        others: Number of the rows after them.
-        seed: Of the random order; the same on every rank.
-        shuffle: Whether the others are shuffled.
-    """
-
-    def __init__(self, corrected: int, others: int, seed: int, shuffle: bool) -> None:
-        self._corrected = corrected
-        self._others = others
-        self._generator = torch.Generator().manual_seed(seed)
-        self._shuffle = shuffle
-
-    def __len__(self) -> int:
-        return self._corrected + self._others
-
-    def __iter__(self):
-        order = (
-            torch.randperm(self._others, generator=self._generator) if self._shuffle else torch.arange(self._others)
-        )
-        yield from range(self._corrected)
-        yield from (order + self._corrected).tolist()
-
-
-class RoundsTrainer(SupervisedTrainer):
-    """Trains round after round with one optimizer and one schedule.
-
-    Args:
-        corrected_rows: Tokenised corrected rows that join round ``n`` (1 for the first after a correction).
-        recorder: Keeps the argmax of the training logits (``correction_outputs: forward``), or ``None``.
-        **kwargs: What :class:`SupervisedTrainer` takes.
+        corrected_rows: Returns the tokenised corrected rows that join round ``n`` (from 0), ``None`` for none.
+        recorder: An :class:`.ArgmaxRecorder` (``correction_outputs: forward``), or ``None``.
+        **kwargs: Arguments of :class:`SupervisedTrainer`.
     """
 
     def __init__(self, *, corrected_rows: Callable[[int], Any], recorder: Any = None, **kwargs: Any) -> None:
@@ -61,81 +39,79 @@ class RoundsTrainer(SupervisedTrainer):
         self._recorder = recorder
         self._row_numbers: list[int] = []
         self._planned_steps = 0
-        self._steps: list[int] = []
+        self._steps: list[int] = []  # of each round
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss; the rows' numbers, which only the recorder wants, do not reach the model."""
+        """The loss; takes the row numbers, which only the recorder needs, out of the model's inputs."""
         numbers = inputs.pop(ROW_NUMBER, None)
         self._row_numbers = [] if numbers is None else numbers.tolist()
         repeated = inputs.get(REPEATED, 0)
-        if repeated:  # these rows are recorded where they stand the first time
+        if repeated:  # these rows are recorded where they occur first
             self._row_numbers[-repeated:] = [-1] * repeated
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def on_logits(
-        self, kept: torch.Tensor, targets: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]
+        self, supervised_idx: torch.Tensor, targets: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
-        """Records what the model would say at the supervised positions, at no further pass of the model."""
+        """Records the argmax at the supervised positions."""
         if self._recorder is not None and self.model.training and self._row_numbers:
-            self._recorder.record(int(self.state.epoch or 0) + 1, self._row_numbers, kept, targets, logits_of)
+            number = int(self.state.epoch or 0) + 1
+            self._recorder.record(number, self._row_numbers, supervised_idx, targets, logits_of)
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple:
-        """Stock's plan; with rounds that are longer already (a resumed run) the total is theirs."""
+        """Stock's plan; in a resumed run, rounds that are already longer count with their real steps."""
         values = super().set_initial_training_values(args, dataloader)
-        rounds, self._planned_steps = values[0], values[1]
+        rounds, self._planned_steps = values[:2]
         self._steps = [self._planned_steps] * rounds
         for number in range(1, rounds):
             rows = self._corrected_rows(number)
             if rows is not None:
-                self._steps[number] = update_steps(
-                    len(self._round_loader(rows, number)), args.gradient_accumulation_steps
-                )
+                self._steps[number] = self._count_steps(self._round_dataloader(rows, number))
         return (*values[:6], sum(self._steps))
 
     def _init_training_state(self, max_steps: int, steps_per_epoch: int, epochs: int, checkpoint: Any, trial: Any):
-        """Stock's state; rounds of unequal length put the resumed step into another round than stock would."""
+        """Stock's state; with rounds of unequal length, stock would place the resumed step in another round."""
         super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
         number, done = round_of_step(self.state.global_step, self._steps)
         skipped = 0 if self.args.ignore_data_skip else done * self.args.gradient_accumulation_steps
         return number, skipped
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Stock's schedule for the planned steps, followed by progress."""
+        """Stock's schedule for the planned steps, stretched over longer rounds."""
         scheduler = super().create_scheduler(self._planned_steps * len(self._steps), optimizer)
         if isinstance(scheduler, LambdaLR):
             scheduler.lr_lambdas = [stretched(each, self._steps, self._planned_steps) for each in scheduler.lr_lambdas]
         return scheduler
 
     def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:
-        """One round; its steps are counted anew if corrected rows come first."""
+        """One round; with corrected rows it has its own dataloader and number of steps."""
         rows = self._corrected_rows(epoch) if epoch > 0 else None
         if rows is not None:
-            train_dataloader = self._round_loader(rows, epoch)
+            train_dataloader = self._round_dataloader(rows, epoch)
             kwargs["steps_in_epoch"] = len(train_dataloader)
-            steps = update_steps(len(train_dataloader), self.args.gradient_accumulation_steps)
-            kwargs["num_update_steps_per_epoch"] = self._steps[epoch] = steps
-            self._tell_total(sum(self._steps))
+            kwargs["num_update_steps_per_epoch"] = self._steps[epoch] = self._count_steps(train_dataloader)
+            self._set_total_steps(sum(self._steps))
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
-    def _round_loader(self, rows: Any, number: int) -> Any:
+    def _round_dataloader(self, corrected: Any, number: int) -> Any:
         """The dataloader of a round whose corrected rows come first."""
         stock = self.train_dataset
-        sampler = CorrectedFirst(
-            len(rows),
-            len(stock),
-            seed=(self.args.data_seed or self.args.seed) + number,
-            shuffle=not self.finetuning_args.disable_shuffling,
-        )
-        self.train_dataset = concatenate_datasets([rows, stock])
-        self._get_train_sampler = lambda *args, **kwargs: sampler
+        seed = (self.args.data_seed or self.args.seed) + number
+        shuffle = not self.finetuning_args.disable_shuffling
+        order = corrected_first(len(corrected), len(stock), seed=seed, shuffle=shuffle)
+        self.train_dataset = concatenate_datasets([corrected, stock])
+        self._get_train_sampler = lambda *args, **kwargs: order
         try:
             return self.get_train_dataloader()
         finally:
             self.train_dataset = stock
             del self._get_train_sampler
 
-    def _tell_total(self, total: int) -> None:
-        """Progress bars and logs hold the planned number of steps; they are told the actual one."""
+    def _count_steps(self, dataloader: Any) -> int:
+        return update_steps(len(dataloader), self.args.gradient_accumulation_steps)
+
+    def _set_total_steps(self, total: int) -> None:
+        """Replaces the planned number of steps in the state, in progress bars and in logs."""
         planned = self.state.max_steps
         self.state.max_steps = total
         for callback in self.callback_handler.callbacks:
@@ -147,17 +123,14 @@ class RoundsTrainer(SupervisedTrainer):
                 bar.refresh()
 
 
-logger = logging.getLogger(__name__)
-
-
 class ReflectiveCorrectionCallback(TrainerCallback):
     """Runs ``correct`` before every round but the first, on all ranks together.
 
-    It happens at the *beginning* of a round, after the checkpoint that closes the one before: a run that dies in the
-    middle of a correction resumes at that checkpoint and goes on with the correction, with nothing trained twice.
+    The correction runs at the *beginning* of a round, after the checkpoint that closes the one before: a run that is
+    killed during a correction resumes at that checkpoint and continues the correction, with nothing trained twice.
 
     Args:
-        correct: Called with the number of the round that ended, 1 for the first; records, judges, corrects.
+        correct: Called with the number of the round that ended, from 1; judges and corrects.
         flush: Called before a checkpoint counts the steps so far as done.
     """
 
@@ -166,7 +139,7 @@ class ReflectiveCorrectionCallback(TrainerCallback):
         self._flush = flush
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Corrects what the round before left wrong."""
+        """Corrects the wrong answers after the round that ended."""
         ended = int(state.epoch or 0)
         if ended > 0:
             logger.info("Reflective Correction after round %d.", ended)
@@ -184,13 +157,23 @@ class ReflectiveCorrectionCallback(TrainerCallback):
             control.should_save = True
 
 
+def corrected_first(corrected: int, others: int, *, seed: int, shuffle: bool) -> list[int]:
+    """Indices of a round: the ``corrected`` first rows in order, then the ``others`` in a seeded random order.
+
+    The order is the same on every rank; without ``shuffle`` it is that of the data set.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rest = torch.randperm(others, generator=generator) if shuffle else torch.arange(others)
+    return [*range(corrected), *(rest + corrected).tolist()]
+
+
 def update_steps(batches: int, accumulation: int) -> int:
     """Optimizer steps of a round of ``batches`` micro-batches (the last step may have fewer)."""
     return max(1, ceil(batches / accumulation))
 
 
 def round_of_step(step: int, steps: Sequence[int]) -> tuple[int, int]:
-    """The round that optimizer step ``step`` (0-based) belongs to, and the steps of it that are done.
+    """The round of optimizer step ``step`` (from 0), and the steps of that round before it.
 
     Args:
         step: Steps done so far, ``0 <= step <= sum(steps)``.
@@ -199,26 +182,24 @@ def round_of_step(step: int, steps: Sequence[int]) -> tuple[int, int]:
     Returns:
         ``(round, done)``; at the very end ``(len(steps), 0)``.
     """
-    starts = [0, *accumulate(steps)]
-    for index in range(len(steps)):
-        if step < starts[index + 1]:
-            return index, step - starts[index]
+    for number, length in enumerate(steps):
+        if step < length:
+            return number, step
+        step -= length
     return len(steps), 0
 
 
 def planned_step(step: int, steps: Sequence[int], planned: int) -> float:
-    """Where step ``step`` of the actual rounds stands in the plan of ``planned`` steps a round.
+    """The step of the plan, of ``planned`` steps a round, that corresponds to step ``step`` of the real rounds.
 
-    Equal to ``step`` as an integer while every round so far is as long as planned.
+    Equal to ``step``, as an integer, while every round so far is as long as planned.
     """
-    index, done = round_of_step(step, steps)
-    if index == len(steps):
-        return index * planned + (step - sum(steps))
-    if steps[index] == planned:
-        return index * planned + done
-    return index * planned + done * planned / steps[index]
+    number, done = round_of_step(step, steps)
+    if number == len(steps):
+        return number * planned + (step - sum(steps))
+    return number * planned + (done if steps[number] == planned else done * planned / steps[number])
 
 
 def stretched(schedule: Callable[[float], float], steps: Sequence[int], planned: int) -> Callable[[int], float]:
-    """A learning-rate multiplier over actual steps; ``steps`` is read at each call, so that rounds may grow."""
+    """A learning-rate multiplier over real steps; ``steps`` is read at each call, so that rounds may grow."""
     return lambda step: schedule(planned_step(step, steps, planned))

@@ -14,8 +14,8 @@ from PIL import Image
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..correct import Corrector, check_similarity, correct_round, load_similarity, make_corrector
-from ..correct.argmax_recorder import ForwardRecorder
-from ..correct.correction_trainer import ReflectiveCorrectionCallback, RoundsTrainer
+from ..correct.argmax_recorder import ArgmaxRecorder
+from ..correct.correction_trainer import CorrectionTrainer, ReflectiveCorrectionCallback
 from ..generation.generation_trainer import generate_with_trainer, shards_parameters
 from ..kd import distill_loss, logits_distill_loss
 from ..select import Scorer, check_scorer, load_scorer
@@ -66,7 +66,7 @@ class CorrectionRounds:
         self.data = TrackedData(choose_train=self._check_rows, numbered=self._records)
         self._scorer = recipe_scorer(run.settings) if arguments.training.process_index == 0 else None
         self._trainer: Any = None
-        self._recorder: ForwardRecorder | None = None
+        self._recorder: ArgmaxRecorder | None = None
         self._rows: dict[int, Any] = {}
 
     def clear(self, *, fresh: bool) -> None:
@@ -75,11 +75,11 @@ class CorrectionRounds:
             shutil.rmtree(self.folder)
         self._run.ranks.wait("the old corrections")
 
-    def make_trainer(self, **kwargs: Any) -> RoundsTrainer:
+    def make_trainer(self, **kwargs: Any) -> CorrectionTrainer:
         """The phase's trainer, with stock's arguments."""
         if self._records:
-            self._recorder = ForwardRecorder(self.folder, kwargs["tokenizer"], self._arguments.training)
-        self._trainer = RoundsTrainer(
+            self._recorder = ArgmaxRecorder(self.folder, kwargs["tokenizer"], self._arguments.training)
+        self._trainer = CorrectionTrainer(
             corrected_rows=self.corrected_rows,
             recorder=self._recorder,
             hidden_loss=distill_loss,

@@ -28,9 +28,9 @@ def correct_only(workspace, output_dir, **changes):
 
 def test_the_second_round_begins_with_the_corrected_rows(workspace, tmp_path, monkeypatch):
     """Read from the labels that reach the model."""
-    from llamafactory_clinkd.correct.correction_trainer import RoundsTrainer
+    from llamafactory_clinkd.correct.correction_trainer import CorrectionTrainer
 
-    trained, real = [], RoundsTrainer.compute_loss
+    trained, real = [], CorrectionTrainer.compute_loss
 
     def seen(self, model, inputs, *args, **kwargs):
         for labels in inputs["labels"].tolist():
@@ -39,7 +39,7 @@ def test_the_second_round_begins_with_the_corrected_rows(workspace, tmp_path, mo
             trained.append((int(self.state.epoch), text.removesuffix("<|im_end|>\n").removesuffix("<|im_end|>")))
         return real(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(RoundsTrainer, "compute_loss", seen)
+    monkeypatch.setattr(CorrectionTrainer, "compute_loss", seen)
     run(correct_only(workspace, tmp_path))
     rows = read_jsonl(tmp_path / "clinkd" / "corrections" / "round-1.jsonl")
     corrected = [row["corrected"] for row in rows if row["status"] == "corrected"]

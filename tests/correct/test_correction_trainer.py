@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafactory_clinkd.correct.correction_trainer import planned_step, round_of_step, stretched, update_steps
+from llamafactory_clinkd.correct.correction_trainer import (
+    corrected_first,
+    planned_step,
+    round_of_step,
+    stretched,
+    update_steps,
+)
 
 
 def cosine(total):
@@ -50,3 +56,19 @@ def test_round_of_step(step, expected):
 @pytest.mark.parametrize(("batches", "accumulation", "expected"), [(8, 2, 4), (7, 2, 4), (1, 8, 1), (0, 4, 1)])
 def test_update_steps(batches, accumulation, expected):
     assert update_steps(batches, accumulation) == expected
+
+
+def test_corrected_rows_keep_their_order_and_the_others_follow():
+    order = corrected_first(3, 50, seed=7, shuffle=True)
+    assert order[:3] == [0, 1, 2]
+    assert sorted(order[3:]) == list(range(3, 53)) != order[3:]
+    assert len(corrected_first(3, 50, seed=7, shuffle=True)) == 53
+
+
+def test_every_rank_draws_the_same_and_another_round_another_order():
+    first, again, other = (corrected_first(2, 50, seed=seed, shuffle=True) for seed in (7, 7, 8))
+    assert first == again != other
+
+
+def test_without_shuffling_the_data_sets_order_stays():
+    assert corrected_first(2, 5, seed=7, shuffle=False) == list(range(7))

@@ -3,7 +3,7 @@
 
 import torch
 
-from llamafactory_clinkd.correct.argmax_recorder import ForwardRecorder, answer_columns
+from llamafactory_clinkd.correct.argmax_recorder import ArgmaxRecorder, answer_columns
 from llamafactory_clinkd.utils.io import read_jsonl
 
 
@@ -36,7 +36,7 @@ class Rank:
 def test_records_by_row_and_the_last_record_counts(tmp_path):
     kept, targets = torch.tensor([4, 5, 6]), torch.tensor([[1, 2, END], [3, END, -100], [1, 1, END]])
     logits = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2], [3, 4, 5], [6, 6, 6]]).flatten(), 8).float()
-    first, second = (ForwardRecorder(tmp_path, Words(), Rank(rank)) for rank in (0, 1))
+    first, second = (ArgmaxRecorder(tmp_path, Words(), Rank(rank)) for rank in (0, 1))
     first.record(1, [7, 2, -1], kept, targets, lambda rows: logits[rows])
     first.flush()
     second.record(1, [5, 7, -1], kept, targets, lambda rows: logits[rows])
