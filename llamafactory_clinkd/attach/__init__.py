@@ -3,16 +3,18 @@
 
 """Attaching to stock LLaMA-Factory: the only place that names one of its seams.
 
-torch calls :func:`autoload` at the end of ``import torch`` (entry point group ``torch.backends``). It registers
-post-import hooks and nothing else, so that it costs a few milliseconds and cannot break ``import torch``: an error is
-kept and raised when a recipe asks for ClinKD. :func:`attach`, :func:`detach` and :func:`status` are for people.
+torch calls :func:`autoload` at the end of ``import torch`` (entry point group ``torch.backends``). It only registers
+post-import hooks, so that it costs a few milliseconds and cannot break ``import torch``: an error is kept and raised
+when a recipe sets ``use_clinkd``. :func:`attach`, :func:`detach` and :func:`status` are for users.
 """
 
 import sys
+from types import ModuleType
 from typing import Any
 
-from .hooks import HOOKS
-from .registry import REGISTRY
+from .hooks import HOOKS, HOOKS_ON_ANY_VERSION
+from .registry import REGISTRY, when_imported
+from .versions import found_versions, require_supported_versions
 
 
 def autoload() -> None:
@@ -29,20 +31,23 @@ def attach() -> None:
         return
 
     REGISTRY.attached = True
-    from .import_hooks import when_imported
+    for name in HOOKS:
+        if name not in REGISTRY.watched:
+            REGISTRY.watched.add(name)
+            when_imported(name, lambda module, name=name: REGISTRY.run(name, _patch, module))
+        elif name in sys.modules:  # the hook fired in an earlier attachment and was undone
+            REGISTRY.run(name, _patch, sys.modules[name])
 
-    for module_name, hook in HOOKS.items():
-        module = sys.modules.get(module_name)
-        if module_name in REGISTRY.watched:
-            if module is not None:  # the hook fired in an earlier attachment and was undone
-                REGISTRY.run(module_name, hook, module)
-            continue
-        REGISTRY.watched.add(module_name)
-        when_imported(module_name, lambda module, name=module_name, hook=hook: REGISTRY.run(name, hook, module))
+
+def _patch(module: ModuleType) -> None:
+    hook = HOOKS[module.__name__]
+    if hook not in HOOKS_ON_ANY_VERSION:
+        require_supported_versions()
+    hook(module)
 
 
 def detach() -> None:
-    """Puts every replaced object back; hooks that have not fired yet do nothing from now on."""
+    """Restores every replaced object; hooks that have not fired yet do nothing from now on."""
     REGISTRY.undo()
     REGISTRY.attached = False
 
@@ -54,8 +59,6 @@ def status() -> dict[str, Any]:
         ``{"attached": bool, "error": str | None, "versions": {...}, "seams": {module: "waiting" | "patched" |
         error}}``.
     """
-    from .versions import found_versions
-
     seams = {name: REGISTRY.seams.get(name, "waiting") for name in HOOKS}
     error = None if REGISTRY.error is None else f"{type(REGISTRY.error).__name__}: {REGISTRY.error}"
     return {"attached": REGISTRY.attached, "error": error, "versions": found_versions(), "seams": seams}

@@ -7,13 +7,17 @@ Each hook patches the *consumer's* name, because LLaMA-Factory imports with ``fr
 this plugin are imported when a wrapper is called for a recipe with ``use_clinkd: true``, never while hooking.
 """
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from .registry import REGISTRY
-from .versions import UnsupportedVersionError, require_supported_versions
+from .versions import STAGES, UnsupportedVersionError, require_supported_versions
 
 
 def hook_parser(parser: ModuleType) -> None:
@@ -24,231 +28,241 @@ def hook_parser(parser: ModuleType) -> None:
         _refuse_clinkd_keys(parser, error)
         raise
 
-    from .recipe_arguments import extend_finetuning_arguments, noting_options
-
     stock = parser.FinetuningArguments
     extended = extend_finetuning_arguments(stock)
     for name in ("_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_TRAIN_MCA_ARGS"):
         REGISTRY.replace_items(getattr(parser, name, []), stock, extended)
-    REGISTRY.replace(parser, "_parse_args", noting_options(parser._parse_args, parser.read_args))
 
-    find_checkpoint = parser.get_last_checkpoint
+    def parse(stock, argument_parser, args=None, *rest, **kwargs):
+        from ..arguments import OPTIONS_WRITTEN
 
-    @functools.wraps(find_checkpoint)
-    def get_last_checkpoint(folder: str) -> str | None:
-        from .recipe_arguments import resumable_folder
+        args = parser.read_args(args)
+        token = OPTIONS_WRITTEN.set(None if isinstance(args, dict) else _written_options(argument_parser, args))
+        try:
+            return stock(argument_parser, args, *rest, **kwargs)
+        finally:
+            OPTIONS_WRITTEN.reset(token)
 
-        return find_checkpoint(folder) or resumable_folder(folder)
-
-    REGISTRY.replace(parser, "get_last_checkpoint", get_last_checkpoint)
+    REGISTRY.wrap(parser, "_parse_args", parse)
+    REGISTRY.wrap(parser, "get_last_checkpoint", lambda stock, folder: stock(folder) or _resumable_folder(folder))
 
 
 def _refuse_clinkd_keys(parser: ModuleType, error: Exception) -> None:
-    """On an unsupported version, training stays stock and only a recipe that asks for ClinKD fails."""
-    parse = parser._parse_args
+    """On an unsupported version, training stays stock and only a recipe with ``use_clinkd`` fails."""
 
-    @functools.wraps(parse)
-    def _parse_args(argument_parser, args=None, *rest, **kwargs):
+    def parse(stock, argument_parser, args=None, *rest, **kwargs):
         args = parser.read_args(args)
-        named = args.get("use_clinkd") if isinstance(args, dict) else any("use_clinkd" in str(arg) for arg in args)
-        if named:
+        if args.get("use_clinkd") if isinstance(args, dict) else any("use_clinkd" in str(arg) for arg in args):
             raise error
-        return parse(argument_parser, args, *rest, **kwargs)
+        return stock(argument_parser, args, *rest, **kwargs)
 
-    REGISTRY.replace(parser, "_parse_args", _parse_args)
+    REGISTRY.wrap(parser, "_parse_args", parse)
+
+
+def extend_finetuning_arguments(stock: type) -> type:
+    """LLaMA-Factory's ``FinetuningArguments`` with the keys of ``ClinkdArguments`` after its own.
+
+    The subclass keeps stock's name, so that logs, model cards and error messages stay the same.
+    """
+    from ..arguments import ClinkdArguments
+
+    @dataclass
+    class FinetuningArguments(ClinkdArguments, stock):
+        def __post_init__(self) -> None:
+            stock.__post_init__(self)
+            self.check_clinkd()
+
+    FinetuningArguments.__qualname__ = stock.__qualname__
+    FinetuningArguments.__doc__ = stock.__doc__
+    return FinetuningArguments
+
+
+def _written_options(parser: argparse.ArgumentParser, args: list[str]) -> frozenset[str]:
+    """The names of the options in ``args``: argparse does not overwrite an attribute of a namespace with a default."""
+    unset = object()
+    namespace = argparse.Namespace(**{action.dest: unset for action in parser._actions})
+    parser.parse_known_args(args, namespace)
+    return frozenset(name for name, value in vars(namespace).items() if value is not unset)
+
+
+def _resumable_folder(folder: str) -> str | None:
+    """A ClinKD ``output_dir`` resumes by its ``clinkd/state.json``, with or without a stock checkpoint in it.
+
+    Stock refuses to run in a folder that holds a model and no checkpoint, as a finished run's does. Each phase finds
+    its own checkpoint, so the value only has to be a path.
+    """
+    state = Path(folder) / "clinkd" / "state.json"
+    return str(state.parent) if state.is_file() else None
 
 
 def hook_sft_workflow(workflow: ModuleType) -> None:
-    """Runs ClinKD's phases instead of a single SFT run when the recipe asks for them."""
-    require_supported_versions()
-    stock = workflow.run_sft
+    """Runs ClinKD's phases instead of a single SFT run if the recipe sets ``use_clinkd``."""
 
-    @functools.wraps(stock)
-    def run_sft(model_args, data_args, training_args, finetuning_args, generating_args, callbacks=None):
-        if not REGISTRY.attached:
-            return stock(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
-        from ..phases.stock_sft import fetch_from_other_hub, saved_positions
-
-        fetch_from_other_hub(model_args)
+    def run_sft(stock, model_args, data_args, training_args, finetuning_args, generating_args, callbacks=None):
+        arguments = (model_args, data_args, training_args, finetuning_args, generating_args)
         if not getattr(finetuning_args, "use_clinkd", False):
-            with saved_positions(workflow, model_args):
-                return stock(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
+            return _run_with_saved_positions(workflow, stock, *arguments, callbacks)
 
         REGISTRY.raise_kept_error()
         from ..phases.recipe import RecipeArguments
         from ..phases.runner import run_procedure
-        from ..phases.stock_sft import StockWorkflow
+        from ..phases.stock_sft import StockWorkflow, fetch_from_other_hub
 
-        arguments = RecipeArguments(model_args, data_args, training_args, finetuning_args, generating_args)
-        return run_procedure(StockWorkflow(workflow, stock), arguments, callbacks or [])
+        fetch_from_other_hub(model_args)
+        return run_procedure(StockWorkflow(workflow, stock), RecipeArguments(*arguments), callbacks or [])
 
-    _replace_run(workflow, "sft", run_sft)
+    _wrap_run(workflow, "sft", run_sft)
 
 
 def hook_other_stage(workflow: ModuleType) -> None:
-    """Lets a model that was saved with its own rotary positions keep them in another stage than SFT."""
-    require_supported_versions()
-    stage = workflow.__name__.split(".")[-2]
-    stock = getattr(workflow, f"run_{stage}")
-
-    @functools.wraps(stock)
-    def run(model_args, *args, **kwargs):
-        if not REGISTRY.attached:
-            return stock(model_args, *args, **kwargs)
-        from ..phases.stock_sft import fetch_from_other_hub, saved_positions
-
-        fetch_from_other_hub(model_args)
-        with saved_positions(workflow, model_args):
-            return stock(model_args, *args, **kwargs)
-
-    _replace_run(workflow, stage, run)
+    """Keeps the rotary positions that a model was saved with in another stage than SFT."""
+    _wrap_run(workflow, workflow.__name__.split(".")[-2], functools.partial(_run_with_saved_positions, workflow))
 
 
-def _replace_run(workflow: ModuleType, stage: str, run: Callable[..., None]) -> None:
-    """Replaces ``run_<stage>`` in the workflow, and in what was imported before attaching."""
-    stock = getattr(workflow, f"run_{stage}")
-    REGISTRY.replace(workflow, f"run_{stage}", run)
-    for name in (f"llamafactory.train.{stage}", "llamafactory.train.tuner"):
-        consumer = sys.modules.get(name)
-        if consumer is not None and consumer.__dict__.get(f"run_{stage}") is stock:
-            REGISTRY.replace(consumer, f"run_{stage}", run)
+def _run_with_saved_positions(
+    workflow: ModuleType, stock: Callable[..., None], model_args: Any, *args: Any, **kwargs: Any
+) -> None:
+    from ..phases.stock_sft import fetch_from_other_hub, saved_positions
+
+    fetch_from_other_hub(model_args)
+    with saved_positions(workflow, model_args):
+        return stock(model_args, *args, **kwargs)
+
+
+def _wrap_run(workflow: ModuleType, stage: str, wrapper: Callable[..., None]) -> None:
+    """Replaces ``run_<stage>`` in the workflow and in the modules that imported it before attaching."""
+    name = f"run_{stage}"
+    stock = getattr(workflow, name)
+    run = REGISTRY.wrap(workflow, name, wrapper)
+    for consumer in map(sys.modules.get, (f"llamafactory.train.{stage}", "llamafactory.train.tuner")):
+        if consumer is not None and consumer.__dict__.get(name) is stock:
+            REGISTRY.replace(consumer, name, run)
 
 
 def hook_export(tuner: ModuleType) -> None:
-    """Makes ``llamafactory-cli export`` carry the rotary positions that a model was trained with."""
-    require_supported_versions()
-    stock = tuner.load_model
+    """Makes ``llamafactory-cli export`` keep the rotary positions that a model was trained with."""
 
-    @functools.wraps(stock)
-    def load_model(tokenizer, model_args, finetuning_args, is_trainable=False, add_valuehead=False):
-        if not REGISTRY.attached:
-            return stock(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
+    def load_model(stock, *args, **kwargs):
         from ..phases.stock_sft import with_positions
 
-        return with_positions(stock)(tokenizer, model_args, finetuning_args, is_trainable, add_valuehead)
+        return with_positions(stock)(*args, **kwargs)
 
-    REGISTRY.replace(tuner, "load_model", load_model)
+    REGISTRY.wrap(tuner, "load_model", load_model)
 
 
 def hook_chat_engine(engine: ModuleType) -> None:
     """Gives a model loaded for chat or API the positions and the square images that it was trained with."""
-    require_supported_versions()
-    stock = engine.HuggingfaceEngine.__init__
 
-    @functools.wraps(stock)
-    def __init__(self, model_args, data_args, finetuning_args, generating_args):
-        stock(self, model_args, data_args, finetuning_args, generating_args)
-        if not REGISTRY.attached:
-            return
+    def init(stock, self, model_args, data_args, finetuning_args, generating_args):
         from ..rope.saved_positions import apply_saved_positions, settings_of_run
         from ..rope.square import squared_template
 
+        stock(self, model_args, data_args, finetuning_args, generating_args)
         settings = settings_of_run(model_args, finetuning_args)
         apply_saved_positions(self.model, model_args, finetuning_args)
         if settings is not None and settings.get("image_square"):
             self.template = squared_template(self.template)
 
-    REGISTRY.replace(engine.HuggingfaceEngine, "__init__", __init__)
+    REGISTRY.wrap(engine.HuggingfaceEngine, "__init__", init)
 
 
 def hook_chat_model(chat_model: ModuleType) -> None:
-    """Refuses engines that compute their own positions for a model that was trained with others."""
-    require_supported_versions()
-    stock = chat_model.get_infer_args
+    """Refuses engines that compute positions themselves for a model that was trained with other positions."""
 
-    @functools.wraps(stock)
-    def get_infer_args(args=None):
+    def get_infer_args(stock, args=None):
+        from ..rope.saved_positions import refuse_foreign_engine
+
         parsed = stock(args)
-        if REGISTRY.attached:
-            from ..rope.saved_positions import refuse_foreign_engine
-
-            refuse_foreign_engine(parsed[0], parsed[2])
+        refuse_foreign_engine(parsed[0], parsed[2])
         return parsed
 
-    REGISTRY.replace(chat_model, "get_infer_args", get_infer_args)
+    REGISTRY.wrap(chat_model, "get_infer_args", get_infer_args)
 
 
 def hook_v1_parser(parser: ModuleType) -> None:
-    """LLaMA-Factory's v1 path (``USE_V1=1``) has other seams: a ClinKD recipe there is refused with the way out."""
-    from .recipe_arguments import refuse_v1
-
+    """LLaMA-Factory's v1 path (``USE_V1=1``) has other seams: a ClinKD recipe is refused there, with the fix."""
     stock = parser.HfArgumentParser
 
     class RecipeParser(stock):
         def parse_dict(self, args, *rest, **kwargs):
-            refuse_v1(args)
+            _refuse_v1(args)
             return super().parse_dict(args, *rest, **kwargs)
 
         def parse_args_into_dataclasses(self, args=None, *rest, **kwargs):
-            refuse_v1({str(arg).lstrip("-").split("=")[0]: True for arg in args or []})
+            _refuse_v1({str(arg).lstrip("-").split("=")[0] for arg in args or []})
             return super().parse_args_into_dataclasses(args, *rest, **kwargs)
 
     REGISTRY.replace(parser, "HfArgumentParser", RecipeParser)
 
 
+def _refuse_v1(recipe: dict[str, Any] | set[str]) -> None:
+    from ..arguments import ClinkdArguments
+
+    keys = sorted({item.name for item in fields(ClinkdArguments)} & set(recipe))
+    if keys:
+        raise ValueError(
+            f"Found the ClinKD keys {', '.join(keys)} with USE_V1=1: ClinKD extends LLaMA-Factory's default (v0) "
+            "trainer only. Unset USE_V1 and run the same recipe, or remove these keys."
+        )
+
+
 def hook_webui_interface(interface: ModuleType) -> None:
-    """Adds the accordions to LLaMA Board's Train tab, whose boxes the Evaluate tab reads too, and Chat tab."""
-    require_supported_versions()
+    """Adds the accordions to LLaMA Board's Train tab, whose keys the Evaluate tab reads too, and to its Chat tab."""
     from ..select import load_scorer, select_row
-    from ..webui import accordion, chat
-    from ..webui import eval_tab as evaluation
+    from ..webui import accordion, chat_tab
 
-    for name, create in (("create_train_tab", accordion.create_tab), ("create_eval_tab", evaluation.create_eval_tab)):
-        stock = getattr(interface, name)
-        REGISTRY.replace(interface, name, functools.wraps(stock)(functools.partial(create, stock=stock)))
+    def passing_stock(create: Callable[..., Any], **options: Any) -> Callable[[Any], Any]:
+        return lambda stock: functools.wraps(stock)(functools.partial(create, stock=stock, **options))
 
-    selection = {"load_scorer": functools.lru_cache(maxsize=1)(load_scorer), "rank": select_row}
-    for page in (interface, sys.modules["llamafactory.webui.components.infer"]):
-        stock = page.create_chat_box
-        create = functools.partial(chat.create_chat_box, stock=stock, **selection)
-        REGISTRY.replace(page, "create_chat_box", functools.wraps(stock)(create))
+    chat_box = passing_stock(
+        chat_tab.create_chat_box, load_scorer=functools.lru_cache(maxsize=1)(load_scorer), rank=select_row
+    )
+    REGISTRY.decorate(
+        interface,
+        create_train_tab=passing_stock(accordion.create_train_tab),
+        create_eval_tab=passing_stock(accordion.create_eval_tab),
+        create_chat_box=chat_box,
+    )
+    REGISTRY.decorate(sys.modules["llamafactory.webui.components.infer"], create_chat_box=chat_box)
 
 
 def hook_webui_chatter(chatter: ModuleType) -> None:
-    """Lets the Chat tab say which positions a loaded ClinKD checkpoint got."""
-    require_supported_versions()
-    from ..webui.chat_texts import with_positions_note
+    """Shows in the Chat tab which positions a loaded ClinKD checkpoint has."""
+    from ..webui.chat_model import with_positions_note
 
-    stock = chatter.WebChatModel
-    REGISTRY.replace(stock, "load_model", with_positions_note(stock.load_model))
+    REGISTRY.decorate(chatter.WebChatModel, load_model=with_positions_note)
 
 
 def hook_webui_runner(runner: ModuleType) -> None:
-    """Carries the accordion's keys into preview, start, saved configurations and back, checked before a start."""
-    require_supported_versions()
+    """Carries the accordion's keys into preview, start and saved configurations, and checks them before a start."""
     from ..phases.validation import check_recipe
-    from ..webui import eval_tab as evaluation
-    from ..webui import monitor
-    from ..webui import stock_runner as ours
+    from ..webui import board_runner, monitor
 
-    stock = runner.Runner
-    REGISTRY.replace(stock, "_parse_train_args", ours.with_clinkd_keys(stock._parse_train_args))
-    REGISTRY.replace(stock, "_parse_eval_args", evaluation.with_selection(stock._parse_eval_args))
-    REGISTRY.replace(stock, "_initialize", ours.with_validation(stock._initialize, check_recipe))
-    REGISTRY.replace(stock, "_build_config_dict", ours.with_folded_keys(stock._build_config_dict))
-    REGISTRY.replace(stock, "load_args", ours.with_unfolded_keys(stock.load_args))
-    REGISTRY.replace(stock, "check_output_dir", ours.with_unfolded_keys(stock.check_output_dir))
-    REGISTRY.replace(stock, "monitor", monitor.with_report(stock.monitor))
-    REGISTRY.replace(runner, "get_trainer_info", monitor.with_phases(runner.get_trainer_info))
-    REGISTRY.replace(runner, "gen_cmd", ours.quoting(runner.gen_cmd))
-    common = sys.modules["llamafactory.webui.common"]
-    REGISTRY.replace(common, "_clean_cmd", ours.keeping_false(common._clean_cmd))
+    REGISTRY.decorate(
+        runner.Runner,
+        _parse_train_args=board_runner.with_train_keys,
+        _parse_eval_args=board_runner.with_eval_keys,
+        _initialize=lambda stock: board_runner.with_validation(stock, check_recipe),
+        _build_config_dict=board_runner.with_portable_config,
+        load_args=board_runner.with_restored_elements,
+        check_output_dir=board_runner.with_restored_elements,
+        monitor=monitor.with_report,
+    )
+    REGISTRY.decorate(runner, get_trainer_info=monitor.with_phase_progress, gen_cmd=board_runner.with_quoted_values)
+    REGISTRY.decorate(sys.modules["llamafactory.webui.common"], _clean_cmd=board_runner.with_false_values)
 
 
 def hook_log_callback(callbacks: ModuleType) -> None:
     """Writes cross-entropy and KL divergence into ``trainer_log.jsonl``, for LLaMA Board's curves."""
-    require_supported_versions()
-    from ..webui.run_progress import noting_parts, writing_parts
+    from ..webui.run_progress import collect_loss_terms, write_loss_terms
 
-    stock = callbacks.LogCallback
-    REGISTRY.replace(stock, "on_log", noting_parts(stock.on_log))
-    REGISTRY.replace(stock, "_write_log", writing_parts(stock._write_log))
+    REGISTRY.decorate(callbacks.LogCallback, on_log=collect_loss_terms, _write_log=write_loss_terms)
 
 
 HOOKS = {
     "llamafactory.hparams.parser": hook_parser,
     "llamafactory.train.sft.workflow": hook_sft_workflow,
-    **{f"llamafactory.train.{stage}.workflow": hook_other_stage for stage in ("pt", "dpo", "kto", "rm", "ppo")},
+    **{f"llamafactory.train.{stage}.workflow": hook_other_stage for stage in STAGES},
     "llamafactory.train.tuner": hook_export,
     "llamafactory.chat.hf_engine": hook_chat_engine,
     "llamafactory.chat.chat_model": hook_chat_model,
@@ -258,3 +272,5 @@ HOOKS = {
     "llamafactory.webui.chatter": hook_webui_chatter,
     "llamafactory.train.callbacks": hook_log_callback,
 }
+HOOKS_ON_ANY_VERSION = (hook_parser, hook_v1_parser)
+"""Hooks that also refuse ClinKD's keys; the others need a supported version of LLaMA-Factory and transformers."""

@@ -1,11 +1,22 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What has been replaced, and how to put it back."""
+"""What has been replaced in LLaMA-Factory, how to restore it, and when to replace it: as soon as a module is imported.
 
+torch may be imported, and this plugin with it, from *inside* a LLaMA-Factory module: with
+``from llamafactory.train.sft import run_sft`` as a program's first line, ``train.sft.workflow`` is in ``sys.modules``
+but its functions do not exist yet. ``wrapt`` would call the hook at once. Such a module gets a class whose attribute
+access waits for the end of the import: the importer's own ``from .workflow import run_sft`` is the first access after
+it.
+"""
+
+import functools
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+import wrapt
 
 
 class Registry:
@@ -15,7 +26,7 @@ class Registry:
         attached: Whether hooks may patch.
         watched: Names of modules that a hook has been registered for.
         seams: Module name -> ``"patched"`` or the error of its hook.
-        error: The first error of attaching, raised when a recipe asks for ClinKD.
+        error: The first error of attaching, raised when a recipe sets ``use_clinkd``.
     """
 
     def __init__(self) -> None:
@@ -26,7 +37,7 @@ class Registry:
         self._undo: list[Callable[[], None]] = []
 
     def run(self, name: str, hook: Callable[[ModuleType], None], module: ModuleType) -> None:
-        """Runs a hook unless detached; an error is kept, because it would break somebody's import."""
+        """Runs a hook unless detached; keeps an error, because raising it would break somebody's import."""
         if not self.attached or self.seams.get(name) == "patched":
             return
         try:
@@ -43,20 +54,39 @@ class Registry:
         self._undo.append(lambda: setattr(owner, attribute, original))
 
     def replace_items(self, items: list[Any], old: Any, new: Any) -> None:
-        """Replaces ``old`` by ``new`` (by identity) inside a list that others hold a reference to."""
+        """Replaces ``old`` by ``new`` (by identity) inside a list that other modules hold a reference to."""
         for index, item in enumerate(items):
             if item is old:
                 items[index] = new
                 self._undo.append(lambda index=index: items.__setitem__(index, old))
 
+    def decorate(self, owner: Any, **decorators: Callable[[Any], Any]) -> None:
+        """Replaces each named attribute of ``owner`` by its decorated self."""
+        for name, decorator in decorators.items():
+            self.replace(owner, name, decorator(getattr(owner, name)))
+
+    def wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> Callable[..., Any]:
+        """Replaces a function by one that calls ``wrapper(original, *args, **kwargs)``; returns it.
+
+        A reference to it that survives :meth:`undo` calls the original.
+        """
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return wrapper(original, *args, **kwargs) if self.attached else original(*args, **kwargs)
+
+        self.replace(owner, name, wrapped)
+        return wrapped
+
     def undo(self) -> None:
-        """Puts everything back, last replacement first."""
+        """Restores every original object, last replacement first."""
         while self._undo:
             self._undo.pop()()
         self.seams.clear()
 
     def raise_kept_error(self) -> None:
-        """Raises what went wrong while attaching.
+        """Raises the first error of attaching, if there was one.
 
         Raises:
             RuntimeError: If a seam could not be patched.
@@ -69,3 +99,28 @@ class Registry:
 
 
 REGISTRY = Registry()
+
+
+def when_imported(name: str, callback: Callable[[ModuleType], None]) -> None:
+    """Calls ``callback(module)`` once: now if the module is complete, else as soon as it is."""
+    module = sys.modules.get(name)
+    if module is None or not _is_initializing(module):
+        wrapt.register_post_import_hook(callback, name)
+        return
+
+    original_class = module.__class__
+
+    class PendingModule(original_class):
+        def __getattribute__(self, attribute: str) -> Any:
+            if not attribute.startswith("__") and not _is_initializing(self):
+                object.__setattr__(self, "__class__", original_class)
+                callback(self)
+                return getattr(self, attribute)
+            return super().__getattribute__(attribute)
+
+    module.__class__ = PendingModule
+
+
+def _is_initializing(module: ModuleType) -> bool:
+    """Whether the import system is still executing the module's body."""
+    return bool(getattr(module.__dict__.get("__spec__"), "_initializing", False))

@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which versions the seams were read in, checked once before the first patch."""
+"""The supported versions, checked before the first patch, and the table of the names that the hooks rely on."""
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -18,18 +19,16 @@ SUPPORTED = {
 
 
 class UnsupportedVersionError(RuntimeError):
-    """An installed package is outside the range whose seams are known."""
+    """An installed package is outside the supported range."""
 
 
 def found_versions() -> dict[str, str | None]:
     """Installed version of each package in :data:`SUPPORTED`, ``None`` if it is missing."""
-    found = {}
+    versions: dict[str, str | None] = dict.fromkeys(SUPPORTED)
     for package in SUPPORTED:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 @cache
@@ -37,7 +36,7 @@ def require_supported_versions() -> None:
     """Checks every package once in a process.
 
     Raises:
-        UnsupportedVersionError: With the version found, the one required, and the command that mends it.
+        UnsupportedVersionError: With the installed version, the required one, and the command that installs it.
     """
     from packaging.specifiers import SpecifierSet
 
@@ -51,6 +50,7 @@ def require_supported_versions() -> None:
 
 
 STAGES = ("pt", "dpo", "kto", "rm", "ppo")
+"""LLaMA-Factory's training stages besides SFT."""
 
 SEAMS: dict[str, tuple[str, ...]] = {
     "llamafactory.hparams.parser": (
@@ -93,6 +93,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "Qwen2VLModel.get_rope_index", "Qwen2VLForConditionalGeneration.forward(logits_to_keep)",
     ),
 }  # fmt: skip
+"""Module -> the names, ``name(parameter)`` where a parameter matters, that the hooks and phases use."""
 
 
 def missing_seams(seams: dict[str, tuple[str, ...]] | None = None) -> list[str]:
@@ -101,18 +102,18 @@ def missing_seams(seams: dict[str, tuple[str, ...]] | None = None) -> list[str]:
     Args:
         seams: Another table than :data:`SEAMS`.
     """
-    found = []
+    problems = []
     for module_name, names in (SEAMS if seams is None else seams).items():
         try:
             module = importlib.import_module(module_name)
         except ImportError as error:
-            found.append(f"{module_name}: cannot be imported ({error})")
+            problems.append(f"{module_name}: cannot be imported ({error})")
             continue
         for name in names:
             problem = _problem(module, name)
             if problem is not None:
-                found.append(f"{module_name}.{name}: {problem}")
-    return found
+                problems.append(f"{module_name}.{name}: {problem}")
+    return problems
 
 
 def _problem(module: Any, name: str) -> str | None:
