@@ -20,17 +20,11 @@ MAX_NEW_TOKENS = 128
 
 
 class AnswerAttention(NamedTuple):
-    """Attention over an image.
+    """Attention over an image."""
 
-    Attributes:
-        map: Float32 ``[h, w]``, see :func:`.maps.attention_map`.
-        answer: The answer, special tokens included.
-        tokens: The tokens whose attention it is, as text.
-    """
-
-    map: Tensor
-    answer: str
-    tokens: list[str]
+    map: Tensor  # float32 [h, w], see `attention_map`
+    answer: str  # special tokens included
+    tokens: list[str]  # the tokens whose attention it is
 
 
 def load_engine(path: str | Path, template: str = "qwen2_vl") -> Any:
@@ -68,15 +62,9 @@ def answer_attention(
     layers: Sequence[int] | None = None,
     answer: str | None = None,
 ) -> AnswerAttention:
-    """The attention of the answer's tokens, or of a word's, over the image.
+    """The attention of the answer's tokens, or of a word's, over the image; see :func:`.figure.attention_figure`.
 
-    Args:
-        engine: See :func:`load_engine`.
-        image: Path of the image.
-        question: Without the image's placeholder.
-        word: Attention of this word instead, searched first in the answer and then in the question, ignoring case.
-        layers: Numbers of decoder layers; None for all.
-        answer: The answer that follows the question; None to let the model answer greedily.
+    The word is searched first in the answer and then in the question, ignoring case.
 
     Raises:
         ValueError: If the word is in neither, or the answer is empty.
@@ -107,13 +95,9 @@ def answer_attention(
 def word_columns(tokenizer: Any, ids: Sequence[int], word: str) -> list[int]:
     """Columns of the tokens that hold the first occurrence of ``word`` in ``ids``; empty if it does not occur."""
     start = tokenizer.decode(ids).lower().find(word.lower())
-    token_ends = [len(tokenizer.decode(ids[: column + 1])) for column in range(len(ids))]
-    token_starts = [0, *token_ends]
-    return [
-        column
-        for column, end in enumerate(token_ends)
-        if start >= 0 and end > start and token_starts[column] < start + len(word)
-    ]
+    edges = [0, *(len(tokenizer.decode(ids[: column + 1])) for column in range(len(ids)))]
+    columns = range(len(ids)) if start >= 0 else ()
+    return [column for column in columns if edges[column + 1] > start and edges[column] < start + len(word)]
 
 
 def _encode_question(engine: Any, image: str, question: str) -> tuple[list[int], dict[str, Tensor]]:

@@ -88,14 +88,7 @@ def attention_figure(
 def draw(
     picture: Image.Image, panels: Sequence[tuple[str, "AnswerAttention"]], title: str, out_path: str | Path
 ) -> Path:
-    """Draws the panels and writes the PNG; each map is scaled to its own largest value.
-
-    Args:
-        picture: The image, in any size: a map covers it whole, squared or not.
-        panels: (label, attention) of each model.
-        title: Title of the figure.
-        out_path: The PNG.
-    """
+    """Draws the (label, attention) panels; a map covers the whole picture and is scaled to its own largest value."""
     size = PANEL_SIZE * (len(panels) + 1), PANEL_SIZE * picture.height / picture.width + 1.4
     figure = _figure_class()(figsize=size, layout="constrained")
     figure.suptitle(fill(_plain(title), CAPTION_WIDTH * (len(panels) + 1)), fontsize=10)

@@ -4,9 +4,8 @@
 """How much chosen tokens attend to each cell of an image: rows of eager attention, in the chosen layers only.
 
 The model keeps its own attention (SDPA, FlashAttention). In addition, the chosen layers compute the softmax of the
-chosen tokens' rows, ``[heads, rows, L]`` in float32, from the queries and keys after the rotary positions were
-applied. A full ``L x L`` matrix is never computed. A row is the attention of the token itself as a query, not of the
-token before it, which predicts it.
+chosen tokens' rows, ``[heads, rows, L]`` in float32, from the rotated queries and keys; never a full ``L x L`` matrix.
+A row is the attention of the token itself as a query, not of the token before it, which predicts it.
 """
 
 import copy
@@ -54,9 +53,7 @@ def attention_map(
     """
     batch, length = inputs["input_ids"].shape
     if batch != 1 or not rows or not all(0 <= row < length for row in rows):
-        raise ValueError(
-            f"Expected one sample and rows in 0..{length - 1}, found {batch} samples and rows {list(rows)}."
-        )
+        raise ValueError(f"Expected one sample and rows in 0..{length - 1}, found {batch} and rows {list(rows)}.")
     if grid[0] * grid[1] != len(image_tokens):
         raise ValueError(f"A grid of {grid[0]} x {grid[1]} cells does not fit {len(image_tokens)} image tokens.")
 
@@ -100,17 +97,9 @@ def recorded_rows(model: nn.Module, rows: Sequence[int], layers: Sequence[int] |
 def attention_rows(
     query: Tensor, key: Tensor, rows: Sequence[int], scaling: float, sliding_window: int | None = None
 ) -> Tensor:
-    """Causal attention weights of some rows.
+    """Causal attention weights of some rows, float32 ``[H, rows, L]``; each row sums to 1.
 
-    Args:
-        query: ``[1, H, L, D]``.
-        key: ``[1, K, L, D]``, K a divisor of H.
-        rows: Indices in 0..L-1.
-        scaling: Factor of the scores, ``D ** -0.5``.
-        sliding_window: Number of tokens that a row attends to; None for all before it.
-
-    Returns:
-        Float32 ``[H, rows, L]``; each row sums to 1.
+    ``query`` is ``[1, H, L, D]``, ``key`` ``[1, K, L, D]`` with K a divisor of H; ``scaling`` is ``D ** -0.5``.
     """
     index = torch.as_tensor(list(rows), device=query.device)
     keys = key[0].repeat_interleave(query.shape[1] // key.shape[1], 0).float()

@@ -3,9 +3,8 @@
 
 """Generates candidates for one batch with ``model.generate``.
 
-Two things are unusual here. The log-probability of every candidate is computed without keeping a ``[rows, V]`` tensor
-per step (:class:`_TokenLogprobs`). And the vision tower encodes each image once, not once per candidate
-(:func:`shared_vision_tower`).
+The log-probability of every candidate is computed without keeping a ``[rows, V]`` tensor per step
+(:class:`_TokenLogprobs`), and the vision tower encodes each image once (:func:`shared_vision_tower`).
 """
 
 import math
@@ -34,16 +33,11 @@ SHARED_VISION_MODELS = ("qwen2_vl", "qwen2_5_vl")
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
-    """The arguments of ``generate`` from a collated batch, on ``device``.
+    """The arguments of ``generate`` from a collated batch, on ``device``; ``input_ids`` [b, s] padded on the left.
 
     Labels and precomputed positions are removed. Models whose forward takes ``mm_token_type_ids`` (Qwen2-VL in
     transformers 5) get them: without, ``generate`` silently uses plain 1D positions, and LLaMA-Factory's collator does
     not supply them.
-
-    Args:
-        model: The model that will generate.
-        batch: ``input_ids`` and ``attention_mask`` [b, s] padded on the left, and the collator's other entries.
-        device: Where the tensors go.
 
     Raises:
         ValueError: If the batch is padded on the right.
@@ -145,8 +139,11 @@ def decode_batch(
     answers = output.sequences[:, inputs["input_ids"].size(1) :].cpu()
     is_end = torch.isin(answers, ends)  # an answer without end token has the full width
     lengths = torch.where(is_end.any(1), is_end.int().argmax(1) + 1, answers.size(1)).tolist()
-    if settings["num_beams"] > 1:
-        means = _beam_means(output.sequences_scores.tolist(), lengths, settings.get("length_penalty"))
+    if settings["num_beams"] > 1:  # `generate` scores a beam by sum / length ** penalty
+        penalty = settings.get("length_penalty")
+        exponent = 0.0 if penalty is None else penalty - 1
+        scores = output.sequences_scores.tolist()
+        means = [score * length**exponent for score, length in zip(scores, lengths, strict=True)]
     else:
         means = logprobs.means(lengths)
     texts = tokenizer.batch_decode(
@@ -156,7 +153,10 @@ def decode_batch(
     )
 
     n = settings["num_return_sequences"]
-    candidates = [{"text": text, "logprob": mean} for text, mean in zip(texts, means, strict=True)]
+    candidates = [
+        {"text": text, "logprob": mean if math.isfinite(mean) else None}
+        for text, mean in zip(texts, means, strict=True)
+    ]
     return [
         {"candidates": candidates[start : start + n], "tokens": sum(lengths[start : start + n])}
         for start in range(0, len(candidates), n)
@@ -181,35 +181,18 @@ class _TokenLogprobs(StoppingCriteria):
         step.untyped_storage().resize_(0)
         return torch.zeros(input_ids.size(0), dtype=torch.bool, device=input_ids.device)
 
-    def means(self, lengths: list[int]) -> list[float | None]:
+    def means(self, lengths: list[int]) -> list[float]:
         """Mean over each row's first ``length`` tokens."""
         table = torch.stack(self.steps, dim=1)
-        return [_finite_or_none(row[:length].mean().item()) for row, length in zip(table, lengths, strict=True)]
-
-
-def _beam_means(scores: list[float], lengths: list[int], length_penalty: float | None) -> list[float | None]:
-    """Undoes the length penalty: ``generate`` scores a beam by sum / length ** penalty."""
-    penalty = 1.0 if length_penalty is None else length_penalty
-    return [_finite_or_none(score * length ** (penalty - 1)) for score, length in zip(scores, lengths, strict=True)]
-
-
-def _finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        return [row[:length].mean().item() for row, length in zip(table, lengths, strict=True)]
 
 
 @contextmanager
 def shared_vision_tower(model: nn.Module, repeats: int) -> Iterator[bool]:
-    """Runs the vision tower once per image inside ``generate``, for any number of candidates.
+    """Runs the vision tower once per image inside ``generate``, for any number of candidates; yields whether it does.
 
-    ``generate`` copies each sample's pixels ``repeats`` times (beams or sampled sequences), and Qwen2-VL would encode
-    every copy. Here the pixels are not copied; the features of each image are.
-
-    Args:
-        model: Any model; only those in ``SHARED_VISION_MODELS`` are changed.
-        repeats: The expansion factor of ``generate``: ``max(num_beams, num_return_sequences)``.
-
-    Yields:
-        Whether the sharing is active.
+    ``generate`` copies each sample's pixels ``repeats = max(num_beams, num_return_sequences)`` times, and Qwen2-VL
+    would encode every copy. Here the features are copied instead, for the models in ``SHARED_VISION_MODELS``.
     """
     hf_model = base_model(model)
     if repeats < 2 or getattr(hf_model.config, "model_type", None) not in SHARED_VISION_MODELS:

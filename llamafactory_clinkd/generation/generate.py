@@ -14,7 +14,6 @@ A row that cannot be read or generated is written with the reason under ``"error
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,7 +52,6 @@ def generate_rows(
     barrier: Callable[[], Any] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: bool | str | None = None,
-    device: torch.device | str | None = None,
     synced_gpus: bool = False,
     skip_special_tokens: bool = False,
     seed: int = 0,
@@ -61,8 +59,8 @@ def generate_rows(
 ) -> list[Row]:
     """Generates ``num_candidates`` answers for every row into ``out_path`` (JSONL, in the order of the dataset).
 
-    Training is not affected: modes and random generators are restored, and nothing is stored on the model. Each rank
-    appends to ``<out_path>.rank<i>`` batch by batch; rank 0 merges these shards at the end and removes them.
+    Training is not affected: modes and random generators are restored. Each rank appends to ``<out_path>.rank<i>``
+    batch by batch; rank 0 merges these shards at the end and removes them.
 
     Args:
         model: A causal language model, wrapped (DDP, DeepSpeed, PEFT) or not.
@@ -77,10 +75,8 @@ def generate_rows(
         process_index: This rank.
         num_processes: The number of ranks.
         barrier: Waits for all ranks; by default ``torch.distributed.barrier``.
-        should_stop: Called between two batches. If it returns true on a rank, that rank (all, with ``synced_gpus``)
-            stops and its finished rows are kept.
+        should_stop: Called between two batches; if true, the rank (all, with ``synced_gpus``) stops.
         progress: Show a progress bar with the remaining time on rank 0; a string is its title.
-        device: Where the batches go; by default where the model is.
         synced_gpus: For ZeRO-3 and FSDP, where all ranks must run the model together. Ranks without work of their own
             then repeat a row, and an error inside the model is raised instead of being recorded at its row.
         skip_special_tokens: Leave special tokens, tags included, out of the texts.
@@ -105,12 +101,10 @@ def generate_rows(
     done = {id_ for id_, row in read_shards(out_path, row_ids).items() if "error" not in row}
     barrier()  # no rank writes before all have read, so that all plan the same
 
-    pending = [
-        batch for batch in plan_batches(_lengths(dataset), batch_size) if any(row_ids[i] not in done for i in batch)
-    ]
-    batches = pending[process_index::num_processes]
+    plan = plan_batches(_lengths(dataset), batch_size)
+    batches = [batch for batch in plan if any(row_ids[i] not in done for i in batch)][process_index::num_processes]
     options = {"settings": settings, "synced_gpus": synced_gpus, "skip_special_tokens": skip_special_tokens}
-    device = device if device is not None else next(model.parameters()).device
+    device = next(model.parameters()).device
     worker = _Worker(
         row_ids=row_ids,
         collate=lambda indices: collate([dict(dataset[i]) for i in indices]),
@@ -122,10 +116,18 @@ def generate_rows(
         should_stop=should_stop,
     )
     shard = shard_path(out_path, process_index)
-    with preserve_training_state(model), _progress_bar(progress, process_index, num_processes, batches) as advance:
+    title = progress if isinstance(progress, str) else "generate"
+    title += f" (rank 0 of {num_processes})" if num_processes > 1 else ""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    no_bar = not progress or process_index != 0 or not batches
+    with (
+        preserve_training_state(model),
+        Progress(*columns, TextColumn("left:"), TimeRemainingColumn(), disable=no_bar) as bar,
+    ):
+        task = bar.add_task(title, total=sum(len(batch) for batch in batches))
         for rows in worker.run(batches):
             append_jsonl(shard, [row for row in rows if row["id"] not in done])
-            advance(len(rows))
+            bar.advance(task, len(rows))
 
     barrier()
     if process_index == 0:
@@ -170,53 +172,23 @@ def _check_arguments(dataset, row_ids, num_processes: int, barrier: Callable | N
     return torch.distributed.barrier
 
 
-@contextmanager
-def _progress_bar(
-    progress: bool | str | None, process_index: int, num_processes: int, batches: list[list[int]]
-) -> Iterator[Callable[[int], None]]:
-    """Yields the function that advances the bar; it does nothing if there is no bar."""
-    if not progress or process_index != 0 or not batches:
-        yield lambda rows: None
-        return
-    title = progress if isinstance(progress, str) else "generate"
-    title += f" (rank 0 of {num_processes})" if num_processes > 1 else ""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn()) as bar:
-        task = bar.add_task(title, total=sum(len(batch) for batch in batches))
-        yield lambda rows: bar.advance(task, rows)
-
-
 @dataclass
 class _Worker:
-    """Generates the batches of one rank.
-
-    Attributes:
-        row_ids, seed, device, synced_gpus, should_stop: See :func:`generate_rows`.
-        collate: Row numbers -> collated batch.
-        to_inputs: Collated batch -> arguments of ``generate``.
-        decode: Arguments of ``generate`` and a seed -> rows, see :func:`.decode.decode_batch`.
-        num_ok: Rows generated so far.
-        num_failed: Rows that failed so far.
-    """
+    """Generates the batches of one rank."""
 
     row_ids: Sequence[str]
-    collate: Callable[[list[int]], Mapping[str, Any]]
-    to_inputs: Callable[[Mapping[str, Any]], dict[str, Any]]
-    decode: Callable[..., list[Row]]
+    collate: Callable[[list[int]], Mapping[str, Any]]  # row numbers -> collated batch
+    to_inputs: Callable[[Mapping[str, Any]], dict[str, Any]]  # collated batch -> arguments of `generate`
+    decode: Callable[..., list[Row]]  # arguments of `generate`, seed -> rows, see `decode_batch`
     seed: int
-    device: torch.device | str
+    device: torch.device
     synced_gpus: bool
     should_stop: Callable[[], bool]
     num_ok: int = 0
     num_failed: int = 0
 
     def run(self, batches: list[list[int]]) -> Iterator[list[Row]]:
-        """Yields the rows of each batch; a batch that fails is split into single rows.
-
-        Raises:
-            ValueError: If the collator pads on the right.
-            RuntimeError: If the first rows all fail: the set-up is broken, not the rows.
-        """
+        """Yields the rows of each batch; a batch that fails is split into single rows."""
         queue = deque(batches)
         while self._continues(queue):
             if not queue:

@@ -20,18 +20,13 @@ from . import generate_rows
 
 
 class GeneratingTrainer(CustomSeq2SeqTrainer):
-    """Generates answers into a JSONL file.
+    """Generates answers into a JSONL file; ``out_path``, ``num_candidates``, ``should_stop``: see `generate_rows`.
 
     Args:
-        out_path: The file, see :func:`generate_rows`.
         row_keys: Called once the data is loaded; returns the unique key of each row of the predicted data set.
-        num_candidates: Answers per row.
         generation: Overrides of the recipe's generation keyword arguments.
         title: Of the progress bar.
         when_done: Called on rank 0 with the rows of :func:`generate_rows` while the other ranks wait; returns metrics.
-        ranks: All ranks of the run.
-        should_stop: Called between two batches, see :func:`generate_rows`.
-        **kwargs: The arguments of the stock trainer.
     """
 
     def __init__(

@@ -3,9 +3,9 @@
 
 """Applies a rope variant to one Qwen2-VL or Qwen2.5-VL instance, and removes it.
 
-``get_rope_index`` is bound on the instance's inner model, where transformers' forward, ``generate`` and
-LLaMA-Factory's collator look it up. ``copy.deepcopy`` rebinds a bound method to the copy, and ``del`` restores the
-method of the class. Classes are never patched, so a teacher beside the student keeps its own positions.
+``get_rope_index`` is bound on the instance's inner model, where transformers and LLaMA-Factory's collator look it up.
+``copy.deepcopy`` rebinds a bound method to the copy, and ``del`` restores the method of the class. Classes are never
+patched, so a teacher beside the student keeps its own positions.
 """
 
 from typing import Any
@@ -20,6 +20,7 @@ from . import mcg
 from .mixed import add_mixed, remove_mixed
 
 
+SUPPORTED_MODELS = (Qwen2VLModel, Qwen2_5_VLModel)
 VARIANT_OPTIONS = {
     "mrope": (),
     "mcg": ("alpha_h", "alpha_w"),
@@ -28,15 +29,8 @@ VARIANT_OPTIONS = {
     "rope_mixed": (),
 }
 OPTION_DEFAULTS = {"alpha_h": 1, "alpha_w": 1, "gap": 2}
-
-SUPPORTED_MODELS = (Qwen2VLModel, Qwen2_5_VLModel)
-
-BOUND_NAMES = (
-    "clinkd_rope",
-    "get_rope_index",
-    "_prepare_position_ids_for_generation",
-    "_update_model_kwargs_for_generation",
-)
+_PREPARE = "_prepare_position_ids_for_generation"  # the first step of `generate`
+_UPDATE = "_update_model_kwargs_for_generation"
 
 
 def apply_rope(
@@ -80,9 +74,9 @@ def apply_rope(
     elif variant != "mrope":
         bind_method(inner, "get_rope_index", get_rope_index)
     for generating in _generating_modules(model, inner):
-        bind_method(generating, "_prepare_position_ids_for_generation", _prepare_with_token_types)
+        bind_method(generating, _PREPARE, _prepare_with_token_types)
         if "get_rope_index" in vars(inner):
-            bind_method(generating, "_update_model_kwargs_for_generation", _continue_after_image)
+            bind_method(generating, _UPDATE, _continue_after_image)
     inner.clinkd_rope = settings
     inner.rope_deltas = None  # stale: computed with the old positions
     return model
@@ -99,7 +93,7 @@ def remove_rope(model: nn.Module) -> nn.Module:
         return model
 
     for module in (inner, *_generating_modules(model, inner)):
-        for name in BOUND_NAMES:
+        for name in ("clinkd_rope", "get_rope_index", _PREPARE, _UPDATE):
             if name in vars(module):
                 delattr(module, name)
     inner.rope_deltas = None
@@ -135,15 +129,7 @@ def inner_model(model: nn.Module) -> nn.Module:
 
 
 def token_types(config: Any, input_ids: Tensor) -> Tensor:
-    """``mm_token_type_ids`` as transformers' processors compute them: 0 text, 1 image, 2 video.
-
-    Args:
-        config: A model's configuration; an architecture without image or video tokens has neither type.
-        input_ids: int64 ``[b, s]``.
-
-    Returns:
-        int64 ``[b, s]``.
-    """
+    """``mm_token_type_ids`` int64 ``[B, L]`` as transformers' processors compute them: 0 text, 1 image, 2 video."""
     types = torch.zeros_like(input_ids)
     for value, name in ((1, "image_token_id"), (2, "video_token_id")):
         if getattr(config, name, None) is not None:
@@ -161,10 +147,7 @@ def get_rope_index(
     attention_mask: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Replaces transformers' method of this name and keeps its signature; ``self`` is the inner model.
-
-    Returns:
-        Positions int64 ``[3, B, L]`` and deltas int64 ``[B, 1]``, see :mod:`.mcg`.
+    """Replaces transformers' method of this name; returns positions and deltas, see :mod:`.mcg`.
 
     Raises:
         ValueError: If the token types disagree with the grids or the mask.
@@ -192,8 +175,7 @@ def get_rope_index(
 def _prepare_with_token_types(self: nn.Module, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
     """First step of ``generate``, correct also for a caller that passes images without token types.
 
-    Without them transformers 5.6 silently gives image tokens text positions. LLaMA-Factory 0.9.5's chat and API do
-    not pass them.
+    Without them transformers 5.6 silently uses text positions. LLaMA-Factory 0.9.5's chat and API pass none.
     """
     ids = model_kwargs.get("input_ids", inputs_tensor)
     ids = inputs_tensor if ids.shape[-1] == 0 else ids
@@ -205,8 +187,7 @@ def _prepare_with_token_types(self: nn.Module, inputs_tensor: Tensor, model_kwar
 def _continue_after_image(self: nn.Module, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any):
     """Update step of ``generate``, correct also for a prompt that ends with an image.
 
-    Transformers adds 1 to the position of the last token on each axis. After text that is the next text position;
-    after an image it is not, so the positions are recomputed.
+    Transformers adds 1 to the last position of each axis, which is wrong after an image: it is recomputed there.
     """
     model_kwargs = type(self)._update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs)
     types, ids = model_kwargs.get("mm_token_type_ids"), model_kwargs.get("position_ids")

@@ -13,33 +13,18 @@ import torch
 from torch import Tensor
 
 
-MODALITY_NAMES = {1: "image", 2: "video"}
-
-
 class Layout(NamedTuple):
-    """The vision items of a batch, in one flat list. Every tensor is int64, except the two masks.
+    """The vision items of a batch, in one flat list. Every tensor is int64, except the two masks."""
 
-    Attributes:
-        mask: Bool ``[B, L]``, false at padding.
-        text_index: ``[B, L]``, number of real tokens before this one in its row (a text-only row's positions).
-        vision_mask: Bool ``[B, L]``, real tokens that belong to an item.
-        starts: ``[K]``, flat index ``row * L + column`` of each item's first token.
-        grid: ``[3, K]``, merged t, h, w.
-        interval: ``[K]``, distance between two frames on the temporal axis: 1, except for Qwen2.5-VL's videos.
-        item: ``[S]``, the item of each vision token.
-        tokens: ``[S]``, flat index of each vision token.
-        cell: ``[3, S]``, frame, row and column of each vision token inside its item, counted from 0.
-    """
-
-    mask: Tensor
-    text_index: Tensor
-    vision_mask: Tensor
-    starts: Tensor
-    grid: Tensor
-    interval: Tensor
-    item: Tensor
-    tokens: Tensor
-    cell: Tensor
+    mask: Tensor  # bool [B, L], false at padding
+    text_index: Tensor  # [B, L], number of real tokens before this one in its row (a text-only row's positions)
+    vision_mask: Tensor  # bool [B, L], real tokens that belong to an item
+    starts: Tensor  # [K], flat index `row * L + column` of each item's first token
+    grid: Tensor  # [3, K], merged t, h, w
+    interval: Tensor  # [K], distance between two frames on the temporal axis: 1, except for Qwen2.5-VL's videos
+    item: Tensor  # [S], the item of each vision token
+    tokens: Tensor  # [S], flat index of each vision token
+    cell: Tensor  # [3, S], frame, row and column of each vision token inside its item, counted from 0
 
     @property
     def lengths(self) -> Tensor:
@@ -56,11 +41,10 @@ def read_layout(
     merge_size: int = 2,
     video_intervals: Tensor | None = None,
 ) -> Layout:
-    """Finds every image and video of a batch.
+    """Finds every image and video of a batch; the grids separate adjacent images, which form one run of tokens.
 
-    Adjacent images form one run of the same token type; the grids determine where one ends and the next begins. Tokens
-    with a zero in the attention mask are padding, whatever their type. An item that is masked entirely (the dummy
-    image that LLaMA-Factory adds to a text-only batch) is dropped, with or without a grid.
+    Tokens with a zero in the attention mask are padding, whatever their type. An item that is masked entirely (the
+    dummy image that LLaMA-Factory adds to a text-only batch) is dropped, with or without a grid.
 
     Args:
         mm_token_type_ids: ``[B, L]``, 0 text, 1 image, 2 video.
@@ -75,38 +59,32 @@ def read_layout(
             number, are interrupted, span two rows or are masked in part, as in a sequence that was cut off in the
             middle of an image.
     """
-    batch, length = mm_token_type_ids.shape
     device = mm_token_type_ids.device
-    if attention_mask is None:
-        mask = torch.ones(batch, length, dtype=torch.bool, device=device)
-    elif attention_mask.shape == mm_token_type_ids.shape:
-        mask = attention_mask.to(device).bool()
-    else:
+    mask = (torch.ones_like(mm_token_type_ids) if attention_mask is None else attention_mask.to(device)).bool()
+    if mask.shape != mm_token_type_ids.shape:
         raise ValueError(
-            f"attention_mask has the shape {tuple(attention_mask.shape)}, mm_token_type_ids {(batch, length)}: "
+            f"attention_mask has the shape {tuple(mask.shape)}, mm_token_type_ids {tuple(mm_token_type_ids.shape)}: "
             "both must be [rows, tokens]. A 4D mask of packed sequences has no positions of its own: compute them per "
             "sub-sequence, as the collator does."
         )
 
     tokens, grids, intervals = [], [], []
-    for modality, thw in ((1, image_grid_thw), (2, video_grid_thw)):
+    for token_type, name, thw in ((1, "image", image_grid_thw), (2, "video", video_grid_thw)):
         if thw is None or len(thw) == 0:
             thw = torch.zeros(0, 3, dtype=torch.int64)
         grid = thw.to(device=device, dtype=torch.int64).t().clone()
         grid[1:] //= merge_size
         if (grid < 1).any():
-            raise ValueError(
-                f"{MODALITY_NAMES[modality]}_grid_thw has a side below {merge_size} patches: {thw.tolist()}."
-            )
-        tokens.append(_vision_tokens(modality, mm_token_type_ids == modality, mask, grid))
+            raise ValueError(f"{name}_grid_thw has a side below {merge_size} patches: {thw.tolist()}.")
+        tokens.append(_vision_tokens(name, mm_token_type_ids == token_type, mask, grid))
         grids.append(grid)
         ones = torch.ones(grid.shape[1], dtype=torch.int64, device=device)
-        intervals.append(ones if modality == 1 or video_intervals is None else video_intervals.to(ones))
+        intervals.append(ones if name == "image" or video_intervals is None else video_intervals.to(ones))
 
     return _split_items(mask, torch.cat(tokens), torch.cat(grids, 1), torch.cat(intervals))
 
 
-def _vision_tokens(modality: int, type_mask: Tensor, mask: Tensor, grid: Tensor) -> Tensor:
+def _vision_tokens(name: str, type_mask: Tensor, mask: Tensor, grid: Tensor) -> Tensor:
     """Flat indices of the tokens that the grids of one modality describe: all of them, or only the unmasked ones."""
     sizes = grid.prod(0)
     expected = int(sizes.sum())
@@ -114,8 +92,6 @@ def _vision_tokens(modality: int, type_mask: Tensor, mask: Tensor, grid: Tensor)
         tokens = candidates.flatten().nonzero()[:, 0]
         if len(tokens) == expected:
             return tokens
-
-    name = MODALITY_NAMES[modality]
     raise ValueError(
         f"The batch holds {len(tokens)} {name} tokens ({(type_mask & mask).sum(1).tolist()} by row), but "
         f"{name}_grid_thw describes {len(sizes)} {name}(s) of {sizes.tolist()} tokens, {expected} together. "

@@ -57,8 +57,7 @@ def remove_mixed(inner: nn.Module) -> None:
 def mixed_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """(layer number, parameter) of each learnable difference, in the order of the layers.
 
-    :func:`.binding.apply_rope` leaves them trainable. Call ``requires_grad_(True)`` on them if the vision tower is
-    frozen afterwards.
+    They are trainable; call ``requires_grad_(True)`` on them if the vision tower is frozen afterwards.
     """
     deltas = (p for name, p in model.named_parameters() if name.rpartition(".")[2] == NAME)
     return ((f"{layer}", parameter) for layer, parameter in enumerate(deltas))
@@ -67,8 +66,7 @@ def mixed_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def fix_mixed(model: nn.Module, device: torch.device) -> None:
     """Turns the learnable differences of a frozen model into constants on ``device``.
 
-    A pre-hook reads them before the ``forward`` of their module, which is too early for code that moves parameters to
-    the device around ``forward``. They take a few kilobytes.
+    A pre-hook reads them before ``forward``, too early for code that moves parameters to the device around it.
     """
     for module in model.modules():
         delta = module._parameters.pop(NAME, None)
@@ -82,11 +80,7 @@ def write_mixed(
     """Writes the learned differences to ``clinkd_rope.safetensors`` in ``directory``; returns None if there are none.
 
     A full checkpoint holds them too, but ``from_pretrained`` reads stock names only, and an adapter has none.
-
-    Args:
-        directory: Folder of the saved model or adapter; created if missing.
-        model: The model that has them.
-        state_dict: Gathered weights of a sharded model, as DeepSpeed and FSDP pass them to ``save_pretrained``.
+    ``state_dict`` holds the gathered weights of a sharded model, as ``save_pretrained`` gets them.
 
     Raises:
         RuntimeError: If the parameters are sharded and ``state_dict`` has none of them.
@@ -108,10 +102,7 @@ def write_mixed(
 
 
 def read_mixed(directory: str | Path, model: nn.Module) -> bool:
-    """Loads the file of :func:`write_mixed` into a model that has ``rope_mixed``.
-
-    Returns:
-        False if ``directory`` has no such file.
+    """Loads the file of :func:`write_mixed` into a model that has ``rope_mixed``; returns whether there is a file.
 
     Raises:
         ValueError: If the file and the model do not have the same layers and shapes.
@@ -133,14 +124,9 @@ def read_mixed(directory: str | Path, model: nn.Module) -> bool:
 
 
 def patch_positions(grid_thw: Tensor, merge_size: int) -> Tensor:
-    """Row and column of every patch in Qwen2-VL's order: frames, then merged cells, then the patches of a cell.
+    """Row and column, int64 ``[patches, 2]``, of every patch of ``grid_thw``, int64 ``[items, 3]``.
 
-    Args:
-        grid_thw: Int64 ``[items, 3]``, patches before merging.
-        merge_size: Patches that one token merges along each axis.
-
-    Returns:
-        Int64 ``[patches, 2]``.
+    Patches are in Qwen2-VL's order: frames, then merged cells, then the ``merge_size ** 2`` patches of a cell.
     """
     sizes = grid_thw.prod(1)
     item = torch.repeat_interleave(sizes)
@@ -174,8 +160,7 @@ def _rotate_per_head(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[t
 class _PerHead:
     """Cosines or sines ``[patches, heads, head_dim]`` in place of stock's ``[patches, head_dim]``.
 
-    Stock uses them only in ``cos.unsqueeze(-2).float()``, which adds a head axis of size 1 (transformers 5.0 to 5.6,
-    ``apply_rotary_pos_emb_vision``). These have that axis already.
+    In transformers 5.0 to 5.6, ``apply_rotary_pos_emb_vision`` adds the head axis by ``cos.unsqueeze(-2).float()``.
     """
 
     def __init__(self, tensor: Tensor) -> None:

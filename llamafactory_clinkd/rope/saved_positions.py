@@ -10,7 +10,7 @@ path. Training, prediction, chat, API and export apply it without a key; a recip
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 from ..utils.io import read_json, write_json
 from ..utils.patching import bind_method
 from ..utils.value_checks import split_list
-from .binding import OPTION_DEFAULTS, apply_rope, inner_model
+from .binding import OPTION_DEFAULTS, SUPPORTED_MODELS, apply_rope
 from .mixed import FILE as MIXED_FILE
 from .mixed import read_mixed, write_mixed
 
@@ -40,11 +40,7 @@ RECIPE_KEYS = {
 
 
 def write_rope_config(directory: str | Path, settings: dict[str, Any]) -> Path:
-    """Writes ``settings`` to ``clinkd_config.json`` in ``directory``, atomically.
-
-    Args:
-        directory: Folder of the saved model or adapter; created if missing.
-        settings: ``rope_settings(model)``, and ``image_square`` where it applies.
+    """Writes ``rope_settings(model)`` and ``image_square`` to ``clinkd_config.json``, beside a saved model or adapter.
 
     Raises:
         ValueError: If a key is unknown or ``variant`` is missing.
@@ -90,13 +86,13 @@ def reconcile(
     model: str = "The model",
     recipe_keys: Mapping[str, str] | None = None,
 ) -> dict[str, Any] | None:
-    """Combines saved and requested settings, which must agree; a requested key that is None counts as left out.
+    """Combines saved settings with those of a recipe, which must agree; a requested None counts as left out.
 
     Args:
         saved: Settings from :func:`read_rope_config`.
         requested: Settings of the recipe.
         model: Whose settings they are, for the message.
-        recipe_keys: A setting's name in the recipe, for the message.
+        recipe_keys: Setting -> its key in the recipe, for the message.
 
     Raises:
         ValueError: If a requested setting differs from the saved one; the message shows both.
@@ -123,14 +119,13 @@ def is_stock(settings: dict[str, Any] | None) -> bool:
 
 def same_positions(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
     """Whether two models with these settings give every token the same ``position_ids``."""
-    return _position_id_settings(a) == _position_id_settings(b)
 
+    def dependencies(settings: dict[str, Any] | None) -> dict[str, Any]:
+        if settings is None or settings["variant"] in ("mrope", "rope_mixed"):  # both keep stock's `position_ids`
+            return {}
+        return {key: settings.get(key, OPTION_DEFAULTS.get(key)) for key in ("variant", *OPTION_DEFAULTS)}
 
-def _position_id_settings(settings: dict[str, Any] | None) -> tuple[Any, ...] | None:
-    """What ``position_ids`` depend on; None for stock's, which ``rope_mixed`` keeps in the language model."""
-    if settings is None or settings["variant"] in ("mrope", "rope_mixed"):
-        return None
-    return settings["variant"], *(settings.get(key, default) for key, default in OPTION_DEFAULTS.items())
+    return dependencies(a) == dependencies(b)
 
 
 def saved_settings(model_args: Any) -> dict[str, Any] | None:
@@ -144,30 +139,24 @@ def saved_settings(model_args: Any) -> dict[str, Any] | None:
 
 def _folders_with(file: str, model_args: Any) -> list[Path]:
     """The folders with ``file`` among those of the model and its adapters; of a hub model the folder in the cache."""
-    names = [model_args.model_name_or_path, *split_list(model_args.adapter_name_or_path or [])]
-    paths = (_find_file(name, file, model_args) for name in names if name)
-    return [path.parent for path in paths if path is not None]
-
-
-def _find_file(name: str, file: str, model_args: Any) -> Path | None:
-    """A file of a saved model, downloaded for a hub model; None if it has no such file."""
-    if Path(name).is_dir():
-        path = Path(name, file)
-        return path if path.is_file() else None
-    try:
-        path = cached_file(
-            name,
-            file,
-            cache_dir=getattr(model_args, "cache_dir", None),
-            revision=getattr(model_args, "model_revision", None),
-            token=getattr(model_args, "hf_hub_token", None),
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except OSError:  # neither a folder nor a hub model: loading the model raises a more precise error
-        return None
-    return None if path is None else Path(path)
+    folders = []
+    for name in filter(None, [model_args.model_name_or_path, *split_list(model_args.adapter_name_or_path or [])]):
+        try:
+            path = cached_file(
+                name,
+                file,
+                cache_dir=getattr(model_args, "cache_dir", None),
+                revision=getattr(model_args, "model_revision", None),
+                token=getattr(model_args, "hf_hub_token", None),
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        except OSError:  # neither a folder nor a hub model: loading the model raises a more precise error
+            continue
+        if path is not None:
+            folders.append(Path(path).parent)
+    return folders
 
 
 def settings_of_run(model_args: Any, finetuning_args: Any) -> dict[str, Any] | None:
@@ -216,18 +205,11 @@ def bind_settings(model: Any, settings: dict[str, Any] | None) -> Any:
     ``mrope`` is applied where the architecture allows it: LLaMA-Factory's chat engine passes transformers 5.6 no
     ``mm_token_type_ids``, without which image tokens silently get text positions. The bound method computes them.
     """
-    if settings is None or (is_stock(settings) and not _has_image_positions(model)):
+    supported = any(isinstance(module, SUPPORTED_MODELS) for module in model.modules())
+    if settings is None or (is_stock(settings) and not supported):
         return model
     keys = (*OPTION_DEFAULTS, "sections")
     return apply_rope(model, settings["variant"], **{key: settings[key] for key in keys if key in settings})
-
-
-def _has_image_positions(model: Any) -> bool:
-    try:
-        inner_model(model)
-    except TypeError:
-        return False
-    return True
 
 
 def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> Any:
@@ -237,39 +219,31 @@ def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> 
         return model
 
     bind_settings(model, settings)
-    if settings["variant"] == "rope_mixed":
-        for folder in _folders_with(MIXED_FILE, model_args):
-            read_mixed(folder, model)
-    bind_method(model, "save_pretrained", _save_with_positions(model.save_pretrained, settings))
-    if hasattr(model, "load_adapter") and hasattr(model, "peft_config"):
-        bind_method(model, "load_adapter", _load_with_mixed(model.load_adapter, settings))
-    logger.info("Rotary positions of this model: %s.", settings["variant"])
-    return model
-
-
-def _save_with_positions(stock: Any, settings: dict[str, Any]) -> Callable[..., Any]:
-    """``save_pretrained`` that also writes ``clinkd_config.json`` and the learned frequencies of ``rope_mixed``."""
+    mixed, stock_save = settings["variant"] == "rope_mixed", model.save_pretrained.__func__
 
     def save_pretrained(self: Any, save_directory: str, *args: Any, **kwargs: Any) -> Any:
-        result = stock.__func__(self, save_directory, *args, **kwargs)
+        result = stock_save(self, save_directory, *args, **kwargs)
         write_rope_config(save_directory, settings)
-        if settings["variant"] == "rope_mixed":
+        if mixed:
             write_mixed(save_directory, self, state_dict=kwargs.get("state_dict"))
         return result
 
-    return save_pretrained
+    bind_method(model, "save_pretrained", save_pretrained)
+    if mixed:
+        for folder in _folders_with(MIXED_FILE, model_args):
+            read_mixed(folder, model)
+    if mixed and hasattr(model, "load_adapter") and hasattr(model, "peft_config"):
+        stock_load = model.load_adapter.__func__
 
-
-def _load_with_mixed(stock: Any, settings: dict[str, Any]) -> Callable[..., Any]:
-    """PEFT's ``load_adapter``, with which the trainer resumes; an adapter's weights do not include ``rope_mixed``."""
-
-    def load_adapter(self: Any, model_id: str, *args: Any, **kwargs: Any) -> Any:
-        result = stock.__func__(self, model_id, *args, **kwargs)
-        if settings["variant"] == "rope_mixed":
+        def load_adapter(self: Any, model_id: str, *args: Any, **kwargs: Any) -> Any:
+            """The trainer resumes with it; an adapter's weights do not include ``rope_mixed``."""
+            result = stock_load(self, model_id, *args, **kwargs)
             read_mixed(model_id, self)
-        return result
+            return result
 
-    return load_adapter
+        bind_method(model, "load_adapter", load_adapter)
+    logger.info("Rotary positions of this model: %s.", settings["variant"])
+    return model
 
 
 def refuse_foreign_engine(model_args: Any, finetuning_args: Any) -> None:

@@ -22,14 +22,9 @@ DEFAULT_LIMITS = (1, 2**31, 28)
 
 
 def square_size(width: int, height: int, *, min_pixels: int, max_pixels: int, factor: int = 28) -> int:
-    """The side in pixels of the square that is closest to an image's area, on the grid and inside the limits.
+    """The side in pixels of the square that is closest to an image's area, with ``min_pixels`` to ``max_pixels``.
 
-    Args:
-        width: Pixels, >= 1.
-        height: Pixels, >= 1.
-        min_pixels: Fewest pixels of the square.
-        max_pixels: Most pixels of the square.
-        factor: The side is a multiple of it: patch size times merge size.
+    The side is a multiple of ``factor`` pixels: patch size times merge size.
 
     Raises:
         ValueError: If the image is empty, or no multiple of ``factor`` lies inside the limits.
@@ -47,10 +42,9 @@ def square_size(width: int, height: int, *, min_pixels: int, max_pixels: int, fa
 
 
 def to_square(image: Image.Image, *, min_pixels: int, max_pixels: int, factor: int = 28) -> Image.Image:
-    """Resamples an image (bicubic, as Qwen2-VL's own processor) to w = h = :func:`square_size`.
+    """Resamples an image to w = h = :func:`square_size`, bicubic as in Qwen2-VL's own processor.
 
-    An image of that size is returned unchanged. Palette and bilevel images are converted to RGB first, because PIL
-    would resample them by the nearest pixel.
+    Palette and bilevel images are converted to RGB first, because PIL would resample them by the nearest pixel.
     """
     side = square_size(image.width, image.height, min_pixels=min_pixels, max_pixels=max_pixels, factor=factor)
     if image.size == (side, side):

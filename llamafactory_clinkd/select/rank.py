@@ -59,7 +59,7 @@ def select_rows(
         scorer: From :func:`.scorers.load_scorer`.
         load_image: Opens a row's image.
         out_path: The predictions, written atomically at the end; ``<out_path>.<settings>.part`` grows until then.
-            The scorer's full identity and the region go to :func:`scorer_path`.
+            The scorer's identity and the region go to ``predictions.scorer.json`` beside it.
         region: ``image`` scores the whole image, ``crop`` each candidate's own first box (the image without one).
         batch_size: Rows per pass of the scorer.
         resume: Reuse the rows of an interrupted run with the same scorer and region.
@@ -94,32 +94,18 @@ def select_rows(
     if len(errors) == len(result) and any(_problem(row) is None and len(row["candidates"]) > 1 for row in result):
         raise RuntimeError(f"None of the {len(result)} rows could be ranked; the first error: {errors[0]}")
     if errors:
-        logger.warning(
-            "%d of %d rows have an error and could not be ranked: see their `error`.", len(errors), len(rows)
-        )
-    write_json(scorer_path(out_path), {"identity": scorer.identity, "region": region})
+        logger.warning("%d of %d rows have an error and could not be ranked: see `error`.", len(errors), len(rows))
+    write_json(out_path.with_suffix(".scorer.json"), {"identity": scorer.identity, "region": region})
     write_jsonl(out_path, result)
     for old in out_path.parent.glob(f"{out_path.name}.*.part"):
         old.unlink()
     return result
 
 
-def scorer_path(out_path: str | Path) -> Path:
-    """The record of the scorer beside the predictions: ``predictions.scorer.json``."""
-    return Path(out_path).with_suffix(".scorer.json")
-
-
 def select_row(row: Row, scorer: Scorer, image: Image.Image | None, *, region: Region = "image") -> Row:
-    """Scores and ranks the candidates of one row in memory; writes nothing.
+    """Scores and ranks the candidates of one row in memory; arguments and result as in :func:`select_rows`.
 
-    Args:
-        row: As in :func:`select_rows`; ``image`` is any name, or absent without an image.
-        scorer: From :func:`.scorers.load_scorer`.
-        image: The row's image.
-        region: As in :func:`select_rows`.
-
-    Returns:
-        The row as :func:`select_rows` returns it.
+    ``row["image"]`` is any name, or absent without an image.
     """
     return _select_batch([row], scorer, lambda _: image, region)[0]
 
@@ -201,10 +187,7 @@ def _score_logprobs(rows: list[Row]) -> list[tuple[list[float] | None, str | Non
 
 
 def _score_images(rows, scorer, load_image, region) -> list[tuple[list[float | None] | None, str | None]]:
-    """Each row's scores, or the error; one pass of the scorer, each image or crop encoded once.
-
-    A view is (image name, box or None). Equal words on a view are scored once.
-    """
+    """Each row's scores, or the error. Each view (image name, box or None) and its distinct words are scored once."""
     images, pictures, words_of_view, results = {}, {}, {}, []
     for row in rows:
         name, keys = row.get("image"), []

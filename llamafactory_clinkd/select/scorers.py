@@ -19,9 +19,8 @@ from ..utils.clip import BIOMED_CLIP, OPEN_CLIP_CONFIG, local_text_tower, weight
 DEFAULT_SCORER = BIOMED_CLIP
 _TEXT_TOWER_HELP = "If its text tower is a transformers model, its config.json and tokenizer files belong there too."
 _HUB_HELP = (
-    "The weights are downloaded on first use, from the network or a filled cache. On a machine without network, "
-    f"copy the model's folder ({OPEN_CLIP_CONFIG} and the weights) there and give its path as the scorer. "
-    f"{_TEXT_TOWER_HELP}"
+    "The weights are downloaded on first use, from the network or a filled cache. On a machine without network, copy "
+    f"the model's folder ({OPEN_CLIP_CONFIG} and weights) there and give its path as the scorer. {_TEXT_TOWER_HELP}"
 )
 
 
@@ -30,21 +29,14 @@ class ScorerError(RuntimeError):
 
 
 class Scorer(Protocol):
-    """A scorer for :func:`.rank.select_rows`.
+    """A scorer for :func:`.rank.select_rows`."""
 
-    Attributes:
-        identity: Name, source, library and a SHA-256 of the weights, for the records.
-        short_name: The same in one line, for tables and rows.
-        reads_images: Whether to call ``score``; otherwise the candidates' stored ``logprob`` is the score.
-    """
-
-    identity: dict[str, Any]
-    short_name: str
-    reads_images: bool
+    identity: dict[str, Any]  # name, source, library and a SHA-256 of the weights, for the records
+    short_name: str  # the same in one line, for tables and rows
+    reads_images: bool  # whether to call `score`; otherwise the candidates' stored `logprob` is the score
 
     def score(self, images: Sequence[Image.Image], texts_per_image: Sequence[Sequence[str]]) -> list[list[float]]:
-        """One score per text of each image, higher is better."""
-        ...
+        """One score per text of each image, higher is better; equal texts get exactly equal scores."""
 
 
 class LogprobScorer:
@@ -62,15 +54,8 @@ class LogprobScorer:
 class ClipScorer:
     """100 * cosine(image, text) of an open_clip model (Radford et al. 2021; CLIPScore without its clipping at 0).
 
-    Texts longer than the model's context are cut by its own tokenizer.
-
-    Args:
-        model: An open_clip model.
-        preprocess: Its inference transform: PIL image -> ``[3, height, width]``.
-        tokenizer: Its tokenizer: texts -> ``[n, context]``.
-        identity: See :class:`Scorer`.
-        short_name: See :class:`Scorer`.
-        device: Where to run.
+    ``preprocess`` is the model's inference transform: PIL image -> ``[3, height, width]``; ``tokenizer`` maps texts to
+    ``[n, context]`` and cuts longer ones. For ``identity`` and ``short_name`` see :class:`Scorer`.
     """
 
     reads_images = True
@@ -82,15 +67,7 @@ class ClipScorer:
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], texts_per_image: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Scores all texts of all images: one pass of each tower, each image and each distinct text encoded once.
-
-        Args:
-            images: b images.
-            texts_per_image: The texts of each image, in any number. Equal texts get exactly equal scores.
-
-        Returns:
-            For each image one score per text, in [-100, 100].
-        """
+        """Scores in [-100, 100], from one pass of each tower; each image and each distinct text is encoded once."""
         if len(images) != len(texts_per_image):
             raise ValueError(f"Found {len(images)} images and {len(texts_per_image)} lists of texts: give one each.")
         column = {text: i for i, text in enumerate(dict.fromkeys(t for texts in texts_per_image for t in texts))}
