@@ -14,12 +14,8 @@ from .elements import DRIVERS, ELEMENTS, GROUPS, TAB, unused_elements
 from .locales import texts
 
 
-def create_train_tab(engine: Any, stock: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """Builds the Train tab with the accordion after BAdam's.
-
-    Args:
-        engine: LLaMA Board's ``Engine``.
-        stock: Its ``create_train_tab``.
+def create_train_tab(stock: Callable[[Any], dict[str, Any]], engine: Any) -> dict[str, Any]:
+    """Wraps ``create_train_tab``: builds the accordion after BAdam's.
 
     Returns:
         LLaMA Board's own elements; those of the accordion are registered as tab ``clinkd``.
@@ -37,8 +33,8 @@ def create_train_tab(engine: Any, stock: Callable[[Any], dict[str, Any]]) -> dic
     return elements
 
 
-def create_eval_tab(engine: Any, stock: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """Builds the Evaluate & Predict tab, whose preview and start also read the elements of the accordion."""
+def create_eval_tab(stock: Callable[[Any], dict[str, Any]], engine: Any) -> dict[str, Any]:
+    """Wraps ``create_eval_tab``: its preview and start also read the elements of the accordion."""
     boxes = {engine.manager.get_elem_by_id(f"{TAB}.{name}") for name in ELEMENTS}
     with _more_base_elements(engine.manager, boxes):
         return stock(engine)

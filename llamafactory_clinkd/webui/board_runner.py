@@ -3,11 +3,9 @@
 
 """Wrappers of LLaMA Board's ``Runner``: ClinKD's keys in recipes and saved configurations, validated before a start.
 
-Each function takes LLaMA Board's function and returns its replacement, which does the same on a page without the
-accordion.
+Each takes LLaMA Board's function and its arguments; on a page without the accordion it returns the same result.
 """
 
-import functools
 import json
 import os
 import shlex
@@ -31,32 +29,22 @@ from .recipe_keys import (
 
 
 EXTRA_ARGS = "train.extra_args"
-EVAL_PHASES = ["predict", "evaluate"]
+ParseArgs = Callable[[Any, dict[Any, Any]], dict[str, Any]]
 
 
-def with_train_keys(stock: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """``Runner._parse_train_args`` with the keys of the accordion, if ``use_clinkd`` is on."""
-
-    @functools.wraps(stock)
-    def _parse_train_args(self: Any, data: dict[Any, Any]) -> dict[str, Any]:
-        args = stock(self, data)
-        return args | recipe_keys(_element_values(self.manager, data)) if _has_accordion(self.manager) else args
-
-    return _parse_train_args
+def parse_train_args(stock: ParseArgs, self: Any, data: dict[Any, Any]) -> dict[str, Any]:
+    """Wraps ``Runner._parse_train_args``: adds the keys of the accordion if ``use_clinkd`` is on."""
+    args = stock(self, data)
+    return args | recipe_keys(_element_values(self.manager, data)) if _has_accordion(self.manager) else args
 
 
-def with_eval_keys(stock: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """``Runner._parse_eval_args`` that runs the phases predict and evaluate if ``use_clinkd`` is on."""
-
-    @functools.wraps(stock)
-    def _parse_eval_args(self: Any, data: dict[Any, Any]) -> dict[str, Any]:
-        args = stock(self, data)
-        if not (_has_accordion(self.manager) and args.get("do_predict")):
-            return args
-        values = _element_values(self.manager, data) | {"clinkd_phases": EVAL_PHASES, "eval_dataset": []}
-        return args | recipe_keys(values | _checkpoint_positions(args)) if values["use_clinkd"] else args
-
-    return _parse_eval_args
+def parse_eval_args(stock: ParseArgs, self: Any, data: dict[Any, Any]) -> dict[str, Any]:
+    """Wraps ``Runner._parse_eval_args``: runs the phases predict and evaluate if ``use_clinkd`` is on."""
+    args = stock(self, data)
+    if not (_has_accordion(self.manager) and args.get("do_predict")):
+        return args
+    values = _element_values(self.manager, data) | {"clinkd_phases": ["predict", "evaluate"], "eval_dataset": []}
+    return args | recipe_keys(values | _checkpoint_positions(args)) if values["use_clinkd"] else args
 
 
 def _checkpoint_positions(args: dict[str, Any]) -> dict[str, Any]:
@@ -74,91 +62,66 @@ def _checkpoint_positions(args: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def with_validation(stock: Callable[..., str], check_recipe: Callable[[Any], None]) -> Callable[..., str]:
-    """``Runner._initialize`` that also validates the recipe before a preview, a save or a start."""
+def initialize(stock: Callable[..., str], self: Any, data: dict[Any, Any], do_train: bool, from_preview: bool) -> str:
+    """Wraps ``Runner._initialize``: also validates the recipe before a preview, a save or a start."""
+    error = stock(self, data, do_train, from_preview)
+    if error or not _has_accordion(self.manager):
+        return error
 
-    @functools.wraps(stock)
-    def _initialize(self: Any, data: dict[Any, Any], do_train: bool, from_preview: bool) -> str:
-        error = stock(self, data, do_train, from_preview)
-        if error or not _has_accordion(self.manager):
-            return error
+    lang = data[self.manager.get_elem_by_id("top.lang")]
+    extra_args = json.loads(data[self.manager.get_elem_by_id(EXTRA_ARGS)]) if do_train else {}
+    if not isinstance(extra_args, dict):
+        from llamafactory.webui.locales import ALERTS
 
-        lang = data[self.manager.get_elem_by_id("top.lang")]
-        extra_args = json.loads(data[self.manager.get_elem_by_id(EXTRA_ARGS)]) if do_train else {}
-        if not isinstance(extra_args, dict):
-            from llamafactory.webui.locales import ALERTS
-
-            return ALERTS["err_json_schema"][lang]
-        if not _element_values(self.manager, data)["use_clinkd"] and CLINKD_KEYS.isdisjoint(extra_args):
-            return error
-        try:
-            args = self._parse_train_args(data) if do_train else self._parse_eval_args(data)
-        except ValueError as bad_number:
-            return str(bad_number)
-        problem = recipe_problem(args, check_recipe)
-        return "" if problem is None else localise_problem(problem, lang)
-
-    return _initialize
+        return ALERTS["err_json_schema"][lang]
+    if not _element_values(self.manager, data)["use_clinkd"] and CLINKD_KEYS.isdisjoint(extra_args):
+        return error
+    try:
+        args = self._parse_train_args(data) if do_train else self._parse_eval_args(data)
+    except ValueError as bad_number:
+        return str(bad_number)
+    problem = recipe_problem(args)
+    return "" if problem is None else localise_problem(problem, lang)
 
 
-def with_portable_config(stock: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """``Runner._build_config_dict`` whose result loads in LLaMA Board without the plugin."""
-
-    @functools.wraps(stock)
-    def _build_config_dict(self: Any, data: dict[Any, Any]) -> dict[str, Any]:
-        config = {name: value for name, value in stock(self, data).items() if not name.startswith(f"{TAB}.")}
-        if _has_accordion(self.manager) and EXTRA_ARGS in config:  # the Evaluate tab saves its own settings
-            config[EXTRA_ARGS] = merge_into_extra_args(config[EXTRA_ARGS], _element_values(self.manager, data))
-        return config
-
-    return _build_config_dict
+def build_config_dict(stock: ParseArgs, self: Any, data: dict[Any, Any]) -> dict[str, Any]:
+    """Wraps ``Runner._build_config_dict``: the result loads in LLaMA Board without the plugin."""
+    config = {name: value for name, value in stock(self, data).items() if not name.startswith(f"{TAB}.")}
+    if _has_accordion(self.manager) and EXTRA_ARGS in config:  # the Evaluate tab saves its own settings
+        config[EXTRA_ARGS] = merge_into_extra_args(config[EXTRA_ARGS], _element_values(self.manager, data))
+    return config
 
 
-def with_restored_elements(stock: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
-    """``Runner.load_args`` and ``Runner.check_output_dir`` that fill the accordion from a saved configuration."""
+def load_args(stock: Callable[..., dict[Any, Any]], self: Any, lang: str, *args: Any) -> dict[Any, Any]:
+    """Wraps ``Runner.load_args`` and ``Runner.check_output_dir``: fills the accordion from a saved configuration."""
+    output = stock(self, lang, *args)
+    extra_args = self.manager.get_elem_by_id(EXTRA_ARGS)
+    if extra_args not in output or not _has_accordion(self.manager):
+        return output
 
-    @functools.wraps(stock)
-    def load(self: Any, lang: str, *args: Any) -> dict[Any, Any]:
-        output = stock(self, lang, *args)
-        extra_args = self.manager.get_elem_by_id(EXTRA_ARGS)
-        if extra_args not in output or not _has_accordion(self.manager):
-            return output
+    try:
+        remaining, values = split_extra_args(output[extra_args])
+        check_keys(recipe_keys(values))
+    except (ValueError, TypeError) as error:
+        import gradio as gr
 
-        try:
-            remaining, values = split_extra_args(output[extra_args])
-            check_keys(recipe_keys(values))
-        except (ValueError, TypeError) as error:
-            import gradio as gr
-
-            gr.Warning(f"{texts(lang)['messages']['kept_in_extra_args']}: {error}")
-            return output
-        elements = {self.manager.get_elem_by_id(f"{TAB}.{name}"): value for name, value in values.items()}
-        return output | {extra_args: remaining} | elements
-
-    return load
+        gr.Warning(f"{texts(lang)['messages']['kept_in_extra_args']}: {error}")
+        return output
+    elements = {self.manager.get_elem_by_id(f"{TAB}.{name}"): value for name, value in values.items()}
+    return output | {extra_args: remaining} | elements
 
 
-def with_false_values(stock: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """``common._clean_cmd`` that keeps ``false`` for ClinKD's keys, some of which are true by default."""
-
-    @functools.wraps(stock)
-    def _clean_cmd(args: dict[str, Any]) -> dict[str, Any]:
-        cleaned = stock(args)
-        return {key: value for key, value in args.items() if key in cleaned or (key in RECIPE_KEYS and value is False)}
-
-    return _clean_cmd
+def clean_cmd(stock: Callable[[dict[str, Any]], dict[str, Any]], args: dict[str, Any]) -> dict[str, Any]:
+    """Wraps ``common._clean_cmd``: keeps ``false`` for ClinKD's keys, some of which are true by default."""
+    cleaned = stock(args)
+    return {key: value for key, value in args.items() if key in cleaned or (key in RECIPE_KEYS and value is False)}
 
 
-def with_quoted_values(stock: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], str]:
-    """``gen_cmd`` that quotes ClinKD's values for the shell: paths may contain spaces."""
-
-    @functools.wraps(stock)
-    def gen_cmd(args: dict[str, Any]) -> str:
-        if os.name == "nt":
-            return stock(args)
-        return stock(args | {key: shlex.quote(args[key]) for key in RECIPE_KEYS if isinstance(args.get(key), str)})
-
-    return gen_cmd
+def gen_cmd(stock: Callable[[dict[str, Any]], str], args: dict[str, Any]) -> str:
+    """Wraps ``gen_cmd``: quotes ClinKD's values for the shell, because paths may contain spaces."""
+    if os.name == "nt":
+        return stock(args)
+    return stock(args | {key: shlex.quote(args[key]) for key in RECIPE_KEYS if isinstance(args.get(key), str)})
 
 
 def _has_accordion(manager: Any) -> bool:

@@ -3,6 +3,7 @@
 
 """The accordion of the Chat tab: candidates with scores (SASG), and the answer's boxes drawn on the image."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image, ImageDraw, ImageFont
 
+from ..select import load_scorer, select_row
 from ..utils.boxes import parse_boxes
 from .accordion import create_component
 from .chat_model import generate_candidates, positions_note
@@ -23,35 +25,18 @@ OPTIONS = ("sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer")
 """Elements of the Train tab that the Chat tab has, too."""
 SETTINGS = ("max_new_tokens", "top_p", "temperature", "skip_special_tokens")
 """LLaMA Board's own elements that also control the generation of candidates."""
+cached_scorer = functools.lru_cache(maxsize=1)(load_scorer)
 
 
 class InvalidQuestionError(ValueError):
     """A question that cannot be answered; the message is for the page, in its language."""
 
 
-def create_chat_box(
-    engine: Any,
-    visible: bool = False,
-    *,
-    stock: Callable[..., Any],
-    load_scorer: Callable[[str], Any],
-    rank: Callable[..., Any],
-) -> Any:
-    """Builds LLaMA Board's chat box with the accordion at its end.
-
-    Args:
-        engine: LLaMA Board's ``Engine``.
-        visible: As in LLaMA Board's own function.
-        stock: LLaMA Board's ``create_chat_box``.
-        load_scorer: Loads a scorer by name; its errors explain how to get it.
-        rank: Ranks the candidates of one row (``select.select_row``).
-
-    Returns:
-        The result of ``stock``: the accordion is not registered with the manager, so nothing of it is saved.
-    """
+def create_chat_box(stock: Callable[..., Any], engine: Any, visible: bool = False) -> Any:
+    """Wraps ``create_chat_box``: adds the accordion at its end, which the manager does not know and never saves."""
     chatbot, messages, elements = stock(engine, visible)
     with elements["chat_box"]:
-        _ChatAccordion(engine, load_scorer, rank).wire(chatbot, messages, elements)
+        _ChatAccordion(engine).wire(chatbot, messages, elements)
     return chatbot, messages, elements
 
 
@@ -61,8 +46,8 @@ class _ChatAccordion:
     ``self.content`` is the state behind picture and table, for a change of language: ``{"row", "boxes"}``.
     """
 
-    def __init__(self, engine: Any, load_scorer: Callable[[str], Any], rank: Callable[..., Any]) -> None:
-        self.engine, self.load_scorer, self.rank = engine, load_scorer, rank
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
         words = texts("en")["chat"]
         with gr.Accordion(words["title"], open=False) as self.accordion:
             self.note = gr.Markdown(visible=False)
@@ -115,7 +100,7 @@ class _ChatAccordion:
         options = dict(zip(OPTIONS, values[len(SETTINGS) :], strict=True))
         chatter = self.engine.chatter
         try:
-            options, scorer = check_question(chatter, options, query, image, lang, self.load_scorer)
+            options, scorer = check_question(chatter, options, query, image, lang)
         except InvalidQuestionError as error:
             gr.Warning(str(error), duration=20)
             yield (gr.skip(),) * 6
@@ -128,7 +113,7 @@ class _ChatAccordion:
                 chatter, new_conversation, system, tools, image, count=count, mode=mode, **settings
             )
             row = {"image": None if image is None else "uploaded", "candidates": candidates}
-            row = self.rank(row, scorer, image, region=options["sasg_region"])
+            row = select_row(row, scorer, image, region=options["sasg_region"])
         except Exception as error:  # of any model or scorer: the page gets its question back, and the reason
             logger.exception("The Chat tab's candidates failed.")
             gr.Warning(f"{texts(lang)['chat']['failed']}: {error}", duration=None)
@@ -160,7 +145,6 @@ def check_question(
     query: str,
     image: Image.Image | None,
     lang: str | None,
-    load_scorer: Callable[[str], Any],
 ) -> tuple[dict[str, Any], Any]:
     """The options as recipe keys, and the loaded scorer.
 
@@ -178,7 +162,7 @@ def check_question(
     if getattr(chatter.engine, "name", None) != "huggingface":
         raise InvalidQuestionError(words["not_huggingface"])
     try:
-        scorer = load_scorer(options["sasg_scorer"])
+        scorer = cached_scorer(options["sasg_scorer"])
     except RuntimeError as error:
         label = texts(lang)["elements"]["sasg_scorer"]["label"]
         raise InvalidQuestionError(f"{label}: {error}") from error

@@ -19,30 +19,24 @@ from .locales import texts
 from .run_progress import Progress, read_progress, read_trainer_log
 
 
-TrainerInfo = Callable[..., tuple[str, Any, dict[str, Any]]]
+def trainer_info(
+    stock: Callable[..., tuple[str, Any, dict[str, Any]]], lang: str, output_path: str, do_train: bool
+) -> tuple[str, Any, dict[str, Any]]:
+    """Wraps ``control.get_trainer_info``: reports the phase, and the progress over all phases, of a ClinKD run."""
+    running_log, slider, info = stock(lang, output_path, do_train)
+    progress = read_progress(Path(output_path))
+    if progress is None:
+        return running_log, slider, info
 
+    import gradio as gr
 
-def with_phase_progress(stock: TrainerInfo) -> TrainerInfo:
-    """``control.get_trainer_info`` that reports the phase, and the progress over all phases, of a ClinKD run."""
-
-    @functools.wraps(stock)
-    def get_trainer_info(lang: str, output_path: str, do_train: bool) -> tuple[str, Any, dict[str, Any]]:
-        running_log, slider, info = stock(lang, output_path, do_train)
-        progress = read_progress(Path(output_path))
-        if progress is None:
-            return running_log, slider, info
-
-        import gradio as gr
-
-        info.pop("loss_viewer", None)  # LLaMA Board draws the last phase only
-        trained = [phase for phase in progress.phases if phase in TRAINING_PHASES]
-        curves = {phase: read_trainer_log(Path(output_path), progress.phases, phase) for phase in trained}
-        if any(curves.values()):
-            info["loss_viewer"] = gr.Plot(draw_curves(curves))
-        slider = gr.Slider(label=progress_label(progress, lang), value=progress.percentage, visible=True)
-        return f"{progress_text(progress, lang)}\n\n{running_log}", slider, info
-
-    return get_trainer_info
+    info.pop("loss_viewer", None)  # LLaMA Board draws the last phase only
+    trained = [phase for phase in progress.phases if phase in TRAINING_PHASES]
+    curves = {phase: read_trainer_log(Path(output_path), progress.phases, phase) for phase in trained}
+    if any(curves.values()):
+        info["loss_viewer"] = gr.Plot(draw_curves(curves))
+    slider = gr.Slider(label=progress_label(progress, lang), value=progress.percentage, visible=True)
+    return f"{progress_text(progress, lang)}\n\n{running_log}", slider, info
 
 
 def with_report(stock: Callable[..., Iterator[dict[Any, Any]]]) -> Callable[..., Iterator[dict[Any, Any]]]:

@@ -9,7 +9,6 @@ does not know. So ClinKD's keys are saved within its text box of extra arguments
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import MISSING, fields
 from types import SimpleNamespace
 from typing import Any
@@ -100,17 +99,15 @@ def split_extra_args(extra_args: str) -> tuple[str, dict[str, Any]]:
     return json.dumps(keys, ensure_ascii=False), values
 
 
-def recipe_problem(args: dict[str, Any], check_recipe: Callable[[Any], None]) -> str | None:
-    """The validator's message on the arguments of a run; ``None`` if they are valid.
+def recipe_problem(args: dict[str, Any]) -> str | None:
+    """The validator's message on the arguments that ``llamafactory-cli train`` would get; ``None`` if they are valid.
 
     The fine-tuning and data arguments are built by the classes that the run uses. Model and training arguments are
     only read, because building them would claim a device for this process.
-
-    Args:
-        args: What ``llamafactory-cli train`` would get.
-        check_recipe: The check before the first phase; takes ``model``, ``data``, ``training`` and ``finetuning``.
     """
     from llamafactory.hparams import DataArguments, ModelArguments, TrainingArguments, parser
+
+    from ..phases.validation import check_recipe
 
     finetuning_class = next(group for group in parser._TRAIN_ARGS if issubclass(group, ClinkdArguments))
     try:

@@ -3,7 +3,6 @@
 
 """Progress of a running ClinKD recipe, read from the files in its ``output_dir``."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,26 +93,18 @@ def _count_corrections(folder: Path) -> list[tuple[int, int, int]]:
 LOSS_TERMS = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy", "aux_loss")
 
 
-def collect_loss_terms(stock: Callable[..., None]) -> Callable[..., None]:
-    """``LogCallback.on_log`` that stores the loss terms by step before LLaMA-Factory writes its line."""
-
-    @functools.wraps(stock)
-    def on_log(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        entry = state.log_history[-1] if state.log_history else {}
-        loss_terms = {name: entry[name] for name in LOSS_TERMS if name in entry}
-        if loss_terms:
-            self.__dict__.setdefault("_clinkd_loss_terms", {})[state.global_step] = loss_terms
-        return stock(self, args, state, control, **kwargs)
-
-    return on_log
+def collect_loss_terms(
+    stock: Callable[..., None], self: Any, args: Any, state: Any, control: Any, **kwargs: Any
+) -> None:
+    """Wraps ``LogCallback.on_log``: stores the loss terms by step before LLaMA-Factory writes its line."""
+    entry = state.log_history[-1] if state.log_history else {}
+    loss_terms = {name: entry[name] for name in LOSS_TERMS if name in entry}
+    if loss_terms:
+        self.__dict__.setdefault("_clinkd_loss_terms", {})[state.global_step] = loss_terms
+    stock(self, args, state, control, **kwargs)
 
 
-def write_loss_terms(stock: Callable[..., None]) -> Callable[..., None]:
-    """``LogCallback._write_log``, which runs later in another thread, that adds the stored loss terms."""
-
-    @functools.wraps(stock)
-    def _write_log(self: Any, output_dir: str, logs: dict[str, Any]) -> None:
-        loss_terms = self.__dict__.get("_clinkd_loss_terms", {})
-        return stock(self, output_dir, logs | loss_terms.pop(logs.get("current_steps"), {}))
-
-    return _write_log
+def write_loss_terms(stock: Callable[..., None], self: Any, output_dir: str, logs: dict[str, Any]) -> None:
+    """Wraps ``LogCallback._write_log``, which runs later in another thread: adds the stored loss terms."""
+    loss_terms = self.__dict__.get("_clinkd_loss_terms", {})
+    stock(self, output_dir, logs | loss_terms.pop(logs.get("current_steps"), {}))

@@ -199,10 +199,10 @@ def test_unusable_saved_keys_stay_in_the_extra_arguments(engine, page):
     stock = SimpleNamespace(
         load_args=lambda self, lang, path: {engine.manager.get_elem_by_id("train.extra_args"): extra}
     )
-    from llamafactory_clinkd.webui.board_runner import with_restored_elements
+    from llamafactory_clinkd.webui.board_runner import load_args
 
     with pytest.warns(UserWarning, match="clinkd_phases"):
-        loaded = with_restored_elements(stock.load_args)(engine.runner, "en", "any.yaml")
+        loaded = load_args(stock.load_args, engine.runner, "en", "any.yaml")
     assert loaded == {engine.manager.get_elem_by_id("train.extra_args"): extra}
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from llamafactory_clinkd.webui import chat_tab
 from llamafactory_clinkd.webui.chat_model import with_positions_note
 from llamafactory_clinkd.webui.chat_tab import (
     OPTIONS,
@@ -28,6 +29,11 @@ ROW = {
 }
 
 
+@pytest.fixture(autouse=True)
+def scorers(monkeypatch):
+    monkeypatch.setattr(chat_tab, "cached_scorer", load_scorer)
+
+
 def load_scorer(name):
     if name == "missing":
         raise RuntimeError("no such scorer: fetch it")
@@ -37,7 +43,7 @@ def load_scorer(name):
 def check_values(lang="en", query="Where?", image=None, engine="huggingface", **changes):
     values = dict(zip(OPTIONS, (3, "beam", "image", "logprob"), strict=True)) | changes
     chatter = SimpleNamespace(engine=SimpleNamespace(name=engine))
-    return check_question(chatter, values, query, image, lang, load_scorer)
+    return check_question(chatter, values, query, image, lang)
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

@@ -13,7 +13,7 @@ from llamafactory_clinkd.webui.monitor import (
     metrics_markdown,
     progress_label,
     progress_text,
-    with_phase_progress,
+    trainer_info,
 )
 from llamafactory_clinkd.webui.run_progress import (
     collect_loss_terms,
@@ -110,7 +110,7 @@ def test_at_the_end(run):
 
 def test_stock_monitor_is_left_alone_without_clinkd(tmp_path):
     stock = ("log", "slider", {"loss_viewer": "plot"})
-    assert with_phase_progress(lambda *args: stock)("en", str(tmp_path), True) == stock
+    assert trainer_info(lambda *args: stock, "en", str(tmp_path), True) == stock
 
 
 def test_curves_show_cross_entropy_and_divergence_apart():
@@ -136,8 +136,11 @@ class StockCallback:
 
 
 class PatchedCallback(StockCallback):
-    on_log = collect_loss_terms(StockCallback.on_log)
-    _write_log = write_loss_terms(StockCallback._write_log)
+    def on_log(self, *args, **kwargs):
+        return collect_loss_terms(StockCallback.on_log, self, *args, **kwargs)
+
+    def _write_log(self, *args):
+        return write_loss_terms(StockCallback._write_log, self, *args)
 
 
 def test_loss_terms_are_written_to_the_line_of_their_step():
