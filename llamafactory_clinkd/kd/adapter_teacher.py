@@ -36,13 +36,12 @@ class AdapterTeacher(Teacher):
     Args:
         model: The student, a ``PeftModel`` that holds the teacher's adapters too.
         adapters: Their names; several add up.
-        same_positions: Must be true where positions matter: there is one position function.
     """
 
     prepared_by_trainer = False
 
-    def __init__(self, model: nn.Module, adapters: list[str], *, same_positions: bool = True) -> None:
-        super().__init__(model, same_positions=same_positions)
+    def __init__(self, model: nn.Module, adapters: list[str]) -> None:
+        super().__init__(model, same_positions=True)
         self._adapters = adapters
         self._tower: SharedTower | None = None
 
@@ -73,11 +72,7 @@ class AdapterTeacher(Teacher):
 
 
 class SharedTower:
-    """Records a tower's outputs in one forward pass of its model and replays them in the next.
-
-    Args:
-        tower: From :func:`find_shared_tower`.
-    """
+    """Records a vision tower's outputs in one forward pass of its model and replays them in the next."""
 
     def __init__(self, tower: nn.Module) -> None:
         self._tower = tower

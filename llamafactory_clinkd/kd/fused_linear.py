@@ -1,21 +1,21 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Projects a few rows at a time to the vocabulary and takes a loss with its gradient before the logits are dropped.
+"""Loss and gradient of logits that are projected a few rows at a time and then dropped (a fused linear loss).
 
-The projection and the loss bypass autograd: each chunk of rows is projected by the student's and the teacher's head,
-a kernel computes the loss and its gradient in closed form, and the logits are overwritten by the next chunk. Memory
-does not grow with the number of rows. :class:`PrecomputedGradient` hands the gradient to autograd afterwards.
+Projection and loss bypass autograd: each chunk of rows is projected by the student's and the teacher's head, a kernel
+computes the loss and its gradient in closed form, and the next chunk overwrites the logits. Memory does not grow with
+the number of rows. :class:`PrecomputedGradient` hands the gradient to autograd afterwards.
 
-Results of the matrix products are fp32 (or fp64) whatever the operands are: a bf16 product that returns bf16 loses the
-digits that a softmax gradient needs near convergence. On CPU the operands are upcast tile by tile; on CUDA the fp32
-accumulator of the tensor cores is returned unrounded.
+Matrix products return fp32 (or fp64) whatever their operands are: a bf16 result loses the digits that a softmax
+gradient needs near convergence. On CPU the operands are upcast tile by tile; on CUDA the fp32 accumulator of the
+tensor cores is returned unrounded.
 
-Legend of shapes: ``n`` supervised rows, ``R`` rows of a chunk, ``H`` a hidden size, ``V`` a vocabulary.
+Shapes: ``n`` supervised rows of ``N``, ``R`` rows of a chunk, ``H`` a hidden size, ``V`` a vocabulary.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -31,123 +31,109 @@ TILE_BYTES = {"cpu": 8 * 2**20, "cuda": 64 * 2**20}
 Kernel = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor, bool], torch.Tensor]
 """``(student logits [R, V_s], teacher logits [R, V_t] or None, labels [R], need_grad) -> [5, R]``. It overwrites both
 logits and leaves the gradient in the student's if ``need_grad``."""
-Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
-"""Of the sum over rows, fp32 or fp64, for the rows ``[n, H]`` or ``[n, V]``, the head ``[V, H]`` and its bias."""
+
+
+class Projection(NamedTuple):
+    """Logits ``x @ weight.T + bias`` of ``N`` rows with ``x`` ``[N, H]``, or ``x`` ``[N, V]`` itself."""
+
+    x: torch.Tensor
+    weight: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """``V``."""
+        return self.x.shape[1] if self.weight is None else self.weight.shape[0]
+
+    def detach(self) -> "Projection":
+        """Without the graph."""
+        return Projection(*(tensor if tensor is None else tensor.detach() for tensor in self))
 
 
 def fused_linear_loss(
-    hidden: torch.Tensor,
-    head: torch.Tensor,
-    bias: torch.Tensor | None,
-    teacher: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None,
+    student: Projection,
+    teacher: Projection | None,
+    rows: torch.Tensor,
     labels: torch.Tensor,
     kernel: Kernel,
     *,
     need: tuple[bool, bool, bool],
     chunk_size: int | None,
     autocast: torch.dtype | None,
-) -> tuple[torch.Tensor, Gradients]:
-    """Sums the kernel's results over rows given as hidden states; autocast itself must be off.
+) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+    """Sums the kernel's results over rows; autograd and autocast must be off.
 
     Args:
-        hidden: ``[n, H_s]``, supervised rows only.
-        head: ``[V_s, H_s]``.
-        bias: ``[V_s]`` or None.
-        teacher: ``(hidden [n, H_t], head [V_t, H_t], bias [V_t] or None)`` or None.
-        labels: ``[n]`` int64 in ``[0, V_s)``.
+        student: Detached.
+        teacher: Detached, or None.
+        rows: ``[n]`` int64, the supervised ones of ``N``.
+        labels: ``[n]`` int64, their labels, in ``[0, V_s)``.
         kernel: The loss.
-        need: Which gradients are needed: of hidden, head, bias.
+        need: Which gradients are needed: of the student's rows, weight, bias.
         chunk_size: Rows projected at once; None chooses by :data:`CHUNK_BYTES`.
         autocast: The dtype of the caller's autocast, else None.
 
     Returns:
-        Sums ``[5]`` and gradients, those not needed as None.
+        Sums ``[5]``, and gradients of the sum: fp32 or fp64 (of given logits their dtype), None where not needed.
     """
-    compute = torch.promote_types(torch.promote_types(hidden.dtype, head.dtype), torch.float32)
-    operand = _operand_dtype(hidden, head, compute, autocast)
-    teacher_operand = _operand_dtype(teacher[0], teacher[1], compute, autocast) if teacher else None
-    n, widths = len(labels), [head.shape[0]] + ([teacher[1].shape[0]] if teacher else [])
-    chunk_size = max(1, min(n, chunk_size or _default_chunk_size(widths, compute)))
-    z_buffer = hidden.new_empty(chunk_size, widths[0], dtype=compute)
-    t_buffer = hidden.new_empty(chunk_size, widths[1], dtype=compute) if teacher else None
-    grad_rows = hidden.new_empty(hidden.shape, dtype=compute) if need[0] else None
-    grad_head = torch.zeros_like(head, dtype=compute) if need[1] else None
-    grad_bias = head.new_zeros(widths[0], dtype=compute) if need[2] else None
-    sums = hidden.new_zeros(5, dtype=compute)
-    for start in range(0, n, chunk_size):
-        rows = slice(start, min(start + chunk_size, n))
-        size = rows.stop - rows.start
-        z = _project_(hidden[rows], head, bias, z_buffer[:size], operand)
-        t = _project_(teacher[0][rows], *teacher[1:], t_buffer[:size], teacher_operand) if teacher else None
-        sums += _in_blocks(kernel, z, t, labels[rows], any(need)).sum(dim=1)
-        if need[0]:
-            _grad_rows_(z, head, grad_rows[rows], operand)
+    x, weight, _ = student
+    compute = torch.promote_types(x.dtype if weight is None else weight.dtype, x.dtype)
+    compute = torch.promote_types(compute, torch.float32)
+    width = student.width + (0 if teacher is None else teacher.width)
+    chunk_size = max(1, min(len(rows), chunk_size or CHUNK_BYTES // (width * compute.itemsize)))
+    operand = _operand_dtype(student, compute, autocast)
+    project_student = _projector(student, compute, operand, chunk_size)
+    if teacher is not None:
+        project_teacher = _projector(teacher, compute, _operand_dtype(teacher, compute, autocast), chunk_size)
+    grad_rows = x.new_empty(len(rows), x.shape[1], dtype=x.dtype if weight is None else compute) if need[0] else None
+    grad_weight = torch.zeros_like(weight, dtype=compute) if need[1] else None
+    grad_bias = weight.new_zeros(student.width, dtype=compute) if need[2] else None
+    sums = x.new_zeros(5, dtype=compute)
+    for start in range(0, len(rows), chunk_size):
+        chunk = slice(start, min(start + chunk_size, len(rows)))
+        z, t = project_student(rows[chunk]), None if teacher is None else project_teacher(rows[chunk])
+        sums += _in_blocks(kernel, z, t, labels[chunk], any(need)).sum(dim=1)
+        if need[0] and weight is None:
+            grad_rows[chunk] = z
+        elif need[0]:
+            _grad_rows_(z, weight, grad_rows[chunk], operand)
         if need[1]:
-            _grad_head_(z, hidden[rows], grad_head, operand)
+            _grad_weight_(z, x[rows[chunk]], grad_weight, operand)
         if need[2]:
             grad_bias += z.sum(dim=0)
-    return sums, (grad_rows, grad_head, grad_bias)
-
-
-def chunked_logits_loss(
-    logits: torch.Tensor,
-    teacher: torch.Tensor | None,
-    rows: torch.Tensor,
-    labels: torch.Tensor,
-    kernel: Kernel,
-    *,
-    need_grad: bool,
-    chunk_size: int | None,
-) -> tuple[torch.Tensor, Gradients]:
-    """:func:`fused_linear_loss` for rows ``[n]`` of logits ``[N, V_s]`` and ``[N, V_t]``, upcast chunk by chunk."""
-    compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    widths = [logits.shape[1]] + ([] if teacher is None else [teacher.shape[1]])
-    chunk_size = chunk_size or _default_chunk_size(widths, compute)
-    grad_rows = logits.new_empty(len(rows), logits.shape[1]) if need_grad else None
-    sums = logits.new_zeros(5, dtype=compute)
-    for start in range(0, len(rows), chunk_size):
-        chunk = slice(start, start + chunk_size)
-        z = logits[rows[chunk]].to(compute)
-        t = None if teacher is None else teacher[rows[chunk]].to(compute)
-        sums += _in_blocks(kernel, z, t, labels[chunk], need_grad).sum(dim=1)
-        if need_grad:
-            grad_rows[chunk] = z
-    return sums, (grad_rows, None, None)
+    return sums, (grad_rows, grad_weight, grad_bias)
 
 
 class PrecomputedGradient(torch.autograd.Function):
     """A loss whose gradient (of the sum over rows) is known; backward scales it, casts it and scatters its rows."""
 
     @staticmethod
-    def forward(loss, student, head, bias, rows, denominator, grad_rows, grad_head, grad_bias):  # noqa: D102
+    def forward(loss, x, weight, bias, rows, denominator, grad_rows, grad_weight, grad_bias):  # noqa: D102
         return loss.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:  # noqa: D102
-        _, student, head, bias, *saved = inputs
-        ctx.shape = student.shape
-        ctx.dtypes = [x if x is None else x.dtype for x in (student, head, bias)]
+        _, x, weight, bias, *saved = inputs
+        ctx.shape = x.shape
+        ctx.dtypes = [tensor if tensor is None else tensor.dtype for tensor in (x, weight, bias)]
         ctx.save_for_backward(*saved)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple:  # noqa: D102
-        rows, denominator, grad_rows, grad_head, grad_bias = ctx.saved_tensors
+        rows, denominator, *gradients = ctx.saved_tensors
         scale = grad_output / denominator
-        student, head, bias = ctx.dtypes
-        if grad_rows is not None:
-            dense = grad_rows.new_zeros(ctx.shape, dtype=student)
-            dense[rows] = (grad_rows * scale).to(student)
-            grad_rows = dense
-        if grad_head is not None:
-            grad_head = _scaled(grad_head, scale, head)
-        if grad_bias is not None:
-            grad_bias = (grad_bias * scale).to(bias)
-        return None, grad_rows, grad_head, grad_bias, None, None, None, None, None
+        gradients = [
+            gradient if gradient is None else _scaled(gradient, scale, dtype)
+            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
+        ]
+        if gradients[0] is not None:
+            gradients[0] = gradients[0].new_zeros(ctx.shape).index_copy_(0, rows, gradients[0])
+        return None, *gradients, None, None, None, None, None
 
 
 def _scaled(gradient: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``(gradient * scale).to(dtype)`` for ``[V, H]`` without a second fp32 tensor of that size."""
+    """``(gradient * scale).to(dtype)`` without a second fp32 tensor of that size."""
     if gradient.dtype == dtype:
         return gradient * scale
     result = torch.empty_like(gradient, dtype=dtype)
@@ -170,18 +156,22 @@ def _in_blocks(
     return torch.cat(results, dim=1)
 
 
-def _default_chunk_size(widths: list[int], dtype: torch.dtype) -> int:
-    return max(1, CHUNK_BYTES // (sum(widths) * dtype.itemsize))
+def _projector(
+    side: Projection, compute: torch.dtype, operand: torch.dtype, chunk_size: int
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from row numbers ``[R]`` to logits ``[R, V]``, in a buffer that the next call overwrites."""
+    x, weight, bias = side
+    if weight is None:
+        return lambda rows: x[rows].to(compute)
+    buffer = x.new_empty(chunk_size, side.width, dtype=compute)
 
+    def project(rows: torch.Tensor) -> torch.Tensor:
+        out, chunk = buffer[: len(rows)], x[rows].to(operand)
+        for tile in _tiles(weight, operand):
+            _matmul_(out[:, tile], chunk, weight[tile].to(operand).t(), accumulate=False)
+        return out if bias is None else out.add_(bias)
 
-def _project_(
-    rows: torch.Tensor, head: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, operand: torch.dtype
-) -> torch.Tensor:
-    """``out = rows @ head.T + bias``: ``[R, H] @ [H, V]``."""
-    rows = rows.to(operand)
-    for tile in _tiles(head, operand):
-        _matmul_(out[:, tile], rows, head[tile].to(operand).t(), accumulate=False)
-    return out if bias is None else out.add_(bias)
+    return project
 
 
 def _grad_rows_(grad_z: torch.Tensor, head: torch.Tensor, out: torch.Tensor, operand: torch.dtype) -> None:
@@ -190,7 +180,7 @@ def _grad_rows_(grad_z: torch.Tensor, head: torch.Tensor, out: torch.Tensor, ope
         _matmul_(out, grad_z[:, tile].to(operand), head[tile].to(operand), accumulate=tile.start > 0)
 
 
-def _grad_head_(grad_z: torch.Tensor, rows: torch.Tensor, out: torch.Tensor, operand: torch.dtype) -> None:
+def _grad_weight_(grad_z: torch.Tensor, rows: torch.Tensor, out: torch.Tensor, operand: torch.dtype) -> None:
     """``out += grad_z.T @ rows``: ``[V, R] @ [R, H]``."""
     rows = rows.to(operand)
     for tile in _tiles(out, operand):
@@ -216,16 +206,12 @@ def _tiles(matrix: torch.Tensor, operand: torch.dtype) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def _operand_dtype(
-    rows: torch.Tensor, head: torch.Tensor, compute: torch.dtype, autocast: torch.dtype | None
-) -> torch.dtype:
-    """The dtype that a product's operands are converted to.
+def _operand_dtype(side: Projection, compute: torch.dtype, autocast: torch.dtype | None) -> torch.dtype:
+    """bf16 on CUDA, where ``torch.mm(out_dtype=)`` of torch 2.8 returns the fp32 accumulator; else ``compute``.
 
-    bf16 stays bf16 on CUDA (also under bf16 autocast), where ``torch.mm(out_dtype=)``, new in torch 2.8, returns the
-    fp32 accumulator. Everything else, fp16 included (its range is too small for softmax gradients), is multiplied in
-    ``compute``, fp32 or fp64.
+    fp16 is upcast too: its range is too small for softmax gradients.
     """
-    if rows.device.type == "cuda" and compute == torch.float32 and torch.__version__ >= (2, 8):
-        if autocast == torch.bfloat16 or rows.dtype == head.dtype == torch.bfloat16:
+    if side.weight is not None and side.x.is_cuda and compute == torch.float32 and torch.__version__ >= (2, 8):
+        if autocast == torch.bfloat16 or side.x.dtype == side.weight.dtype == torch.bfloat16:
             return torch.bfloat16
     return compute

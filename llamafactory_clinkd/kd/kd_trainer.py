@@ -56,11 +56,7 @@ class DistillTrainer(SupervisedTrainer):
                     "`kd_cache: hidden` needs the teacher's whole head, which FSDP does not provide outside its own "
                     "forward pass. Set `kd_cache: off`, or use DeepSpeed."
                 )
-            if live is None:
-                self._cached.load_head(self.args.device)
-            else:
-                self._cached.save_head()
-            self._cached.prepare = lambda teacher: teacher.prepare(self.accelerator)
+            self._cached.prepare(self.accelerator)
         self._keys: list[str] = []
         self._first_batch_done = False
         self._noise = torch.Generator(device=self.args.device).manual_seed(self.args.seed + self.args.process_index)
@@ -84,33 +80,20 @@ class DistillTrainer(SupervisedTrainer):
         if self._cached is None:
             hidden = self._teacher.hidden(inputs, supervised_idx)
         else:
-            hidden = self._cached.hidden(self._keys, inputs, supervised_idx, targets, any_rank=self._any_rank)
-        hidden = hidden.flatten(0, 1)
+            hidden = self._cached.hidden(self._keys, inputs, supervised_idx, targets)
         with self._teacher.gathered_head() as (weight, bias), self._teacher.student_pass(inputs):
             if self._head is not None:
-                yield {"hidden": hidden, "head": weight, "bias": bias}
+                yield {"hidden": hidden.flatten(0, 1), "head": weight, "bias": bias}
             else:
                 with torch.no_grad():
-                    logits = linear(hidden.to(weight.dtype), weight, bias)
+                    logits = linear(hidden.flatten(0, 1).to(weight.dtype), weight, bias)
                 yield {"logits": logits}
-
-    def _any_rank(self, flag: bool) -> bool:
-        """Whether ``flag`` is true on any rank; without a partitioned trunk each rank decides alone."""
-        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            return flag
-        total = self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device), reduction="sum")
-        return bool(total > 0)
 
     def loss_options(self) -> dict[str, Any]:
         """Alpha, temperature and noise of Eq. 13-16."""
-        settings = self._settings
-        return {
-            "alpha": settings.kd_alpha,
-            "temperature": settings.kd_temperature,
-            "temperature_squared": settings.kd_temperature_squared,
-            "noise_std": settings.kd_noise_std,
-            "generator": self._noise if settings.kd_noise_std > 0 else None,
-        }
+        names = ("alpha", "temperature", "temperature_squared", "noise_std")
+        options = {name: getattr(self._settings, f"kd_{name}") for name in names}
+        return options | {"generator": self._noise if options["noise_std"] > 0 else None}
 
     def logged_terms(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
         """Cross-entropy, KL divergence, how often both models' first choice agrees, and the teacher's entropy."""
@@ -135,10 +118,7 @@ class DistillTrainer(SupervisedTrainer):
         }
 
     def is_first_batch(self, result: Any) -> bool:
-        """True once, on the first process, at the first batch with a supervised token: time to log its figures.
-
-        They expose a wrong teacher before hours have passed.
-        """
+        """True once, on the first process, for a line of figures that exposes a wrong teacher early."""
         is_first = not self._first_batch_done and bool(result.items > 0)
         self._first_batch_done |= is_first
         return is_first and self.is_world_process_zero()

@@ -15,11 +15,11 @@ Eq. 16, the gradient of one row is
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from .fused_linear import Gradients, PrecomputedGradient, chunked_logits_loss, fused_linear_loss
+from .fused_linear import PrecomputedGradient, Projection, fused_linear_loss
 
 
 IGNORE_INDEX = -100
@@ -99,31 +99,45 @@ def distill_loss(
     """
     if (teacher_hidden is None) != (teacher_head is None):
         raise ValueError("teacher_hidden and teacher_head belong together: pass both, or None for both.")
-    kernel = _kernel(alpha, temperature, temperature_squared, noise_std, generator, chunk_size, teacher_hidden)
-    _check_rows("student_hidden", student_hidden, labels)
-    _check_head("student", student_hidden, student_head, student_bias)
-    rows, row_labels = _supervised_rows(labels, student_head.shape[0])
-    teacher = None
-    if teacher_hidden is not None:
-        _check_rows("teacher_hidden", teacher_hidden, labels)
-        _check_head("teacher", teacher_hidden, teacher_head, teacher_bias)
-        bias = None if teacher_bias is None else teacher_bias.detach()
-        teacher = (teacher_hidden.detach()[rows], teacher_head.detach(), bias)
-
-    weights = (student_hidden, student_head, student_bias)
-    need = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in weights)
-    device = student_hidden.device.type
-    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    hidden, head, bias = (x if x is None else x.detach() for x in weights)
-    options = {"need": need, "chunk_size": chunk_size, "autocast": autocast}
-    with torch.no_grad(), torch.autocast(device, enabled=False):
-        sums, gradients = fused_linear_loss(hidden[rows], head, bias, teacher, row_labels, kernel, **options)
-    return _normalised(sums, gradients, weights, rows, alpha, num_items)
+    return _distill(
+        Projection(student_hidden, student_head, student_bias),
+        None if teacher_hidden is None else Projection(teacher_hidden, teacher_head, teacher_bias),
+        labels,
+        alpha=alpha,
+        temperature=temperature,
+        temperature_squared=temperature_squared,
+        noise_std=noise_std,
+        generator=generator,
+        num_items=num_items,
+        chunk_size=chunk_size,
+    )
 
 
 def logits_distill_loss(
-    student_logits: torch.Tensor,
-    teacher_logits: torch.Tensor | None,
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor, **options: Any
+) -> DistillLoss:
+    """:func:`distill_loss` from logits: student ``[N, V_s]``, teacher ``[N, V_t]`` or None.
+
+    Softmax and loss are fp32 (fp64 for fp64 logits); the gradient has the dtype of ``student_logits``. Half-precision
+    logits are already rounded; prefer :func:`distill_loss` where the head can be used directly.
+
+    Args:
+        student_logits: ``[N, V_s]``, floating point.
+        teacher_logits: ``[N, V_t]`` or None. They never get a gradient.
+        labels: ``[N]`` int64, already shifted; -100 is ignored.
+        **options: ``alpha``, ``temperature``, ``temperature_squared``, ``noise_std``, ``generator``, ``num_items`` and
+            ``chunk_size`` of :func:`distill_loss`, with the same defaults.
+
+    Raises:
+        ValueError: As :func:`distill_loss`.
+    """
+    teacher = None if teacher_logits is None else Projection(teacher_logits)
+    return _distill(Projection(student_logits), teacher, labels, **options)
+
+
+def _distill(
+    student: Projection,
+    teacher: Projection | None,
     labels: torch.Tensor,
     *,
     alpha: float,
@@ -134,26 +148,38 @@ def logits_distill_loss(
     num_items: int | float | torch.Tensor | None = None,
     chunk_size: int | None = None,
 ) -> DistillLoss:
-    """:func:`distill_loss` from logits: student ``[N, V_s]``, teacher ``[N, V_t]`` or None.
+    """Checks the input, computes sums and gradients, normalises them and ties them to the graph."""
+    _check_options(alpha, temperature, noise_std, chunk_size, teacher)
+    _check_projection("student", student, labels)
+    if teacher is not None:
+        _check_projection("teacher", teacher, labels)
+        teacher = teacher.detach()
+    rows, row_labels = _supervised_rows(labels, student.width)
+    kernel = functools.partial(
+        _ce_kl_block_,
+        alpha=alpha,
+        temperature=temperature,
+        kd_scale=temperature**2 if temperature_squared else 1.0,
+        noise_std=noise_std,
+        generator=generator,
+    )
+    need = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in student)
+    device = student.x.device.type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    options = {"need": need, "chunk_size": chunk_size, "autocast": autocast}
+    with torch.no_grad(), torch.autocast(device, enabled=False):
+        sums, gradients = fused_linear_loss(student.detach(), teacher, rows, row_labels, kernel, **options)
 
-    Softmax and loss are fp32 (fp64 for fp64 logits); the gradient has the dtype of ``student_logits``. Half-precision
-    logits are already rounded; prefer :func:`distill_loss` where the head can be used directly.
-
-    Raises:
-        ValueError: As :func:`distill_loss`.
-    """
-    kernel = _kernel(alpha, temperature, temperature_squared, noise_std, generator, chunk_size, teacher_logits)
-    _check_rows("student_logits", student_logits, labels)
-    if teacher_logits is not None:
-        _check_rows("teacher_logits", teacher_logits, labels)
-        teacher_logits = teacher_logits.detach()
-    rows, row_labels = _supervised_rows(labels, student_logits.shape[1])
-    options = {"need_grad": torch.is_grad_enabled() and student_logits.requires_grad, "chunk_size": chunk_size}
-    with torch.no_grad(), torch.autocast(student_logits.device.type, enabled=False):
-        sums, gradients = chunked_logits_loss(
-            student_logits.detach(), teacher_logits, rows, row_labels, kernel, **options
-        )
-    return _normalised(sums, gradients, (student_logits, None, None), rows, alpha, num_items)
+    count = len(rows)
+    if num_items is None or count == 0:
+        num_items = max(count, 1)
+    elif not isinstance(num_items, torch.Tensor) and num_items <= 0:
+        raise ValueError(f"num_items is {num_items} with {count} supervised rows; it must be above 0.")
+    denominator = torch.as_tensor(num_items, dtype=sums.dtype, device=sums.device)
+    ce, kl = sums[0] / denominator, sums[1] / denominator
+    loss = PrecomputedGradient.apply((ce + alpha * kl) / (1 + alpha), *student, rows, denominator, *gradients)
+    means = (sums[2:] / max(count, 1)).unbind()
+    return DistillLoss(loss, ce, kl, *means, torch.tensor(count, device=sums.device))
 
 
 def _ce_kl_block_(
@@ -168,21 +194,9 @@ def _ce_kl_block_(
     noise_std: float,
     generator: torch.Generator | None,
 ) -> torch.Tensor:
-    """Loss terms of a few rows, and their gradient in closed form; overwrites both logit tensors.
+    """The :data:`.fused_linear.Kernel`: Eq. 12-16 for a few rows, ``kd_scale`` is T^2 or 1.
 
-    Args:
-        z: Student logits ``[R, V_s]``; hold their gradient afterwards if ``need_grad``.
-        t: Teacher logits ``[R, V_t]``, or None for cross-entropy alone.
-        labels: ``[R]`` int64, each in ``[0, V_s)``.
-        need_grad: Whether to leave the gradient in ``z``.
-        alpha: Of Eq. 16.
-        temperature: T of Eq. 15.
-        kd_scale: T^2 (Eq. 13) or 1.
-        noise_std: Of Eq. 14.
-        generator: Of the noise.
-
-    Returns:
-        ``[5, R]``: CE, KD (with T^2), top-1 agreement, teacher entropy, teacher mass outside the shared ids.
+    Returns ``[5, R]``: CE, KD (scaled), top-1 agreement, teacher entropy, teacher mass outside the shared ids.
     """
     stats = z.new_zeros(5, z.shape[0])
     log_p = torch.log_softmax(z, dim=-1)
@@ -219,8 +233,7 @@ def _ce_kl_block_(
     return stats
 
 
-def _kernel(alpha, temperature, temperature_squared, noise_std, generator, chunk_size, teacher) -> functools.partial:
-    """Checks the options and binds them to the kernel."""
+def _check_options(alpha: float, temperature: float, noise_std: float, chunk_size: int | None, teacher: Any) -> None:
     if not alpha >= 0:
         raise ValueError(f"alpha is {alpha}; it must be at least 0 (the paper uses 0.5).")
     if not temperature > 0:
@@ -231,26 +244,23 @@ def _kernel(alpha, temperature, temperature_squared, noise_std, generator, chunk
         raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1, or None to choose by memory.")
     if teacher is None and alpha != 0:
         raise ValueError(f"alpha is {alpha} but there is no teacher. Pass the teacher, or alpha=0 for plain CE.")
-    options = {"alpha": alpha, "temperature": temperature, "noise_std": noise_std, "generator": generator}
-    return functools.partial(_ce_kl_block_, kd_scale=temperature**2 if temperature_squared else 1.0, **options)
 
 
-def _check_rows(name: str, tensor: torch.Tensor, labels: torch.Tensor) -> None:
-    if labels.dim() != 1 or tensor.dim() != 2 or tensor.shape[0] != labels.shape[0]:
+def _check_projection(who: str, side: Projection, labels: torch.Tensor) -> None:
+    x, weight, bias = side
+    kind = "logits" if weight is None else "hidden"
+    if labels.dim() != 1 or x.dim() != 2 or x.shape[0] != labels.shape[0]:
         raise ValueError(
-            f"{name} is {list(tensor.shape)} and labels are {list(labels.shape)}; expected [N, width] and [N] with "
+            f"{who}_{kind} is {list(x.shape)} and labels are {list(labels.shape)}; expected [N, width] and [N] with "
             "one N. Flatten batch and sequence first."
         )
-
-
-def _check_head(who: str, hidden: torch.Tensor, head: torch.Tensor, bias: torch.Tensor | None) -> None:
-    if head.dim() != 2 or head.shape[1] != hidden.shape[1]:
+    if weight is not None and (weight.dim() != 2 or weight.shape[1] != x.shape[1]):
         raise ValueError(
-            f"{who}_head is {list(head.shape)}, but {who}_hidden is {list(hidden.shape)}; expected "
-            f"[V, {hidden.shape[1]}]. Under ZeRO-3 or FSDP gather the weight first."
+            f"{who}_head is {list(weight.shape)}, but {who}_hidden is {list(x.shape)}; expected "
+            f"[V, {x.shape[1]}]. Under ZeRO-3 or FSDP gather the weight first."
         )
-    if bias is not None and bias.shape != head.shape[:1]:
-        raise ValueError(f"{who}_bias is {list(bias.shape)}; expected [{head.shape[0]}].")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"{who}_bias is {list(bias.shape)}; expected [{weight.shape[0]}].")
 
 
 def _supervised_rows(labels: torch.Tensor, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -263,25 +273,3 @@ def _supervised_rows(labels: torch.Tensor, vocabulary: int) -> tuple[torch.Tenso
             f"Use {IGNORE_INDEX} for rows without supervision, and check that the tokenizer is the student's."
         )
     return rows, row_labels
-
-
-def _normalised(
-    sums: torch.Tensor,
-    gradients: Gradients,
-    weights: tuple[torch.Tensor | None, ...],
-    rows: torch.Tensor,
-    alpha: float,
-    num_items: int | float | torch.Tensor | None,
-) -> DistillLoss:
-    """Divides the sums and ties the gradients to the graph."""
-    count = len(rows)
-    if num_items is None or count == 0:
-        num_items = max(count, 1)
-    elif not isinstance(num_items, torch.Tensor) and num_items <= 0:
-        raise ValueError(f"num_items is {num_items} with {count} supervised rows; it must be above 0.")
-    denominator = torch.as_tensor(num_items, dtype=sums.dtype, device=sums.device)
-    ce, kl = sums[0] / denominator, sums[1] / denominator
-    loss = (ce + alpha * kl) / (1 + alpha)
-    loss = PrecomputedGradient.apply(loss, *weights, rows, denominator, *gradients)
-    means = (sums[2:] / max(count, 1)).unbind()
-    return DistillLoss(loss, ce, kl, *means, torch.tensor(count, device=sums.device))

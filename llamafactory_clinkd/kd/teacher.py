@@ -54,7 +54,7 @@ class Teacher:
         self._same_positions = same_positions
 
     def prepare(self, accelerator: Any) -> None:
-        """Prepares the model with the trainer's ``accelerator``: device, mixed precision and engine."""
+        """Prepares the model for the device, mixed precision and engine of the trainer's ``accelerator``."""
         self.model = accelerator.prepare_model(self.model, evaluation_mode=True).eval()
 
     def hidden(self, inputs: dict[str, Any], supervised_idx: torch.Tensor) -> torch.Tensor:
@@ -155,7 +155,6 @@ class CachedTeacher:
 
     Attributes:
         teacher: The teacher while its trunk is in memory.
-        prepare: Called with a teacher that was loaded late, to prepare it for its device.
     """
 
     def __init__(
@@ -164,17 +163,27 @@ class CachedTeacher:
         self.cache = cache
         self.hidden_size = cache.hidden_size
         self.teacher = teacher
-        self.prepare: Callable[[Teacher], None] = lambda teacher: None
         self._load, self._keep_trunk = load, keep_trunk
+        self._accelerator: Any = None
         self._head: Head | None = None
 
+    def prepare(self, accelerator: Any) -> None:
+        """Writes the head of a loaded teacher, which is prepared already, for later runs; or reads that of an earlier.
+
+        Args:
+            accelerator: The trainer's; it prepares a teacher that is loaded later.
+        """
+        self._accelerator = accelerator
+        if self.teacher is None:
+            self._head = tuple(x if x is None else x.to(accelerator.device) for x in self.cache.load_head())
+            logger.info("The teacher's head comes from the cache; its trunk is not loaded.")
+            return
+        with self.gathered_head() as (weight, bias):  # on every rank
+            if self.cache.rank == 0 and not self.cache.has_head():
+                self.cache.save_head(weight, bias)
+
     def hidden(
-        self,
-        keys: list[str],
-        inputs: dict[str, Any],
-        supervised_idx: torch.Tensor,
-        targets: torch.Tensor,
-        any_rank: Callable[[bool], bool] = bool,
+        self, keys: list[str], inputs: dict[str, Any], supervised_idx: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
         """Final hidden states ``[B, K, H_t]``, 0 at unsupervised positions if they come from the cache.
 
@@ -182,12 +191,15 @@ class CachedTeacher:
             keys: One for each sample.
             inputs: The student's batch.
             supervised_idx: ``[K]`` positions.
-            targets: ``[B, K]`` labels, -100 where there is none; only the states of the others are cached, in order.
-            any_rank: Whether a flag is true on any rank: a partitioned trunk runs on all of them or on none.
+            targets: ``[B, K]`` labels, -100 where there is none; the states of all others are cached, in order.
         """
         supervised = targets != -100
-        if any_rank(any(key not in self.cache for key in keys)):
-            hidden = self._loaded().hidden(inputs, supervised_idx)
+        if self._on_any_rank(any(key not in self.cache for key in keys)):
+            if self.teacher is None:
+                logger.info("The teacher is loaded for samples that the cache in %s lacks.", self.cache.directory)
+                self.teacher = self._load()
+                self.teacher.prepare(self._accelerator)
+            hidden = self.teacher.hidden(inputs, supervised_idx)
             for key, states, rows in zip(keys, hidden, supervised, strict=True):
                 self.cache.put(key, states[rows])
             return hidden
@@ -204,36 +216,20 @@ class CachedTeacher:
             hidden[row, supervised[row]] = states.to(targets.device)
         return hidden
 
+    def _on_any_rank(self, flag: bool) -> bool:
+        """Whether ``flag`` is true on any rank: DeepSpeed may partition the trunk, which then runs on all or none."""
+        if self._accelerator.state.deepspeed_plugin is None:
+            return flag
+        flags = torch.tensor(float(flag), device=self._accelerator.device)
+        return bool(self._accelerator.reduce(flags, reduction="sum") > 0)
+
     def student_pass(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
         """Surrounds the student's forward pass on the batch of the last :meth:`hidden`."""
         return contextlib.nullcontext() if self.teacher is None else self.teacher.student_pass(inputs)
 
-    @contextlib.contextmanager
-    def gathered_head(self) -> Iterator[Head]:
+    def gathered_head(self) -> contextlib.AbstractContextManager[Head]:
         """The head's weight ``[V_t, H_t]`` and bias."""
-        if self.teacher is not None:
-            with self.teacher.gathered_head() as head:
-                yield head
-        else:
-            yield self._head
-
-    def _loaded(self) -> Teacher:
-        if self.teacher is None:
-            logger.info("The teacher is loaded for samples that the cache in %s lacks.", self.cache.directory)
-            self.teacher = self._load()
-            self.prepare(self.teacher)
-        return self.teacher
-
-    def load_head(self, device: torch.device) -> None:
-        """Reads the head of an earlier run."""
-        self._head = tuple(x if x is None else x.to(device) for x in self.cache.load_head())
-        logger.info("The teacher's head comes from the cache; its trunk is not loaded.")
-
-    def save_head(self) -> None:
-        """Writes the head for later runs; every rank calls this, the first one writes."""
-        with self.gathered_head() as (weight, bias):
-            if self.cache.rank == 0 and not self.cache.has_head():
-                self.cache.save_head(weight, bias)
+        return contextlib.nullcontext(self._head) if self.teacher is None else self.teacher.gathered_head()
 
     def drop_trunk(self) -> Any:
         """Drops the trunk unless it must stay; returns its model, so that the caller can drop it too."""

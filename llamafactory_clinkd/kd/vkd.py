@@ -54,15 +54,11 @@ class VkdLoss(NamedTuple):
 
 
 class VkdProjector(nn.Module):
-    """Projects student features to the teacher's width by a trainable matrix that stays orthogonal.
+    """Projects student features ``H_s`` to the teacher's width ``H_t`` by a trainable matrix that stays orthogonal.
 
-    The weight ``[teacher_dim, student_dim]`` has orthonormal columns if the teacher is at least as wide as the student
-    (which preserves lengths and angles), else orthonormal rows. It is stored and applied in fp32 whatever the model's
-    dtype and autocast are: the parametrization has no half-precision kernels.
-
-    Args:
-        student_dim: Width of the student's hidden states, ``H_s``.
-        teacher_dim: Width of the teacher's, ``H_t``.
+    The weight ``[H_t, H_s]`` has orthonormal columns if the teacher is at least as wide as the student (lengths and
+    angles are then preserved), else orthonormal rows. It is stored and applied in fp32 whatever the model's dtype and
+    autocast are: the parametrization has no half-precision kernels.
     """
 
     def __init__(self, student_dim: int, teacher_dim: int) -> None:

@@ -70,8 +70,7 @@ def find_head(model: nn.Module, role: str) -> tuple[nn.Linear | None, bool]:
 def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], supervised_idx: torch.Tensor) -> torch.Tensor:
     """Final hidden states ``[B, K, H]`` of ``model`` at ``supervised_idx`` ``[K]``, without projecting them.
 
-    They are read inside the head's call, in its input dtype: mixed precision turns every output of the model into
-    fp32.
+    They are read inside the head's call, before mixed precision turns the model's outputs into fp32.
 
     Raises:
         ValueError: See :func:`check_unchanged`.
@@ -89,16 +88,10 @@ def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], supervi
 
 
 def check_unchanged(model: nn.Module, logits: torch.Tensor, head_output: torch.Tensor) -> None:
-    """Checks once for each model that it returns its head's output as its logits.
-
-    Args:
-        model: The model.
-        logits: Its logits.
-        head_output: The output of its head.
+    """Checks once for each model that its ``logits`` are its head's output.
 
     Raises:
-        ValueError: If the model scales, caps or masks the logits after its head without a key in
-            :data:`LOGIT_SCALING_KEYS`.
+        ValueError: If it scales, caps or masks them after its head without a key in :data:`LOGIT_SCALING_KEYS`.
     """
     if getattr(model, "_clinkd_head_checked", False):
         return
