@@ -14,18 +14,13 @@
 from ..utils.lazy import lazy_names
 
 
-_OFFERED = {
-    "evaluate_predictions": "scoring",
-    "evaluate_file": "scoring",
-    "read_predictions": "predictions",
-    "read_rows": "predictions",
-    "load_rows": "predictions",
-    "metrics_table": "score_table",
-    "progress_bar": "score_table",
-    "format_percent": "score_table",
-    "require_spice": "spice",
-    "mean_box_baseline": "mean_box",
+_EXPORTS = {
+    "scoring": ("evaluate_predictions", "evaluate_file"),
+    "predictions": ("read_predictions", "read_rows", "load_rows"),
+    "score_table": ("metrics_table", "progress_bar", "format_percent"),
+    "spice": ("require_spice",),
+    "mean_box": ("mean_box_baseline",),
 }
-
-__all__ = list(_OFFERED)
-__getattr__ = lazy_names(__name__, _OFFERED)
+_HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
+__all__ = list(_HOMES)
+__getattr__ = lazy_names(__name__, _HOMES)

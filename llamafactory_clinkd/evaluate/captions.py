@@ -57,7 +57,9 @@ def caption_statistics(
     Raises:
         ImportError: If ``pycocoevalcap`` is not installed.
     """
-    count = len(rows)
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    count, rouge = len(rows), Rouge()
     report = progress or (lambda stage, done, total: None)
     texts = [one_line(convert_tags(row[side], "qwen_vl")) for side in ("response", "annotation") for row in rows]
     has_java = java_command() is not None
@@ -68,7 +70,10 @@ def caption_statistics(
     table[:, BLEU_COLUMNS:-3] = (
         meteor_statistics(hypotheses, references, lambda done: report("METEOR", done, count)) if has_java else 0
     )
-    table[:, -3] = _rouge_l(hypotheses, references, report)
+    for row, pair in enumerate(zip(hypotheses, references, strict=True)):
+        table[row, -3] = rouge.calc_score(*([text] for text in pair))
+        if (row + 1) % 100 == 0:
+            report("ROUGE-L", row + 1, count)
     for number, group in enumerate(groups, start=1):
         pairs = ([texts[i] for i in group] for texts in (hypotheses, references))
         table[group, :BLEU_COLUMNS], table[group, -2] = ngram_statistics(*pairs)
@@ -97,20 +102,6 @@ def caption_scores(sums: np.ndarray, has_meteor: bool) -> dict[str, np.ndarray |
 def plain_tokenize(texts: Sequence[str]) -> list[str]:
     """The tokenizer used without Java: lower-case words; decimals and hyphenated words whole, no punctuation."""
     return [" ".join(token for token in _TOKEN.findall(text.lower()) if token not in _PUNCTUATION) for text in texts]
-
-
-def _rouge_l(
-    hypotheses: Sequence[str], references: Sequence[str], report: Callable[[str, int, int], None]
-) -> list[float]:
-    """ROUGE-L of each pair, by ``pycocoevalcap``."""
-    from pycocoevalcap.rouge.rouge import Rouge
-
-    scorer, scores = Rouge(), []
-    for hypothesis, reference in zip(hypotheses, references, strict=True):
-        scores.append(scorer.calc_score([hypothesis], [reference]))
-        if len(scores) % 100 == 0:
-            report("ROUGE-L", len(scores), len(hypotheses))
-    return scores
 
 
 def ngram_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -155,13 +146,7 @@ def ngram_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> tu
 
 
 def _compare_ngrams(document_ids: np.ndarray, ngrams: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Clipped matches and CIDEr's clipped cosine of each pair, for the n-grams of one order.
-
-    Args:
-        document_ids: ``[n-grams]``: pair i's hypothesis is document i, its reference is document count + i.
-        ngrams: ``[n-grams]``: the id of each n-gram.
-        count: Number of pairs.
-    """
+    """Clipped matches and CIDEr's clipped cosine of ``count`` pairs; documents i and count + i are pair i."""
     if not len(ngrams):
         return np.zeros(count), np.zeros(count)
     size = int(ngrams.max()) + 1
@@ -183,11 +168,7 @@ def _compare_ngrams(document_ids: np.ndarray, ngrams: np.ndarray, count: int) ->
 def bleu_scores(sums: np.ndarray) -> np.ndarray:
     """BLEU-1..4 of a corpus (Papineni et al., ACL 2002), with the COCO code's smoothing constants.
 
-    Args:
-        sums: float64 ``[..., 10]``, BLEU's statistics summed over rows.
-
-    Returns:
-        float64 ``[..., 4]``.
+    float64 ``[..., 10]``, BLEU's statistics summed over rows, to ``[..., 4]``.
     """
     totals, matches = sums[..., :MAX_N], sums[..., MAX_N : 2 * MAX_N]
     ratio = (sums[..., 2 * MAX_N] + _TINY) / (sums[..., 2 * MAX_N + 1] + _SMALL)

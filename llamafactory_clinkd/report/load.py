@@ -24,33 +24,19 @@ class CorrectionRound:
 
 @dataclass
 class RunData:
-    """Everything the report reads from a run.
-
-    Attributes:
-        folder: The run's ``output_dir``.
-        name: Short, unique among the runs of a report.
-        phases: The phases of ``state.json``, each with its ``inputs``.
-        metrics: ``metrics.json``, or None.
-        predictions: Rows of the shared vocabulary, with ``scorer`` and ``error`` where selection wrote them.
-        pseudo_labels: Rows of ``pseudo_labels.jsonl``.
-        rounds: The correction rounds in order.
-        logs: A log for each training phase that wrote one.
-        scorer: Identity of the model that ranked the candidates, or None.
-        attention: Attention maps, PNG files.
-        missing: A sentence for each file that is absent or unreadable.
-    """
+    """Everything the report reads from a run's ``output_dir``, :attr:`folder`."""
 
     folder: Path
-    name: str
-    phases: dict[str, dict[str, Any]] = field(default_factory=dict)
-    metrics: dict[str, Any] | None = None
-    predictions: list[dict[str, Any]] = field(default_factory=list)
+    name: str  # unique among the runs of a report
+    phases: dict[str, dict[str, Any]] = field(default_factory=dict)  # of state.json, each with its `inputs`
+    metrics: dict[str, Any] | None = None  # metrics.json
+    predictions: list[dict[str, Any]] = field(default_factory=list)  # shared vocabulary, with `scorer` and `error`
     pseudo_labels: list[dict[str, Any]] = field(default_factory=list)
     rounds: list[CorrectionRound] = field(default_factory=list)
     logs: list[TrainingLog] = field(default_factory=list)
-    scorer: dict[str, Any] | None = None
-    attention: list[Path] = field(default_factory=list)
-    missing: dict[str, str] = field(default_factory=dict)
+    scorer: dict[str, Any] | None = None  # identity of the model that ranked the candidates
+    attention: list[Path] = field(default_factory=list)  # PNG files
+    missing: dict[str, str] = field(default_factory=dict)  # a sentence for each absent or unreadable file
 
     def setting(self, key: str) -> Any:
         """The value of a recipe key in the last phase that recorded it, or None."""
