@@ -3,7 +3,7 @@
 
 """`clinkd data`: convert, check, stats, split and subset."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,19 +11,21 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from ..utils.boxes import TagStyle
 from ..utils.console import console, exit_on_error
 from ..utils.io import write_json
+from .check import Check
 from .check import check as run_check
-from .convert import Options
+from .convert import Conversion, Options
 from .convert import convert as run_convert
 from .formats import FORMATS
+from .problems import ERRORS, REASONS, WARNINGS
 from .row_check import IMAGE_MAX_PIXELS
 from .scans import Slice
 from .split import write_split, write_subset
 from .stats import draw_modalities, statistics
-from .tables import check_table, conversion_table, detail_table, modality_table
 from .text import Coordinates
 
 
@@ -43,9 +45,7 @@ def convert(
     format: Annotated[Literal[*FORMATS] | None, typer.Option(help="By default detected from the first rows.")] = None,
     tags: Annotated[TagStyle, typer.Option(help="Style of ref and box tags.")] = "qwen2_vl",
     coordinates: Annotated[Coordinates, typer.Option(help="What the numbers of a box are.")] = "auto",
-    split_turns: Annotated[
-        bool, typer.Option(help="One row per turn; else a conversation of several turns stays one row.")
-    ] = False,
+    split_turns: Annotated[bool, typer.Option(help="One row per turn; else one row per conversation.")] = False,
     image_folder: ImageFolder = None,
     image_prefix: Annotated[str, typer.Option(help="Put before every image path, e.g. images.")] = "",
     slice: Annotated[str, typer.Option(help="Slice of a volume: first, middle, 40, z:40, x:middle.")] = "first",
@@ -67,8 +67,8 @@ def convert(
             default_slice=Slice.parse(slice),
             window=_parse_window(window),
         )
-        with _progress() as progress:
-            bar = progress.add_task("bytes", total=source.stat().st_size)
+        size = source.stat().st_size
+        with _progress() as update:
             conversion = run_convert(
                 source,
                 output,
@@ -76,14 +76,14 @@ def convert(
                 format=format,
                 options=options,
                 strict=strict,
-                on_format=lambda kind, detected: progress.console.print(
+                on_format=lambda kind, detected: console.print(
                     f"Format: {kind.name} ({kind.description}), {'detected' if detected else 'as given'}."
                 ),
-                on_bytes=lambda read: progress.update(bar, completed=read),
+                on_bytes=lambda read: update("bytes", read, size),
             )
     if conversion.resumed_at:
         console.print(f"Resumed an interrupted run after row {conversion.resumed_at:,}.")
-    console.print(conversion_table(conversion))
+    console.print(_conversion_table(conversion))
     for warning in conversion.warnings:
         console.print(f"[yellow]Warning[/]: {escape(warning)}")
     if conversion.warned > len(conversion.warnings):
@@ -108,19 +108,10 @@ def check(
     cutoff_len: Annotated[int, typer.Option(help="The recipe's.")] = 2048,
     image_max_pixels: Annotated[int, typer.Option(help="The recipe's.")] = IMAGE_MAX_PIXELS,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Path of the report without extension; by default beside the data set.")
-    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Without extension; by default beside the data set.")] = None,
 ) -> None:
     """Find what would spoil a training; the exit status is 1 if there is an error."""
-    with _resumable(), _progress() as progress:
-        bars: dict[str, Any] = {}
-
-        def on_progress(stage: str, completed: int, total: int) -> None:
-            if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=total)
-            progress.update(bars[stage], completed=completed, total=total)
-
+    with _resumable(), _progress() as update:
         result = run_check(
             dataset,
             image_folder=image_folder,
@@ -130,9 +121,9 @@ def check(
             image_max_pixels=image_max_pixels,
             workers=workers,
             report=report,
-            on_progress=on_progress,
+            on_progress=update,
         )
-    console.print(check_table(result))
+    console.print(_check_table(result))
     if result.tokens_checked:
         console.print(f"The longest row has {result.longest:,} tokens; cutoff_len is {cutoff_len:,}.")
     else:
@@ -151,20 +142,17 @@ def check(
 def stats(
     dataset: DataSet,
     image_folder: ImageFolder = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="PNG of the proportions; by default beside the data set.")
-    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="PNG of the shares; by default beside the file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON.")] = None,
 ) -> None:
     """Count turns by modality and task (the paper's Figure A1), lengths, boxes per answer and image sizes."""
-    with _resumable(), _progress() as progress:
-        bar = progress.add_task("rows", total=None)
+    with _resumable(), _progress() as update:
         counts = statistics(
             dataset,
             image_folder=image_folder or dataset.parent,
-            on_rows=lambda rows: progress.update(bar, completed=rows),
+            on_rows=lambda rows: update("rows", rows),
         )
-    console.print(modality_table(counts, dataset), detail_table(counts), sep="\n")
+    console.print(_modality_table(counts, dataset), _detail_table(counts), sep="\n")
     if json:
         write_json(json, counts)
     figure = figure or dataset.with_suffix(".modalities.png")
@@ -216,9 +204,19 @@ def _resumable() -> Iterator[None]:
             raise typer.Exit(130) from interrupt
 
 
-def _progress() -> Progress:
+@contextmanager
+def _progress() -> Iterator[Callable[..., None]]:
+    """Shows progress bars; yields ``update(stage, completed, total)``, which adds a bar for each new stage."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    with Progress(*columns, console=console, transient=True) as progress:
+        bars: dict[str, Any] = {}
+
+        def update(stage: str, completed: int, total: int | None = None) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=total)
+            progress.update(bars[stage], completed=completed, total=total)
+
+        yield update
 
 
 def _parse_window(text: str | None) -> tuple[float, float] | None:
@@ -231,3 +229,59 @@ def _parse_window(text: str | None) -> tuple[float, float] | None:
     if width <= 0:
         raise ValueError(f"The width of --window has to be positive, not {width:g}.")
     return centre, width
+
+
+def _conversion_table(conversion: Conversion) -> Table:
+    """Counts of rows, tasks, modalities and reject reasons."""
+    table = Table("", "rows", title=escape(str(conversion.path)))
+    rows = {"in": conversion.rows_in, "converted": conversion.converted}
+    rows |= {"rejected": conversion.rejected, "out": conversion.rows_out}
+    tasks = {f"task {escape(task)}": count for task, count in conversion.tasks.items()}
+    modalities = {f"modality {escape(modality)}": count for modality, count in conversion.modalities.items()}
+    reasons = {f"[red]{reason}[/]: {escape(REASONS[reason])}": count for reason, count in conversion.reasons.items()}
+    for section in (rows, tasks, modalities, reasons):
+        for label, count in section.items():
+            table.add_row(label, f"{count:,}")
+        table.add_section()
+    return table
+
+
+def _check_table(result: Check) -> Table | str:
+    """Each problem with its count and the first row that has it."""
+    title = f"{escape(result.path)}: {result.rows:,} rows, {result.images:,} images"
+    if not result.counts:
+        return f"{title}, no problems."
+    table = Table("", "problem", "count", "first", title=title)
+    for code, count in result.counts.most_common():
+        level = "[red]error[/]" if code in ERRORS else "[yellow]warning[/]"
+        first = result.examples[code][0]
+        example = escape(f"row {first['row']}: {first['detail'][:100]}")
+        table.add_row(level, f"{code}: {escape((ERRORS | WARNINGS)[code])}", f"{count:,}", example)
+    return table
+
+
+def _modality_table(counts: dict[str, Any], dataset: Path) -> Table:
+    """Turns by modality and task, with each modality's share: the numbers of Figure A1."""
+    tasks = list(counts["tasks"])
+    table = Table("modality", *tasks, "turns", "share", title=f"{escape(str(dataset))}: {counts['rows']:,} rows")
+    for modality, count in counts["modalities"].items():
+        cells = [f"{counts['modality_tasks'][modality].get(task, 0):,}" for task in tasks]
+        table.add_row(escape(modality), *cells, f"{count:,}", f"{count / counts['turns']:.1%}")
+    table.add_section()
+    table.add_row("all", *(f"{counts['tasks'][task]:,}" for task in tasks), f"{counts['turns']:,}", "100.0%")
+    return table
+
+
+def _detail_table(counts: dict[str, Any]) -> Table:
+    """Lengths, boxes per answer, image sizes."""
+    table = Table("", "", title="Per turn and per image")
+    for label in ("question_words", "answer_words"):
+        quantiles = counts[f"{label}_quantiles"]
+        table.add_row(label.replace("_", " "), ", ".join(f"{q}%: {value}" for q, value in quantiles.items()))
+    boxes = counts["boxes_per_answer"]
+    table.add_row("boxes per answer", ", ".join(f"{number}: {count:,}" for number, count in boxes.items()))
+    sizes = list(counts["image_sizes"].items())
+    more = f" and {len(sizes) - 8} more" if len(sizes) > 8 else ""
+    table.add_row("image sizes", ", ".join(f"{size}: {count:,}" for size, count in sizes[:8]) + more)
+    table.add_row("images", f"{counts['images']:,}, of which {counts['images_unread']:,} do not open")
+    return table

@@ -23,8 +23,6 @@ from .sharegpt import IMAGE_PLACEHOLDER, as_list
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _IMG_TAG = re.compile(r"(?:Picture\s+\d+:\s*)?<img>(.*?)</img>", re.DOTALL)
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-_MISSPELT = "conversatons"  # the key of LLaVA-Med's published instruction files
 
 
 @dataclass
@@ -42,6 +40,9 @@ class Conversation:
     modality: Any = None
 
 
+Parser = Callable[[Mapping[str, Any]], Conversation]
+
+
 @dataclass(frozen=True)
 class Format:
     """One format: ``matches`` recognizes its rows, ``parse`` reads one or raises :class:`Reject`."""
@@ -49,17 +50,11 @@ class Format:
     name: str
     description: str
     matches: Callable[[Mapping[str, Any]], bool]
-    parse: Callable[[Mapping[str, Any]], Conversation]
-
-
-def _field(row: Mapping[str, Any], field: str) -> str:
-    """A field's text; a finite number (VQA-RAD counts gallstones: ``4``) becomes its digits."""
-    if field not in row:
-        raise Reject("missing_field", f"no {field!r} among {', '.join(map(str, list(row)[:12]))}")
-    return _text(row[field], field)
+    parse: Parser
 
 
 def _text(value: Any, what: str) -> str:
+    """Text as it is; a finite number (VQA-RAD counts gallstones: ``4``) becomes its digits."""
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -67,26 +62,26 @@ def _text(value: Any, what: str) -> str:
     raise Reject("wrong_type", f"{what!r} should be text, is {type(value).__name__} ({str(value)[:40]})")
 
 
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise Reject("wrong_type", f"the conversation should be a list, is {type(value).__name__}")
-    return value
+def _field(row: Mapping[str, Any], field: str) -> str:
+    if field not in row:
+        raise Reject("missing_field", f"no {field!r} among {', '.join(map(str, list(row)[:12]))}")
+    return _text(row[field], field)
 
 
-def _messages(value: Any, role_key: str, text_key: str) -> tuple[str | None, list[list[str]]]:
+def _turns(value: Any, role_key: str = "from", text_key: str = "value") -> tuple[str | None, list[list[str]]]:
     """System prompt and turns of a list of messages."""
     system, turns, expected = None, [], "user"
-    for index, message in enumerate(_list(value)):
+    for number, message in enumerate(_list(value), start=1):
         if not isinstance(message, dict):
-            raise Reject("wrong_type", f"message {index + 1} should be an object, is {type(message).__name__}")
-        name = _field(message, role_key)
-        role, text = _ROLES.get(name.strip().lower()), _field(message, text_key)
+            raise Reject("wrong_type", f"message {number} should be an object, is {type(message).__name__}")
+        name, text = _field(message, role_key), _field(message, text_key)
+        role = _ROLES.get(name.strip().lower())
         if role is None:
-            raise Reject("unknown_role", f"message {index + 1} is from {name[:40]!r}")
-        if role == "system" and index == 0:
+            raise Reject("unknown_role", f"message {number} is from {name[:40]!r}")
+        if role == "system" and number == 1:
             system = text
         elif role != expected:
-            raise Reject("turn_order", f"message {index + 1} is from {role}, expected {expected}")
+            raise Reject("turn_order", f"message {number} is from {role}, expected {expected}")
         elif role == "user":
             turns.append([text])
             expected = "assistant"
@@ -101,13 +96,19 @@ def _messages(value: Any, role_key: str, text_key: str) -> tuple[str | None, lis
 def _pairs(value: Any) -> list[list[str]]:
     """Turns of a list of [question, answer]."""
     turns = []
-    for index, pair in enumerate(_list(value)):
+    for number, pair in enumerate(_list(value), start=1):
         if not isinstance(pair, list):
-            raise Reject("wrong_type", f"turn {index + 1} should be [question, answer], is {type(pair).__name__}")
+            raise Reject("wrong_type", f"turn {number} should be [question, answer], is {type(pair).__name__}")
         if len(pair) != 2:
-            raise Reject("turn_order", f"turn {index + 1} has {len(pair)} entries, expected [question, answer]")
+            raise Reject("turn_order", f"turn {number} has {len(pair)} entries, expected [question, answer]")
         turns.append([_text(pair[0], "question"), _text(pair[1], "answer")])
     return turns
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise Reject("wrong_type", f"the conversation should be a list, is {type(value).__name__}")
+    return value
 
 
 def _tags_to_placeholders(images: list[str], turns: list[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -115,7 +116,7 @@ def _tags_to_placeholders(images: list[str], turns: list[list[str]]) -> tuple[li
 
     Only the file's name is compared with the row's image: the tags of Med-GRIT hold paths of the authors' machines.
     """
-    if not any("<img>" in text or "</img>" in text for turn in turns for text in turn):
+    if not _has_img_tag(turns):
         return images, turns
     tagged = [tag.strip() for question, _ in turns for tag in _IMG_TAG.findall(question)]
     images = images or [relative_path(tag) for tag in dict.fromkeys(tagged)]
@@ -132,10 +133,14 @@ def _tags_to_placeholders(images: list[str], turns: list[list[str]]) -> tuple[li
         return IMAGE_PLACEHOLDER
 
     replaced = [[_IMG_TAG.sub(placeholder, question), answer] for question, answer in turns]
-    if any("<img>" in text or "</img>" in text for turn in replaced for text in turn):
+    if _has_img_tag(replaced):
         in_answer = any("<img>" in answer for _, answer in replaced)
         raise Reject("image_in_answer" if in_answer else "image_count", "an <img> tag that is alone or not closed")
     return images, replaced
+
+
+def _has_img_tag(turns: list[list[str]]) -> bool:
+    return any("<img>" in text or "</img>" in text for turn in turns for text in turn)
 
 
 def _stem(path: str) -> str:
@@ -143,56 +148,53 @@ def _stem(path: str) -> str:
     return posixpath.splitext(posixpath.basename(path.strip().replace("\\", "/")))[0]
 
 
-def _conversation(identity: str, images: Iterable[Any], turns: list[list[str]], **rest: Any) -> Conversation:
+def _conversation(identity: str, images: list[Any], turns: list[list[str]], **rest: Any) -> Conversation:
     paths, turns = _tags_to_placeholders([relative_path(image) for image in images], turns)
     return Conversation(identity, paths, turns, **rest)
 
 
 def _med_grit(row: Mapping[str, Any]) -> Conversation:
     identity = _field(row, "id")
-    image = identity if identity.lower().endswith(_IMAGE_SUFFIXES) or is_scan(identity) else identity + ".png"
+    image = (
+        identity if identity.lower().endswith((".png", ".jpg", ".jpeg")) or is_scan(identity) else identity + ".png"
+    )
     if not identity.strip():
         raise Reject("missing_field", "the id, which names the image, is empty")
-    system, turns = None, row.get("conversations")
-    if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-        system, turns = _messages(turns, "from", "value")
-    else:
-        turns = _pairs(turns)
+    value = row.get("conversations")
+    system, turns = _turns(value) if isinstance(_first(value), dict) else (None, _pairs(value))
     return _conversation(identity, [image], turns, system=system, task=row.get("task"))
 
 
-def _question_answer(row: Mapping[str, Any], identity: str, image: str, question: str, answer: str, **rest: Any):
-    """The conversation of a row with these four fields."""
-    turns = [[_field(row, question), _field(row, answer)]]
-    return _conversation(_field(row, identity), [_field(row, image)], turns, **rest)
+def _question_answer(identity: str, image: str, question: str, *answers: str, modality: str = "") -> Parser:
+    """The parser of rows of one turn, given their keys; the answer is under the first of ``answers`` that exists."""
 
+    def parse(row: Mapping[str, Any]) -> Conversation:
+        answer = next((key for key in answers if key in row), answers[-1])
+        turns = [[_field(row, question), _field(row, answer)]]
+        return _conversation(_field(row, identity), [_field(row, image)], turns, modality=row.get(modality))
 
-def _vqa_rad(row: Mapping[str, Any]) -> Conversation:
-    return _question_answer(row, "qid", "image_name", "question", "answer")
+    return parse
 
 
 def _slake(row: Mapping[str, Any]) -> Conversation:
     if _field(row, "q_lang").strip().lower() != "en":
         raise Reject("not_english", f"q_lang is {row['q_lang']!r}")
-    return _question_answer(row, "qid", "img_name", "question", "answer", modality=row.get("modality"))
-
-
-def _llava_med_qa(row: Mapping[str, Any]) -> Conversation:
-    answer = "gpt4_answer" if "gpt4_answer" in row else "answer"
-    return _question_answer(row, "question_id", "image", "text", answer, modality=row.get("domain"))
+    return _question_answer("qid", "img_name", "question", "answer", modality="modality")(row)
 
 
 def _llava_med(row: Mapping[str, Any]) -> Conversation:
-    system, turns = _messages(row.get("conversations", row.get(_MISSPELT)), "from", "value")
+    system, turns = _turns(_llava_med_messages(row))
     modality = row.get("domain", row.get("modality"))
     return _conversation(_field(row, "id"), as_list(row.get("image")), turns, system=system, modality=modality)
 
 
+def _llava_med_messages(row: Mapping[str, Any]) -> Any:
+    return row.get("conversations", row.get("conversatons"))  # the published instruction files misspell the key
+
+
 def _sharegpt(row: Mapping[str, Any]) -> Conversation:
-    if "messages" in row:
-        system, turns = _messages(row["messages"], "role", "content")
-    else:
-        system, turns = _messages(row.get("conversations"), "from", "value")
+    keys = ("messages", "role", "content") if "messages" in row else ("conversations", "from", "value")
+    system, turns = _turns(row.get(keys[0]), *keys[1:])
     if row.get("system"):
         system = _field(row, "system")
     identity = _field(row, "id") if row.get("id") is not None else ""
@@ -204,40 +206,45 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value else None
 
 
-FORMATS = {
-    kind.name: kind
-    for kind in (
-        Format("slake", "SLAKE (its English rows)", lambda row: {"img_name", "q_lang"} <= row.keys(), _slake),
-        Format("vqa_rad", "VQA-RAD", lambda row: {"image_name", "question"} <= row.keys(), _vqa_rad),
-        Format(
-            "llava_med_qa",
-            "LLaVA-Med questions, such as its qa50 file",
-            lambda row: {"question_id", "text", "image"} <= row.keys(),
-            _llava_med_qa,
-        ),
-        Format(
-            "llava_med",
-            "LLaVA-Med instructions",
-            lambda row: (
-                {"id", "image"} <= row.keys()
-                and isinstance(_first(row.get("conversations", row.get(_MISSPELT))), dict)
-            ),
-            _llava_med,
-        ),
-        Format(
-            "sharegpt",
-            "plain ShareGPT",
-            lambda row: "messages" in row or ("conversations" in row and ("images" in row or "id" not in row)),
-            _sharegpt,
-        ),
-        Format(
-            "med_grit",
-            "Med-GRIT-270k / BiRD, training or test part",
-            lambda row: "id" in row and isinstance(_first(row.get("conversations")), dict | list),
-            _med_grit,
-        ),
-    )
-}
+def _has(*keys: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda row: set(keys) <= row.keys()
+
+
+_TABLE = (
+    Format("slake", "SLAKE (its English rows)", _has("img_name", "q_lang"), _slake),
+    Format(
+        "vqa_rad",
+        "VQA-RAD",
+        _has("image_name", "question"),
+        _question_answer("qid", "image_name", "question", "answer"),
+    ),
+    Format(
+        "llava_med_qa",
+        "LLaVA-Med questions, such as its qa50 file",
+        _has("question_id", "text", "image"),
+        _question_answer("question_id", "image", "text", "gpt4_answer", "answer", modality="domain"),
+    ),
+    Format(
+        "llava_med",
+        "LLaVA-Med instructions",
+        lambda row: {"id", "image"} <= row.keys() and isinstance(_first(_llava_med_messages(row)), dict),
+        _llava_med,
+    ),
+    Format(
+        "sharegpt",
+        "plain ShareGPT",
+        lambda row: "messages" in row or ("conversations" in row and ("images" in row or "id" not in row)),
+        _sharegpt,
+    ),
+    Format(
+        "med_grit",
+        "Med-GRIT-270k / BiRD, training or test part",
+        lambda row: "id" in row and isinstance(_first(row.get("conversations")), dict | list),
+        _med_grit,
+    ),
+)
+FORMATS = {format.name: format for format in _TABLE}
+"""In the order of detection: a row has the first format that matches it."""
 
 
 def detect_format(rows: Iterable[Mapping[str, Any]]) -> Format:

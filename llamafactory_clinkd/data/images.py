@@ -38,8 +38,8 @@ def relative_path(value: object) -> str:
     """Normalizes an image path: relative to the data folder, with ``/`` as separator.
 
     Raises:
-        Reject: ``bad_path`` if the path is not text, is empty or absolute, has a drive or a scheme, holds control
-            characters, or contains ``..`` (even where it would return into the folder).
+        Reject: ``bad_path`` if the path is not text, is empty or absolute, has a drive or a scheme, or contains
+            control characters or ``..``.
     """
     if not isinstance(value, str) or not value.strip():
         raise Reject("bad_path", f"expected a relative path, found {value!r}")

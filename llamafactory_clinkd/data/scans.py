@@ -42,11 +42,7 @@ class Slice:
 
     @classmethod
     def parse(cls, text: str) -> "Slice":
-        """Reads ``first``, ``middle``, ``40``, ``z:40``, ``x:middle``.
-
-        Raises:
-            ValueError: For anything else; the message lists the forms.
-        """
+        """Reads ``first``, ``middle``, ``40``, ``z:40``, ``x:middle``; raises a ValueError for anything else."""
         match = _SLICE.fullmatch(text.strip())
         if not match:
             raise ValueError(f"The slice {text!r} is not one of: first, middle, 40, z:40, x:middle.")
@@ -55,11 +51,7 @@ class Slice:
         return cls((match["axis"] or "z").lower(), place)
 
     def index(self, length: int) -> int:
-        """The slice's number in a volume of ``length`` slices.
-
-        Raises:
-            ValueError: If the volume has fewer slices.
-        """
+        """The slice's number in a volume of ``length`` slices; raises a ValueError if the volume has fewer."""
         index = length // 2 if self.place == "middle" else int(self.place)
         if index >= length:
             raise ValueError(f"slice {index} asked for, there are {length} (numbered from 0)")
@@ -75,12 +67,7 @@ def is_scan(image: str) -> bool:
 
 
 def scan_to_png(
-    folder: str | Path,
-    image: str,
-    *,
-    modality: str = "",
-    default_slice: Slice = Slice(),
-    window: Window | None = None,
+    folder: str | Path, image: str, *, modality: str = "", default_slice: Slice = Slice(), window: Window | None = None
 ) -> tuple[str, list[str]]:
     """Writes one slice of a scan as PNG under ``folder/clinkd_png``, unless one newer than the scan exists.
 

@@ -1,7 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Seeded subsets and splits of a ShareGPT file, written as data sets beside it."""
+"""Seeded subsets and splits of a ShareGPT file, written as data sets beside it.
+
+The same seed gives the same rows on every machine, in any order of the file. The file is read several times and never
+held in memory.
+"""
 
 import hashlib
 import json
@@ -19,43 +23,23 @@ from .sharegpt import dataset_info_entry, row_images, write_array, write_dataset
 def write_subset(path: str | Path, name: str, size: int, *, seed: int = 0, stratify: bool = False) -> int:
     """Writes ``size`` rows of a data set as ``name`` beside it; returns how many.
 
-    Args:
-        path: The data set; read twice, never held in memory.
-        name: Name of the subset, in ``dataset_info.json`` and of its file.
-        size: Number of rows.
-        seed: The same seed gives the same rows on every machine.
-        stratify: Keep the proportions of modality and task.
+    With ``stratify``, modality and task keep their proportions.
 
     Raises:
         ValueError: If a row cannot be read, or the name is the data set's own.
     """
-    strata: list[tuple[str, str]] = []
-
-    def rows_with_strata() -> Iterator[dict[str, Any]]:
-        for row in _rows(path):
-            strata.append(stratum_of(row))
-            yield row
-
-    keys = row_keys(rows_with_strata(), seed)
-    chosen = set(choose_subset(keys, size, strata if stratify else None))
+    strata = [stratum_of(row) for row in _rows(path)] if stratify else None
+    chosen = set(choose_subset(row_keys(_rows(path), seed), size, strata))
     return _write(path, name, lambda index: index in chosen)
 
 
 def write_split(
     path: str | Path, train: str, test: str, *, share: float = 0.1, by: str = "volume", seed: int = 0
 ) -> tuple[int, int]:
-    """Splits a data set into ``train`` and ``test`` beside it; no image (or volume) is in both.
-
-    Args:
-        path: The data set; read three times, never held in memory.
-        train: Name of the training set.
-        test: Name of the test set.
-        share: Minimal share of the rows in the test set.
-        by: ``volume`` or ``image``.
-        seed: The same seed gives the same split on every machine.
+    """Splits a data set into ``train`` and ``test`` beside it; no image or volume (``by``) is in both.
 
     Returns:
-        The number of rows of each set.
+        The number of rows of each set; ``share`` is the minimal share of the test set.
 
     Raises:
         ValueError: If a row cannot be read, a name is the data set's own, the share is not within (0, 1), or no row
@@ -108,38 +92,29 @@ def row_keys(rows: Iterable[Mapping[str, Any]], seed: int) -> list[bytes]:
 
 
 def choose_subset(keys: Sequence[bytes], size: int, strata: Sequence[Hashable] | None = None) -> list[int]:
-    """Indices of ``size`` rows, in the order of the file.
+    """Indices of ``size`` rows (all if there are fewer), in the order of the file.
 
-    Args:
-        keys: From :func:`row_keys`.
-        size: Number of rows; all rows if there are fewer.
-        strata: One label per row, such as its modality and task; each label keeps its share (largest remainders).
+    ``keys`` come from :func:`row_keys`. ``strata`` holds one label per row, such as its modality and task; each label
+    then keeps its share, by largest remainders.
 
     Raises:
         ValueError: If ``size`` is negative.
     """
     if size < 0:
         raise ValueError(f"The size of a subset cannot be negative: {size}.")
-    if size >= len(keys):
-        return list(range(len(keys)))
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for index in range(len(keys)):
-        groups[strata[index] if strata is not None else None].append(index)
-    quotas = _quotas({label: len(members) for label, members in groups.items()}, size)
-    chosen = []
-    for label, members in groups.items():
-        chosen += sorted(members, key=keys.__getitem__)[: quotas[label]]
-    return sorted(chosen)
-
-
-def _quotas(counts: Mapping[Hashable, int], size: int) -> dict[Hashable, int]:
-    """Integers proportional to ``counts`` whose sum is ``size``."""
-    total = sum(counts.values())
-    quotas = {label: count * size // total for label, count in counts.items()}
-    by_remainder = sorted(counts, key=lambda label: (-(counts[label] * size % total), repr(label)))
+    total = len(keys)
+    if size >= total:
+        return list(range(total))
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for index in range(total):
+        members[strata[index] if strata is not None else None].append(index)
+    quotas = {label: len(indices) * size // total for label, indices in members.items()}
+    by_remainder = sorted(members, key=lambda label: (-(len(members[label]) * size % total), repr(label)))
     for label in by_remainder[: size - sum(quotas.values())]:
         quotas[label] += 1
-    return quotas
+    return sorted(
+        index for label, indices in members.items() for index in sorted(indices, key=keys.__getitem__)[: quotas[label]]
+    )
 
 
 def stratum_of(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -164,15 +139,10 @@ def groups_of(row: Mapping[str, Any], by: str) -> list[str]:
 
 
 def split_groups(groups: Sequence[Sequence[str]], share: float, seed: int) -> list[bool]:
-    """For each row, whether it is in the test set.
+    """For each row, whether it is in the test set, given its groups (:func:`groups_of`).
 
     Rows that have a group in common, directly or through other rows, stay together. These clusters are drawn in the
     order of their hash until the test set has ``share`` of the rows; the last one is included as a whole.
-
-    Args:
-        groups: From :func:`groups_of`, one list per row.
-        share: Share of the rows in the test set, in (0, 1).
-        seed: Seed of the draw.
 
     Raises:
         ValueError: If ``share`` is not within (0, 1).
@@ -190,12 +160,12 @@ def split_groups(groups: Sequence[Sequence[str]], share: float, seed: int) -> li
         for group in row[1:]:
             first, second = sorted((root(row[0]), root(group)))
             parent[second] = first  # the least name is the root, whatever the order of the rows
-    cluster_sizes: Counter[str] = Counter(root(row[0]) for row in groups)
+    sizes: Counter[str] = Counter(root(row[0]) for row in groups)
     test: set[str] = set()
     test_rows = 0
-    for cluster in sorted(cluster_sizes, key=lambda name: order_key(seed, name)):
+    for cluster in sorted(sizes, key=lambda name: order_key(seed, name)):
         if test_rows >= share * len(groups):
             break
         test.add(cluster)
-        test_rows += cluster_sizes[cluster]
+        test_rows += sizes[cluster]
     return [root(row[0]) in test for row in groups]

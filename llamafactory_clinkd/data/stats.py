@@ -23,10 +23,7 @@ QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
 def statistics(
-    path: str | Path,
-    *,
-    image_folder: str | Path | None = None,
-    on_rows: Callable[[int], None] | None = None,
+    path: str | Path, *, image_folder: str | Path | None = None, on_rows: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
     """Counts a ShareGPT file; an image is counted once, a question with its answer as one turn.
 
@@ -36,8 +33,8 @@ def statistics(
         ``boxes_per_answer`` (value -> turns), the lengths also as ``..._quantiles``; ``image_sizes`` (``"w x h"`` ->
         images; header only) and ``images_unread``. Sizes are empty without ``image_folder``.
     """
-    rows = turns = unreadable = 0
-    turns_by: Counter[tuple[str, str]] = Counter()  # (modality, task)
+    rows = unreadable = 0
+    turns: Counter[tuple[str, str]] = Counter()  # by modality and task
     lengths: dict[str, Counter[int]] = {"question_words": Counter(), "answer_words": Counter()}
     boxes: Counter[int] = Counter()
     images: dict[str, None] = {}
@@ -52,23 +49,25 @@ def statistics(
         images |= dict.fromkeys(paths)
         modality = known_modality(row.get("modality"), paths[0] if paths else None)
         for question, answer in row_turns:
-            turns += 1
             task = row.get("task") if len(row_turns) == 1 else None
-            turns_by[modality, task if isinstance(task, str) else task_of(question, answer)] += 1
+            turns[modality, task if isinstance(task, str) else task_of(question, answer)] += 1
             lengths["question_words"][len(_WORD.findall(question.replace(IMAGE_PLACEHOLDER, "")))] += 1
             lengths["answer_words"][len(_WORD.findall(answer))] += 1
             boxes[len(box_strings(answer))] += 1
 
     sizes, unread = image_sizes(image_folder, images) if image_folder is not None else (Counter(), 0)
     modalities, tasks = Counter(), Counter()
-    for (modality, task), count in turns_by.items():
+    for (modality, task), count in turns.items():
         modalities[modality] += count
         tasks[task] += count
-    result: dict[str, Any] = {"rows": rows, "turns": turns, "images": len(images), "unreadable_rows": unreadable}
-    result |= {"modalities": dict(modalities.most_common()), "tasks": dict(tasks.most_common())}
-    result["modality_tasks"] = {
-        modality: {task: turns_by[modality, task] for task in tasks if turns_by[modality, task]}
-        for modality in modalities
+    result: dict[str, Any] = {
+        "rows": rows,
+        "turns": turns.total(),
+        "images": len(images),
+        "unreadable_rows": unreadable,
+        "modalities": dict(modalities.most_common()),
+        "tasks": dict(tasks.most_common()),
+        "modality_tasks": {m: {t: turns[m, t] for t in tasks if turns[m, t]} for m in modalities},
     }
     for name, counter in lengths.items():
         result[name] = dict(sorted(counter.items()))
@@ -104,13 +103,8 @@ def image_sizes(folder: str | Path, images: Iterable[str]) -> tuple[Counter[str]
     return sizes, unread
 
 
-def draw_modalities(modalities: dict[str, int], path: str | Path, title: str = "Proportions of modalities") -> None:
-    """Draws the pie of the paper's Figure A1 as PNG.
-
-    Args:
-        modalities: Modality -> number of turns.
-        path: Where the PNG goes.
-        title: Title of the figure.
+def draw_modalities(modalities: dict[str, int], path: str | Path) -> None:
+    """Draws the pie of the paper's Figure A1 as PNG, from the number of turns of each modality.
 
     Raises:
         ValueError: If there is no turn.
@@ -123,19 +117,17 @@ def draw_modalities(modalities: dict[str, int], path: str | Path, title: str = "
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "matplotlib is needed to draw the figure: pip install 'llamafactory-clinkd[eval]'."
-        ) from error
+        raise ImportError("matplotlib draws the figure: pip install 'llamafactory-clinkd[eval]'.") from error
 
     ordered = sorted(modalities.items(), key=lambda item: (-item[1], item[0]))
     figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shares = [count for _, count in ordered]
-    wedges, _ = axes.pie(shares, startangle=90, counterclock=False, wedgeprops={"edgecolor": "white"})
+    counts = [count for _, count in ordered]
+    wedges, _ = axes.pie(counts, startangle=90, counterclock=False, wedgeprops={"edgecolor": "white"})
     labels = [f"{name}: {count / total:.1%} ({count:,})" for name, count in ordered]
     figure.legend(wedges, labels, loc="outside right center", frameon=False)
-    axes.set_title(title)
+    axes.set_title("Proportions of modalities")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
