@@ -1,11 +1,9 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reflective Correction Training (section 3.3): judges answers and rewords the ground truth of wrong ones.
+"""Reflective Correction (section 3.3): judges answers, rewords the ground truth of wrong ones, validates rewordings.
 
-:func:`judge` finds the answers that need correction, :func:`make_corrector` builds what rewords them,
-:func:`rejection_reasons` validates a rewording, :func:`correct_round` runs and records a whole round. None of them
-needs a trainer.
+:func:`correct_round` runs and records a whole round; it needs no trainer.
 """
 
 from pathlib import Path
@@ -72,12 +70,7 @@ def make_corrector(
         from .client import OpenAICorrector
 
         return OpenAICorrector(
-            candidates=candidates,
-            model=model,
-            base_url=base_url,
-            concurrency=concurrency,
-            max_requests=max_requests,
-            allow_remote=allow_remote,
-            prompt_path=prompt_path,
-        )
+            base_url=base_url, model=model, allow_remote=allow_remote, candidates=candidates, concurrency=concurrency,
+            max_requests=max_requests, prompt_path=prompt_path,
+        )  # fmt: skip
     raise ValueError(f"Unknown corrector {kind!r}: expected one of offline, openai.")

@@ -48,10 +48,10 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
-UNREACHABLE_AFTER = 20
-MAX_RETRY_AFTER = 300.0
-MAX_GROUP = 32
-WAKE_SECONDS = 1.0
+UNREACHABLE_AFTER = 20  # failed rows in a row
+MAX_RETRY_AFTER = 300.0  # seconds
+MAX_GROUP = 32  # results
+MAX_WAIT = 1.0  # seconds without a result until an empty group
 
 
 class RequestError(Exception):
@@ -65,10 +65,9 @@ class RequestError(Exception):
 
 @dataclass(kw_only=True)
 class OpenAICorrector:
-    """Requests rewordings from an OpenAI-compatible server through the official client.
+    """Requests rewordings through the official client. :func:`.make_corrector` documents the other arguments.
 
     Args:
-        base_url: See :func:`llamafactory_clinkd.correct.make_corrector`, as for all arguments up to ``prompt_path``.
         timeout: Seconds for a whole request.
         max_attempts: Requests for one row, >= 1.
         backoff: Seconds before the first retry; doubles with each retry up to 32 times that, plus jitter.
@@ -128,12 +127,9 @@ class OpenAICorrector:
         """Runs ``concurrency`` workers, each of which takes the next item when it is free."""
         # Redirects and, on loopback, the environment's proxies would carry texts to another machine.
         http_client = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not is_loopback(self._url))
+        key = os.environ.get("OPENAI_API_KEY") or "no-key-needed"
         client = openai.AsyncOpenAI(
-            api_key=os.environ.get("OPENAI_API_KEY") or "no-key-needed",
-            base_url=self._url,
-            timeout=self.timeout,
-            max_retries=0,
-            http_client=http_client,
+            api_key=key, base_url=self._url, timeout=self.timeout, max_retries=0, http_client=http_client
         )
 
         async def work() -> None:
@@ -251,9 +247,9 @@ def retry_after(error: Any) -> float:
 
 
 def _next_group(results: queue.SimpleQueue) -> list[CorrectionResult | None]:
-    """What has come in, at most :data:`MAX_GROUP`; empty after :data:`WAKE_SECONDS`, so that a reader can stop."""
+    """The results so far, at most :data:`MAX_GROUP`; none after :data:`MAX_WAIT`, so that a reader can stop."""
     try:
-        group = [results.get(timeout=WAKE_SECONDS)]
+        group = [results.get(timeout=MAX_WAIT)]
     except queue.Empty:
         return []
     while len(group) < MAX_GROUP and not results.empty():

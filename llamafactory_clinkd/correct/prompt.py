@@ -49,7 +49,7 @@ class PromptTemplate:
         return self._template.safe_substitute(dict.fromkeys(ALLOWED, "\n"))
 
     def render(self, item: CorrectionItem, count: int) -> str:
-        """The prompt for one item, asking for ``count`` candidates."""
+        """The prompt for one item, with a request for ``count`` candidates."""
         return self._template.substitute(item._asdict(), count=count)
 
 

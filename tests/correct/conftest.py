@@ -9,13 +9,13 @@ import pytest
 
 @pytest.fixture
 def connections(monkeypatch):
-    """Records every address and host name that a socket is asked for; anything but loopback is refused."""
-    asked: list[str] = []
+    """Records every address and host name that a socket connects to or resolves; refuses all but loopback."""
+    hosts: list[str] = []
     connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
 
     def check(host) -> None:
         host = host.decode() if isinstance(host, bytes) else host
-        asked.append(host)
+        hosts.append(host)
         if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
             raise AssertionError(f"a connection to {host} was attempted")
 
@@ -30,7 +30,7 @@ def connections(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", guarded_connect)
     monkeypatch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
-    return asked
+    return hosts
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,7 @@ def test_every_fault_ends_in_one_result_each_within_the_bound():
         assert bool(result.candidates) == (result.error is None)
 
 
-def test_one_request_asks_for_all_candidates_and_tokens_are_counted():
+def test_one_request_covers_all_candidates_and_tokens_are_counted():
     with FaultServer(seed=3, reply=reply(text=completion(answer_text("good", "It is located.")))) as server:
         one = corrector(server, candidates=2)
         assert [r.candidates for r in results(one, ITEMS[:5])] == [("It is situated.", "It lies.")] * 5
@@ -72,7 +72,7 @@ def test_an_odd_count_of_tokens_spoils_no_answer(usage):
         assert one.usage == Usage(requests=3)
 
 
-def test_a_body_that_is_no_utf_8_is_asked_for_again():
+def test_a_body_that_is_not_utf_8_is_retried():
     def answer(row, headers):
         latin = completion('["sténose"]').replace("\\u00e9", "é").encode("latin-1")
         return web.Response(body=latin, content_type="application/json")
@@ -82,8 +82,8 @@ def test_a_body_that_is_no_utf_8_is_asked_for_again():
         assert result.error == "bad_body" and server.requests.total() == 2
 
 
-@pytest.mark.parametrize(("key", "said"), [("sk-" + "secret" * 3, "[key]"), ("none", "none")])
-def test_a_key_that_the_server_repeats_is_taken_out_of_its_answer(monkeypatch, key, said):
+@pytest.mark.parametrize(("key", "expected"), [("sk-" + "secret" * 3, "[key]"), ("none", "none")])
+def test_a_key_in_an_answer_is_redacted(monkeypatch, key, expected):
     """A placeholder is no secret, and may be a word of an honest answer."""
     monkeypatch.setenv("OPENAI_API_KEY", key)
 
@@ -91,10 +91,10 @@ def test_a_key_that_the_server_repeats_is_taken_out_of_its_answer(monkeypatch, k
         return web.Response(text=completion(f'["see {headers["Authorization"]}"]'), content_type="application/json")
 
     with FaultServer(reply=answer) as server:
-        assert results(corrector(server), ITEMS[:1])[0].candidates == (f"see Bearer {said}",)
+        assert results(corrector(server), ITEMS[:1])[0].candidates == (f"see Bearer {expected}",)
 
 
-def test_a_server_without_structured_output_is_asked_plainly():
+def test_a_server_without_structured_output_gets_plain_requests():
     def answer(row, headers):
         if "response_format" in server.bodies[-1]:
             return web.Response(status=400, text="response_format is not supported")
@@ -149,7 +149,7 @@ def test_retry_after_as_a_date_to_come():
     assert 3500 <= retry_after(error) <= 3600
 
 
-def test_a_retry_after_beyond_reason_gives_the_row_up():
+def test_a_too_long_retry_after_fails_the_row():
     with FaultServer(reply=reply(429, headers={"Retry-After": "100000"})) as server:
         (result,) = results(corrector(server), ITEMS[:1])
         assert result.error == "http_429" and server.requests.total() == 1
@@ -175,7 +175,7 @@ def test_attempts_are_bounded(status, text, content_type, code):
         assert server.requests.total() == 3
 
 
-def test_a_refusal_stops_the_requests_and_says_so_once(caplog):
+def test_a_refusal_stops_the_requests_and_is_logged_once(caplog):
     with FaultServer(reply=reply(401)) as server, caplog.at_level(logging.INFO):
         found = results(corrector(server, concurrency=2))
         assert {r.error for r in found} == {"http_401"} and len(found) == len(ITEMS)

@@ -29,14 +29,14 @@ class Fixed:
     name, prompt_text = "fixed", ""
 
     def __init__(self, answers):
-        self.answers, self.usage, self.asked = answers, Usage(), []
+        self.answers, self.usage, self.requested = answers, Usage(), []
 
     def start_round(self, usage):
         self.usage = usage
 
     def correct(self, items):
         for item in items:
-            self.asked.append(item.id)
+            self.requested.append(item.id)
             self.usage.requests += 1
             yield [CorrectionResult(item.id, tuple(self.answers.get(item.id, ())))]
 
@@ -89,7 +89,7 @@ def test_kept_corrected_rejected(tmp_path):
     assert json.loads(json.dumps(summary.as_dict()))["usage"]["requests"] == 3
 
 
-def test_a_scorer_has_a_say_and_sees_the_image(tmp_path):
+def test_a_scorer_gets_the_image_and_adds_to_the_score(tmp_path):
     class Scorer:
         name = "test"
 
@@ -105,7 +105,7 @@ def test_a_scorer_has_a_say_and_sees_the_image(tmp_path):
     assert [each["score"] for each in record["candidates"]] == [1.0, 2.0]
 
 
-def test_labels_that_exist_are_not_made_again(tmp_path):
+def test_existing_labels_are_rejected(tmp_path):
     rows = [row("a"), row("b", annotation="It is the left kidney located here.")]
     answers = {
         "a": ["it is the left  kidney located here", "Located here: the left kidney", "Left kidney, located here"]
@@ -115,7 +115,7 @@ def test_labels_that_exist_are_not_made_again(tmp_path):
     assert [each["reasons"] for each in read_jsonl(path)[0]["candidates"]] == [["existing_label"]] * 2 + [[]]
 
 
-def test_only_so_many_candidates_are_looked_at(tmp_path):
+def test_further_candidates_are_ignored(tmp_path):
     path = tmp_path / "r.jsonl"
     correct([row("b")], Fixed({"b": ["x", "y", "z"]}), path, candidates=2)
     assert [each["text"] for each in read_jsonl(path)[0]["candidates"]] == ["x", "y"]
@@ -162,27 +162,27 @@ def test_no_rows(tmp_path):
     assert summary.rows == 0 and read_jsonl(tmp_path / "r.jsonl") == []
 
 
-def test_what_is_recorded_is_not_done_again_unless_row_or_settings_changed(tmp_path):
+def test_recorded_rows_are_skipped_unless_row_or_settings_changed(tmp_path):
     rows, path = make_rows(30), tmp_path / "r.jsonl"
     correct(rows, first := Fixed({}), path)
     whole = path.read_bytes()
     correct(rows, again := Fixed({}), path)
-    assert len(first.asked) == 27 and again.asked == [] and path.read_bytes() == whole
+    assert len(first.requested) == 27 and again.requested == [] and path.read_bytes() == whole
     assert again.usage.requests == 27
 
     path.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]) + b'{"torn')
     correct(rows, rest := Fixed({}), path)
-    assert rest.asked == [f"ct_{n}" for n in range(11, 30) if n % 10]
+    assert rest.requested == [f"ct_{n}" for n in range(11, 30) if n % 10]
     assert path.read_bytes() == whole
 
     rows[5] = {**rows[5], "response": "another answer"}
     correct(rows, one := Fixed({}), path)
-    assert one.asked == ["ct_5"]
+    assert one.requested == ["ct_5"]
     correct(rows, every := Fixed({}), path, threshold=0.9)
-    assert len(every.asked) == 27
+    assert len(every.requested) == 27
 
 
-def test_an_interrupted_correction_keeps_what_it_has(tmp_path):
+def test_an_interrupted_correction_keeps_its_records(tmp_path):
     class Stopped(Fixed):
         def correct(self, items):
             for number, group in enumerate(super().correct(items)):
@@ -195,25 +195,25 @@ def test_an_interrupted_correction_keeps_what_it_has(tmp_path):
         correct(rows, Stopped({}), path)
     assert len(read_jsonl(path)) == 3 + 4
     correct(rows, rest := Fixed({}), path)
-    assert len(rest.asked) == 27 - 4 and rest.usage.requests == 4 + 23
+    assert len(rest.requested) == 27 - 4 and rest.usage.requests == 4 + 23
 
 
 def test_a_slow_server_does_not_keep_a_run_from_stopping(tmp_path):
-    """It asks to be left alone for 20 seconds: after those every row would have failed."""
+    """Its Retry-After is 20 seconds, after which every row would fail."""
     web = pytest.importorskip("aiohttp.web", reason="aiohttp is not installed")
     pytest.importorskip("openai", reason="the openai client is not installed")
-    rows, path, asked = make_rows(20), tmp_path / "r.jsonl", []
+    rows, path, calls = make_rows(20), tmp_path / "r.jsonl", []
 
     def leave(stage, done, total):
-        asked.append((stage, done))
-        if len(asked) == 4:
+        calls.append((stage, done))
+        if len(calls) == 4:
             raise KeyboardInterrupt
 
     with FaultServer(reply=lambda row, headers: web.Response(status=429, headers={"Retry-After": "20"})) as server:
         with pytest.raises(KeyboardInterrupt):
             correct(rows, make_corrector("openai", base_url=server.url, concurrency=2), path, progress=leave)
         assert server.requests.total() == 2
-    assert asked == [("judge", 20), *[("correct", 0)] * 3]
+    assert calls == [("judge", 20), *[("correct", 0)] * 3]
     assert [each["status"] for each in read_jsonl(path)] == ["kept"] * 2
 
 
@@ -299,7 +299,7 @@ def kill_and_resume(tmp_path, count, kills, similarity):
     assert Counter(each["id"] for each in read_jsonl(path)) == {each["id"]: 1 for each in rows}
 
 
-def test_killed_and_resumed_equals_undisturbed(tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     kill_and_resume(tmp_path, count=150, kills=2, similarity="lexical")
 
 

@@ -93,7 +93,7 @@ def run(server, tmp_path, rows):
     )
 
 
-def test_only_loopback_is_asked_whatever_the_proxies_say(connections, monkeypatch, tmp_path):
+def test_only_loopback_is_contacted_despite_proxies(connections, monkeypatch, tmp_path):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://proxy.example.org:3128")
     with FaultServer(faults=False) as server:
@@ -150,7 +150,7 @@ CORRECTS = {"use_clinkd": True, "corrector": "openai"}
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "expected"),
     [
         ({}, "no ClinKD phase"),
         ({"use_clinkd": True}, "offline corrector: nothing is sent"),
@@ -161,17 +161,17 @@ CORRECTS = {"use_clinkd": True, "corrector": "openai"}
         ({**CORRECTS, "correction_allow_remote": True}, "LEAVE THIS MACHINE for api.openai.com"),
     ],
 )
-def test_describe_recipe(keys, said):
-    assert said in describe_recipe(keys)
+def test_describe_recipe(keys, expected):
+    assert expected in describe_recipe(keys)
 
 
 @pytest.mark.parametrize("keys", [CORRECTS, {**CORRECTS, "correction_base_url": "ftp://x"}])
-def test_a_recipe_that_would_stop_is_described_as_it_would_stop(keys):
+def test_describing_a_recipe_that_would_stop_raises_the_same_error(keys):
     with pytest.raises(ValueError, match="correction_base_url"):
         describe_recipe(keys)
 
 
-def test_doctor_tells_what_a_recipe_sends(tmp_path):
+def test_doctor_reports_what_a_recipe_sends(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("use_clinkd: true\ncorrector: openai\ncorrection_base_url: http://10.1.2.3/v1\n")
     found = sending(read_recipe(path))
@@ -182,14 +182,14 @@ def test_doctor_tells_what_a_recipe_sends(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("allowed", "state", "said", "exit_code"),
+    ("allowed", "state", "expected", "exit_code"),
     [
         ("false", "broken", "to 10.1.2.3. If these texts may leave", 1),
         ("true", "ok", "LEAVE THIS MACHINE for 10.1.2.3", 0),
     ],
 )
-def test_the_command_doctor_tells_it_without_calling_anyone(
-    tmp_path, monkeypatch, connections, allowed, state, said, exit_code
+def test_the_doctor_command_reports_it_without_a_connection(
+    tmp_path, monkeypatch, connections, allowed, state, expected, exit_code
 ):
     for name in ("versions", "attached_seams", "seam_names", "packages"):
         monkeypatch.setattr(doctor, name, lambda *_: [])
@@ -203,6 +203,6 @@ def test_the_command_doctor_tells_it_without_calling_anyone(
     done = CliRunner().invoke(app, ["doctor", "--json", "--recipe", str(path)])
     found = {each["name"]: each for each in json.loads(done.stdout)}
     assert found["sends"]["state"] == state
-    assert said in found["sends"]["found"] + found["sends"]["fix"]
+    assert expected in found["sends"]["found"] + found["sends"]["fix"]
     assert "ground-truth answer" in found["sends"]["found"] + found["sends"]["fix"]
     assert (done.exit_code, connections) == (exit_code, [])

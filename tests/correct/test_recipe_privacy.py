@@ -30,7 +30,7 @@ def run(workspace, output_dir, **changes):
 
 @pytest.fixture(autouse=True)
 def uncounted(monkeypatch):
-    """``datasets`` tells its makers that a JSON file was loaded, and no more, whoever calls it: see README, Limits."""
+    """``datasets`` reports to its makers that a JSON file was loaded, whoever calls it: see README, Limits."""
     monkeypatch.setattr("datasets.config.HF_UPDATE_DOWNLOAD_COUNTS", False)
 
 
@@ -47,7 +47,7 @@ class Kept(logging.Handler):
 
 @pytest.fixture
 def logged():
-    """Everything that any logger says, at the lowest level."""
+    """Every message of every logger, at the lowest level."""
     handler = Kept()
     loggers = [logging.getLogger(name) for name in (None, "llamafactory", "llamafactory_clinkd", "transformers")]
     loggers += [logging.getLogger(name) for name in ("openai", "httpx", "httpcore", "asyncio")]
@@ -68,10 +68,14 @@ def test_no_connection_but_loopback_and_no_key_anywhere(workspace, tmp_path, con
     def answer(row, headers):
         """In turn: an error that repeats the key, candidates that repeat it, one that is none of both."""
         seen.append(headers["Authorization"])
-        told = [f"the key is {headers['Authorization']}", json.dumps({"candidates": [headers["Authorization"]]}), "[]"]
+        bodies = [
+            f"the key is {headers['Authorization']}",
+            json.dumps({"candidates": [headers["Authorization"]]}),
+            "[]",
+        ]
         if len(seen) % 3 == 1:
-            return web.Response(status=500, text=told[0])
-        return web.Response(text=completion(told[len(seen) % 3 - 1]), content_type="application/json")
+            return web.Response(status=500, text=bodies[0])
+        return web.Response(text=completion(bodies[len(seen) % 3 - 1]), content_type="application/json")
 
     with FaultServer(reply=answer) as server:
         run(workspace, tmp_path / "out", corrector="openai", correction_base_url=server.url)
@@ -123,7 +127,7 @@ def test_the_default_recipe_opens_no_connection_beyond_loopback(workspace, tmp_p
     assert set(connections) <= LOOPBACK
 
 
-def test_a_similarity_that_cannot_be_loaded_is_told_before_the_first_phase(workspace, tmp_path):
+def test_a_similarity_that_cannot_be_loaded_is_reported_before_the_first_phase(workspace, tmp_path):
     with pytest.raises(ValueError, match="lexical similarity has no model"):
         run(workspace, tmp_path / "out", correction_similarity_model="some/model")
     assert not (tmp_path / "out" / "clinkd" / "state.json").exists()

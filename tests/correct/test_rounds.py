@@ -162,15 +162,15 @@ def test_resumed_in_the_longer_round_it_is_an_undisturbed_run(workspace, tmp_pat
 
     changes = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulation, "save_strategy": "steps"}
     changes |= {"save_steps": 1, "save_total_limit": 2}
-    run(correct_only(workspace, tmp_path / "preserve_training_state", **changes))
-    summary = read_json(tmp_path / "preserve_training_state" / "clinkd" / "corrections" / "round-1.summary.json")
+    run(correct_only(workspace, tmp_path / "uninterrupted", **changes))
+    summary = read_json(tmp_path / "uninterrupted" / "clinkd" / "corrections" / "round-1.summary.json")
     planned, longer = (-(-rows // accumulation) for rows in (8, 8 + summary["corrected"]))
-    assert summary["corrected"] > 0 and len(losses(tmp_path / "preserve_training_state")) == planned + longer
+    assert summary["corrected"] > 0 and len(losses(tmp_path / "uninterrupted")) == planned + longer
 
     stop = Stop()
     stop.at = planned + longer - 2
     with pytest.raises(InterruptedError):
         run_exp(correct_only(workspace, tmp_path / "stopped", **changes), [stop])
     run(correct_only(workspace, tmp_path / "stopped", **changes))
-    assert losses(tmp_path / "stopped") == losses(tmp_path / "preserve_training_state")
-    assert rates(tmp_path / "stopped") == rates(tmp_path / "preserve_training_state")
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "uninterrupted")
+    assert rates(tmp_path / "stopped") == rates(tmp_path / "uninterrupted")

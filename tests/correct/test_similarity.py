@@ -53,7 +53,7 @@ def test_lexical_has_no_model():
 
 
 @pytest.mark.parametrize(("kind", "module"), [("sentence", "sentence_transformers"), ("clip", "open_clip")])
-def test_a_library_that_is_not_installed_is_told_without_loading(monkeypatch, kind, module):
+def test_a_missing_library_is_reported_without_loading(monkeypatch, kind, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"The {kind} similarity needs .*llamafactory-clinkd\[{kind}\]"):
         check_similarity(kind)
@@ -115,7 +115,7 @@ class TestSentence:
         assert named.scores(a, b) == pytest.approx(similarity.scores(a, b), abs=1e-5)
         assert named.name.startswith(f"sentence:{packaged_minilm()}:") and connections == []
 
-    def test_name_tells_the_weights(self, similarity):
+    def test_name_has_a_digest_of_the_weights(self, similarity):
         kind, model, digest = similarity.name.split(":")
         assert (kind, model) == ("sentence", "all-MiniLM-L6-v2") and len(digest) == 12
         assert int(digest, 16) >= 0
@@ -159,7 +159,7 @@ class TestClip:
             load_similarity("clip", model="ViT-B-32")
 
     def test_a_folder_without_weights_is_refused(self, folder, tmp_path):
-        """open_clip warns and goes on with random ones."""
+        """open_clip alone would only warn and use random ones."""
         (tmp_path / "open_clip_config.json").write_bytes((folder / "open_clip_config.json").read_bytes())
         with pytest.raises(RuntimeError, match="pretrained weights.*could not be loaded"):
             load_similarity("clip", model=str(tmp_path))
