@@ -3,9 +3,9 @@
 
 """The YAML keys of ClinKD: one dataclass with help, ranges and conflicts, in LLaMA-Factory's style.
 
-``ClinkdArguments`` is mixed into LLaMA-Factory's ``FinetuningArguments`` by :mod:`llamafactory_clinkd.attach`, so each
-field is a recipe key and a ``llamafactory-cli train`` option. Every message names the key, the value found, what is
-allowed, and the fix. Neither torch nor LLaMA-Factory is imported here.
+:mod:`llamafactory_clinkd.attach` mixes ``ClinkdArguments`` into LLaMA-Factory's ``FinetuningArguments``, so each field
+is a recipe key and a ``llamafactory-cli train`` option. Every error message names the key, the value found, what is
+allowed, and the fix. This module imports neither torch nor LLaMA-Factory.
 """
 
 import math
@@ -20,174 +20,144 @@ from .utils.value_checks import bad_value, parse_numbers, require_choice, requir
 PHASES = ("pseudo_label", "distill", "correct", "predict", "evaluate")
 TRAINING_PHASES = ("distill", "correct")
 OPTIONS_WRITTEN: ContextVar[frozenset[str] | None] = ContextVar("options_written", default=None)
-"""The options of a command line while it is parsed: argparse hands over every default as if it had been written."""
+"""The options of a command line while it is parsed: argparse passes every default as if it had been written."""
+
+
+def _key(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+RANGES: dict[tuple[str, ...], dict[str, Any]] = {
+    (
+        "mcg_alpha_h", "mcg_alpha_w", "mcg_gap", "pseudo_label_samples", "correction_rounds", "correction_candidates",
+        "correction_concurrency", "sasg_candidates", "correction_max_samples", "correction_max_requests",
+    ): {"minimum": 1, "integer": True},
+    ("kd_alpha", "kd_noise_std"): {"minimum": 0.0},
+    ("kd_temperature", "kd_epochs"): {"minimum": 0.0, "open_minimum": True},
+    ("correction_threshold", "correction_iou"): {"minimum": 0.0, "maximum": 1.0},
+}  # fmt: skip
+OPTIONAL = ("correction_max_samples", "correction_max_requests")
 
 
 @dataclass
 class ClinkdArguments:
     r"""Arguments pertaining to ClinKD.
 
-    ``clinkd_written``, no field, has the names of the keys that were written, at whatever value: a default is no wish.
+    ``clinkd_written`` (not a field) holds the names of the keys that were written, whatever their value.
     """
 
-    use_clinkd: bool = field(
-        default=False,
-        metadata={"help": "Whether or not to run ClinKD's procedure. Every other key of this group needs it."},
+    use_clinkd: bool = _key(False, "Whether or not to run ClinKD's phases. Every other key of this group needs it.")
+    clinkd_phases: str = _key(
+        ",".join(PHASES),
+        f"The phases to run: any subset of {', '.join(PHASES)}, in this order, separated by commas.",
     )
-    clinkd_phases: str = field(
-        default=",".join(PHASES),
-        metadata={"help": f"The phases to run, any subset of {', '.join(PHASES)}, in this order. Use commas."},
+    rope_variant: Literal["mrope", "mcg", "mcg_released", "rope_2d", "rope_mixed"] = _key(
+        "mcg",
+        "Rotary positions of the student: mrope (LLaMA-Factory's), mcg (the paper's Eq. 4), mcg_released (the "
+        "authors' code), rope_2d (Eq. 7-11 without the shift), rope_mixed (learnable frequencies in vision).",
     )
-    rope_variant: Literal["mrope", "mcg", "mcg_released", "rope_2d", "rope_mixed"] = field(
-        default="mcg",
-        metadata={
-            "help": "Rotary positions of the student: mrope (stock), mcg (the paper's Eq. 4), mcg_released (the "
-            "authors' code), rope_2d (Eq. 7-11 without the shift), rope_mixed (learnable frequencies in vision)."
-        },
+    teacher_rope_variant: Literal["mrope", "mcg", "mcg_released", "rope_2d", "rope_mixed"] = _key(
+        "mrope", "Rotary positions of the teacher. A teacher saved with a clinkd_config.json keeps the saved ones."
     )
-    teacher_rope_variant: Literal["mrope", "mcg", "mcg_released", "rope_2d", "rope_mixed"] = field(
-        default="mrope",
-        metadata={
-            "help": "Rotary positions of the teacher; a teacher saved with its own clinkd_config.json keeps those."
-        },
+    mcg_alpha_h: int = _key(1, "MCG-RoPE's interval between image rows (Eq. 2), >= 1.")
+    mcg_alpha_w: int = _key(1, "MCG-RoPE's interval between image columns (Eq. 2), >= 1.")
+    mcg_gap: int = _key(
+        2, "Gap at each text/image boundary, only for rope_variant mcg_released; 1 equals LLaMA-Factory's positions."
     )
-    mcg_alpha_h: int = field(default=1, metadata={"help": "MCG-RoPE's interval between image rows (Eq. 2), >= 1."})
-    mcg_alpha_w: int = field(default=1, metadata={"help": "MCG-RoPE's interval between image columns (Eq. 2), >= 1."})
-    mcg_gap: int = field(
-        default=2,
-        metadata={"help": "Gap at each text/image boundary, only for rope_variant mcg_released; 1 is stock."},
+    rope_sections: str | None = _key(
+        None, "Rotary frequency pairs for time, height and width, e.g. 0,32,32. Default: the model's own."
     )
-    rope_sections: str | None = field(
-        default=None,
-        metadata={"help": "Rotary frequency pairs for time, height, width, e.g. 0,32,32. Default: the model's own."},
+    image_square: bool = _key(True, "Whether or not to resample images to width = height (section 4.3 of the paper).")
+    kd_method: Literal["pseudo_kd", "vkd", "none"] = _key(
+        "pseudo_kd",
+        "Distillation loss: pseudo_kd (Eq. 12-16), vkd (orthogonal feature projection) or none (CE only).",
     )
-    image_square: bool = field(
-        default=True,
-        metadata={"help": "Whether or not to resample images to width = height (section 4.3 of the paper)."},
+    kd_alpha: float = _key(0.5, "Weight of the distillation term in Eq. 16, >= 0.")
+    kd_temperature: float = _key(0.5, "Temperature T of Eq. 13-15, > 0.")
+    kd_temperature_squared: bool = _key(True, "Whether or not to multiply the KL divergence by T^2 as in Eq. 13.")
+    kd_noise_std: float = _key(0.0, "Standard deviation of the Gaussian noise on the logits in Eq. 14, >= 0.")
+    kd_epochs: float = _key(2.0, "Epochs of the distill phase, > 0.")
+    kd_cache: Literal["off", "hidden"] = _key(
+        "off",
+        "hidden: cache the teacher's final hidden states on disk in the first epoch; afterwards only its output head "
+        "stays in memory.",
     )
-    kd_method: Literal["pseudo_kd", "vkd", "none"] = field(
-        default="pseudo_kd",
-        metadata={
-            "help": "Distillation loss: pseudo_kd (Eq. 12-16), vkd (orthogonal feature projection), none (CE only)."
-        },
+    kd_teacher_offload: bool = _key(
+        False,
+        "Whether or not to keep the teacher's weights in CPU memory and move each layer to the GPU for its forward "
+        "pass, in the distill phase.",
     )
-    kd_alpha: float = field(default=0.5, metadata={"help": "Weight of the distillation term in Eq. 16, >= 0."})
-    kd_temperature: float = field(default=0.5, metadata={"help": "Temperature T of Eq. 13-15, > 0."})
-    kd_temperature_squared: bool = field(
-        default=True, metadata={"help": "Whether or not to multiply the KL divergence by T^2 as in Eq. 13."}
+    pseudo_label_samples: int = _key(
+        30000, "Size of the random, seeded subset that the teacher labels and the student is distilled on."
     )
-    kd_noise_std: float = field(
-        default=0.0, metadata={"help": "Standard deviation of the Gaussian noise on the logits in Eq. 14, >= 0."}
+    pseudo_label_target: Literal["ground_truth", "pseudo_label"] = _key(
+        "ground_truth", "Target of the cross-entropy in the distill phase: ground_truth (Eq. 12) or pseudo_label."
     )
-    kd_epochs: float = field(default=2.0, metadata={"help": "Epochs of the distill phase, > 0."})
-    kd_cache: Literal["off", "hidden"] = field(
-        default="off",
-        metadata={"help": "hidden: keep the teacher's final hidden states on disk and run its trunk once only."},
+    correction_rounds: int = _key(2, "Rounds (epochs) of supervised fine-tuning in the correct phase, >= 1.")
+    correction_threshold: float = _key(
+        0.8, "Answers whose similarity to the ground truth is below this are corrected, 0 to 1."
     )
-    kd_teacher_offload: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether or not to keep the teacher's weights in the machine's memory and bring each layer to the "
-            "GPU for its forward pass, in the distill phase."
-        },
+    correction_iou: float = _key(0.5, "Groundings whose IoU with the ground truth is below this are wrong, 0 to 1.")
+    correction_outputs: Literal["generate", "forward"] = _key(
+        "generate",
+        "Answers to judge: generate (generated after a round) or forward (argmax of the training logits, at no extra "
+        "cost).",
     )
-    pseudo_label_samples: int = field(
-        default=30000,
-        metadata={"help": "Rows that the teacher labels and the student is distilled on: a seeded random subset."},
+    correction_similarity: Literal["sentence", "clip", "lexical"] = _key(
+        "sentence", "Text similarity: sentence (sentence-transformers), clip or lexical."
     )
-    pseudo_label_target: Literal["ground_truth", "pseudo_label"] = field(
-        default="ground_truth",
-        metadata={
-            "help": "What the cross-entropy of the distill phase learns: ground_truth (Eq. 12) or pseudo_label."
-        },
+    correction_similarity_model: str | None = _key(
+        None, "Name or path of the similarity model. Default for sentence: the packaged all-MiniLM-L6-v2."
     )
-    correction_rounds: int = field(
-        default=2, metadata={"help": "Rounds (epochs) of supervised fine-tuning in the correct phase, >= 1."}
+    corrector: Literal["offline", "openai"] = _key(
+        "offline", "Corrector of wrong answers: offline (rules, no network) or openai (any OpenAI-compatible server)."
     )
-    correction_threshold: float = field(
-        default=0.8,
-        metadata={"help": "Answers whose similarity to the ground truth is below it are corrected, 0 to 1."},
+    correction_model: str = _key("gpt-4o", "Name of the openai corrector's model.")
+    correction_base_url: str | None = _key(
+        None, "Base URL of the OpenAI-compatible server. The API key is read from OPENAI_API_KEY."
     )
-    correction_iou: float = field(
-        default=0.5, metadata={"help": "A grounding whose IoU with the ground truth is below it is wrong, 0 to 1."}
+    correction_candidates: int = _key(3, "Rewordings requested for each answer, >= 1.")
+    correction_concurrency: int = _key(16, "Number of concurrent requests, >= 1.")
+    correction_max_samples: int | None = _key(
+        None, "Judge only a random, seeded subset of this many rows per round. Default: all rows."
     )
-    correction_outputs: Literal["generate", "forward"] = field(
-        default="generate",
-        metadata={"help": "What is judged: generate (answers), or forward (argmax of the training logits, free)."},
+    correction_max_requests: int | None = _key(
+        None, "Limit of requests per round; further rows keep the ground truth. Default: no limit."
     )
-    correction_similarity: Literal["sentence", "clip", "lexical"] = field(
-        default="sentence", metadata={"help": "Text similarity: sentence (sentence-transformers), clip or lexical."}
+    correction_token_prices: str | None = _key(
+        None,
+        "Prices of a million prompt tokens and a million completion tokens, e.g. 2.50,10.00. The log and the summary "
+        "of each round then include its cost. Default: tokens only.",
     )
-    correction_similarity_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "Name or path of the similarity model. Default for sentence: all-MiniLM-L6-v2 from its package."
-        },
+    correction_prompt: str | None = _key(None, "Path of a prompt template that replaces the built-in one.")
+    correction_scorer: str | None = _key(
+        None,
+        "open_clip model (see sasg_scorer) whose score of image and rewording is added to the text similarity when "
+        "the best rewording is chosen. Default: similarity alone.",
     )
-    corrector: Literal["offline", "openai"] = field(
-        default="offline",
-        metadata={"help": "Who rewrites: offline (rules, no network) or openai (any OpenAI-compatible server)."},
+    correction_allow_remote: bool = _key(
+        False, "Whether or not medical text may be sent to a server that is not on this machine."
     )
-    correction_model: str = field(
-        default="gpt-4o", metadata={"help": "Model name that the openai corrector asks for."}
+    sasg_candidates: int = _key(3, "Answers generated for each question, >= 1.")
+    sasg_mode: Literal["beam", "sample"] = _key(
+        "beam", "Generation of the candidates: beam (section 4.3) or sample (seeded)."
     )
-    correction_base_url: str | None = field(
-        default=None, metadata={"help": "Base URL of the OpenAI-compatible server. The key comes from OPENAI_API_KEY."}
+    sasg_scorer: str = _key(
+        BIOMED_CLIP,
+        "open_clip model that ranks the candidates: a name, name@pretrained, hf-hub:..., or a local folder. logprob "
+        "ranks by the model's own log-probability instead.",
     )
-    correction_candidates: int = field(default=3, metadata={"help": "Rewordings asked for each answer, >= 1."})
-    correction_concurrency: int = field(default=16, metadata={"help": "Requests in flight at once, >= 1."})
-    correction_max_samples: int | None = field(
-        default=None, metadata={"help": "Judge a seeded subset of this many rows a round. Default: all rows."}
+    sasg_region: Literal["image", "crop"] = _key(
+        "image", "Image region that is scored against the text: the whole image, or the candidate's box (crop)."
     )
-    correction_max_requests: int | None = field(
-        default=None,
-        metadata={"help": "Budget of requests a round; further rows keep the ground truth. Default: none."},
-    )
-    correction_token_prices: str | None = field(
-        default=None,
-        metadata={
-            "help": "Prices of a million prompt and a million completion tokens, e.g. 2.50,10.00: the log and the "
-            "record of a round then hold its cost. Default: tokens only."
-        },
-    )
-    correction_prompt: str | None = field(
-        default=None, metadata={"help": "Path of a prompt template that replaces the built-in one."}
-    )
-    correction_scorer: str | None = field(
-        default=None,
-        metadata={
-            "help": "open_clip model, named as for sasg_scorer, whose score of image and rewording is added to the "
-            "text similarity when the best rewording is chosen. Default: similarity alone."
-        },
-    )
-    correction_allow_remote: bool = field(
-        default=False,
-        metadata={"help": "Whether or not medical text may be sent to a server that is not on this machine."},
-    )
-    sasg_candidates: int = field(default=3, metadata={"help": "Answers generated for each question, >= 1."})
-    sasg_mode: Literal["beam", "sample"] = field(
-        default="beam", metadata={"help": "How candidates are made: beam (section 4.3) or sample (seeded)."}
-    )
-    sasg_scorer: str = field(
-        default=BIOMED_CLIP,
-        metadata={
-            "help": "open_clip model that ranks the candidates: a name, name@pretrained, hf-hub:..., or a local "
-            "folder. logprob ranks by the model's own log-probability instead."
-        },
-    )
-    sasg_region: Literal["image", "crop"] = field(
-        default="image", metadata={"help": "What is scored against the text: the image, or the candidate's own box."}
-    )
-    spice_jars: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of Stanford CoreNLP 3.6.0's two jars (archive stanford-corenlp-full-2015-12-09): the real "
-            "SPICE is computed with them. Default: SPICE-approx."
-        },
+    spice_jars: str | None = _key(
+        None,
+        "Folder of the two jars of Stanford CoreNLP 3.6.0 (archive stanford-corenlp-full-2015-12-09), for the real "
+        "SPICE metric. Default: SPICE-approx.",
     )
 
     def __new__(cls, *args: Any, **keys: Any) -> Self:
-        """Notes the keys that were written; one at ``None`` was not."""
+        """Records the keys that were written; ``None`` counts as not written."""
         self = super().__new__(cls)
         options = OPTIONS_WRITTEN.get()
         self.clinkd_written = frozenset(
@@ -213,34 +183,24 @@ class ClinkdArguments:
         for item in fields(ClinkdArguments):
             require_choice(item, getattr(self, item.name))
 
-        for key in ("mcg_alpha_h", "mcg_alpha_w", "mcg_gap", "pseudo_label_samples", "correction_rounds"):
-            require_range(key, getattr(self, key), minimum=1, integer=True)
-        for key in ("correction_candidates", "correction_concurrency", "sasg_candidates"):
-            require_range(key, getattr(self, key), minimum=1, integer=True)
-        for key in ("correction_max_samples", "correction_max_requests"):
-            if getattr(self, key) is not None:
-                require_range(key, getattr(self, key), minimum=1, integer=True)
-        for key in ("kd_alpha", "kd_noise_std"):
-            require_range(key, getattr(self, key), minimum=0.0)
-        for key in ("kd_temperature", "kd_epochs"):
-            require_range(key, getattr(self, key), minimum=0.0, open_minimum=True)
-        for key in ("correction_threshold", "correction_iou"):
-            require_range(key, getattr(self, key), minimum=0.0, maximum=1.0)
-
+        for names, limits in RANGES.items():
+            for key in names:
+                if getattr(self, key) is not None or key not in OPTIONAL:
+                    require_range(key, getattr(self, key), **limits)
         self._check_conflicts()
 
     def clinkd_dict(self) -> dict[str, Any]:
         """The keys of this group as a plain dictionary."""
         return {item.name: getattr(self, item.name) for item in fields(ClinkdArguments)}
 
-    def asks_for(self, key: str) -> bool:
+    def is_set(self, key: str) -> bool:
         """Whether a key was written, or set to another value than its default."""
         return key in self.clinkd_written or getattr(self, key) != type(self).__dataclass_fields__[key].default
 
     def _reject_keys_without_switch(self) -> None:
         for item in fields(ClinkdArguments):
             value = getattr(self, item.name)
-            if item.name != "use_clinkd" and self.asks_for(item.name):
+            if item.name != "use_clinkd" and self.is_set(item.name):
                 raise ValueError(
                     f"`{item.name}: {value}` is a ClinKD key, but `use_clinkd` is false. "
                     f"Set `use_clinkd: true`, or remove `{item.name}`."
@@ -248,12 +208,12 @@ class ClinkdArguments:
 
     def _parse_phases(self) -> list[str]:
         phases = split_list(self.clinkd_phases)
-        unknown = [phase for phase in phases if phase not in PHASES]
-        if unknown or not phases:
+        if not phases or not set(phases) <= set(PHASES):
             raise bad_value("clinkd_phases", phases, f"a non-empty subset of {', '.join(PHASES)}", "correct the names")
-        if phases != [phase for phase in PHASES if phase in phases]:
-            in_order = ", ".join(phase for phase in PHASES if phase in phases)
-            raise bad_value("clinkd_phases", phases, f"each phase once, in the order {', '.join(PHASES)}", in_order)
+        in_order = [phase for phase in PHASES if phase in phases]
+        if phases != in_order:
+            expected = f"each phase once, in the order {', '.join(PHASES)}"
+            raise bad_value("clinkd_phases", phases, expected, ", ".join(in_order))
         return phases
 
     def _parse_sections(self) -> list[int] | None:
@@ -313,6 +273,5 @@ class ClinkdArguments:
         for switch in ("use_mca", "use_hyper_parallel", "use_dft_loss", "use_asft_loss", "use_eaft_loss"):
             if getattr(self, switch, False):
                 raise ValueError(f"`{switch}: true` replaces the loss or engine that ClinKD extends. Set one of them.")
-        stage = getattr(self, "stage", "sft")
-        if stage != "sft":
-            raise bad_value("stage", stage, "sft with `use_clinkd: true`", "set `stage: sft`")
+        if getattr(self, "stage", "sft") != "sft":
+            raise bad_value("stage", self.stage, "sft with `use_clinkd: true`", "set `stage: sft`")

@@ -208,55 +208,44 @@ def _refuse_v1(recipe: dict[str, Any] | set[str]) -> None:
 
 def hook_webui_interface(interface: ModuleType) -> None:
     """Adds the accordions to LLaMA Board's Train tab, whose keys the Evaluate tab reads too, and to its Chat tab."""
-    from ..select import load_scorer, select_row
     from ..webui import accordion, chat_tab
 
-    def passing_stock(create: Callable[..., Any], **options: Any) -> Callable[[Any], Any]:
-        return lambda stock: functools.wraps(stock)(functools.partial(create, stock=stock, **options))
-
-    chat_box = passing_stock(
-        chat_tab.create_chat_box, load_scorer=functools.lru_cache(maxsize=1)(load_scorer), rank=select_row
-    )
-    REGISTRY.decorate(
-        interface,
-        create_train_tab=passing_stock(accordion.create_train_tab),
-        create_eval_tab=passing_stock(accordion.create_eval_tab),
-        create_chat_box=chat_box,
-    )
-    REGISTRY.decorate(sys.modules["llamafactory.webui.components.infer"], create_chat_box=chat_box)
+    REGISTRY.wrap(interface, "create_train_tab", accordion.create_train_tab)
+    REGISTRY.wrap(interface, "create_eval_tab", accordion.create_eval_tab)
+    for page in (interface, sys.modules["llamafactory.webui.components.infer"]):
+        REGISTRY.wrap(page, "create_chat_box", chat_tab.create_chat_box)
 
 
 def hook_webui_chatter(chatter: ModuleType) -> None:
     """Shows in the Chat tab which positions a loaded ClinKD checkpoint has."""
     from ..webui.chat_model import with_positions_note
 
-    REGISTRY.decorate(chatter.WebChatModel, load_model=with_positions_note)
+    chat = chatter.WebChatModel
+    REGISTRY.replace(chat, "load_model", with_positions_note(chat.load_model))  # Gradio needs a generator function
 
 
 def hook_webui_runner(runner: ModuleType) -> None:
     """Carries the accordion's keys into preview, start and saved configurations, and checks them before a start."""
-    from ..phases.validation import check_recipe
     from ..webui import board_runner, monitor
 
-    REGISTRY.decorate(
-        runner.Runner,
-        _parse_train_args=board_runner.with_train_keys,
-        _parse_eval_args=board_runner.with_eval_keys,
-        _initialize=lambda stock: board_runner.with_validation(stock, check_recipe),
-        _build_config_dict=board_runner.with_portable_config,
-        load_args=board_runner.with_restored_elements,
-        check_output_dir=board_runner.with_restored_elements,
-        monitor=monitor.with_report,
-    )
-    REGISTRY.decorate(runner, get_trainer_info=monitor.with_phase_progress, gen_cmd=board_runner.with_quoted_values)
-    REGISTRY.decorate(sys.modules["llamafactory.webui.common"], _clean_cmd=board_runner.with_false_values)
+    REGISTRY.wrap(runner.Runner, "_parse_train_args", board_runner.parse_train_args)
+    REGISTRY.wrap(runner.Runner, "_parse_eval_args", board_runner.parse_eval_args)
+    REGISTRY.wrap(runner.Runner, "_initialize", board_runner.initialize)
+    REGISTRY.wrap(runner.Runner, "_build_config_dict", board_runner.build_config_dict)
+    REGISTRY.wrap(runner.Runner, "load_args", board_runner.load_args)
+    REGISTRY.wrap(runner.Runner, "check_output_dir", board_runner.load_args)
+    REGISTRY.replace(runner.Runner, "monitor", monitor.with_report(runner.Runner.monitor))
+    REGISTRY.wrap(runner, "get_trainer_info", monitor.trainer_info)
+    REGISTRY.wrap(runner, "gen_cmd", board_runner.gen_cmd)
+    REGISTRY.wrap(sys.modules["llamafactory.webui.common"], "_clean_cmd", board_runner.clean_cmd)
 
 
 def hook_log_callback(callbacks: ModuleType) -> None:
     """Writes cross-entropy and KL divergence into ``trainer_log.jsonl``, for LLaMA Board's curves."""
     from ..webui.run_progress import collect_loss_terms, write_loss_terms
 
-    REGISTRY.decorate(callbacks.LogCallback, on_log=collect_loss_terms, _write_log=write_loss_terms)
+    REGISTRY.wrap(callbacks.LogCallback, "on_log", collect_loss_terms)
+    REGISTRY.wrap(callbacks.LogCallback, "_write_log", write_loss_terms)
 
 
 HOOKS = {

@@ -60,11 +60,6 @@ class Registry:
                 items[index] = new
                 self._undo.append(lambda index=index: items.__setitem__(index, old))
 
-    def decorate(self, owner: Any, **decorators: Callable[[Any], Any]) -> None:
-        """Replaces each named attribute of ``owner`` by its decorated self."""
-        for name, decorator in decorators.items():
-            self.replace(owner, name, decorator(getattr(owner, name)))
-
     def wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> Callable[..., Any]:
         """Replaces a function by one that calls ``wrapper(original, *args, **kwargs)``; returns it.
 

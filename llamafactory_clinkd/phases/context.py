@@ -12,11 +12,12 @@ from typing import Any
 from ..arguments import PHASES, TRAINING_PHASES
 from ..generation.generation_trainer import GeneratingTrainer
 from ..rope.saved_positions import apply_saved_positions
-from ..training.tracked_data import TrackedData
+from ..training.tracked_data import TrackedData, describe_rows
 from ..utils.io import content_hash
 from ..utils.ranks import Ranks, Stopped
+from .checkpoints import last_whole_checkpoint
 from .distributed import ABORTED, StopCallback
-from .recipe import RecipeArguments, training_arguments, with_model
+from .recipe import RecipeArguments, phase_arguments, with_model
 from .stock_sft import StockWorkflow
 
 
@@ -72,10 +73,21 @@ class Run:
         return all((self.output_dir / name).exists() for name in outputs)
 
     def training_arguments(self, phase: str, epochs: float) -> RecipeArguments:
-        """The recipe of a training phase; only the last one may push its model to the hub."""
-        folder = self.folder_of(phase)
-        return training_arguments(
-            self.recipe, folder, epochs=epochs, resume=self.resumes, is_last=folder == self.output_dir
+        """The recipe of a training phase, from its last whole checkpoint if it resumes.
+
+        ``num_train_epochs`` of the recipe is not used, and only the recipe's final model may be pushed to the hub.
+        """
+        folder, recipe = self.folder_of(phase), self.recipe
+        checkpoint = last_whole_checkpoint(folder) if self.resumes else None
+        return phase_arguments(
+            recipe,
+            folder,
+            num_train_epochs=epochs,
+            do_train=True,
+            do_predict=False,
+            predict_with_generate=False,
+            push_to_hub=recipe.training.push_to_hub and folder == self.output_dir,
+            resume_from_checkpoint=None if checkpoint is None else str(checkpoint),
         )
 
     def run_sft(
@@ -89,12 +101,7 @@ class Run:
     ) -> None:
         """One stock SFT run, see :meth:`.stock_sft.StockWorkflow.run`.
 
-        Args:
-            arguments: The phase's recipe.
-            make_trainer: Makes the trainer from stock's keyword arguments.
-            data: Follows the rows.
-            after_load: Called with the loaded model; by default it sets the student's rotary positions.
-            more_callbacks: Callbacks of this run alone; stock's last one stays last.
+        By default the loaded model gets the student's rotary positions. ``more_callbacks`` are of this run alone.
         """
 
         def set_positions(model: Any) -> Any:
@@ -115,25 +122,32 @@ class Run:
         arguments: RecipeArguments,
         data: TrackedData,
         *,
+        finish: Callable[[list[dict[str, Any]], list[dict[str, Any]]], dict[str, float]],
+        check_rows: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
         after_load: Callable[[Any], Any] | None = None,
         **options: Any,
     ) -> None:
         """Generates into ``clinkd/<phase>/answers.jsonl``; an attempt with other inputs is removed first.
 
-        Args:
-            phase: The phase.
-            arguments: The phase's recipe.
-            data: Follows the rows.
-            after_load: See :meth:`run_sft`.
-            **options: Of :class:`llamafactory_clinkd.generation.generation_trainer.GeneratingTrainer`.
+        ``check_rows`` gets the described rows before generation, ``finish`` rows and answers on rank 0; it returns
+        metrics. ``options`` are those of ``GeneratingTrainer``.
         """
         folder = self.folder / phase
+        rows: list[dict[str, Any]] = []
+
+        def row_keys() -> list[str]:
+            rows.extend(describe_rows(data.aligned(is_eval=True)))
+            check_rows(rows)
+            return [row["key"] for row in rows]
+
         if not self.resumes and self.ranks.rank == 0 and folder.is_dir():
             shutil.rmtree(folder)
         self.ranks.wait("the old files")
         trainer = partial(
             GeneratingTrainer,
             out_path=folder / "answers.jsonl",
+            row_keys=row_keys,
+            when_done=lambda answers: finish(rows, answers),
             ranks=self.ranks,
             should_stop=self.should_stop,
             **options,

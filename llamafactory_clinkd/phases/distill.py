@@ -107,7 +107,14 @@ def load_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: dict[str,
         if shares_base:
             if settings.kd_teacher_offload:
                 logger.warning("`kd_teacher_offload: true` moves nothing: the teacher's base is the student's own.")
-            return _adapters_over(trainer_kwargs["model"], teacher_model)
+            names = add_teacher_adapters(
+                trainer_kwargs["model"], teacher_model.adapter_name_or_path, **_hub_options(teacher_model)
+            )
+            logger.info(
+                "The teacher is %s over the student's own weights: one copy of them is in memory.",
+                ", ".join(teacher_model.adapter_name_or_path),
+            )
+            return AdapterTeacher(trainer_kwargs["model"], names)
         model = bind_settings(run.workflow.load_teacher(arguments), positions)
         return (OffloadedTeacher if settings.kd_teacher_offload else Teacher)(model, same_positions=shares_positions)
 
@@ -119,15 +126,6 @@ def load_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: dict[str,
             trainer_kwargs.get("processor"), arguments.model, image_square=settings.image_square
         ),
     }
-
-
-def _adapters_over(model: Any, teacher_model: Any) -> AdapterTeacher:
-    names = add_teacher_adapters(model, teacher_model.adapter_name_or_path, **_hub_options(teacher_model))
-    logger.info(
-        "The teacher is %s over the student's own weights: one copy of them is in memory.",
-        ", ".join(teacher_model.adapter_name_or_path),
-    )
-    return AdapterTeacher(model, names)
 
 
 def _hub_options(model_arguments: Any) -> dict[str, Any]:

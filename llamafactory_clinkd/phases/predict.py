@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from ..select import load_scorer, select_rows
-from ..training.tracked_data import TrackedData, describe_rows
+from ..training.tracked_data import TrackedData
 from .context import Run
 from .recipe import beam_settings, generating_arguments
 from .validation import check_images
@@ -24,39 +24,29 @@ def run_phase(run: Run) -> list[str]:
     training, candidates = arguments.training, settings.sasg_candidates
     beams = settings.sasg_mode == "beam"
     out_path = run.folder / "predictions.jsonl"
-    described: list[dict[str, Any]] = []
-    data = TrackedData()
     scorer = load_scorer(settings.sasg_scorer, device=str(training.device)) if training.process_index == 0 else None
 
-    def row_keys() -> list[str]:
-        described.extend(describe_rows(data.aligned(is_eval=True)))
-        check_images(described, required=settings.rope_variant != "mrope")
-        return [row["key"] for row in described]
-
-    def rank_candidates(answers: list[dict[str, Any]]) -> dict[str, float]:
-        rows = select_rows(
-            [row | _generated(answer) for row, answer in zip(described, answers, strict=True)],
+    def rank_candidates(rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[str, float]:
+        ranked = select_rows(
+            [row | _generated(answer) for row, answer in zip(rows, answers, strict=True)],
             scorer,
             load_image,
             region=settings.sasg_region,
             out_path=out_path,
             progress=not training.disable_tqdm,
         )
-        return {
-            "not_first_beam": sum(
-                bool(row["candidates"]) and row["candidates"][0]["text"] != row["response"] for row in rows
-            )
-        }
+        with_candidates = [row for row in ranked if row["candidates"]]
+        return {"not_first_beam": sum(row["candidates"][0]["text"] != row["response"] for row in with_candidates)}
 
     run.generate(
         "predict",
         arguments,
-        data,
-        row_keys=row_keys,
+        TrackedData(),
+        check_rows=lambda rows: check_images(rows, required=settings.rope_variant != "mrope"),
         num_candidates=candidates,
         generation=beam_settings(arguments.generating, candidates) if beams else SAMPLING,
         title="candidates",
-        when_done=rank_candidates,
+        finish=rank_candidates,
     )
     return [run.relative(out_path)]
 

@@ -3,11 +3,12 @@
 
 """Phase 1: the teacher answers a seeded random subset of the training questions by beam search (section 4.1, 4.3)."""
 
+from functools import partial
 from typing import Any
 
 from ..kd.pseudo_labels import write_pseudo_labels
 from ..rope.saved_positions import bind_settings, teacher_settings
-from ..training.tracked_data import TrackedData, describe_rows
+from ..training.tracked_data import TrackedData
 from .context import Run
 from .recipe import beam_settings, generating_arguments, teacher_model_arguments
 
@@ -23,22 +24,15 @@ def run_phase(run: Run) -> list[str]:
     settings = teacher_settings(teacher, run.settings)
     data = TrackedData(choose_eval=lambda rows: run.choose_subset(_training_split(run, rows)))
     out_path = run.folder / "pseudo_labels.jsonl"
-    described: list[dict[str, Any]] = []
-
-    def row_keys() -> list[str]:
-        described.extend(describe_rows(data.aligned(is_eval=True)))
-        return [row["key"] for row in described]
-
     run.generate(
         "pseudo_label",
         arguments._replace(model=teacher, finetuning=finetuning),
         data,
         after_load=lambda model: bind_settings(model, settings),
-        row_keys=row_keys,
         num_candidates=1,
         generation=beam_settings(run.recipe.generating, PSEUDO_LABEL_BEAMS),
         title="teacher's pseudo-labels",
-        when_done=lambda rows: write_pseudo_labels(out_path, described, rows),
+        finish=partial(write_pseudo_labels, out_path),
     )
     return [run.relative(out_path)]
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from .checkpoints import last_whole_checkpoint
 from .distributed import fresh_engine
 
 
@@ -23,58 +22,26 @@ class RecipeArguments(NamedTuple):
     generating: Any
 
 
-def training_arguments(
-    arguments: RecipeArguments, output_dir: Path, *, epochs: float, resume: bool, is_last: bool
-) -> RecipeArguments:
-    """Arguments of a training phase that writes its model to ``output_dir``.
-
-    Args:
-        arguments: The recipe.
-        output_dir: Where checkpoints and the model go.
-        epochs: Number of epochs; ``num_train_epochs`` of the recipe is not used.
-        resume: Whether to continue from the last whole checkpoint in ``output_dir``.
-        is_last: Whether this is the recipe's final model, which may be pushed to the hub.
-    """
-    checkpoint = last_whole_checkpoint(output_dir) if resume else None
-    return _phase_arguments(
-        arguments,
-        output_dir=str(output_dir),
-        num_train_epochs=epochs,
-        do_train=True,
-        do_predict=False,
-        predict_with_generate=False,
-        push_to_hub=arguments.training.push_to_hub and is_last,
-        resume_from_checkpoint=None if checkpoint is None else str(checkpoint),
-    )
+def phase_arguments(arguments: RecipeArguments, output_dir: Path, **changes: Any) -> RecipeArguments:
+    """A phase's copies of the training and data groups; ``changes`` are training arguments."""
+    training, data = copy.copy(arguments.training), copy.copy(arguments.data)
+    changes |= {"output_dir": str(output_dir), "overwrite_output_dir": False}
+    for name, value in changes.items():
+        setattr(training, name, value)
+    data.eval_on_each_dataset = False
+    return arguments._replace(training=fresh_engine(training), data=data)
 
 
 def generating_arguments(arguments: RecipeArguments, output_dir: Path, *, over_training_rows: bool) -> RecipeArguments:
     """Arguments of a phase that generates answers for the training rows or the evaluation rows."""
-    arguments = _phase_arguments(
-        arguments,
-        output_dir=str(output_dir),
-        do_train=False,
-        do_eval=False,
-        do_predict=True,
-        predict_with_generate=True,
-        push_to_hub=False,
-        resume_from_checkpoint=None,
-    )
+    switches = {"do_train": False, "do_eval": False, "do_predict": True, "predict_with_generate": True}
+    arguments = phase_arguments(arguments, output_dir, push_to_hub=False, resume_from_checkpoint=None, **switches)
     data = arguments.data
     if over_training_rows:
         data.dataset, data.eval_dataset, data.val_size = None, data.dataset, 0.0
     elif data.eval_dataset:  # a training split is loaded only where `val_size` cuts the evaluation rows from it
         data.dataset = None
     return arguments
-
-
-def _phase_arguments(arguments: RecipeArguments, **changes: Any) -> RecipeArguments:
-    """Copies of the training and data groups; ``changes`` are training arguments."""
-    training, data = copy.copy(arguments.training), copy.copy(arguments.data)
-    for name, value in changes.items():
-        setattr(training, name, value)
-    training.overwrite_output_dir = data.eval_on_each_dataset = False
-    return arguments._replace(training=fresh_engine(training), data=data)
 
 
 def teacher_model_arguments(arguments: RecipeArguments) -> Any:

@@ -3,16 +3,8 @@
 
 """Waiting, failing and stopping together on all ranks, through the process group's key-value store.
 
-Why not what torch and transformers provide:
-
-- ``torch.distributed.monitored_barrier`` runs on gloo only and has one fixed timeout. Here rank 0 may work alone for
-  hours (a corrector behind an API) while a rank that hangs for half an hour is an error.
-- torchrun's teardown reacts to a process that has exited. A rank that raised may not get that far while its engine
-  waits for the peers, and a rank that hangs is never reported, nor is the point at which it hangs.
-- transformers' ``enable_jit_checkpoint`` saves on SIGTERM inside ``Trainer.train`` only, and each rank decides alone: a
-  signal to one rank of two saves there at a step at which the other rank trains on, and both hang.
-
-The tests that kill and stop real runs (``tests/engines``, ``tests/phases``) hold what is promised here.
+``docs/scaling.md`` explains why torch's ``monitored_barrier``, torchrun's teardown and transformers' checkpoint on
+SIGTERM do not suffice.
 """
 
 import logging

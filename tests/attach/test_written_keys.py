@@ -24,7 +24,7 @@ def options(keys):
 def test_keys_are_noted_at_whatever_value(as_given, tmp_path):
     finetuning = get_train_args(as_given(BASE | WRITTEN | {"output_dir": str(tmp_path)}))[3]
     assert finetuning.clinkd_written & set(finetuning.clinkd_dict()) == {"use_clinkd", *WRITTEN}
-    assert [finetuning.asks_for(key) for key in ("rope_variant", "mcg_gap", "sasg_candidates")] == [True, False, False]
+    assert [finetuning.is_set(key) for key in ("rope_variant", "mcg_gap", "sasg_candidates")] == [True, False, False]
     assert OPTIONS_WRITTEN.get() is None
 
 
@@ -37,8 +37,8 @@ def test_other_spellings_of_an_option(tmp_path):
 
 def test_inference_keys_are_noted_too():
     keys = {"model_name_or_path": "model", "template": "qwen2_vl", "use_clinkd": True, "clinkd_phases": "predict"}
-    assert not get_infer_args(keys)[2].asks_for("rope_variant")
-    assert get_infer_args(keys | {"rope_variant": "mcg"})[2].asks_for("rope_variant")
+    assert not get_infer_args(keys)[2].is_set("rope_variant")
+    assert get_infer_args(keys | {"rope_variant": "mcg"})[2].is_set("rope_variant")
 
 
 def test_a_copy_still_knows(tmp_path):
@@ -46,7 +46,7 @@ def test_a_copy_still_knows(tmp_path):
     for same in (copy.copy(arguments), copy.deepcopy(arguments), pickle.loads(pickle.dumps(arguments))):
         assert same == arguments and same.clinkd_written == {"rope_variant", "kd_alpha"}
     arguments.mcg_gap = 5
-    assert arguments.asks_for("mcg_gap") and not arguments.asks_for("mcg_alpha_h")
+    assert arguments.is_set("mcg_gap") and not arguments.is_set("mcg_alpha_h")
 
 
 @pytest.mark.parametrize("as_given", [dict, options], ids=["recipe", "command line"])
