@@ -103,30 +103,27 @@ def generate_rows(
 
     plan = plan_batches(_lengths(dataset), batch_size)
     batches = [batch for batch in plan if any(row_ids[i] not in done for i in batch)][process_index::num_processes]
-    options = {"settings": settings, "synced_gpus": synced_gpus, "skip_special_tokens": skip_special_tokens}
     device = next(model.parameters()).device
+    options = {"synced_gpus": synced_gpus, "skip_special_tokens": skip_special_tokens}
     worker = _Worker(
         row_ids=row_ids,
         collate=lambda indices: collate([dict(dataset[i]) for i in indices]),
         to_inputs=partial(model_inputs, model, device=device),
-        decode=partial(decode_batch, model, tokenizer, **options),
+        decode=partial(decode_batch, model, tokenizer, settings=settings, **options),
         seed=seed,
         device=device,
         synced_gpus=synced_gpus,
         should_stop=should_stop,
     )
-    shard = shard_path(out_path, process_index)
     title = progress if isinstance(progress, str) else "generate"
     title += f" (rank 0 of {num_processes})" if num_processes > 1 else ""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     no_bar = not progress or process_index != 0 or not batches
-    with (
-        preserve_training_state(model),
-        Progress(*columns, TextColumn("left:"), TimeRemainingColumn(), disable=no_bar) as bar,
-    ):
+    bar = Progress(TextColumn("{task.description}"), *columns, disable=no_bar)
+    with preserve_training_state(model), bar:
         task = bar.add_task(title, total=sum(len(batch) for batch in batches))
         for rows in worker.run(batches):
-            append_jsonl(shard, [row for row in rows if row["id"] not in done])
+            append_jsonl(shard_path(out_path, process_index), [row for row in rows if row["id"] not in done])
             bar.advance(task, len(rows))
 
     barrier()

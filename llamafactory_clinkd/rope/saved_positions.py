@@ -67,9 +67,9 @@ def read_rope_config(directory: str | Path) -> dict[str, Any] | None:
             f"{path} has the format {version!r}, this version of llamafactory-clinkd reads {FORMAT}. Install the "
             "version that wrote the file."
         )
-    settings = {key: value for key, value in saved.items() if key != "format"}
-    _check_settings(settings, str(path))
-    return settings
+    del saved["format"]
+    _check_settings(saved, str(path))
+    return saved
 
 
 def _check_settings(settings: dict[str, Any], source: str) -> None:
@@ -130,11 +130,8 @@ def same_positions(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
 
 def saved_settings(model_args: Any) -> dict[str, Any] | None:
     """The positions saved with the last adapter, else with the model; None if neither has any."""
-    for folder in reversed(_folders_with(CONFIG_FILE, model_args)):
-        settings = read_rope_config(folder)
-        if settings is not None:
-            return settings
-    return None
+    folders = _folders_with(CONFIG_FILE, model_args)
+    return read_rope_config(folders[-1]) if folders else None
 
 
 def _folders_with(file: str, model_args: Any) -> list[Path]:
@@ -169,7 +166,7 @@ def settings_of_run(model_args: Any, finetuning_args: Any) -> dict[str, Any] | N
     if not getattr(finetuning_args, "use_clinkd", False):
         return saved
     requested = {setting: getattr(finetuning_args, key) for setting, key in RECIPE_KEYS.items()}
-    written = {setting: requested[setting] for setting, key in RECIPE_KEYS.items() if finetuning_args.asks_for(key)}
+    written = {setting: requested[setting] for setting, key in RECIPE_KEYS.items() if finetuning_args.is_set(key)}
     return {**requested, **reconcile(saved, written, recipe_keys=RECIPE_KEYS)}
 
 
@@ -181,7 +178,7 @@ def teacher_settings(model_args: Any, finetuning_args: Any) -> dict[str, Any] | 
     """
     saved, variant = saved_settings(model_args), finetuning_args.teacher_rope_variant
     if saved is not None:
-        written = {"variant": variant} if finetuning_args.asks_for("teacher_rope_variant") else {}
+        written = {"variant": variant} if finetuning_args.is_set("teacher_rope_variant") else {}
         return reconcile(saved, written, model="The teacher", recipe_keys={"variant": "teacher_rope_variant"})
     return None if variant == "mrope" else {"variant": variant}
 
@@ -205,8 +202,9 @@ def bind_settings(model: Any, settings: dict[str, Any] | None) -> Any:
     ``mrope`` is applied where the architecture allows it: LLaMA-Factory's chat engine passes transformers 5.6 no
     ``mm_token_type_ids``, without which image tokens silently get text positions. The bound method computes them.
     """
-    supported = any(isinstance(module, SUPPORTED_MODELS) for module in model.modules())
-    if settings is None or (is_stock(settings) and not supported):
+    if settings is None:
+        return model
+    if is_stock(settings) and not any(isinstance(module, SUPPORTED_MODELS) for module in model.modules()):
         return model
     keys = (*OPTION_DEFAULTS, "sections")
     return apply_rope(model, settings["variant"], **{key: settings[key] for key in keys if key in settings})
@@ -247,11 +245,10 @@ def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> 
 
 
 def refuse_foreign_engine(model_args: Any, finetuning_args: Any) -> None:
-    """Refuses vLLM and SGLang for a model with other positions or other images than stock's.
+    """Refuses vLLM and SGLang, which compute positions themselves and bypass the step that makes images square.
 
     Raises:
-        ValueError: Both engines compute Qwen2-VL's positions themselves, so the answers would be silently wrong; and
-            they bypass the data path that makes images square.
+        ValueError: If the model has other positions or other images than stock's.
     """
     backend = getattr(model_args.infer_backend, "value", model_args.infer_backend)
     if backend in ("huggingface", "hf"):

@@ -201,7 +201,8 @@ def _score_images(rows, scorer, load_image, region) -> list[tuple[list[float | N
             results.append((None, f"The image cannot be read ({type(problem).__name__}: {problem})."))
             continue
         for candidate in row["candidates"]:
-            words, boxes = strip_boxes(candidate["text"]), parse_boxes(candidate["text"]) if region == "crop" else []
+            words = strip_boxes(candidate["text"])
+            boxes = parse_boxes(candidate["text"]) if region == "crop" else []
             crop = crop_box(images[name], boxes[0]) if boxes else None
             view = (name, None if crop is None else boxes[0])
             keys.append((view, words))
@@ -210,13 +211,12 @@ def _score_images(rows, scorer, load_image, region) -> list[tuple[list[float | N
                 words_of_view.setdefault(view, {})[words] = None
         results.append((keys, None))
 
-    table = (
-        scorer.score(list(pictures.values()), [list(words) for words in words_of_view.values()]) if pictures else []
-    )
+    texts = [list(words) for words in words_of_view.values()]
+    table = scorer.score(list(pictures.values()), texts) if pictures else []
     scores = {
         (view, text): score
-        for (view, words), view_scores in zip(words_of_view.items(), table, strict=True)
-        for text, score in zip(words, view_scores, strict=True)
+        for view, view_texts, view_scores in zip(pictures, texts, table, strict=True)
+        for text, score in zip(view_texts, view_scores, strict=True)
     }
     return [(keys and [scores.get(key) for key in keys], error) for keys, error in results]
 
