@@ -5,6 +5,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from small_run import recipe
 from transformers import AutoModelForImageTextToText, TrainerCallback
+
+from llamafactory_clinkd.phases.validation import check_recipe
 
 
 PARTS = ("loss", "ce", "kl", "teacher_agreement", "teacher_entropy")
@@ -46,12 +49,29 @@ TEXT = r".*language_model.*(q_proj|v_proj)"
 
 
 def teacher_adapter(workspace: Path, folder: Path, targets: str | list[str] = TEXT) -> dict[str, Any]:
-    """Saves a LoRA adapter that changes what the student's base says; returns the keys of a LoRA student under it."""
+    """Saves a LoRA adapter that changes the base's outputs; returns the keys of a LoRA student under it."""
     model = AutoModelForImageTextToText.from_pretrained(workspace / "student")
     torch.manual_seed(3)
     get_peft_model(model, LoraConfig(r=3, target_modules=targets, init_lora_weights=False)).save_pretrained(folder)
     student = {"finetuning_type": "lora", "lora_rank": 2, "lora_target": "q_proj,v_proj", "ref_model": None}
     return {**student, "ref_model_adapters": str(folder), "rope_variant": "mrope"}
+
+
+def check_under_engine(engine: dict[str, Any], **keys: Any) -> None:
+    """Checks a recipe of phase ``distill`` with these training arguments and ClinKD keys."""
+    data = SimpleNamespace(dataset=["any"], eval_dataset=None, val_size=0.0)
+    training = {
+        "max_steps": -1,
+        "label_smoothing_factor": 0.0,
+        "resume_from_checkpoint": None,
+        "deepspeed": None,
+        "fsdp": [],
+        "fp16": False,
+    }
+    finetuning = SimpleNamespace(**{"clinkd_phases": ["distill"], "kd_teacher_offload": False} | keys)
+    check_recipe(
+        SimpleNamespace(finetuning=finetuning, data=data, training=SimpleNamespace(**training | engine), model=None)
+    )
 
 
 class StopAt(TrainerCallback):

@@ -31,7 +31,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def adapter(small_workspace, tmp_path_factory):
-    """A LoRA adapter that changes what the student's base says, a rank and targets of its own."""
+    """A LoRA adapter that changes the outputs of the student's base, a rank and targets of its own."""
     folder = tmp_path_factory.mktemp("adapter")
     base = AutoModelForImageTextToText.from_pretrained(small_workspace / "student")
     torch.manual_seed(3)
@@ -80,7 +80,7 @@ def test_one_copy_of_the_weights_gives_the_loss_of_two(small_workspace, adapter,
     assert len(history(shared)) == 8
     for ours, theirs in zip(history(shared), history(two), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
-    assert max(entry["kl"] for entry in history(shared)) > 1e-3, "the teacher says what the student says"
+    assert max(entry["kl"] for entry in history(shared)) > 1e-3, "teacher and student predict the same"
 
     assert look.trainable and all(".default." in name for name in look.trainable)
     assert set(map(tuple, look.active)) == {("default",)} and all(look.modes)
@@ -168,17 +168,17 @@ def test_adapters_that_write_into_their_base_leave_the_students_alone(
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("cache", ["off", "hidden"])
 def test_a_quantised_teacher_beside_a_full_student(small_workspace, tmp_path, bits, cache, monkeypatch):
-    seen = []
+    module_types = []
     make = Teacher.__init__
 
     def init(self, model, **kwargs):
-        seen.append({type(module).__name__ for module in model.modules()})
+        module_types.append({type(module).__name__ for module in model.modules()})
         make(self, model, **kwargs)
 
     monkeypatch.setattr(Teacher, "__init__", init)
     plain = distil(small_workspace, tmp_path / "plain", kd_epochs=1)
     out = distil(small_workspace, tmp_path / "out", ref_model_quantization_bit=bits, kd_cache=cache)
-    assert {4: "Linear4bit", 8: "Linear8bitLt"}[bits] in seen[-1]
+    assert {4: "Linear4bit", 8: "Linear8bitLt"}[bits] in module_types[-1]
     assert 0 < history(out)[0]["kl"] != history(plain)[0]["kl"]
     assert history(out)[0]["kl"] == pytest.approx(history(plain)[0]["kl"], rel=0.3)
 

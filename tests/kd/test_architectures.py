@@ -220,7 +220,7 @@ def expected_load_balancing(workspace, tmp_path, coefficient):
 
 @pytest.fixture
 def lines_about_heads(monkeypatch):
-    """What is said of heads that cannot be used directly; caplog misses lines from before stock sets loggers up."""
+    """Warnings about heads that cannot be used directly; caplog misses lines from before stock sets loggers up."""
     lines = []
     monkeypatch.setattr(logger, "warning", lambda message, *values: lines.append(message % values))
     return lines

@@ -21,12 +21,12 @@ ROWS = 8
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Number of times that a teacher was made and that its trunk ran."""
-    counts = SimpleNamespace(made=0, runs=0)
+    """Number of times that a teacher was loaded and that its trunk ran."""
+    counts = SimpleNamespace(loaded=0, runs=0)
     make, run = Teacher.__init__, Teacher.hidden
 
     def init(self, *args, **kwargs):
-        counts.made += 1
+        counts.loaded += 1
         make(self, *args, **kwargs)
 
     def hidden(self, *args, **kwargs):
@@ -54,9 +54,9 @@ def one_thread():
 def test_cached_is_live_to_the_last_digit(small_workspace, tmp_path, counted, batches):
     live = distil(small_workspace, tmp_path / "live", **batches)
     batches_an_epoch = ROWS // batches["per_device_train_batch_size"]
-    assert (counted.made, counted.runs) == (1, 2 * batches_an_epoch)
+    assert (counted.loaded, counted.runs) == (1, 2 * batches_an_epoch)
     cached = distil(small_workspace, tmp_path / "cached", kd_cache="hidden", **batches)
-    assert (counted.made, counted.runs) == (2, 3 * batches_an_epoch), "the trunk ran in the second epoch"
+    assert (counted.loaded, counted.runs) == (2, 3 * batches_an_epoch), "the trunk ran in the second epoch"
     assert len(history(live)) > 3 and set(history(live)[0]) >= {"loss", "ce", "kl"}
     assert history(cached) == history(live)
     assert same_bits(weights(cached), weights(live))
@@ -73,7 +73,7 @@ def test_token_accuracy_in_evaluation_needs_no_teacher(small_workspace, tmp_path
 def test_evaluation_rows_are_cached_too(small_workspace, tmp_path, counted):
     keys = {"eval_dataset": "tiny_test", "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
     distil(small_workspace, tmp_path, kd_cache="hidden", kd_epochs=3, **keys)
-    assert (counted.made, counted.runs) == (1, ROWS + 4)
+    assert (counted.loaded, counted.runs) == (1, ROWS + 4)
 
 
 @pytest.mark.slow
@@ -83,10 +83,10 @@ def test_a_killed_run_goes_on_without_the_trunk(small_workspace, tmp_path, count
     steps = len(history(whole))
     with pytest.raises(StopAt.Stopped):
         distil(small_workspace, tmp_path / "killed", [StopAt(steps - 2)], **keys)
-    made, runs = counted.made, counted.runs
+    loaded, runs = counted.loaded, counted.runs
     with caplog.at_level(logging.INFO, "llamafactory_clinkd"):
         killed = distil(small_workspace, tmp_path / "killed", **keys)
-    assert (counted.made, counted.runs) == (made, runs), "the teacher was loaded again"
+    assert (counted.loaded, counted.runs) == (loaded, runs), "the teacher was loaded again"
     assert history(killed) == history(whole)
     assert same_bits(weights(killed), weights(whole))
 
@@ -95,11 +95,11 @@ def test_a_killed_run_goes_on_without_the_trunk(small_workspace, tmp_path, count
 def test_a_kill_in_the_first_epoch_computes_the_rest(small_workspace, tmp_path, counted):
     keys = {"kd_cache": "hidden", "save_strategy": "steps", "save_steps": 1}
     whole = distil(small_workspace, tmp_path / "whole", **keys)
-    counted.made = counted.runs = 0
+    counted.loaded = counted.runs = 0
     with pytest.raises(StopAt.Stopped):
         distil(small_workspace, tmp_path / "killed", [StopAt(1)], **keys)
     killed = distil(small_workspace, tmp_path / "killed", **keys)
-    assert counted.made == 2 and counted.runs == ROWS, "a row before the checkpoint was computed again"
+    assert counted.loaded == 2 and counted.runs == ROWS, "a row before the checkpoint was computed again"
     assert history(killed) == history(whole)
 
 
@@ -120,14 +120,14 @@ def test_another_teacher_of_the_same_size_is_refused(small_workspace, tmp_path):
         distil(tmp_path / "w", tmp_path / "out", kd_cache="hidden", save_strategy="steps", save_steps=1)
 
 
-def test_disk_need_is_told_and_too_little_stops_the_start(small_workspace, tmp_path, monkeypatch, caplog, counted):
+def test_disk_need_is_logged_and_too_little_stops_the_start(small_workspace, tmp_path, monkeypatch, caplog, counted):
     monkeypatch.setattr(
         "llamafactory_clinkd.kd.teacher_cache.shutil.disk_usage", lambda path: SimpleNamespace(free=1000)
     )
     with caplog.at_level(logging.INFO, "llamafactory_clinkd"), pytest.raises(OSError, match="kd_cache: off"):
         distil(small_workspace, tmp_path, kd_cache="hidden")
     assert "supervised tokens of 8 samples" in caplog.text
-    assert counted.made == 0
+    assert counted.loaded == 0
 
 
 def test_the_estimate_is_what_the_run_writes(small_workspace, tmp_path, caplog):

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kd_runs import distil, history, same_bits, weights
+from kd_runs import check_under_engine, distil, history, same_bits, weights
 
 from llamafactory_clinkd.arguments import ClinkdArguments
 from llamafactory_clinkd.kd.teacher import OffloadedTeacher
-from llamafactory_clinkd.phases.validation import check_recipe
 
 
 @pytest.fixture
@@ -77,25 +76,15 @@ def test_a_quantised_teacher_stays_where_it_is():
 
 
 @pytest.mark.parametrize(
-    ("engine", "told"),
+    ("engine", "message"),
     [
         ({"deepspeed": "ds_z3_config.json"}, "kd_teacher_offload: true.*deepspeed.*Remove the key.*offload_param"),
         ({"fsdp": ["full_shard"]}, "kd_teacher_offload: true.*FSDP.*Remove the key"),
     ],
 )
-def test_a_recipe_whose_engine_moves_weights_stops_before_anything_is_loaded(engine, told):
-    data = SimpleNamespace(dataset=["any"], eval_dataset=None, val_size=0.0)
-    plain = {
-        "max_steps": -1,
-        "label_smoothing_factor": 0.0,
-        "resume_from_checkpoint": None,
-        "deepspeed": None,
-        "fsdp": [],
-    }
-    training = SimpleNamespace(**plain | engine)
-    keys = SimpleNamespace(clinkd_phases=["distill"], kd_teacher_offload=True)
-    with pytest.raises(ValueError, match=told):
-        check_recipe(SimpleNamespace(finetuning=keys, data=data, training=training, model=None))
+def test_a_recipe_whose_engine_moves_weights_stops_before_anything_is_loaded(engine, message):
+    with pytest.raises(ValueError, match=message):
+        check_under_engine(engine, kd_teacher_offload=True)
 
 
 def test_fsdp_of_a_launcher_is_refused_too():

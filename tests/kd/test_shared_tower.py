@@ -26,7 +26,7 @@ def encoded(monkeypatch):
 
 
 @pytest.fixture
-def said(monkeypatch):
+def infos(monkeypatch):
     """What the teacher logs."""
     from llamafactory_clinkd.kd.adapter_teacher import logger
 
@@ -58,16 +58,16 @@ def run_twice(workspace, tmp_path, encoded, monkeypatch, **keys):
     ],
     ids=str,
 )
-def test_same_run_with_half_the_encodings(small_workspace, tmp_path, encoded, monkeypatch, said, keys, once, each):
+def test_same_run_with_half_the_encodings(small_workspace, tmp_path, encoded, monkeypatch, infos, keys, once, each):
     keys = teacher_adapter(small_workspace, tmp_path / "adapter") | keys
     assert run_twice(small_workspace, tmp_path, encoded, monkeypatch, **keys) == (once, each)
-    assert sum("it runs once for teacher and student" in text for text in said) == 1
+    assert sum("it runs once for teacher and student" in text for text in infos) == 1
 
 
-def test_an_adapter_on_the_tower_makes_two_of_it(small_workspace, tmp_path, encoded, monkeypatch, said):
+def test_an_adapter_on_the_tower_makes_two_of_it(small_workspace, tmp_path, encoded, monkeypatch, infos):
     keys = teacher_adapter(small_workspace, tmp_path / "adapter", ["qkv", "q_proj"])
     assert run_twice(small_workspace, tmp_path, encoded, monkeypatch, **keys) == (2 * BATCHES, 2 * BATCHES)
-    assert not any("it runs once" in text for text in said)
+    assert not any("it runs once" in text for text in infos)
 
 
 class Changing(torch.nn.Module):

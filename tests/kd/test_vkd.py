@@ -1,13 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from kd_runs import check_under_engine
 
 from llamafactory_clinkd.kd.vkd import VkdProjector, standardise, vkd_loss
-from llamafactory_clinkd.phases.validation import check_recipe
 
 
 WIDTHS = [(6, 6), (6, 9), (9, 6)]
@@ -127,16 +125,5 @@ def test_bad_input_says_what_was_expected():
 
 @pytest.mark.parametrize("engine", [{"deepspeed": "ds_z2_config.json", "fp16": True}, {"fsdp": ["full_shard"]}])
 def test_a_recipe_whose_engine_spoils_the_features_stops_before_anything_is_loaded(engine):
-    data = SimpleNamespace(dataset=["any"], eval_dataset=None, val_size=0.0)
-    plain = {
-        "max_steps": -1,
-        "label_smoothing_factor": 0.0,
-        "resume_from_checkpoint": None,
-        "deepspeed": None,
-        "fsdp": [],
-        "fp16": False,
-    }
-    training = SimpleNamespace(**plain | engine)
-    keys = SimpleNamespace(clinkd_phases=["distill"], kd_method="vkd", kd_teacher_offload=False)
     with pytest.raises(ValueError, match="kd_method: vkd.*bf16: true.*without `fsdp`"):
-        check_recipe(SimpleNamespace(finetuning=keys, data=data, training=training, model=None))
+        check_under_engine(engine, kd_method="vkd")

@@ -26,7 +26,7 @@ def other(models):
 
 
 def test_stock_loading_by_the_names_of_the_file_loads_nothing(models):
-    """What this module is for; when it fails, transformers has mended it."""
+    """What this module is for; when it fails, transformers has fixed it."""
     model = other(models)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     load_sharded_checkpoint(model, models / "shards", strict=False)

@@ -221,7 +221,7 @@ def test_the_estimate_holds_for_what_is_written(tmp_path):
     assert estimate_bytes(1, 3584, torch.bfloat16) == 7168
 
 
-def test_too_little_disk_is_told_before_the_start(tmp_path):
+def test_too_little_disk_stops_the_start(tmp_path):
     require_space(tmp_path / "new", 1)
     with pytest.raises(OSError, match="needs 1048576.0 GiB but .* kd_cache: off"):
         require_space(tmp_path, 2**50)
