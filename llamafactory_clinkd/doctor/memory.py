@@ -3,18 +3,7 @@
 
 """Memory of each phase on one GPU: weights, gradients, optimiser, teacher, activations, loss, generation.
 
-Bytes per parameter in LLaMA-Factory, N ranks:
-
-=====================  =======  =========  =========  ====================================================
-engine                 weights  gradients  optimiser  note
-=====================  =======  =========  =========  ====================================================
-fp32                   4        4          8          AdamW's two moments
-bf16, data parallel    4        4          8          trained weights are fp32, frozen ones 2 bytes; autocast's
-                                                      copies of the trained ones (2 more) exist during forward
-bf16, ZeRO-1           2        2          12 / N     the optimiser holds fp32 weights
-bf16, ZeRO-2           2        2 / N      12 / N
-bf16, ZeRO-3           2 / N    2 / N      12 / N     one layer and the head are whole while in use
-=====================  =======  =========  =========  ====================================================
+docs/planning.md has the bytes per parameter of each engine, and compares the sums with measured runs.
 """
 
 from .model_shape import ModelShape
@@ -33,35 +22,34 @@ def memory_by_phase(spec: RecipeSpec) -> dict[str, dict[str, int]]:
 
     Phase evaluate needs no GPU and is left out.
     """
-    breakdowns = {
-        "pseudo_label": lambda: {
-            "teacher": model_bytes(spec.teacher, spec, spec.ref_model_quantization_bit),
-            "generation": _generation_bytes(spec, spec.teacher, max(PSEUDO_LABEL_BEAMS, spec.num_beams)),
-        },
-        "distill": lambda: _training_memory(spec, with_teacher=spec.distils),
-        "correct": lambda: _correction_memory(spec),
-        "predict": lambda: {
-            "weights": model_bytes(spec.student, spec, spec.quantization_bit),
-            "generation": _generation_bytes(spec, spec.student, max(spec.num_beams, spec.keys["sasg_candidates"])),
-        },
-    }
     memory = {}
-    for phase, breakdown_of in breakdowns.items():
-        if phase in spec.keys["clinkd_phases"]:
-            runtime = {"runtime": 0 if spec.on_cpu else RUNTIME_BYTES}
-            breakdown = {**dict.fromkeys(COMPONENTS, 0), **breakdown_of(), **runtime}
+    for phase in spec.keys["clinkd_phases"]:
+        if phase != "evaluate":
+            breakdown = dict.fromkeys(COMPONENTS, 0) | _phase_memory(spec, phase)
+            breakdown["runtime"] = 0 if spec.on_cpu else RUNTIME_BYTES
             memory[phase] = {**breakdown, "peak": sum(breakdown.values())}
     return memory
+
+
+def _phase_memory(spec: RecipeSpec, phase: str) -> dict[str, int]:
+    if phase == "distill":
+        return _training_memory(spec, with_teacher=spec.distils)
+    if phase == "correct":
+        return _correction_memory(spec)
+    if phase == "pseudo_label":
+        shape, name, bits, beams = spec.teacher, "teacher", spec.ref_model_quantization_bit, PSEUDO_LABEL_BEAMS
+    else:
+        shape, name, bits, beams = spec.student, "weights", spec.quantization_bit, spec.keys["sasg_candidates"]
+    generation = _generation_bytes(spec, shape, max(beams, spec.num_beams))
+    return {name: model_bytes(shape, spec, bits), "generation": generation}
 
 
 def _training_memory(spec: RecipeSpec, *, with_teacher: bool) -> dict[str, int]:
     """The larger of two moments: the loss's backward pass, and the optimiser's step with all gradients."""
     fixed = {"weights": weight_bytes(spec), "optimiser": optimizer_bytes(spec)}
     if with_teacher and not spec.teacher_shares_weights:  # with `kd_cache: hidden`, too: epoch 1 fills the cache
-        if spec.keys["kd_teacher_offload"]:
-            fixed["teacher"] = offloaded_bytes(spec.teacher, spec)
-        else:
-            fixed["teacher"] = model_bytes(spec.teacher, spec, spec.ref_model_quantization_bit)
+        whole = model_bytes(spec.teacher, spec, spec.ref_model_quantization_bit)
+        fixed["teacher"] = offloaded_bytes(spec.teacher, spec) if spec.keys["kd_teacher_offload"] else whole
     gradients = gradient_bytes(spec)
     backward = {
         "gradients": gradients if spec.gradient_accumulation_steps > 1 or spec.zero_stage else 0,

@@ -15,12 +15,9 @@ from ..utils.io import read_json
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a Qwen2-VL model; every attribute that ends in ``_parameters`` is a count.
+    """Sizes of a Qwen2-VL model; every attribute that ends in ``parameters`` is a count.
 
     Attributes:
-        kv_width: Columns of the key projection.
-        tied: Whether the head shares the weights of the token embedding.
-        parameters: All parameters; a tied head counts once.
         layer_parameters: One decoder layer.
         merger_parameters: The multi-modal projector.
         vision_parameters: The vision tower without the projector.

@@ -25,13 +25,8 @@ class RecipeSpec:
 
     Attributes:
         keys: The ClinKD keys, defaults included.
-        gpus: Number of GPUs, one process each.
-        on_cpu: Whether the run uses the CPU instead.
         zero_stage: DeepSpeed's; 0 without DeepSpeed.
         teacher_shares_weights: Whether the teacher is an adapter over the base that the student's adapter trains on.
-        row_tokens: Tokens of the longest row, image included.
-        image_tokens: Tokens of an image.
-        answer_tokens: Mean tokens of an answer.
         rows_are_assumed: Whether a number of rows is the paper's, not counted or given.
     """
 

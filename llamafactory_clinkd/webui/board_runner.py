@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from ..rope.saved_positions import RECIPE_KEYS as POSITION_KEYS
 from ..rope.saved_positions import saved_settings
 from ..utils.value_checks import split_list
 from .elements import ELEMENTS, RECIPE_KEYS, TAB
@@ -20,6 +21,7 @@ from .locales import texts
 from .recipe_keys import (
     CLINKD_KEYS,
     check_keys,
+    from_key,
     localise_problem,
     merge_into_extra_args,
     recipe_keys,
@@ -52,14 +54,8 @@ def _checkpoint_positions(args: dict[str, Any]) -> dict[str, Any]:
     adapters = split_list(args.get("adapter_name_or_path") or [])
     model_args = SimpleNamespace(model_name_or_path=args["model_name_or_path"], adapter_name_or_path=adapters)
     saved = saved_settings(model_args) or {"variant": "mrope", "image_square": False}
-    return {
-        "rope_variant": saved["variant"],
-        "mcg_alpha_h": saved.get("alpha_h", 1),
-        "mcg_alpha_w": saved.get("alpha_w", 1),
-        "mcg_gap": saved.get("gap", 2),
-        "rope_sections": ",".join(map(str, saved.get("sections") or [])),
-        "image_square": saved.get("image_square", True),
-    }
+    values = {key: saved.get(setting) for setting, key in POSITION_KEYS.items()}
+    return {key: ELEMENTS[key].default if value is None else from_key(key, value) for key, value in values.items()}
 
 
 def initialize(stock: Callable[..., str], self: Any, data: dict[Any, Any], do_train: bool, from_preview: bool) -> str:

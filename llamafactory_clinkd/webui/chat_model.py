@@ -33,11 +33,10 @@ def generate_candidates(
     temperature: float,
     skip_special_tokens: bool,
 ) -> list[dict[str, Any]]:
-    """Candidates for the last message.
+    """Candidates for the last message; one user generates at a time.
 
     Args:
-        chatter: LLaMA Board's ``WebChatModel`` with a loaded Hugging Face engine, whose semaphore lets one user
-            generate at a time.
+        chatter: LLaMA Board's ``WebChatModel`` with a loaded Hugging Face engine.
         messages: The conversation, not changed; the last message is the question.
         system: System prompt.
         tools: Tools as JSON.

@@ -75,8 +75,8 @@ class _ChatAccordion:
         )
         self.draw_button.click(self.draw, [messages, lang, elements["image"]], results)
         elements["clear_btn"].click(lambda: (_hidden_picture(), gr.Dataframe(visible=False), None), outputs=results)
-        self.accordion.expand(self.describe_positions, [lang], [self.note], queue=False, show_progress="hidden")
-        lang.change(self.describe_positions, [lang], [self.note], queue=False, show_progress="hidden")
+        for event in (self.accordion.expand, lang.change):
+            event(self.describe_positions, [lang], [self.note], queue=False, show_progress="hidden")
         components = [self.accordion, self.answer_button, self.draw_button, *self.options, self.picture, self.table]
 
         def update_language(*values: Any) -> list[Any]:

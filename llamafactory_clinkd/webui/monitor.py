@@ -44,8 +44,15 @@ def with_report(stock: Callable[..., Iterator[dict[Any, Any]]]) -> Callable[...,
 
     @functools.wraps(stock)
     def monitor(self: Any) -> Iterator[dict[Any, Any]]:
+        import gradio as gr
+        from llamafactory.webui.common import get_save_dir
+
         tab = "train" if self.do_train else "eval"
-        lang, output_dir = _output_dir_of(self, tab) if self.running_data else (None, None)
+        lang, output_dir = None, None
+        if self.running_data:
+            names = ("top.lang", "top.model_name", "top.finetuning_type", f"{tab}.output_dir")
+            lang, *folders = (self.running_data[self.manager.get_elem_by_id(name)] for name in names)
+            output_dir = Path(get_save_dir(*folders))
         update: dict[Any, Any] = {}
         for update in stock(view_of_page(self)):
             yield update
@@ -53,28 +60,13 @@ def with_report(stock: Callable[..., Iterator[dict[Any, Any]]]) -> Callable[...,
             return
         progress, report = read_progress(output_dir), output_dir / "clinkd" / "report.html"
         if progress is not None and progress.phase is None and report.is_file():
-            output_box = self.manager.get_elem_by_id(f"{tab}.output_box")
+            gr.set_static_paths([report])  # the server serves this one file
+            link = f"[{texts(lang)['messages']['report']}](gradio_api/file={quote(str(report.resolve()))})"
             table = metrics_markdown(read_json(report.with_name("metrics.json")), lang)
-            yield {output_box: f"{_report_link(report, lang)}\n\n{table}\n\n{update[output_box]}"}
+            output_box = self.manager.get_elem_by_id(f"{tab}.output_box")
+            yield {output_box: f"{link}\n\n{table}\n\n{update[output_box]}"}
 
     return monitor
-
-
-def _output_dir_of(runner: Any, tab: str) -> tuple[str, Path]:
-    """Language of the page that started the current run in a tab, and the run's ``output_dir``."""
-    from llamafactory.webui.common import get_save_dir
-
-    names = ("top.lang", "top.model_name", "top.finetuning_type", f"{tab}.output_dir")
-    lang, *folders = (runner.running_data[runner.manager.get_elem_by_id(name)] for name in names)
-    return lang, Path(get_save_dir(*folders))
-
-
-def _report_link(report: Path, lang: str | None) -> str:
-    """A link to the report; from now on the server serves this one file."""
-    import gradio as gr
-
-    gr.set_static_paths([report])
-    return f"[{texts(lang)['messages']['report']}](gradio_api/file={quote(str(report.resolve()))})"
 
 
 def _phase_title(progress: Progress, lang: str | None) -> str:

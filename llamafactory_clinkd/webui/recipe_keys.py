@@ -7,6 +7,7 @@ A saved configuration must load in LLaMA Board after ``pip uninstall``, and LLaM
 does not know. So ClinKD's keys are saved within its text box of extra arguments, and taken out of it on loading.
 """
 
+import copy
 import json
 import re
 from dataclasses import MISSING, fields
@@ -24,10 +25,7 @@ CLINKD_KEYS = frozenset(field.name for field in fields(ClinkdArguments))
 
 def default_values() -> dict[str, Any]:
     """The value of every untouched element."""
-    return {
-        name: list(element.default) if isinstance(element.default, list) else element.default
-        for name, element in ELEMENTS.items()
-    }
+    return {name: copy.copy(element.default) for name, element in ELEMENTS.items()}
 
 
 def to_key(name: str, value: Any) -> Any:

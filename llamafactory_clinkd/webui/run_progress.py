@@ -18,7 +18,6 @@ class Progress(NamedTuple):
     """Progress of a run.
 
     Attributes:
-        phases: The chosen phases.
         finished: Number of finished phases.
         fraction: Finished part of the current phase, 0 to 1; 0 if the phase does not report it.
         steps: ``(current, total, elapsed, remaining)`` of a running training phase.

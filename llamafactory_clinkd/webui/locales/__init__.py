@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every text of the accordion in LLaMA Board's five languages, one JSON file each."""
+"""Every text of the accordions in LLaMA Board's five languages, one JSON file per language."""
 
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,6 @@ LANGUAGES = ("en", "ru", "zh", "ko", "ja")
 def texts(lang: str | None) -> dict[str, Any]:
     """The catalogue of a language: ``groups``, ``phases``, ``reasons``, ``messages``, ``chat`` and ``elements``.
 
-    Before the page has told its language (``None``), and for any that LLaMA Board may add, it is English.
+    English if the page has not reported its language yet (``None``), and for languages without a catalogue.
     """
     return read_json(Path(__file__).with_name(f"{lang if lang in LANGUAGES else 'en'}.json"))
