@@ -20,7 +20,7 @@ MAX_ATTENTION_MAPS = 12
 class Outline:
     """A box as an SVG path over the image, in thousandths of its width and height.
 
-    ``kind`` is ``asked`` (in the question), ``true`` or ``predicted``, then by the run with index ``run``.
+    ``kind`` is ``query`` (in the question), ``true`` or ``predicted``, then by the run with index ``run``.
     """
 
     kind: str
@@ -155,7 +155,7 @@ def _example(row: dict[str, Any], run: RunData) -> Example:
             picture = embed(path)
         except ValueError as error:
             problem = f"{error}."
-    boxes = outlines("asked", "asked region", parse_boxes(row["question"]))
+    boxes = outlines("query", "region in the question", parse_boxes(row["question"]))
     boxes += outlines("true", "true box", parse_boxes(row["annotation"]))
     return Example(
         row["modality"], segments(row["question"]), segments(row["annotation"]), picture, problem, outlines=boxes

@@ -137,9 +137,7 @@ def _rounds(run: RunData, folder: Path) -> list[CorrectionRound]:
         int(path.stem.partition("-")[2]): path for path in folder.glob("round-*.jsonl") if path.stem[6:].isdigit()
     }
     if not paths:
-        run.missing["corrections"] = (
-            "clinkd/corrections has no round: nothing was corrected, or the phase did not run."
-        )
+        run.missing["corrections"] = "clinkd/corrections has no round: nothing was corrected or the phase did not run."
     return [
         CorrectionRound(
             number,

@@ -25,7 +25,7 @@ PACKAGES = (
 UNKNOWN = "not recorded"
 _PROTOCOLS = {
     "present": "over the modalities that have rows",
-    "released": "over all eight as in the released code, absent ones count 0",
+    "released": "over all eight, absent ones as 0, as in the released code",
 }
 _FINGERPRINTS = {"model", "teacher", "adapters", "data_files", "previous"}
 
@@ -39,13 +39,13 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
     metrics = run.metrics or {}
     tools = [
         f"{label} {tool}"
-        for task, key, label in (("RC", "parser", "parsed by"), ("MIA", "tokenizer", "split by"))
+        for task, key, label in (("RC", "parser", "parsed by"), ("MIA", "tokenizer", "tokenized by"))
         if (tool := (metrics.get("tasks", {}).get(task) or {}).get(key))
     ]
     return [
         ("Test data", f"{', '.join(sorted(test)) or UNKNOWN}; {len(run.predictions):,} answers read"),
         ("Training data", ", ".join(sorted(train)) or UNKNOWN),
-        ("Model now", describe_model(run.folder) or "no model in the run's folder"),
+        ("Current model", describe_model(run.folder) or "no model in the run's folder"),
         ("Base weights", describe_fingerprint(models[0]) if models else UNKNOWN),
         ("Teacher weights", describe_fingerprint(teachers[0]) if teachers else f"{UNKNOWN}, or no teacher"),
         ("Candidates scored by", _scorers(run) or UNKNOWN),

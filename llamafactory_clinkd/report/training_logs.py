@@ -57,9 +57,9 @@ def read_training_logs(folder: Path, phases: dict[str, Any], missing: dict[str, 
         if log is not None:
             logs.append(log)
         elif phase in phases:
-            missing[f"log_{phase}"] = f"Phase {phase} left no trainer_state.json and no trainer_log.jsonl: no curves."
+            missing[f"log_{phase}"] = f"Phase {phase} wrote no trainer_state.json and no trainer_log.jsonl: no curves."
     if not logs:
-        missing.setdefault("logs", "No training phase left a log: there are no loss curves.")
+        missing.setdefault("logs", "No training phase wrote a log: there are no loss curves.")
     return logs
 
 

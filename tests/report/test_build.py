@@ -58,7 +58,7 @@ def test_every_card_has_the_boxes_of_its_question(page, run_dir):
             (attrs["class"].split()[1], attrs["d"]) for tag, attrs in card if attrs.get("class", "")[:7] == "outline"
         ]
         kinds = sorted(kind for kind, _ in drawn)
-        assert kinds == {"VG": ["predicted", "true"], "ROC": ["asked"], "RC": ["asked"], "MIA": []}[task]
+        assert kinds == {"VG": ["predicted", "true"], "ROC": ["query"], "RC": ["query"], "MIA": []}[task]
         assert {path for _, path in drawn} <= paths
         assert sum(attrs.get("class") == "halo" for _, attrs in card) == len(drawn)
         assert sum(tag == "img" for tag, _ in card) == 1
@@ -85,7 +85,7 @@ def test_bare_run_says_what_is_missing_and_invents_nothing(tmp_path):
     assert parsed.faults == [] and parsed.cards == []
     for name in ("state.json", "metrics.json", "predictions.jsonl", "pseudo_labels.jsonl"):
         assert f"clinkd/{name} does not exist" in parsed.text
-    for said in ("corrections has no round", "No training phase left a log", "no attention maps", "not recorded"):
+    for said in ("corrections has no round", "No training phase wrote a log", "no attention maps", "not recorded"):
         assert said in parsed.text
     assert not any(tag == "img" for tag, _ in parsed.elements)
 

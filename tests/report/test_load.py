@@ -79,7 +79,7 @@ def test_log_of_an_interrupted_phase_comes_from_its_last_checkpoint(tmp_path):
         write_log(tmp_path / "out" / "clinkd" / "distill" / f"checkpoint-{step}", steps=step, distils=True)
     found = run(tmp_path / "out", {"distill": {"status": "started"}, "correct": {"status": "started"}})
     assert found.logs[0].source == "clinkd/distill/checkpoint-100/trainer_state.json"
-    assert "Phase correct left no trainer_state.json" in found.missing["log_correct"]
+    assert "Phase correct wrote no trainer_state.json" in found.missing["log_correct"]
 
 
 def test_stock_log_is_used_when_the_state_is_torn(tmp_path):
