@@ -115,9 +115,9 @@ def check(
         result = run_check(
             dataset,
             image_folder=image_folder,
-            against=against or (),
             model=model,
             cutoff_len=cutoff_len,
+            against=against or (),
             image_max_pixels=image_max_pixels,
             workers=workers,
             report=report,

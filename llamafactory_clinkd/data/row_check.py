@@ -106,12 +106,13 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
-def resized(width: int, height: int, max_pixels: int = IMAGE_MAX_PIXELS, min_pixels: int = IMAGE_MIN_PIXELS):
+def resized(width: int, height: int, max_pixels: int = IMAGE_MAX_PIXELS) -> tuple[int, int]:
     """Width and height that LLaMA-Factory (0.9.5, Qwen2-VL) passes to the image processor."""
-    for limit, beyond in ((max_pixels, width * height > max_pixels), (min_pixels, width * height < min_pixels)):
-        if beyond:
-            factor = math.sqrt(limit / (width * height))
-            width, height = int(width * factor), int(height * factor)
+    pixels = width * height
+    limit = min(max(pixels, IMAGE_MIN_PIXELS), max_pixels)
+    if pixels != limit:
+        factor = math.sqrt(limit / pixels)
+        width, height = int(width * factor), int(height * factor)
     width, height = max(width, 28), max(height, 28)
     if width / height > 200:
         width = height * 180
@@ -123,14 +124,13 @@ def resized(width: int, height: int, max_pixels: int = IMAGE_MAX_PIXELS, min_pix
 class TokenCounter:
     """Counts the tokens of rows with the tokenizer and processor of a Qwen2-VL (folder or hub name).
 
-    ``max_pixels`` and ``min_pixels`` are the recipe's ``image_max_pixels`` and ``image_min_pixels``.
+    ``max_pixels`` is the recipe's ``image_max_pixels``.
     """
 
-    def __init__(self, model: str, max_pixels: int = IMAGE_MAX_PIXELS, min_pixels: int = IMAGE_MIN_PIXELS) -> None:
+    def __init__(self, model: str, max_pixels: int = IMAGE_MAX_PIXELS) -> None:
         from transformers import AutoProcessor
 
-        self._processor = AutoProcessor.from_pretrained(model)
-        self._limits = (max_pixels, min_pixels)
+        self._processor, self._max_pixels = AutoProcessor.from_pretrained(model), max_pixels
 
     def count(self, messages: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> int:
         """Tokens of a row in the model's chat template, with images of these ``sizes`` (width, height)."""
@@ -139,7 +139,7 @@ class TokenCounter:
         tokens = len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
         processor = self._processor.image_processor
         for size in sizes:
-            width, height = resized(*size, *self._limits)
+            width, height = resized(*size, self._max_pixels)
             patches = processor.get_number_of_image_patches(height, width, {})
             tokens += patches // processor.merge_size**2 + 2  # vision start and end
         return tokens
