@@ -38,13 +38,13 @@ def damaged(folder, kind):
     return sharegpt(f"{kind}.png")
 
 
-USER, TOLD = ("user", "<image>Where?"), ("assistant", "Here.")
+QUESTION, ANSWER = ("user", "<image>Where?"), ("assistant", "Here.")
 ROWS = {
     "not_an_object": lambda folder: [1],
     "missing_field": lambda folder: {"images": ["ct_0.png"], "conversations": []},
     "wrong_type": lambda folder: {"images": ["ct_0.png"], "messages": [{"role": "user", "content": 4}]},
     "unknown_role": lambda folder: roles(("human", "<image>Where?"), ("gpt", "Here.")),
-    "turn_order": lambda folder: roles(USER),
+    "turn_order": lambda folder: roles(QUESTION),
     "no_turns": lambda folder: roles(),
     "bad_text": lambda folder: sharegpt("ct_0.png", answer="\ud800"),
     "empty_question": lambda folder: sharegpt("ct_0.png", question="<image> "),
@@ -62,7 +62,7 @@ ROWS = {
     "image_missing": lambda folder: sharegpt("absent.png"),
     "image_unreadable": lambda folder: damaged(folder, "image_unreadable"),
     "image_truncated": lambda folder: damaged(folder, "image_truncated"),
-    "no_image": lambda folder: roles(("user", "Where?"), TOLD, images=()),
+    "no_image": lambda folder: roles(("user", "Where?"), ANSWER, images=()),
 }
 ELSEWHERE = {"not_json", "duplicate_row", "duplicate_id", "leak_image", "leak_volume", "too_long"}
 
@@ -112,7 +112,7 @@ def test_ids_that_name_the_image_may_repeat(folder):
     assert not checked(folder, rows).counts
 
 
-def test_a_bad_picture_is_reported_once(folder):
+def test_a_bad_image_is_reported_once(folder):
     rows = [sharegpt("absent.png", answer=str(number), id=str(number)) for number in range(5)]
     assert dict(checked(folder, rows).counts) == {"image_missing": 1}
 
@@ -134,7 +134,7 @@ def test_leakage_by_path_content_and_volume(folder):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_pictures_that_break_off_are_found(folder, suffix, share):
+def test_truncated_images_are_found(folder, suffix, share):
     noise = random.Random(0).randbytes(200 * 150)
     Image.frombytes("L", (200, 150), noise).save(folder / f"whole.{suffix}")
     content = (folder / f"whole.{suffix}").read_bytes()
@@ -144,7 +144,7 @@ def test_pictures_that_break_off_are_found(folder, suffix, share):
     assert found.examples["image_truncated"][0]["row"] == 2
 
 
-def test_pictures_of_the_other_set_that_do_not_open_are_counted(folder):
+def test_images_of_the_other_set_that_do_not_open_are_counted(folder):
     test = write_source(folder / "test.json", [sharegpt("absent.png"), sharegpt("ct_1.png")])
     found = checked(folder, [sharegpt("ct_0.png")], against=[test])
     assert (found.unread_against, dict(found.counts)) == (1, {})
@@ -183,8 +183,8 @@ def test_a_second_check_opens_only_what_changed(folder, monkeypatch):
 
     real = images._inspect
     monkeypatch.setattr(images, "_inspect", lambda folder, image: opened.append(image) or real(folder, image))
-    told = []
-    found = checked(folder, rows, on_progress=lambda *report: told.append(report))
+    progress = []
+    found = checked(folder, rows, on_progress=lambda *report: progress.append(report))
     assert opened == ["ct_2.png"]
     assert not found.counts
-    assert told == [("images", 3, 4), ("images", 4, 4), ("rows", 4, 4)]
+    assert progress == [("images", 3, 4), ("images", 4, 4), ("rows", 4, 4)]

@@ -19,7 +19,7 @@ def run(monkeypatch):
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_convert_says_what_it_found_and_what_to_write_in_the_recipe(run, tmp_path):
+def test_convert_prints_a_summary_and_the_keys_of_the_recipe(run, tmp_path):
     bad = {"id": "ct_1", "conversations": []}
     source = write_source(tmp_path / "grit.json", [MED_GRIT_TRAIN, bad])
     done = run("convert", source, tmp_path / "out", "--json", tmp_path / "summary.json", "--tags", "qwen_vl")
@@ -31,7 +31,7 @@ def test_convert_says_what_it_found_and_what_to_write_in_the_recipe(run, tmp_pat
     assert "<ref>" in (tmp_path / "out" / "grit.json").read_text()
 
 
-def test_strict_and_other_errors_are_sentences(run, tmp_path):
+def test_errors_are_messages_without_a_traceback(run, tmp_path):
     source = write_source(tmp_path / "grit.json", [{"id": "ct_1", "conversations": []}, MED_GRIT_TRAIN])
     for arguments, text in (
         (("--strict",), "row 1"),
@@ -46,7 +46,7 @@ def test_strict_and_other_errors_are_sentences(run, tmp_path):
         assert "Traceback" not in done.output
 
 
-def test_an_interrupted_conversion_says_how_to_go_on(run, tmp_path, monkeypatch):
+def test_an_interrupted_conversion_explains_how_to_resume(run, tmp_path, monkeypatch):
     source = write_source(tmp_path / "grit.json", [MED_GRIT_TRAIN])
     module = importlib.import_module("llamafactory_clinkd.data.convert")
     monkeypatch.setattr(module, "build_rows", _interrupt)
@@ -61,7 +61,7 @@ def _interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_check_ends_with_one_when_there_is_an_error(run, tmp_path):
+def test_check_exits_with_1_if_there_is_an_error(run, tmp_path):
     draw(tmp_path, "ct_0.png")
     path = write_source(tmp_path / "set.json", [sharegpt("ct_0.png")])
     done = run("check", path, "--workers", 1)
@@ -84,7 +84,7 @@ def test_stats_prints_the_table_and_draws_the_figure(run, tmp_path):
     assert json.loads((tmp_path / "stats.json").read_text())["modalities"] == {"ct": 1, "mr": 1}
 
 
-def test_without_a_figure_the_numbers_are_there_all_the_same(run, tmp_path, monkeypatch):
+def test_without_matplotlib_the_numbers_are_still_written(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     path = write_source(tmp_path / "set.json", [sharegpt("ct_0.png")])
     done = run("stats", path, "--json", tmp_path / "stats.json")
@@ -93,7 +93,7 @@ def test_without_a_figure_the_numbers_are_there_all_the_same(run, tmp_path, monk
     assert json.loads((tmp_path / "stats.json").read_text())["turns"] == 1
 
 
-def test_check_says_what_it_could_not_compare(run, tmp_path):
+def test_check_reports_what_it_could_not_compare(run, tmp_path):
     draw(tmp_path, "ct_0.png")
     test = write_source(tmp_path / "test.json", [sharegpt("absent.png")])
     done = run("check", write_source(tmp_path / "set.json", [sharegpt("ct_0.png")]), "--workers", 1, "--against", test)

@@ -31,10 +31,12 @@ def converted(tmp_path, rows, **options):
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])
 @pytest.mark.parametrize("kind", SOURCES)
 def test_formats_are_detected(tmp_path, kind, suffix):
-    told = []
+    detections = []
     source = write_source(tmp_path / f"source.{suffix}", SOURCES[kind])
-    done = convert(source, tmp_path / "out", on_format=lambda found, detected: told.append((found.name, detected)))
-    assert told == [(kind, True)]
+    done = convert(
+        source, tmp_path / "out", on_format=lambda found, detected: detections.append((found.name, detected))
+    )
+    assert detections == [(kind, True)]
     assert (done.format, done.rejected, done.rows_out) == (kind, 0, len(SOURCES[kind]))
 
 
@@ -177,12 +179,12 @@ def test_what_others_left_in_the_folder_stays(tmp_path):
     assert set(json.loads((out / "dataset_info.json").read_text())) == {"mine", "source"}
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "is not valid JSON"), ("[]", "holds a list")])
-def test_a_broken_dataset_info_is_named_and_kept(tmp_path, text, said):
+@pytest.mark.parametrize(("text", "message"), [("{", "is not valid JSON"), ("[]", "holds a list")])
+def test_a_broken_dataset_info_is_named_and_kept(tmp_path, text, message):
     source, out = write_source(tmp_path / "source.json", [SHAREGPT]), tmp_path / "out"
     out.mkdir()
     (out / "dataset_info.json").write_text(text)
-    with pytest.raises(ValueError, match=f"dataset_info.json {said}"):
+    with pytest.raises(ValueError, match=f"dataset_info.json {message}"):
         convert(source, out)
     assert (out / "dataset_info.json").read_text() == text
 

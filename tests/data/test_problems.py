@@ -71,7 +71,7 @@ def test_every_reason_has_a_case():
 
 
 @pytest.mark.parametrize(("reason", "kind", "row"), CASES)
-def test_the_row_is_set_aside_and_nothing_else_is_lost(tmp_path, reason, kind, row):
+def test_a_bad_row_is_rejected_and_nothing_else_is_lost(tmp_path, reason, kind, row):
     good = {
         "slake": SLAKE,
         "vqa_rad": VQA_RAD,

@@ -43,10 +43,10 @@ def files(folder):
 
 
 def rows_done(state):
-    """Rows the state vouches for: none before its first checkpoint, nor once a finished conversion has removed it."""
+    """Rows of the last checkpoint: none before the first one, nor once a finished conversion has removed it."""
     try:
         return json.loads(state.read_text())["done"]
-    except FileNotFoundError:  # asking beforehand whether it exists leaves the converter time to remove it
+    except FileNotFoundError:  # checking first would race with the converter, which removes it
         return 0
 
 
@@ -98,7 +98,7 @@ def test_interrupted_and_run_again_the_files_are_the_same(tmp_path, monkeypatch,
 
 
 def test_rows_beyond_the_last_checkpoint_are_cut_off(tmp_path, monkeypatch):
-    """As after a kill: the part files hold more than the state vouches for, the last line torn."""
+    """As after a kill: the part files hold more than the last checkpoint, and a torn last line."""
     monkeypatch.setattr(writer, "CHECKPOINT", 50)
     source = source_of(tmp_path / "source.json", 300)
     convert(source, tmp_path / "uninterrupted", name="grit")
@@ -118,7 +118,7 @@ def _killed(self):
 
 
 @pytest.mark.parametrize("change", ["source", "options", "lost part"])
-def test_other_work_is_not_taken_up(tmp_path, monkeypatch, change):
+def test_a_run_of_other_inputs_is_not_resumed(tmp_path, monkeypatch, change):
     source = source_of(tmp_path / "source.json", 60)
     monkeypatch.setattr(writer.ResumableWriter, "finish", _killed)
     with pytest.raises(SystemExit):
@@ -137,7 +137,7 @@ def test_other_work_is_not_taken_up(tmp_path, monkeypatch, change):
     assert len(json.loads(done.path.read_text())) == done.rows_out
 
 
-def test_strict_does_not_go_on_from_a_run_that_passed_over_a_bad_row(tmp_path, monkeypatch):
+def test_strict_does_not_resume_a_run_that_rejected_a_row(tmp_path, monkeypatch):
     source = source_of(tmp_path / "source.json", 60)
     monkeypatch.setattr(writer.ResumableWriter, "finish", _killed)
     with pytest.raises(SystemExit):
@@ -162,7 +162,7 @@ def _killed_there(*_):
     raise SystemExit(1)
 
 
-def test_a_file_that_breaks_off_gives_no_data_set(tmp_path):
+def test_a_truncated_file_becomes_no_data_set(tmp_path):
     source = source_of(tmp_path / "source.json", 60)
     source.write_text(source.read_text()[:-200])
     with pytest.raises(BrokenFileError, match="row 5[0-9] is not valid JSON"):

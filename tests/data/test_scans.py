@@ -101,7 +101,7 @@ def test_colour_and_frames(tmp_path):
         scan_to_png(tmp_path, "us.dcm#1")
 
 
-def test_burned_in_annotation_is_told_every_time(tmp_path):
+def test_burned_in_annotation_is_reported_every_time(tmp_path):
     dicom(tmp_path / "ct_1.dcm", HU, BurnedInAnnotation="YES")
     dicom(tmp_path / "ct_2.dcm", HU, BurnedInAnnotation="NO")
     for _ in range(2):
@@ -149,19 +149,19 @@ def test_other_orientations_give_the_same_picture(tmp_path):
     assert pixels_of(tmp_path, "time.nii")[0].shape == (4, 3)
 
 
-def test_a_picture_is_made_once(tmp_path):
+def test_a_png_is_written_once(tmp_path):
     source = dicom(tmp_path / "a" / "ct_1.dcm", HU)
     target, _ = scan_to_png(tmp_path, "a/ct_1.dcm")
     assert target == "clinkd_png/a/ct_1--z_0000.png"
-    made = (tmp_path / target).stat().st_mtime_ns
+    written = (tmp_path / target).stat().st_mtime_ns
     scan_to_png(tmp_path, "a/ct_1.dcm")
-    assert (tmp_path / target).stat().st_mtime_ns == made
+    assert (tmp_path / target).stat().st_mtime_ns == written
     dicom(source, HU + 1)
     scan_to_png(tmp_path, "a/ct_1.dcm")
-    assert (tmp_path / target).stat().st_mtime_ns > made
+    assert (tmp_path / target).stat().st_mtime_ns > written
 
 
-def test_what_a_killed_run_left_of_a_picture_is_overwritten(tmp_path, monkeypatch):
+def test_an_unfinished_png_of_a_killed_run_is_overwritten(tmp_path, monkeypatch):
     def killed(self, path, **_):
         path.write_bytes(b"half a picture")
         raise SystemExit
@@ -177,7 +177,7 @@ def test_what_a_killed_run_left_of_a_picture_is_overwritten(tmp_path, monkeypatc
     assert [path.name for path in (tmp_path / "clinkd_png").iterdir()] == ["ct_1--z_0000.png"]
 
 
-def test_a_link_in_place_of_the_unfinished_picture_is_not_followed(tmp_path):
+def test_a_link_named_like_the_unfinished_png_is_not_followed(tmp_path):
     dicom(tmp_path / "data" / "ct_1.dcm", HU)
     (tmp_path / "data" / "clinkd_png").mkdir()
     (tmp_path / "data" / "clinkd_png" / ".ct_1--z_0000.png.part").symlink_to(tmp_path / "elsewhere.png")

@@ -36,7 +36,7 @@ def rows_of(count):
     ]
 
 
-def test_the_draw_is_fixed_for_good():
+def test_the_draw_never_changes():
     """The digest is that of coreutils, ``printf '0\\na' | sha256sum``; a change here changes everybody's subsets."""
     assert order_key(0, "a").hex() == "0d3b8411bde7fa848b384a022e7da931520283cf97550a020e7c6c04cc086893"
 
@@ -47,7 +47,7 @@ def test_the_draw_is_fixed_for_good():
     assert choose_subset(row_keys(rows, seed=7), 6) == sorted(drawn[:6])
 
 
-def test_another_process_draws_the_same(tmp_path):
+def test_another_process_draws_the_same_rows(tmp_path):
     path = write_source(tmp_path / "rows.json", rows_of(50))
     code = (
         "import json, sys; from llamafactory_clinkd.data.split import *;"
@@ -100,13 +100,10 @@ def test_strata_keep_their_shares(size):
 def test_no_side_sees_the_other(by, share):
     rows = rows_of(200)
     rows[5]["images"].append(rows[150]["images"][0])  # a row that ties two volumes together
-    parts = [groups_of(row, by) for row in rows]
-    is_test = split_groups(parts, share, seed=4)
+    groups = [groups_of(row, by) for row in rows]
+    is_test = split_groups(groups, share, seed=4)
     sides = [
-        {part for row, test in zip(parts, is_test, strict=True) if test is side for part in row} for side in (0, 1)
-    ]
-    sides = [
-        {part for row, test in zip(parts, is_test, strict=True) if test == side for part in row}
+        {group for row, test in zip(groups, is_test, strict=True) if test == side for group in row}
         for side in (False, True)
     ]
     assert sides[0] and sides[1]

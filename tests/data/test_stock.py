@@ -34,9 +34,9 @@ template = get_template_and_fix_tokenizer(parts["tokenizer"], data_args)
 rows = get_dataset(template, model_args, data_args, training_args, stage="sft", **parts)["train_dataset"]
 found = []
 for row in rows:
-    told = parts["tokenizer"].decode([token for token in row["labels"] if token != -100])
+    answer = parts["tokenizer"].decode([token for token in row["labels"] if token != -100])
     whole = parts["tokenizer"].decode(row["input_ids"])
-    found.append({"told": told, "asked": whole, "tokens": len(row["input_ids"])})
+    found.append({"answer": answer, "row": whole, "tokens": len(row["input_ids"])})
 clinkd = "use_clinkd" in {f for f in type(finetuning_args).__dataclass_fields__}
 json.dump({"plugin": clinkd, "rows": found}, open(sys.argv[2], "w"))
 """
@@ -115,8 +115,8 @@ def test_boxes_come_back_equal_with_and_without_the_plugin(model, tmp_path, tags
     assert without["rows"] == with_plugin["rows"]
     assert len(without["rows"]) == done.rows_out == 24
     for row, box in zip(without["rows"], boxes, strict=True):
-        assert parse_boxes(row["asked"]) == [box]  # the whole row: question and answer
-    assert [parse_boxes(row["told"]) for row in without["rows"][::2]] == [[box] for box in boxes[::2]]
+        assert parse_boxes(row["row"]) == [box]  # the whole row: question and answer
+    assert [parse_boxes(row["answer"]) for row in without["rows"][::2]] == [[box] for box in boxes[::2]]
 
     counter = TokenCounter(str(model))
     from PIL import Image
