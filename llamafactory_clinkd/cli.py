@@ -24,9 +24,7 @@ PROBLEMS_SHOWN = 20
 
 @app.command()
 def demo(
-    directory: Annotated[Path, typer.Option(help="Folder for data, models, the run and its report.")] = Path(
-        "runs/demo"
-    ),
+    directory: Annotated[Path, typer.Option(help="Folder for data, models and the run.")] = Path("runs/demo"),
     quick: Annotated[bool, typer.Option(help="Less data and training: a few minutes instead of fifteen.")] = False,
 ) -> None:
     """Prepares real scans and small models, and runs the full pipeline on them."""
@@ -40,14 +38,11 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Predictions of ClinKD, BiRD, LLaMA-Factory or LLaVA-Med.")],
     output: Annotated[Path | None, typer.Option("--json", help="Write the metrics to this file.")] = None,
     protocol: Annotated[
-        Literal["present", "released"],
-        typer.Option(help="Average over the modalities present, or over all eight as the released code does."),
+        Literal["present", "released"], typer.Option(help="Mean over the modalities present, or as the released code.")
     ] = "present",
     spice_jars: Annotated[Path | None, typer.Option(help="Folder with SPICE's CoreNLP 3.6.0 jars.")] = None,
     answers: Annotated[Path | None, typer.Option(help="The answers of a LLaVA-Med question file.")] = None,
-    dataset: Annotated[
-        Path | None, typer.Option(help="Data set of LLaMA-Factory's predictions: adds images, tasks and modalities.")
-    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="The data set of LLaMA-Factory's predictions.")] = None,
 ) -> None:
     """Computes the paper's four metrics."""
     from .evaluate import evaluate_file, metrics_table, progress_bar
@@ -72,9 +67,7 @@ def select(
     scorer: Annotated[str, typer.Option(help="open_clip name, name@pretrained, hf-hub:..., a folder, or logprob.")],
     output: Annotated[Path, typer.Option(help="File for the newly ranked predictions.")],
     image_dir: Annotated[Path, typer.Option(help="Folder of relative image paths.")] = Path(),
-    region: Annotated[
-        Literal["image", "crop"], typer.Option(help="Score the whole image, or each candidate's box.")
-    ] = "image",
+    region: Annotated[Literal["image", "crop"], typer.Option(help="Score image or candidate's box.")] = "image",
     device: Annotated[str, typer.Option(help="Device of the scorer, e.g. cuda.")] = "cpu",
 ) -> None:
     """Ranks stored candidates with another scorer, without generating again."""
@@ -88,9 +81,7 @@ def select(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One or more output_dir folders.")],
-    output: Annotated[
-        Path | None, typer.Option(help="The HTML file. Default: clinkd/report.html of the first run.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="HTML file. Default: clinkd/report.html of the first.")] = None,
 ) -> None:
     """Writes a self-contained HTML page about one run, or comparing several."""
     from .report import build_report
@@ -117,9 +108,7 @@ def doctor(
     train_rows: Annotated[
         int | None, typer.Option(min=1, help="With --plan: training rows. Default: counted.")
     ] = None,
-    eval_rows: Annotated[
-        int | None, typer.Option(min=1, help="With --plan: evaluation rows. Default: counted.")
-    ] = None,
+    eval_rows: Annotated[int | None, typer.Option(min=1, help="With --plan: test rows. Default: counted.")] = None,
     row_tokens: Annotated[
         int | None, typer.Option(min=1, help="With --plan: tokens of the longest row. Default: `cutoff_len`.")
     ] = None,

@@ -21,11 +21,7 @@ CONNECT_SECONDS = 3.0
 
 
 def clip_weights(keys: Mapping[str, Any]) -> CheckResult:
-    """Whether the weights of the scorer that ranks candidates are on this machine.
-
-    Args:
-        keys: A recipe; ``sasg_scorer`` names the scorer, by default BiomedCLIP.
-    """
+    """Whether the weights of ``sasg_scorer`` (by default BiomedCLIP) are on this machine."""
     result = functools.partial(CheckResult, "CLIP weights")
     name = keys.get("sasg_scorer") or BIOMED_CLIP
     if name == "logprob":

@@ -142,10 +142,9 @@ SIZES = {
 
 
 def known_config(name: str) -> dict[str, Any] | None:
-    """The configuration of a published checkpoint, where it differs from transformers' defaults; None if unknown.
+    """The configuration of a published checkpoint such as ``Qwen/Qwen2-VL-7B-Instruct``; None if it is unknown.
 
-    Args:
-        name: A hub name such as ``Qwen/Qwen2-VL-7B-Instruct``, or anything that ends like one.
+    Values that equal transformers' defaults are left out.
     """
     model = name.rstrip("/").rsplit("/", 1)[-1].lower()
     for size, figures in SIZES.items():

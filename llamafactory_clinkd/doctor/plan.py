@@ -110,15 +110,12 @@ def _checkpoint_bytes(spec: RecipeSpec) -> int:
 
 
 def advice(spec: RecipeSpec, memory: dict[str, dict[str, int]], available: int) -> list[str]:
-    """Changes for every phase whose peak is above ``available`` bytes per GPU, the most effective first.
+    """Lines ``phase: change (about X GiB less)``, the most effective first, for each phase that needs too much memory.
 
     Args:
         spec: The recipe.
         memory: From :func:`.memory.memory_by_phase`.
         available: Bytes of one GPU.
-
-    Returns:
-        Lines ``phase: change (about X GiB less)``; empty if everything fits.
     """
     lines = []
     for phase, breakdown in memory.items():

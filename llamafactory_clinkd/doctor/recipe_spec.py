@@ -27,7 +27,7 @@ class RecipeSpec:
         keys: The ClinKD keys, defaults included.
         zero_stage: DeepSpeed's; 0 without DeepSpeed.
         teacher_shares_weights: Whether the teacher is an adapter over the base that the student's adapter trains on.
-        rows_are_assumed: Whether a number of rows is the paper's, not counted or given.
+        rows_are_assumed: Whether a number of rows is the paper's.
     """
 
     student: ModelShape
@@ -128,9 +128,8 @@ def read_spec(
     base, adapters = keys["model_name_or_path"], keys.get("ref_model_adapters")
     teacher = keys.get("ref_model") or (base if adapters else None)
     student = load_shape(base)
-    zero_stage, offload_optimizer, offload_weights = _zero_settings(keys.get("deepspeed"))
     row_tokens = row_tokens or int(keys.get("cutoff_len", 2048))
-    row_counts = [given or counted for given, counted in zip(rows, _count_rows(keys), strict=True)]
+    row_counts = [n or counted for n, counted in zip(rows, _count_rows(keys), strict=True)]
     limit = int(keys.get("max_samples") or 10**12)
     train_rows, eval_rows = (min(limit, n or paper) for n, paper in zip(row_counts, MED_GRIT_ROWS, strict=True))
     stock = {item.name: item.default for item in fields(RecipeSpec) if item.default is not MISSING}
@@ -140,9 +139,6 @@ def read_spec(
         keys=clinkd,
         gpus=gpus,
         on_cpu=on_cpu,
-        zero_stage=zero_stage,
-        offload_optimizer=offload_optimizer,
-        offload_weights=offload_weights,
         teacher_shares_weights=bool(adapters) and keys.get("finetuning_type", "lora") == "lora" and teacher == base,
         row_tokens=row_tokens,
         image_tokens=min(student.image_tokens(int(keys.get("image_max_pixels", 768 * 768))), row_tokens),
@@ -150,6 +146,7 @@ def read_spec(
         train_rows=train_rows,
         eval_rows=eval_rows,
         rows_are_assumed=None in row_counts,
+        **_zero_settings(keys.get("deepspeed")),
         **{
             name: keys[name] if default is None else type(default)(keys[name])
             for name, default in stock.items()
@@ -169,17 +166,20 @@ def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     return arguments.clinkd_dict()
 
 
-def _zero_settings(config: str | Mapping[str, Any] | None) -> tuple[int, bool, bool]:
-    """ZeRO's stage, whether the optimiser is offloaded and whether weights are; from a file or its content."""
-    if not config:
-        return 0, False, False
-    if not isinstance(config, Mapping):
+def _zero_settings(config: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """ZeRO's stage, and whether optimiser and weights are offloaded; from a DeepSpeed file or its content."""
+    if config and not isinstance(config, Mapping):
         if not Path(config).is_file():
-            raise ValueError(f"`deepspeed: {config}` is not a file. Start where the recipe's paths start from.")
+            raise ValueError(
+                f"`deepspeed: {config}` is not a file. Run in the folder that the recipe's paths start in."
+            )
         config = read_json(config)
-    zero = config.get("zero_optimization", {})
-    offloads = [zero.get(name, {}).get("device", "none") != "none" for name in ("offload_optimizer", "offload_param")]
-    return int(zero.get("stage", 0)), *offloads
+    zero = (config or {}).get("zero_optimization", {})
+    return {
+        "zero_stage": int(zero.get("stage", 0)),
+        "offload_optimizer": zero.get("offload_optimizer", {}).get("device", "none") != "none",
+        "offload_weights": zero.get("offload_param", {}).get("device", "none") != "none",
+    }
 
 
 def _count_rows(keys: Mapping[str, Any]) -> list[int | None]:

@@ -15,11 +15,7 @@ from .locales import texts
 
 
 def create_train_tab(stock: Callable[[Any], dict[str, Any]], engine: Any) -> dict[str, Any]:
-    """Wraps ``create_train_tab``: builds the accordion after BAdam's.
-
-    Returns:
-        LLaMA Board's own elements; those of the accordion are registered as tab ``clinkd``.
-    """
+    """Wraps ``create_train_tab``: builds the accordion after BAdam's, and registers its elements as tab ``clinkd``."""
     groups, boxes = _build()
     accordion, components = groups[TAB], {f"{name}_tab": group for name, group in groups.items()} | boxes
     engine.manager.add_elems(TAB, components)
@@ -88,15 +84,7 @@ def _phase_choices(lang: str | None) -> list[tuple[str, str]]:
 
 
 def _describe(lang: str | None, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Label, help and interactivity of every group and element; an unused element's help is the reason.
-
-    Args:
-        lang: The page's language.
-        values: The values of :data:`.elements.DRIVERS`.
-
-    Returns:
-        Component name -> properties.
-    """
+    """Component -> label, help and interactivity; the help of an unused element is the reason why it is unused."""
     catalogue, unused = texts(lang), unused_elements(values) if values["use_clinkd"] else {}
     updates: dict[str, dict[str, Any]] = {f"{name}_tab": {"label": t} for name, t in catalogue["groups"].items()}
     for name, words in catalogue["elements"].items():

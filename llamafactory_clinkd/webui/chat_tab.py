@@ -227,12 +227,9 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]]) -> Image.Im
     """A copy of ``image`` with the outline of each box, numbered from 1 if there are several.
 
     Args:
-        image: Any mode; not changed.
+        image: Any mode. The copy is RGB, enlarged to :data:`MIN_SIDE` if it is smaller.
         boxes: ``x1, y1, x2, y2`` in thousandths of the image's width and height. Outside of the image, a box is drawn
             along the edge; a box without area is drawn as a line or a point.
-
-    Returns:
-        RGB, of the same aspect ratio, enlarged to :data:`MIN_SIDE` if it is smaller.
     """
     scale = max(1.0, MIN_SIDE / max(image.size))
     size = [max(1, round(side * scale)) for side in image.size]

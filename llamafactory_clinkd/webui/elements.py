@@ -35,13 +35,10 @@ GROUPS: dict[str, list[list[str]]] = {
 
 
 class Element(NamedTuple):
-    """What an element holds.
+    """An input of the accordion.
 
-    Attributes:
-        kind: ``switch``, ``choice``, ``fraction`` (0 to 1), ``number``, ``count`` (an integer or empty), ``text``,
-            ``phases``, ``datasets`` or ``models``.
-        default: The value of an untouched element.
-        choices: Of a ``choice`` or of ``phases``.
+    ``kind`` is ``switch``, ``choice``, ``fraction`` (0 to 1), ``number``, ``count`` (an integer or empty), ``text``,
+    ``phases``, ``datasets`` or ``models``.
     """
 
     kind: str
@@ -75,26 +72,13 @@ ELEMENTS: dict[str, Element] = {field.name: _element_of(field) for field in fiel
 }
 RECIPE_KEYS = tuple(name for name in ELEMENTS if name != "teacher_name")
 DRIVERS = (
-    "use_clinkd",
-    "clinkd_phases",
-    "rope_variant",
-    "kd_method",
-    "correction_similarity",
-    "corrector",
-    "sasg_scorer",
-)
+    "use_clinkd", "clinkd_phases", "rope_variant", "kd_method", "correction_similarity", "corrector", "sasg_scorer",
+)  # fmt: skip
 """Elements that decide which others are unused."""
 
 
 def unused_elements(values: dict[str, Any]) -> dict[str, str]:
-    """The elements that no chosen phase or method reads.
-
-    Args:
-        values: The values of :data:`DRIVERS` at least.
-
-    Returns:
-        Element -> name of the reason, a key of ``reasons`` in the locales.
-    """
+    """Unused element -> the reason, a key of ``reasons`` in the locales; ``values`` has :data:`DRIVERS` at least."""
     phases, method = values["clinkd_phases"] or [], values["kd_method"]
     kd = ["kd_alpha", "kd_cache", "kd_teacher_offload"]
     pseudo_kd = ["kd_temperature", "kd_temperature_squared", "kd_noise_std"]

@@ -98,13 +98,12 @@ def progress_text(progress: Progress, lang: str | None) -> str:
 
 
 def draw_curves(curves: dict[str, list[dict[str, Any]]]) -> Any:
-    """One plot per training phase: the loss, and cross-entropy and KL divergence if they are logged.
+    """A matplotlib figure in English, like LLaMA Board's own, with a plot per training phase.
+
+    Each shows the loss, and cross-entropy and KL divergence if they are logged.
 
     Args:
         curves: Phase -> lines of its ``trainer_log.jsonl``.
-
-    Returns:
-        A matplotlib figure, in English like LLaMA Board's own.
     """
     from matplotlib.figure import Figure
 
@@ -125,12 +124,7 @@ def draw_curves(curves: dict[str, list[dict[str, Any]]]) -> Any:
 
 
 def metrics_markdown(metrics: dict[str, Any], lang: str | None) -> str:
-    """``metrics.json`` as a Markdown table in percent: a row for each modality, a column for each task.
-
-    Args:
-        metrics: From :func:`llamafactory_clinkd.evaluate.evaluate_predictions`.
-        lang: The page's language.
-    """
+    """``metrics.json`` as a Markdown table in percent: a row for each modality, a column for each task."""
     words = texts(lang)["messages"]
     tasks = {name: metrics["tasks"][name] for name in TASKS if name in metrics["tasks"]}
     present = {name for task in tasks.values() for name in task["modalities"]}
@@ -155,13 +149,7 @@ def view_of_page(runner: Any) -> Any:
 
     LLaMA Board's pages share one runner, and the page that ends first resets it for the others. The view has its own
     ``trainer`` and ``running_data``. It resets the shared runner only if no other run was started since, and reads
-    ``aborted`` from where the Abort button of every page sets it.
-
-    Args:
-        runner: LLaMA Board's ``Runner``, shared by all pages.
-
-    Returns:
-        An instance of a subclass of the runner's class; the runner itself if it runs no process.
+    ``aborted`` from where the Abort button of every page sets it. A runner without a process is returned as it is.
     """
     process = runner.trainer
     if process is None:

@@ -81,11 +81,10 @@ def merge_into_extra_args(extra_args: str, values: dict[str, Any]) -> str:
 
 
 def split_extra_args(extra_args: str) -> tuple[str, dict[str, Any]]:
-    """Takes the elements out of the text of extra arguments.
+    """The text of extra arguments without the elements, and the value of every element.
 
-    Returns:
-        The remaining text, and the value of every element. A text without ``"use_clinkd": true`` is returned unchanged
-        with the default values: it may name keys such as ``ref_model`` for LLaMA-Factory's own methods.
+    A text without ``"use_clinkd": true`` is returned unchanged with the default values: it may name keys such as
+    ``ref_model`` for LLaMA-Factory's own methods.
     """
     values = default_values()
     keys = json.loads(extra_args)
