@@ -10,12 +10,11 @@ BLEU, ROUGE-L and CIDEr are then not comparable to the last digit, and METEOR an
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from ..utils.boxes import convert_tags
-from .java import METEOR_COLUMNS, java_command, meteor_score, meteor_statistics, one_line, ptb_tokenize
+from .java import METEOR_COLUMNS, coco_folder, java_command, meteor_score, meteor_statistics, one_line, ptb_tokenize
 
 
 PTB, PLAIN = "PTB (CoreNLP 3.4.1)", "words and punctuation (no Java found)"
@@ -30,23 +29,9 @@ _PUNCTUATION = {"'", '"', "`", "(", ")", "{", "}", ".", "?", "!", ",", ":", "-",
 _TOKEN = re.compile(r"\w+(?:[.,]\d+)*(?:[-'/]\w+)*|--|\.\.\.|[^\w\s]")
 
 
-class CaptionStatistics(NamedTuple):
-    """Per-row statistics of captions.
-
-    Attributes:
-        table: float64 ``[rows, 10 + 23 + 3]``: BLEU, METEOR (0 without Java), ROUGE-L, CIDEr, 1.
-        tokenizer: Name of the tokenizer, :data:`PTB` or :data:`PLAIN`.
-        has_meteor: Whether METEOR's columns are filled.
-    """
-
-    table: np.ndarray
-    tokenizer: str
-    has_meteor: bool
-
-
 def caption_statistics(
     rows: Sequence[dict], groups: Sequence[np.ndarray], progress: Callable[[str, int, int], None] | None = None
-) -> CaptionStatistics:
+) -> tuple[np.ndarray, str, bool]:
     """The statistics of every row; each Java program runs once for all rows.
 
     Args:
@@ -54,9 +39,14 @@ def caption_statistics(
         groups: Row indices of each corpus (one per modality), for CIDEr's document frequencies.
         progress: Called with the stage, the number of pairs done and the total.
 
+    Returns:
+        float64 ``[rows, 10 + 23 + 3]`` (BLEU, METEOR or 0 without Java, ROUGE-L, CIDEr, 1); the tokenizer, :data:`PTB`
+        or :data:`PLAIN`; whether METEOR's columns are filled.
+
     Raises:
-        ImportError: If ``pycocoevalcap`` is not installed.
+        ImportError: If ``pycocoevalcap`` is not installed; the message names the extra.
     """
+    coco_folder()
     from pycocoevalcap.rouge.rouge import Rouge
 
     count, rouge = len(rows), Rouge()
@@ -67,9 +57,11 @@ def caption_statistics(
     hypotheses, references = tokens[:count], tokens[count:]
 
     table = np.ones((count, BLEU_COLUMNS + METEOR_COLUMNS + 3))
-    table[:, BLEU_COLUMNS:-3] = (
-        meteor_statistics(hypotheses, references, lambda done: report("METEOR", done, count)) if has_java else 0
-    )
+    table[:, BLEU_COLUMNS:-3] = 0
+    if has_java:
+        table[:, BLEU_COLUMNS:-3] = meteor_statistics(
+            hypotheses, references, lambda done: report("METEOR", done, count)
+        )
     for row, pair in enumerate(zip(hypotheses, references, strict=True)):
         table[row, -3] = rouge.calc_score(*([text] for text in pair))
         if (row + 1) % 100 == 0:
@@ -78,7 +70,7 @@ def caption_statistics(
         pairs = ([texts[i] for i in group] for texts in (hypotheses, references))
         table[group, :BLEU_COLUMNS], table[group, -2] = ngram_statistics(*pairs)
         report("BLEU and CIDEr", number, len(groups))
-    return CaptionStatistics(table, PTB if has_java else PLAIN, has_java)
+    return table, PTB if has_java else PLAIN, has_java
 
 
 def caption_scores(sums: np.ndarray, has_meteor: bool) -> dict[str, np.ndarray | None]:

@@ -3,11 +3,12 @@
 
 """Scores and metrics as text, ``metrics.json`` as a table for the terminal, and the evaluation's progress bars."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..utils.boxes import TASKS, sort_modalities
+from ..utils.progress import bars_of_parts
 from .paper_tables import TASK_METRICS
 from .scoring import Progress
 
@@ -61,26 +62,15 @@ def metrics_table(metrics: dict[str, Any]) -> "Table":
     return table
 
 
-@contextmanager
-def progress_bar(console: "Console | None" = None) -> Iterator[Progress]:
-    """Shows one bar for each stage; yields the ``progress`` argument of :func:`.scoring.evaluate_predictions`.
+def progress_bar(console: "Console | None" = None) -> AbstractContextManager[Progress]:
+    """Shows a bar for each stage; its value is the ``progress`` argument of :func:`.scoring.evaluate_predictions`.
 
     Args:
         console: Where to draw; standard error by default, so that standard output stays clean for JSON.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console or Console(stderr=True)) as bars:
-        stages: dict[str, int] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in stages:
-                stages[stage] = bars.add_task(stage, total=total)
-            bars.update(stages[stage], completed=done, total=total)
-
-        yield report
+    return bars_of_parts(console or Console(stderr=True))
 
 
 def _caption(metrics: dict[str, Any]) -> str:

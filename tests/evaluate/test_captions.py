@@ -58,13 +58,13 @@ def test_equal_to_pycocoevalcap_with_each_java_program_started_once(monkeypatch)
             super().__init__(command, *args, **kwargs)
 
     monkeypatch.setattr(subprocess, "Popen", Noted)
-    found = captions.caption_statistics(ROWS, GROUPS)
+    table, tokenizer, has_meteor = captions.caption_statistics(ROWS, GROUPS)
     assert started == [["stanford-corenlp-3.4.1.jar"], ["meteor-1.5.jar"]]
-    assert (found.tokenizer, found.has_meteor) == (captions.PTB, True)
+    assert (tokenizer, has_meteor) == (captions.PTB, True)
     monkeypatch.undo()
 
     for group in GROUPS:
-        ours = captions.caption_scores(found.table[group].sum(axis=0), True)
+        ours = captions.caption_scores(table[group].sum(axis=0), True)
         theirs = coco_scores([ROWS[i] for i in group])
         for name, value in theirs.items():
             assert ours[name] == pytest.approx(value, abs=1e-9), name
@@ -76,9 +76,9 @@ def test_equal_to_pycocoevalcap_with_each_java_program_started_once(monkeypatch)
 
 def test_without_java_bleu_and_rouge_go_on_and_meteor_is_missing(monkeypatch):
     monkeypatch.setattr(captions, "java_command", lambda: None)
-    found = captions.caption_statistics(ROWS, GROUPS)
-    assert (found.tokenizer, found.has_meteor) == (captions.PLAIN, False)
-    scores = captions.caption_scores(found.table[1:2].sum(axis=0), found.has_meteor)
+    table, tokenizer, has_meteor = captions.caption_statistics(ROWS, GROUPS)
+    assert (tokenizer, has_meteor) == (captions.PLAIN, False)
+    scores = captions.caption_scores(table[1:2].sum(axis=0), has_meteor)
     assert scores["meteor"] is scores["value"] is scores["mbmr_bird"] is None
     assert scores["bleu_4"] == pytest.approx(1, abs=1e-6)
     assert scores["rouge_l"] == pytest.approx(1)
@@ -87,7 +87,7 @@ def test_without_java_bleu_and_rouge_go_on_and_meteor_is_missing(monkeypatch):
 def test_tag_style_does_not_matter(monkeypatch):
     monkeypatch.setattr(captions, "java_command", lambda: None)
     rows = [{"annotation": "<box>(1,2),(3,4)</box>", "response": "<|box_start|>(1,2),(3,4)<|box_end|>"}]
-    assert captions.caption_statistics(rows, [np.array([0])]).table[0, -3] == pytest.approx(1)
+    assert captions.caption_statistics(rows, [np.array([0])])[0][0, -3] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
