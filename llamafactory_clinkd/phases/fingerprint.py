@@ -77,23 +77,15 @@ GROUP_PHASES = {
 """Argument group -> the phases that its fields concern."""
 
 FIELD_PHASES = {
-    "pseudo_label_target": ("distill",),
-    "pseudo_label_samples": ("pseudo_label", "distill"),
-    "ref_model": ("pseudo_label", "distill"),
-    "teacher_rope_variant": ("pseudo_label", "distill"),
-    "image_square": MODEL_PHASES,
-    "rope_variant": ("distill", "correct", "predict"),
-    "rope_sections": ("distill", "correct", "predict"),
-    "mcg_": ("distill", "correct", "predict"),
-    "kd_": ("distill",),
-    "correct": ("correct",),
-    "sasg_": ("predict",),
-    "eval_dataset": ("predict",),
-    "per_device_eval_batch_size": ("predict",),
-    "compute_dtype": ("predict",),
-    "spice_jars": ("evaluate",),
+    MODEL_PHASES: ("image_square",),
+    ("pseudo_label", "distill"): ("pseudo_label_samples", "ref_model", "teacher_rope_variant"),
+    ("distill", "correct", "predict"): ("rope_variant", "rope_sections", "mcg_"),
+    ("distill",): ("kd_", "pseudo_label_target"),
+    ("correct",): ("correct",),
+    ("predict",): ("sasg_", "eval_dataset", "per_device_eval_batch_size", "compute_dtype"),
+    ("evaluate",): ("spice_jars",),
 }
-"""Start of a field's name -> the phases that it concerns, where they differ from its group's."""
+"""Phases -> the fields (starts of their names) that concern them, where they are not those of the group."""
 
 ALWAYS_RECORDED = frozenset((
     "template", "dataset", "eval_dataset", "cutoff_len", "max_samples", "val_size", "train_on_prompt", "mask_history",
@@ -200,7 +192,7 @@ def dataset_fingerprint(names: Any, dataset_dir: Any) -> dict[str, Any]:
 
 
 def _phases_of(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    return next((phases for start, phases in FIELD_PHASES.items() if name.startswith(start)), default)
+    return next((phases for phases, starts in FIELD_PHASES.items() if name.startswith(starts)), default)
 
 
 def _is_default(item: Field, value: Any) -> bool:

@@ -27,8 +27,9 @@ def run_phase(run: Run) -> list[str]:
     scorer = load_scorer(settings.sasg_scorer, device=str(training.device)) if training.process_index == 0 else None
 
     def rank_candidates(rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[str, float]:
+        generated = [{key: answer[key] for key in ("candidates", "error") if key in answer} for answer in answers]
         ranked = select_rows(
-            [row | _generated(answer) for row, answer in zip(rows, answers, strict=True)],
+            [row | answer for row, answer in zip(rows, generated, strict=True)],
             scorer,
             load_image,
             region=settings.sasg_region,
@@ -55,8 +56,3 @@ def load_image(row: dict[str, Any]) -> Image.Image:
     """The image file of a row, as RGB."""
     with Image.open(row["image"]) as image:
         return image.convert("RGB")
-
-
-def _generated(answer: dict[str, Any]) -> dict[str, Any]:
-    """What generation adds to a row: candidates, or why there are none."""
-    return {key: answer[key] for key in ("candidates", "error") if key in answer}

@@ -83,7 +83,7 @@ def test_model_path_that_does_not_exist(workspace, tmp_path, key):
         run(recipe(workspace, tmp_path / "out", **{key: "./nowhere"}))
 
 
-def test_spice_jars_that_are_not_there_are_told_before_the_first_phase(workspace, tmp_path):
+def test_spice_jars_that_are_not_there_are_reported_before_the_first_phase(workspace, tmp_path):
     keys = {"clinkd_phases": "distill,predict,evaluate", "spice_jars": str(tmp_path)}
     with pytest.raises(FileNotFoundError, match="SPICE needs stanford-corenlp-3.6.0.jar.*2015-12-09"):
         run(recipe(workspace, tmp_path / "out", **keys))
@@ -99,7 +99,7 @@ def test_spice_jars_that_are_not_there_are_told_before_the_first_phase(workspace
         ("distill,correct", "correction_similarity_model", "ViT-B-32", "names no weights"),
     ],
 )
-def test_scorer_that_is_none_is_told_before_the_first_phase(workspace, tmp_path, phases, key, name, message):
+def test_scorer_that_is_none_is_reported_before_the_first_phase(workspace, tmp_path, phases, key, name, message):
     pytest.importorskip("open_clip")
     similarity = "clip" if key == "correction_similarity_model" else "lexical"
     keys = {"clinkd_phases": phases, key: name, "correction_similarity": similarity}
@@ -108,7 +108,7 @@ def test_scorer_that_is_none_is_told_before_the_first_phase(workspace, tmp_path,
     assert not (tmp_path / "out" / "clinkd" / "state.json").exists()
 
 
-def test_positions_that_disagree_are_told_before_the_first_phase(workspace, tmp_path):
+def test_positions_that_disagree_are_reported_before_the_first_phase(workspace, tmp_path):
     student = shutil.copytree(workspace / "student", tmp_path / "student")
     teacher = shutil.copytree(workspace / "teacher", tmp_path / "teacher")
     write_rope_config(student, {"variant": "mrope", "image_square": True})
@@ -227,7 +227,7 @@ def test_engine_that_computes_its_own_positions(workspace, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_changed_recipe_is_said_and_never_mixed(workspace, tmp_path):
+def test_changed_recipe_is_reported_and_never_mixed(workspace, tmp_path):
     keys = recipe(workspace, tmp_path / "out")
     run(keys)
     with pytest.raises(ValueError, match="kd_alpha was 0.5, is 0.6.*overwrite_output_dir"):
