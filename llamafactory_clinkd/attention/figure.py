@@ -4,10 +4,11 @@
 """``clinkd attention``: one PNG with the image, and the image under the attention map of each model."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from string import whitespace
 from textwrap import fill
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from PIL import Image
@@ -74,7 +75,8 @@ def attention_figure(
     """
     if not models:
         raise ValueError("There is no model to draw: give at least one (label, folder).")
-    _figure_class()  # fails before minutes of loading
+    if find_spec("matplotlib") is None:
+        raise ImportError("Attention maps need matplotlib. Run: pip install 'llamafactory-clinkd[eval]'")
     from .answer_attention import answer_attention, load_engine
 
     panels = [
@@ -89,8 +91,10 @@ def draw(
     picture: Image.Image, panels: Sequence[tuple[str, "AnswerAttention"]], title: str, out_path: str | Path
 ) -> Path:
     """Draws the (label, attention) panels; a map covers the whole picture and is scaled to its own largest value."""
+    from matplotlib.figure import Figure
+
     size = PANEL_SIZE * (len(panels) + 1), PANEL_SIZE * picture.height / picture.width + 1.4
-    figure = _figure_class()(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(fill(_plain(title), CAPTION_WIDTH * (len(panels) + 1)), fontsize=10)
     axes = figure.subplots(1, len(panels) + 1)
     for axis in axes:
@@ -115,11 +119,3 @@ def _plain(text: str) -> str:
     """``text`` for matplotlib, where a dollar would start a formula and a control character has no glyph."""
     printable = (char if char.isprintable() or char in whitespace else "\N{REPLACEMENT CHARACTER}" for char in text)
     return "".join(printable).replace("$", r"\$")
-
-
-def _figure_class() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Attention maps need matplotlib. Run: pip install 'llamafactory-clinkd[eval]'") from error
-    return Figure

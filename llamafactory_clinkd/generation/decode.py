@@ -106,7 +106,7 @@ def decode_batch(
     next backward pass.
 
     Args:
-        model: The model, wrapped or not, in evaluation mode (see :func:`.eval_mode.preserve_training_state`).
+        model: In evaluation mode, see :func:`.eval_mode.preserve_training_state`.
         tokenizer: Decodes the answers.
         inputs: From :func:`model_inputs`; ``input_ids`` [b, s].
         settings: From :func:`generation_settings`.
@@ -137,7 +137,7 @@ def decode_batch(
         )
 
     answers = output.sequences[:, inputs["input_ids"].size(1) :].cpu()
-    is_end = torch.isin(answers, ends)  # an answer without end token has the full width
+    is_end = torch.isin(answers, ends)  # an answer without an end token has the full width
     lengths = torch.where(is_end.any(1), is_end.int().argmax(1) + 1, answers.size(1)).tolist()
     if settings["num_beams"] > 1:  # `generate` scores a beam by sum / length ** penalty
         penalty = settings.get("length_penalty")

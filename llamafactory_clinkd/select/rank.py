@@ -58,7 +58,7 @@ def select_rows(
             candidates in the order of generation. Other keys are copied.
         scorer: From :func:`.scorers.load_scorer`.
         load_image: Opens a row's image.
-        out_path: The predictions, written atomically at the end; ``<out_path>.<settings>.part`` grows until then.
+        out_path: The predictions, written atomically at the end; ``<out_path>.<hash>.part`` grows until then.
             The scorer's identity and the region go to ``predictions.scorer.json`` beside it.
         region: ``image`` scores the whole image, ``crop`` each candidate's own first box (the image without one).
         batch_size: Rows per pass of the scorer.
@@ -68,7 +68,7 @@ def select_rows(
     Returns:
         The rows with ``response`` (the text of rank 1), ``scorer`` (its short name) and, in each candidate, ``score``
         and ``rank``. If an image cannot be read, nothing was generated or the row is malformed, ``error`` holds the
-        reason, the scores are null and the order of generation is kept; without candidates a stored ``response`` is.
+        reason, the scores are null and the order of generation is kept. Without candidates ``response`` is unchanged.
 
     Raises:
         ValueError: If ``region`` is unknown.
@@ -77,16 +77,16 @@ def select_rows(
     if region not in ("image", "crop"):
         raise ValueError(f"Unknown region {region!r}: expected 'image' or 'crop'.")
     out_path = Path(out_path)
-    part = out_path.with_name(f"{out_path.name}.{content_hash([scorer.identity, region])[:12]}.part")
+    partial_path = out_path.with_name(f"{out_path.name}.{content_hash([scorer.identity, region])[:12]}.part")
     if not resume:
-        part.unlink(missing_ok=True)
-    done = {_row_key(row): row for row in read_jsonl(part) if "error" not in row}
+        partial_path.unlink(missing_ok=True)
+    done = {_row_key(row): row for row in read_jsonl(partial_path) if "error" not in row}
 
     todo = [row for row in rows if _row_key(row) not in done]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
     for batch in track(batches, description=f"Score with {scorer.short_name}", disable=not progress):
         selected = _select_batch(batch, scorer, load_image, region)
-        append_jsonl(part, selected)
+        append_jsonl(partial_path, selected)
         done |= {_row_key(row): after for row, after in zip(batch, selected, strict=True)}
 
     result = [done[_row_key(row)] for row in rows]

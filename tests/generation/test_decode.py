@@ -166,7 +166,7 @@ def test_the_cache_is_used_in_training_mode_with_checkpointing(model, tokenizer)
     assert model.training and model.is_gradient_checkpointing and model.config.use_cache is False
 
 
-def test_undisturbed_restores_modes_and_generators(model):
+def test_preserve_training_state_restores_modes_and_generators(model):
     model.train()
     model.model.visual.eval()
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())

@@ -133,7 +133,7 @@ def test_a_key_that_is_not_written_takes_the_saved_value(tmp_path):
     resolved = with_saved_positions(loads(tmp_path), recipe)
     assert (resolved.rope_variant, resolved.rope_sections, resolved.image_square) == ("rope_2d", [0, 4, 4], False)
     assert recipe.rope_variant == "mcg"
-    assert settings_of_run(loads(tmp_path), resolved) == OTHER  # a later phase asks again
+    assert settings_of_run(loads(tmp_path), resolved) == OTHER  # a later phase resolves them again
     assert settings_of_run(loads(tmp_path), keys(rope_variant="rope_2d", rope_sections="0,4,4")) == OTHER
     assert settings_of_run(loads(tmp_path), SimpleNamespace(use_clinkd=False)) == OTHER
 
@@ -182,11 +182,11 @@ def test_a_saved_teacher_keeps_its_own(tmp_path):
     write_rope_config(tmp_path, MCG)
     assert teacher_settings(loads(tmp_path), keys()) == MCG
     assert teacher_settings(loads(tmp_path), keys(teacher_rope_variant="mcg")) == MCG
-    for asked in ("rope_2d", "mrope"):
+    for requested in ("rope_2d", "mrope"):
         with pytest.raises(
-            ValueError, match=f"The teacher was saved.*`teacher_rope_variant: saved 'mcg', requested '{asked}'"
+            ValueError, match=f"The teacher was saved.*`teacher_rope_variant: saved 'mcg', requested '{requested}'"
         ):
-            teacher_settings(loads(tmp_path), keys(teacher_rope_variant=asked))
+            teacher_settings(loads(tmp_path), keys(teacher_rope_variant=requested))
 
 
 def test_a_model_of_the_hub_brings_its_positions(tmp_path, monkeypatch):

@@ -67,12 +67,12 @@ def test_ranks_follow_scores_and_ties_keep_their_order():
 
 
 def test_one_row_in_memory_is_ranked_as_in_a_file(image_dir):
-    asked = row("1", "ct_1.png", "kidney", "liver (500,0),(999,999)", "spleen")
+    candidates = row("1", "ct_1.png", "kidney", "liver (500,0),(999,999)", "spleen")
     for region in ("image", "crop"):
-        (stored,) = select([asked], WordScorer(), image_dir, region=region)
-        assert select_row(asked, WordScorer(), Image.open(image_dir / "ct_1.png"), region=region) == stored
+        (stored,) = select([candidates], WordScorer(), image_dir, region=region)
+        assert select_row(candidates, WordScorer(), Image.open(image_dir / "ct_1.png"), region=region) == stored
     files = sorted(path.name for path in image_dir.iterdir())
-    assert "no image" in select_row(asked | {"image": None}, WordScorer(), None)["error"]
+    assert "no image" in select_row(candidates | {"image": None}, WordScorer(), None)["error"]
     assert sorted(path.name for path in image_dir.iterdir()) == files
 
 
@@ -238,7 +238,7 @@ def test_rerank_ranks_stored_candidates_again(image_dir, tmp_path, clip_folder):
     rows = [row("a", "ct_1.png", "spleen", "liver"), row("b", "x_3.png", "liver")]
     first = tmp_path / "predictions.jsonl"
     before = select(rows, WordScorer(), image_dir, out_path=first)
-    Image.new("RGB", (10, 10)).save(image_dir / "x_3.png")  # mended since
+    Image.new("RGB", (10, 10)).save(image_dir / "x_3.png")  # fixed since
 
     clip = load_scorer(str(clip_folder))
     got = rerank(first, clip, tmp_path / "again.jsonl", image_dir)

@@ -82,7 +82,7 @@ def test_an_architecture_with_a_weights_file(tmp_path, monkeypatch, clip_folder)
 
 
 def test_a_transformers_text_tower_is_read_from_the_folder(clip_folder, make_clip, tmp_path, monkeypatch):
-    """As BiomedCLIP: its configuration names a text model of the hub, which must not be asked for here."""
+    """As BiomedCLIP: its configuration names a text model of the hub, which must not be downloaded here."""
     folder = tmp_path / "bert_clip"
     folder.mkdir()
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "left", "hip", "liver", "mass"]
@@ -108,7 +108,7 @@ def test_a_transformers_text_tower_is_read_from_the_folder(clip_folder, make_cli
         load_scorer(str(folder))
 
 
-def test_it_runs_where_it_is_told_to(clip_folder, monkeypatch):
+def test_it_runs_on_the_given_device(clip_folder, monkeypatch):
     """On the meta device, which every machine has: weights and inputs are there, and nothing is computed."""
     scorer = load_scorer(str(clip_folder))
     moved = type(scorer)(

@@ -9,8 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from llamafactory_clinkd.rope import apply_rope, remove_rope, rope_settings
-from llamafactory_clinkd.rope import mcg as positions
+from llamafactory_clinkd.rope import apply_rope, mcg, remove_rope, rope_settings
 
 from .conftest import END, IMAGE, START, VIDEO, inputs_of
 from .layouts import Row, batch_of, image, text, video
@@ -185,7 +184,7 @@ def test_applying_again_changes_nothing_and_another_variant_replaces(qwen2_vl):
     expected = {"variant": "mcg_released", "alpha_h": 1, "alpha_w": 1, "gap": 3, "sections": None}
     assert rope_settings(qwen2_vl) == expected
     batch = batch_of(PROMPTS["one image"])
-    assert torch.equal(qwen2_vl.model.get_rope_index(**batch)[0], positions.mcg_released(**batch, gap=3)[0])
+    assert torch.equal(qwen2_vl.model.get_rope_index(**batch)[0], mcg.mcg_released(**batch, gap=3)[0])
 
     apply_rope(qwen2_vl, "mrope")
     assert "get_rope_index" not in vars(qwen2_vl.model)
@@ -267,7 +266,7 @@ def test_positions_without_token_types(qwen2_vl):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_llamafactory_s_collator_asks_the_instance(qwen2_vl, name):
+def test_llamafactory_s_collator_uses_the_bound_method(qwen2_vl, name):
     from types import SimpleNamespace
 
     from llamafactory.data.collator import MultiModalDataCollatorForSeq2Seq as Collator
@@ -289,7 +288,7 @@ def test_a_float_mask_keeps_integers(qwen2_vl):
         **{**batch, "attention_mask": batch["attention_mask"].float()}
     )
     assert ids.dtype == torch.int64 and deltas.dtype == torch.int64
-    assert torch.equal(ids, positions.mcg(**batch)[0])
+    assert torch.equal(ids, mcg.mcg(**batch)[0])
 
 
 @pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"rope_mixed"}))

@@ -151,7 +151,7 @@ def test_the_number_of_ranks_may_change(model, tokenizer, data, tmp_path, settin
 
 
 @pytest.mark.parametrize("settings", [BEAMS, SAMPLES])
-def test_told_to_stop_keeps_its_rows_and_goes_on_later(model, tokenizer, data, tmp_path, settings):
+def test_a_stop_request_keeps_the_rows_and_the_next_run_continues(model, tokenizer, data, tmp_path, settings):
     rows, ids = data
     out, collator = tmp_path / "out.jsonl", CollatorWithEvents()
     stop = {"should_stop": lambda: len(collator.sizes) >= 2}
@@ -166,7 +166,7 @@ def test_told_to_stop_keeps_its_rows_and_goes_on_later(model, tokenizer, data, t
     assert got == whole
 
 
-def test_one_rank_told_to_stop_stops_the_run_for_all(model, tokenizer, data, tmp_path):
+def test_a_stop_request_on_one_rank_stops_the_run_for_all(model, tokenizer, data, tmp_path):
     rows, ids = data
     barrier, errors = threading.Barrier(2), [None, None]
 
@@ -208,8 +208,8 @@ def test_a_bad_row_loses_no_other_and_is_tried_again(model, tokenizer, data, tmp
         assert [c["text"] for c in got[i]["candidates"]] == [c["text"] for c in whole[i]["candidates"]]
 
     collate = CollatorWithEvents()
-    mended = generate_rows(model, tokenizer, rows, collate, ids, out, **BEAMS)
-    assert [row["id"] for row in mended] == ids and not any("error" in row for row in mended)
+    fixed = generate_rows(model, tokenizer, rows, collate, ids, out, **BEAMS)
+    assert [row["id"] for row in fixed] == ids and not any("error" in row for row in fixed)
     assert len(collate.sizes) <= 2  # only the batches of the two rows
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafactory_clinkd.rope import mcg as positions
+from llamafactory_clinkd.rope import mcg
 
 from .layouts import (
     Row,
@@ -25,10 +25,10 @@ examples = settings(max_examples=50, deadline=None)  # tests assert no time
 alphas = st.integers(1, 4)
 gaps = st.integers(1, 5)
 VARIANTS = {
-    "mrope": positions.mrope,
-    "mcg": positions.mcg,
-    "mcg_released": positions.mcg_released,
-    "rope_2d": positions.rope_2d,
+    "mrope": mcg.mrope,
+    "mcg": mcg.mcg,
+    "mcg_released": mcg.mcg_released,
+    "rope_2d": mcg.rope_2d,
 }
 
 
@@ -49,27 +49,27 @@ def assert_follows(drawn, found, references):
 @examples
 @given(rows(), alphas, alphas)
 def test_mcg_equals_the_equations_token_by_token(drawn, alpha_h, alpha_w):
-    found = positions.mcg(**batch_of(drawn), alpha_h=alpha_h, alpha_w=alpha_w)
+    found = mcg.mcg(**batch_of(drawn), alpha_h=alpha_h, alpha_w=alpha_w)
     assert_follows(drawn, found, [mcg_reference(row.segments, alpha_h, alpha_w) for row in drawn])
 
 
 @examples
 @given(rows(), gaps)
 def test_mcg_released_equals_its_reference(drawn, gap):
-    found = positions.mcg_released(**batch_of(drawn), gap=gap)
+    found = mcg.mcg_released(**batch_of(drawn), gap=gap)
     assert_follows(drawn, found, [released_reference(row.segments, gap) for row in drawn])
 
 
 @examples
 @given(rows())
 def test_rope_2d_equals_its_reference(drawn):
-    assert_follows(drawn, positions.rope_2d(**batch_of(drawn)), [rope_2d_reference(row.segments) for row in drawn])
+    assert_follows(drawn, mcg.rope_2d(**batch_of(drawn)), [rope_2d_reference(row.segments) for row in drawn])
 
 
 @examples
 @given(rows(), alphas, alphas)
 def test_eq_3_both_gaps_are_equal_or_a_half_was_floored(drawn, alpha_h, alpha_w):
-    ids, deltas = positions.mcg(**batch_of(drawn), alpha_h=alpha_h, alpha_w=alpha_w)
+    ids, deltas = mcg.mcg(**batch_of(drawn), alpha_h=alpha_h, alpha_w=alpha_w)
     for index, row in enumerate(drawn):
         at = row.left_pad
         for segment in row.segments:
@@ -88,7 +88,7 @@ def test_eq_3_both_gaps_are_equal_or_a_half_was_floored(drawn, alpha_h, alpha_w)
 def test_eq_4_of_a_square_image(side, before, lam):
     # lambda = l + (w h + 1 - (h + 1)) / 2, whole numbers where w = h; computed by hand for the four cases.
     drawn = [Row((*([text(before)] if before else []), image(side, side), text(2)))]
-    ids, _ = positions.mcg(**batch_of(drawn))
+    ids, _ = mcg.mcg(**batch_of(drawn))
     paper = ids[:, 0] + 1
     for token, (row, column) in enumerate((r, c) for r in range(1, side + 1) for c in range(1, side + 1)):
         assert paper[1:, before + token].tolist() == [row + lam, column + lam]
@@ -139,7 +139,7 @@ def test_decoding_with_the_delta_continues_a_full_pass(drawn, variant, more):
 def test_released_with_gap_one_is_stock_for_images(drawn):
     batch = batch_of(drawn)
     stock = _stock(batch)
-    for own, expected in zip(positions.mcg_released(**batch, gap=1), stock, strict=True):
+    for own, expected in zip(mcg.mcg_released(**batch, gap=1), stock, strict=True):
         assert torch.equal(own, expected)
 
 
@@ -147,7 +147,7 @@ def test_released_with_gap_one_is_stock_for_images(drawn):
 @given(rows(adjacent=False))
 def test_mrope_is_stock(drawn):
     batch = batch_of(drawn)
-    for own, expected in zip(positions.mrope(**batch), _stock(batch), strict=True):
+    for own, expected in zip(mcg.mrope(**batch), _stock(batch), strict=True):
         assert torch.equal(own, expected)
 
 
@@ -166,23 +166,23 @@ def _stock(batch):
 def test_adjacent_images_are_split_by_their_grids():
     apart = batch_of([Row((text(2), image(2, 3), image(4, 1), text(1)))])
     assert (apart["mm_token_type_ids"][0, 2:12] == 1).all()
-    ids, _ = positions.mcg(**apart)
+    ids, _ = mcg.mcg(**apart)
     expected, _ = mcg_reference((text(2), image(2, 3), image(4, 1), text(1)))
     assert (ids[:, 0].t() + 1).tolist() == [list(token) for token in expected]
 
 
 def test_a_wide_interval_reaches_below_the_text_and_stays_an_integer():
-    # n = 10, alpha * (h + 1) = 44: lambda = 0 + floor((11 - 44) / 2) = -17, so the first row stands at 4 - 17 = -13.
-    ids, _ = positions.mcg(**batch_of([Row((image(10, 1), text(1)))]), alpha_h=4)
+    # n = 10, alpha * (h + 1) = 44: lambda = 0 + floor((11 - 44) / 2) = -17, so the first row is at 4 - 17 = -13.
+    ids, _ = mcg.mcg(**batch_of([Row((image(10, 1), text(1)))]), alpha_h=4)
     assert (ids[1, 0, :10] + 1).tolist() == [4 * r - 17 for r in range(1, 11)]
     assert ids.dtype == torch.int64
 
 
 def test_video_intervals_space_the_frames():
     batch = batch_of([Row((text(1), video(3, 2, 2), text(1)))])
-    ids, _ = positions.mrope(**batch, video_intervals=torch.tensor([4]))
+    ids, _ = mcg.mrope(**batch, video_intervals=torch.tensor([4]))
     assert ids[0, 0, 1:13:4].tolist() == [1, 5, 9]
-    ids, _ = positions.mcg(**batch, video_intervals=torch.tensor([2]))
+    ids, _ = mcg.mcg(**batch, video_intervals=torch.tensor([2]))
     assert ids[0, 0, 1:13:4].diff().tolist() == [2, 2]
 
 
@@ -220,40 +220,40 @@ def test_tokens_that_only_add_up_are_an_error():
     batch = batch_of([Row((text(1), image(2, 2), text(1))), Row((image(2, 2), text(2)))])
     batch["mm_token_type_ids"][0, 4], batch["mm_token_type_ids"][1, 4] = 0, 1
     with pytest.raises(ValueError, match=r"grid \[1, 2, 2\].*own 4 consecutive tokens from token 1 of row 0"):
-        positions.mcg(**batch)
+        mcg.mcg(**batch)
 
 
 def test_a_mask_over_part_of_an_image_is_an_error():
     batch = batch_of([Row((text(1), image(2, 2), text(1)))])
     batch["attention_mask"][0, 4] = 0
     with pytest.raises(ValueError, match="all masked or none"):
-        positions.mcg(**batch)
+        mcg.mcg(**batch)
 
 
 def test_images_without_a_grid_are_an_error():
     batch = batch_of([Row((text(1), image(2, 2)))])
     batch["image_grid_thw"] = None
     with pytest.raises(ValueError, match="a grid is missing"):
-        positions.mcg(**batch)
+        mcg.mcg(**batch)
 
 
 def test_a_grid_without_a_token_is_an_error():
     batch = batch_of([Row((text(1), image(2, 2)))])
     batch["image_grid_thw"] = torch.tensor([[1, 1, 4]])
     with pytest.raises(ValueError, match="side below 2 patches"):
-        positions.mcg(**batch)
+        mcg.mcg(**batch)
 
 
 def test_a_4d_mask_is_refused():
     batch = batch_of([Row((text(1), image(2, 2)))])
     batch["attention_mask"] = torch.ones(1, 1, 5, 5)
     with pytest.raises(ValueError, match="4D mask of packed sequences"):
-        positions.mcg(**batch)
+        mcg.mcg(**batch)
 
 
 def test_packed_sequences_are_computed_one_by_one():
-    # LLaMA-Factory's collator asks for each sub-sequence apart and concatenates: packing is a restart at 0.
+    # LLaMA-Factory's collator computes each sub-sequence separately and concatenates: packing is a restart at 0.
     parts = [(text(2), image(2, 3), text(1)), (image(1, 4), text(3))]
-    packed = torch.cat([positions.mcg(**batch_of([Row(part)]))[0] for part in parts], 2)
+    packed = torch.cat([mcg.mcg(**batch_of([Row(part)]))[0] for part in parts], 2)
     expected = [token for part in parts for token in mcg_reference(part)[0]]
     assert (packed[:, 0].t() + 1).tolist() == [list(token) for token in expected]
