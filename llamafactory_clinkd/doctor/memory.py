@@ -40,7 +40,7 @@ def _phase_memory(spec: RecipeSpec, phase: str) -> dict[str, int]:
         shape, name, bits, beams = spec.teacher, "teacher", spec.ref_model_quantization_bit, PSEUDO_LABEL_BEAMS
     else:
         shape, name, bits, beams = spec.student, "weights", spec.quantization_bit, spec.keys["sasg_candidates"]
-    generation = _generation_bytes(spec, shape, max(beams, spec.num_beams))
+    generation = generation_bytes(spec, shape, max(beams, spec.num_beams))
     return {name: model_bytes(shape, spec, bits), "generation": generation}
 
 
@@ -68,7 +68,7 @@ def _correction_memory(spec: RecipeSpec) -> dict[str, int]:
     generating = {
         "weights": training["weights"],
         "optimiser": training["optimiser"],
-        "generation": _generation_bytes(spec, spec.student, max(1, spec.num_beams)),
+        "generation": generation_bytes(spec, spec.student, max(1, spec.num_beams)),
     }
     return _larger(training, generating)
 
@@ -200,48 +200,23 @@ def step_bytes(spec: RecipeSpec) -> int:
     return 4 * trained_parameters(spec)
 
 
-def _generation_bytes(spec: RecipeSpec, shape: ModelShape, beams: int) -> int:
-    peak = generation_bytes(
-        shape,
-        rows=spec.per_device_eval_batch_size,
-        beams=beams,
-        prompt=max(1, spec.row_tokens - spec.answer_tokens),
-        new=spec.max_new_tokens,
-        image_tokens=spec.image_tokens,
-        dtype_bytes=spec.dtype_bytes,
-    )
-    return peak + _gathered_bytes(spec, shape)
-
-
-def generation_bytes(
-    shape: ModelShape,
-    *,
-    rows: int,
-    beams: int,
-    prompt: int,
-    new: int,
-    image_tokens: int,
-    dtype_bytes: int,
-    all_logits: bool = False,
-) -> int:
-    """The peak of one ``generate`` call beside the weights.
+def generation_bytes(spec: RecipeSpec, shape: ModelShape, beams: int, *, all_logits: bool = False) -> int:
+    """The peak of one ``generate`` call beside the weights. The vision tower runs once per image, whatever the beams.
 
     Args:
-        shape: The model.
-        rows: Questions in a batch.
+        spec: The recipe, with its batch of questions, the longest prompt, the image and the new tokens.
+        shape: The model that generates.
         beams: Beams, or sampled answers, per question.
-        prompt: Tokens of the longest prompt, image included.
-        new: Tokens generated.
-        image_tokens: Of one image; the tower runs once per image, whatever the number of beams.
-        dtype_bytes: Bytes of a number.
         all_logits: Whether the prompt's forward pass projects every position to the vocabulary and upcasts the
             result, as transformers did before 4.45.
     """
-    sequences, e = rows * beams, dtype_bytes
+    rows, e = spec.per_device_eval_batch_size, spec.dtype_bytes
+    sequences, prompt = rows * beams, max(1, spec.row_tokens - spec.answer_tokens)
     layer_cache = 2 * shape.kv_width * e  # keys and values of one token
     prompt_cache = sequences * prompt * shape.layers * layer_cache
-    cache = sequences * (prompt + new) * (shape.layers + 1) * layer_cache  # reordering the beams copies one layer
+    cache = sequences * (prompt + spec.max_new_tokens) * (shape.layers + 1) * layer_cache  # one layer is reordered
     forward = sequences * prompt * (6 * e * shape.hidden + 8 * shape.hidden + 3 * e * shape.intermediate)
     logits = sequences * prompt * shape.vocabulary * (e + 4) if all_logits else 0
     scores = SCORE_COPIES * sequences * shape.vocabulary * 4
-    return max(prompt_cache + max(forward, logits), cache + scores, _vision_bytes(shape, rows * image_tokens, e))
+    vision = _vision_bytes(shape, rows * spec.image_tokens, e)
+    return max(prompt_cache + max(forward, logits), cache + scores, vision) + _gathered_bytes(spec, shape)

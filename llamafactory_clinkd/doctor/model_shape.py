@@ -30,7 +30,6 @@ class ModelShape:
     layers: int
     kv_width: int
     vocabulary: int
-    tied: bool
     vision_width: int
     vision_mlp: int
     patch: int
@@ -96,7 +95,6 @@ def _build_shape(config_json: str) -> ModelShape:
         layers=text.num_hidden_layers,
         kv_width=layer.self_attn.k_proj.out_features,
         vocabulary=text.vocab_size,
-        tied=model.lm_head.weight is model.model.language_model.embed_tokens.weight,
         vision_width=vision.embed_dim,
         vision_mlp=int(vision.embed_dim * vision.mlp_ratio),
         patch=vision.patch_size,

@@ -71,7 +71,7 @@ def test_table_a2_on_the_instantiated_7b_model():
 
 def test_table_a2_is_7b_and_no_other():
     assert shape_of(known_config("Qwen2-VL-7B")).parameters == 8_291_375_616
-    assert not shape_of(known_config("Qwen2-VL-7B")).tied
+    assert not on_meta(known_config("Qwen2-VL-7B")).config.tie_word_embeddings
 
 
 def test_saved_model_is_read_from_its_folder(tmp_path):

@@ -3,6 +3,7 @@
 
 """The plan of whole recipes: the paper's two statements, engines, counts, advice, and what is refused."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -55,10 +56,11 @@ def test_fewer_gpus_do_not():
 
 def test_25_gb_for_an_iteration_of_a_7b_teacher():
     """Weights, the runtime, and one question of 2048 tokens with 3 beams, all its logits in fp32 as done then."""
-    generation = {"rows": 1, "beams": 3, "prompt": 1792, "new": 256, "image_tokens": 1024, "dtype_bytes": 2}
+    keys = recipe(deepspeed=None, per_device_eval_batch_size=1, max_new_tokens=256)
+    spec = dataclasses.replace(read_spec(keys, gpus=1, row_tokens=2048, answer_tokens=256), image_tokens=1024)
     fixed = 2 * SEVEN.parameters + RUNTIME_BYTES
-    assert fixed + generation_bytes(SEVEN, **generation, all_logits=True) == pytest.approx(25 * GB, rel=0.2)
-    assert 16.5 * GB < fixed + generation_bytes(SEVEN, **generation) < 21 * GB
+    assert fixed + generation_bytes(spec, SEVEN, 3, all_logits=True) == pytest.approx(25 * GB, rel=0.2)
+    assert 16.5 * GB < fixed + generation_bytes(spec, SEVEN, 3) < 21 * GB
 
 
 def test_bytes_a_parameter_of_each_engine(tmp_path):
