@@ -112,7 +112,7 @@ class OpenAICorrector:
     def correct(self, items: Iterable[CorrectionItem]) -> Iterator[list[CorrectionResult]]:
         """See :meth:`.Corrector.correct`. Closing the iterator cancels the requests in flight."""
         results: queue.SimpleQueue[CorrectionResult | None] = queue.SimpleQueue()
-        with quiet_http_loggers(), start_blocking_portal(name="clinkd-corrector") as portal:
+        with quiet_http_loggers(), start_blocking_portal() as portal:
             producer = portal.start_task_soon(self._correct_all, iter(items), results.put)
             producer.add_done_callback(lambda _: results.put(None))
             ended = False
