@@ -150,7 +150,7 @@ def test_without_corrections_it_is_stock_fine_tuning(workspace, tmp_path):
 
 @pytest.mark.long  # tests/procedure/test_survives.py kills and resumes every phase
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_resumed_in_the_longer_round_it_is_an_undisturbed_run(workspace, tmp_path, accumulation):
+def test_resumed_in_the_longer_round_equals_an_uninterrupted_run(workspace, tmp_path, accumulation):
     """Step and rate of the resumed step are those of its own round, which stock would look for in another one."""
     from llamafactory.train.tuner import run_exp
     from transformers import TrainerCallback
