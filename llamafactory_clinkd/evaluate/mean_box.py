@@ -28,19 +28,17 @@ _PLANE = re.compile(r"(axial|transverse|sagittal|coronal)", re.IGNORECASE)
 def mean_box_baseline(train_rows: Iterable[Any], test_rows: Iterable[Any], *, seed: int = 0) -> dict[str, Any]:
     """Recall@0.5 of answering each test question with the mean training box of its structure, plane and modality.
 
-    The structure is the tagged reference of the question, else the question without its question words. The plane is
-    the row's ``plane``, else the one named in the question or the image name. A test row without training boxes for
-    its (structure, plane, modality) gets the mean of all training boxes.
+    The structure is that of :func:`structure_of`; the plane is the row's ``plane``, else the one named in the question
+    or the image name. A test row whose key has no training box gets the mean of all training boxes.
 
     Args:
-        train_rows: Rows with ``question``, ``annotation``, ``image``; those without a box in the annotation are
-            ignored.
-        test_rows: Rows in the same form; only their VG rows are evaluated.
+        train_rows: Rows with ``question``, ``annotation``, ``image``; only VG rows are used.
+        test_rows: Rows in the same form; only VG rows are evaluated.
         seed: Seed of the confidence intervals.
 
     Returns:
-        The metrics of VG (see :func:`.scoring.evaluate_predictions`), with ``keys``, the number of (structure, plane,
-        modality) in training, and ``fallback``, the number of test rows that got the mean of all.
+        The metrics of VG (see :func:`.scoring.evaluate_predictions`), with the numbers of ``keys`` in training and of
+        test rows with the ``fallback``, the mean of all boxes.
 
     Raises:
         ValueError: If there is no training box or no test row to ground.
@@ -59,7 +57,7 @@ def mean_box_baseline(train_rows: Iterable[Any], test_rows: Iterable[Any], *, se
         x1, y1, x2, y2 = means.get(key, overall)
         predictions.append({**row, "response": f"({x1:.3f},{y1:.3f}),({x2:.3f},{y2:.3f})"})
     if not predictions:
-        raise ValueError("No test row asks for a box: there is nothing to ground.")
+        raise ValueError("No test row is a grounding question: there is nothing to ground.")
     metrics = evaluate_predictions(predictions, seed=seed)["tasks"]["VG"]
     return {**metrics, "keys": len(means), "fallback": fallback}
 
@@ -69,9 +67,7 @@ def mean_box_from_facts(
 ) -> dict[str, Any]:
     """:func:`mean_box_baseline` of the demo's ``facts_*.jsonl``, which name the structure and box of each row.
 
-    Args:
-        train_facts: Every fact with a ``box`` counts, whatever its task.
-        test_facts: Facts whose ``task`` is ``VG`` are answered.
+    Every training fact with a ``box`` counts, whatever its task; the test facts whose ``task`` is ``VG`` are answered.
     """
 
     def rows(facts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -14,10 +14,10 @@ LLaVA-Med's question file                ``gpt4_answer`` and ``text``; its answe
 
 A file is JSON lines or one JSON array. A malformed row is listed with its number, reason and outcome:
 
-- *left out*, because it cannot be scored: not JSON, not an object, fields of no known format, no ground truth (a
-  label or a caption without a word, a grounding without a box), an unknown task, or neither a task nor a question;
-- *counted wrong*, because the model was asked: a response that is absent, empty, not text, or without any letter or
-  digit. It is scored as an empty response.
+- *left out* if it cannot be scored: not JSON, not an object, fields of no known format, no ground truth (a label or a
+  caption without a word, a grounding without a box), an unknown task, or neither a task nor a question;
+- *counted wrong* if only the response is absent, empty, not text, or without any letter or digit. It is scored as an
+  empty response.
 
 LLaMA-Factory's ``generated_predictions.jsonl`` has no image, task or modality, and by default no special tokens, which
 Qwen2-VL's tags are. :func:`join_dataset` adds them from the data set.
@@ -138,7 +138,7 @@ def join_dataset(predictions: Sequence[Any], dataset: Sequence[Any]) -> list[Any
 
     Raises:
         ValueError: If there are more predictions than rows, a row is no conversation, or a label is not the beginning
-            of its row's last answer (tags and spaces aside): then these are not the rows that were predicted.
+            of its row's last answer (tags and spaces aside), because the data set is another one.
     """
     if len(predictions) > len(dataset):
         raise ValueError(

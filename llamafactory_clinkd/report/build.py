@@ -86,7 +86,7 @@ def _views(runs: list[RunData]) -> dict[str, Any]:
     return {
         "runs": runs,
         "several": len(runs) > 1,
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "titles": TITLES,
         "headlines": [headline(run) for run in runs],
         "metric_names": {task: metric_name([run.metrics for run in runs], task) for task in TITLES},

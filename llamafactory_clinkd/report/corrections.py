@@ -21,16 +21,17 @@ def round_views(runs: Sequence[RunData], seed: int) -> list[dict[str, Any]]:
     """The counts of every round of every run; only the first run with rounds has examples, chosen by ``seed``."""
     first = next((run for run in runs if run.rounds), None)
     views = []
-    rounds = [(run, each) for run in runs for each in run.rounds]
-    for run, each in rounds:
-        summary, counted = each.summary or {}, Counter(row.get("status") for row in each.rows)
+    rounds = [(run, correction_round) for run in runs for correction_round in run.rounds]
+    for run, correction_round in rounds:
+        summary = correction_round.summary or {}
+        counted = Counter(row.get("status") for row in correction_round.rows)
         views.append(
             {
-                "title": f"Round {each.number}" + (f", {run.name}" if len(runs) > 1 else ""),
+                "title": f"Round {correction_round.number}" + (f", {run.name}" if len(runs) > 1 else ""),
                 "counts": {status: summary.get(status, counted[status]) for status in figures.STATUS_COLOURS},
                 "causes": [summary.get(key) or {} for key in ("reasons", "rejections", "usage")],
-                "finished": each.summary is not None,
-                "examples": _examples(each, seed) if run is first else [],
+                "finished": correction_round.summary is not None,
+                "examples": _examples(correction_round, seed) if run is first else [],
             }
         )
     return views
@@ -45,14 +46,12 @@ def rounds_figure(rounds: Sequence[dict[str, Any]]) -> str | None:
     return figures.status_bars(bars, "rounds", f"Rows of each round. {'; '.join(texts)}.")
 
 
-def _examples(each: CorrectionRound, seed: int) -> list[dict[str, Any]]:
+def _examples(correction_round: CorrectionRound, seed: int) -> list[dict[str, Any]]:
     """A seeded choice of rows of each status, one from each reason in turn."""
-    rows = []
+    rows, seed_text = [], f"{seed} round {correction_round.number}"
     for status, count in EXAMPLES_OF_STATUS.items():
-        of_status = [row for row in each.rows if row.get("status") == status]
-        rows += sample_rows(
-            of_status, count, group=lambda row: str(row.get("reason")), seed=f"{seed} round {each.number}"
-        )
+        of_status = [row for row in correction_round.rows if row.get("status") == status]
+        rows += sample_rows(of_status, count, group=lambda row: str(row.get("reason")), seed=seed_text)
     return [_example(row) for row in rows]
 
 

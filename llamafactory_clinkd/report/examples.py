@@ -116,14 +116,12 @@ def pseudo_label_examples(run: RunData, seed: int) -> dict[str, Any] | None:
     rows = [row for row in run.pseudo_labels if isinstance(row, dict)]
     if not rows:
         return None
-    columns = {"question": "question", "label": "pseudo_label", "truth": "annotation"}
+    chosen = sample_rows(rows, len(TASKS), group=lambda row: str(row.get("task")), seed=seed)
+    columns = ("question", "pseudo_label", "annotation")
     return {
         "rows": len(rows),
         "labelled": sum(row.get("pseudo_label") is not None for row in rows),
-        "examples": [
-            {"task": row.get("task"), **{name: segments(row.get(key)) for name, key in columns.items()}}
-            for row in sample_rows(rows, len(TASKS), group=lambda row: str(row.get("task")), seed=seed)
-        ],
+        "examples": [(row.get("task"), *(segments(row.get(key)) for key in columns)) for row in chosen],
     }
 
 

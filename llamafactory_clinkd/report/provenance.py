@@ -33,8 +33,8 @@ _FINGERPRINTS = {"model", "teacher", "adapters", "data_files", "previous"}
 def provenance(run: RunData) -> list[tuple[str, str]]:
     """(name, value) of the data and the weights behind a run's scores, :data:`UNKNOWN` where not recorded."""
     inputs = {name: phase["inputs"] for name, phase in run.phases.items()}
-    models, teachers = ([each[key] for each in inputs.values() if each.get(key)] for key in ("model", "teacher"))
-    train = {name for phase, each in inputs.items() if phase != "predict" for name in each.get("data_files") or {}}
+    models, teachers = ([keys[key] for keys in inputs.values() if keys.get(key)] for key in ("model", "teacher"))
+    train = {name for phase, keys in inputs.items() if phase != "predict" for name in keys.get("data_files") or {}}
     test = inputs.get("predict", {}).get("data_files") or {}
     metrics = run.metrics or {}
     tools = [
@@ -55,10 +55,9 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
 
 
 def describe_model(folder: Path) -> str | None:
-    """Describes the model saved in ``folder``, from its configuration and the headers of its weights.
+    """The model saved in ``folder``, from its configuration and the headers of its weights; None without a model.
 
-    Returns:
-        For example ``qwen2_vl, hidden size 128, 4 layers, 1.9 M parameters``; None if there is no model.
+    For example ``qwen2_vl, hidden size 128, 4 layers, 1.9 M parameters``.
     """
     adapter, config = folder / "adapter_config.json", folder / "config.json"
     size = _count_parameters(folder)
@@ -81,9 +80,7 @@ def describe_model(folder: Path) -> str | None:
 def describe_fingerprint(model: Any) -> str:
     """A model as ``state.json`` records it: a hub name, or a local folder by its weight files.
 
-    Args:
-        model: A string, or ``{"weights": [[name, bytes, sample], ...], "configs": [sha256, ...]}``; states of older
-            versions have no sample.
+    The latter is ``{"weights": [[name, bytes, sample], ...], "configs": [sha256, ...]}``; old states have no sample.
     """
     if isinstance(model, str):
         return model

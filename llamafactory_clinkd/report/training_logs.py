@@ -39,13 +39,9 @@ class TrainingLog:
 def read_training_logs(folder: Path, phases: dict[str, Any], missing: dict[str, str]) -> list[TrainingLog]:
     """The logs of the phases ``distill`` and ``correct``; of :data:`UNKNOWN` if no state names the phase.
 
-    A finished phase lists its folder in ``outputs``; then come the default folders. In each, ``trainer_state.json`` is
-    tried first (it has CE and KL), then that of the last checkpoint, then LLaMA-Factory's ``trainer_log.jsonl``.
-
-    Args:
-        folder: The run's ``output_dir``.
-        phases: The phases of ``state.json``.
-        missing: Receives a sentence for each phase that should have a log and has none.
+    A finished phase lists its folder in ``outputs``; then come the default folders of ``folder``, the ``output_dir``.
+    In each, ``trainer_state.json`` is tried first (it has CE and KL), then that of the last checkpoint, then
+    LLaMA-Factory's ``trainer_log.jsonl``. ``missing`` receives a sentence for each phase without its log.
     """
     logs = []
     recorded = [phase for phase in ("distill", "correct") if phase in phases]
@@ -53,7 +49,7 @@ def read_training_logs(folder: Path, phases: dict[str, Any], missing: dict[str, 
         folders = [folder / name for name in phases.get(phase, {}).get("outputs", [])]
         is_last = phase in (*recorded[-1:], UNKNOWN)  # the last training phase writes into `output_dir` itself
         folders += [folder / "clinkd" / phase, *([folder] if is_last else [])]
-        log = next((log for each in folders if (log := _read_log(phase, each, folder)) is not None), None)
+        log = next((log for path in folders if (log := _read_log(phase, path, folder)) is not None), None)
         if log is not None:
             logs.append(log)
         elif phase in phases:
@@ -64,15 +60,14 @@ def read_training_logs(folder: Path, phases: dict[str, Any], missing: dict[str, 
 
 
 def curves(logs: Mapping[str, Sequence[TrainingLog]]) -> list[dict[str, Any]]:
-    """For each training phase, a panel for each quantity that any run logged.
-
-    Args:
-        logs: The name of each run with its logs.
-    """
+    """For each training phase, a panel for each quantity that any run logged; the keys of ``logs`` are run names."""
     views = []
     for phase in dict.fromkeys(log.phase for run_logs in logs.values() for log in run_logs):
         of_phase = [
-            (index, name, log) for index, (name, each) in enumerate(logs.items()) for log in each if log.phase == phase
+            (index, name, log)
+            for index, (name, run_logs) in enumerate(logs.items())
+            for log in run_logs
+            if log.phase == phase
         ]
         panels = []
         for key, title in SERIES.items():
