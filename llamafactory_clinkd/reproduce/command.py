@@ -22,25 +22,15 @@ from .write import write_report, write_tables
 
 @dataclass(frozen=True)
 class Request:
-    """The options of one call.
+    """The options of one call."""
 
-    Attributes:
-        what: The table.
-        scale: ``paper`` or ``mini``.
-        rows: The rows to run.
-        plans: All runs of these rows, and those whose models they use.
-        table: All runs of the table, whichever rows are run.
-        directory: The folder that replaces ``runs/reproduce``.
-        folders: The folders to search for results.
-    """
-
-    what: str
-    scale: str
-    rows: list[Row]
-    plans: list[Plan]
-    table: list[Plan]
-    directory: Path
-    folders: list[Path]
+    what: str  # the table
+    scale: str  # ``paper`` or ``mini``
+    rows: list[Row]  # the rows to run
+    plans: list[Plan]  # all runs of these rows, and those whose models they use
+    table: list[Plan]  # all runs of the table, whichever rows are run
+    directory: Path  # the folder that replaces ``runs/reproduce``
+    folders: list[Path]  # the folders to search for results
 
 
 def read_request(
@@ -104,15 +94,6 @@ def make(
     request: Request, console: Console, *, cache: Path, fresh: bool, runs: bool, report: bool, jobs: int
 ) -> dict[str, str]:
     """Runs what is missing and writes the table.
-
-    Args:
-        request: The options.
-        console: Where progress is shown.
-        cache: Folder of downloaded scans.
-        fresh: Whether to remove runs of other recipes that occupy a run's folder.
-        runs: Whether to run anything.
-        report: Whether to write the HTML page, too.
-        jobs: Runs at a time.
 
     Returns:
         Failed run -> reason.

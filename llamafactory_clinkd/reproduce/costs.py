@@ -30,25 +30,15 @@ RECOMPUTED = 4 / 3
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one run.
+    """The cost of one run."""
 
-    Attributes:
-        hours: None if it cannot be estimated.
-        measured: Whether the hours are those of finished runs of the same row.
-        peak_gib: Of the fullest GPU; None if it cannot be planned.
-        disk_gib: Its largest checkpoint.
-        steps: Optimiser steps.
-        answers: Answers generated.
-        note: Why a figure is unknown, or advice where it does not fit.
-    """
-
-    hours: float | None = None
-    measured: bool = False
-    peak_gib: float | None = None
-    disk_gib: float | None = None
-    steps: int = 0
-    answers: int = 0
-    note: str = ""
+    hours: float | None = None  # None if it cannot be estimated
+    measured: bool = False  # whether the hours are those of finished runs of the same row
+    peak_gib: float | None = None  # of the fullest GPU; None if it cannot be planned
+    disk_gib: float | None = None  # its largest checkpoint
+    steps: int = 0  # optimiser steps
+    answers: int = 0  # answers generated
+    note: str = ""  # why a figure is unknown, or advice where it does not fit
 
 
 def measured_seconds(plans: Sequence[Plan], folders: Sequence[Path]) -> dict[str, float]:
@@ -62,15 +52,7 @@ def measured_seconds(plans: Sequence[Plan], folders: Sequence[Path]) -> dict[str
 
 
 def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gib: float) -> Cost:
-    """The cost of a run.
-
-    Args:
-        plan: The run.
-        directory: The folder that replaces ``runs/reproduce``.
-        seconds: Of finished runs of the row, from :func:`measured_seconds`; None without one.
-        gpus: Number of GPUs; ignored at mini scale.
-        gib: Memory of each.
-    """
+    """The cost of a run."""
     if plan.row.computed:
         return Cost(hours=0.0, measured=True)
     on_cpu = plan.scale == "mini"

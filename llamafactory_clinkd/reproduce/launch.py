@@ -31,11 +31,6 @@ class RunFailed(RuntimeError):
 def launch(plan: Plan, directory: Path, on_phase: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, float]]:
     """Trains and evaluates, or resumes an earlier attempt.
 
-    Args:
-        plan: The run.
-        directory: The folder that replaces ``runs/reproduce``.
-        on_phase: Called with the current phase.
-
     Returns:
         Metrics, and phase -> seconds.
 
@@ -82,11 +77,6 @@ def _take_alone(log: BinaryIO, folder: Path) -> None:
 
 def take_folder(plan: Plan, directory: Path, *, fresh: bool) -> None:
     """Checks that the run's folder is empty or holds an earlier attempt at exactly this run.
-
-    Args:
-        plan: The run.
-        directory: The folder that replaces ``runs/reproduce``.
-        fresh: Whether to remove the folder if it holds another recipe's run.
 
     Raises:
         RunFailed: If it holds another recipe's run and ``fresh`` is false.

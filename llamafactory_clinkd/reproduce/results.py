@@ -38,15 +38,7 @@ def find_result(plan: Plan, folders: Iterable[Path]) -> dict[str, Any] | None:
 def write_result(
     plan: Plan, folder: Path, metrics: dict[str, Any], *, phases: dict[str, float], inputs: dict[str, str]
 ) -> dict[str, Any]:
-    """Records a finished run, atomically.
-
-    Args:
-        plan: The run.
-        folder: From :func:`results_folder`.
-        metrics: From the evaluation; its list of problem rows is left out.
-        phases: Phase -> seconds.
-        inputs: Name -> SHA-256 of the data and models of the run.
-    """
+    """Records a finished run, atomically."""
     result = {
         "format": FORMAT,
         "row": plan.row.name,

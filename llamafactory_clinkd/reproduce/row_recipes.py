@@ -23,25 +23,15 @@ ROOT = "runs/reproduce"
 
 @dataclass(frozen=True)
 class Plan:
-    """One run that a table needs.
-
-    Attributes:
-        row: Its row.
-        seed: Its seed.
-        scale: ``paper`` or ``mini``.
-        part: ``test``, or ``validation``, the part that a base recipe is tuned on.
-        keys: The recipe with the paths of the files; only the data set's keys for a computed row.
-        hash: Of the recipe, the benchmark's data and models, and the run that it uses.
-        source: The run whose model it predicts with.
-    """
+    """One run that a table needs."""
 
     row: Row
     seed: int
-    scale: str
-    part: str
-    keys: dict[str, Any]
-    hash: str
-    source: "Plan | None" = None
+    scale: str  # ``paper`` or ``mini``
+    part: str  # ``test``, or ``validation``, the part that a base recipe is tuned on
+    keys: dict[str, Any]  # the recipe with the paths of the files; only the data set's keys for a computed row
+    hash: str  # of the recipe, the benchmark's data and models, and the run that it uses
+    source: "Plan | None" = None  # the run whose model it predicts with
 
     @property
     def name(self) -> str:
@@ -56,13 +46,6 @@ def run_name(row: Row, seed: int) -> str:
 
 def plan_run(row: Row, seed: int, scale: str, benchmark: Any = None, part: str = "test") -> Plan:
     """The run of a row with a seed.
-
-    Args:
-        row: The row.
-        seed: The seed.
-        scale: ``paper`` or ``mini``.
-        benchmark: Identity of the scale's own data and models; any JSON value.
-        part: ``test``, or ``validation``: the rows that are answered.
 
     Raises:
         ValueError: If the row cannot be run at this scale.

@@ -24,15 +24,10 @@ Launch = Callable[[Plan, Path, Callable[[str], None]], tuple[dict[str, Any], dic
 
 @dataclass
 class Outcome:
-    """The results of a call.
+    """The results of a call."""
 
-    Attributes:
-        finished: Names of the runs that finished now.
-        failed: Name -> reason.
-    """
-
-    finished: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    finished: list[str] = field(default_factory=list)  # names of the runs that finished now
+    failed: dict[str, str] = field(default_factory=dict)  # name -> reason
 
 
 def plan_runs(
@@ -57,12 +52,6 @@ def missing_runs(
 
     A run whose only purpose is a model for another row counts as finished if its model exists or that row is finished.
     Its result alone may come from another machine and does not help a row that still has to be run.
-
-    Args:
-        plans: From :func:`plan_runs`.
-        wanted: The rows to run.
-        directory: The folder that replaces ``runs/reproduce``.
-        folders: The folders to search for results.
     """
     names = {row.name for row in wanted}
     done = {plan.name for plan in plans if find_result(plan, folders) is not None}
@@ -172,11 +161,6 @@ def mean_box_metrics(data: Path, train: str, test: str) -> dict[str, Any]:
 
     The miniature's ``facts_*.jsonl`` are used where they exist. They name the structure and box of every training and
     pretraining row, so the baseline knows all that the models were shown.
-
-    Args:
-        data: LLaMA-Factory's ``dataset_dir``.
-        train: Data set of the mean boxes.
-        test: Data set to answer.
 
     Raises:
         FileNotFoundError: If a data set is not on this machine.

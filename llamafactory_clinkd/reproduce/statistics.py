@@ -16,30 +16,19 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Spread:
-    """A score over seeds.
+    """A score over seeds."""
 
-    Attributes:
-        mean: Of the seeds.
-        std: Sample standard deviation; None for one seed.
-        count: Number of seeds.
-    """
-
-    mean: float
-    std: float | None
-    count: int
+    mean: float  # of the seeds
+    std: float | None  # sample standard deviation; None for one seed
+    count: int  # number of seeds
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A row's mean minus the reference's.
+    """A row's mean minus the reference's."""
 
-    Attributes:
-        value: The difference.
-        p: Two-sided p value; None where there are too few seeds for one.
-    """
-
-    value: float
-    p: float | None
+    value: float  # the difference
+    p: float | None  # two-sided p value; None where there are too few seeds for one
 
     @property
     def beyond_noise(self) -> bool | None:

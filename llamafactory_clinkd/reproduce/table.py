@@ -35,19 +35,12 @@ Results = Mapping[str, Mapping[int, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Cell:
-    """A row's score on one task.
+    """A row's score on one task."""
 
-    Attributes:
-        spread: Over seeds; None without a result.
-        interval: 95 % interval over test rows, mean over seeds.
-        difference: To the reference row; None for that row itself.
-        paper: What the paper printed.
-    """
-
-    spread: Spread | None
-    interval: tuple[float, float] | None
-    difference: Difference | None
-    paper: float | None
+    spread: Spread | None  # over seeds; None without a result
+    interval: tuple[float, float] | None  # 95 % interval over test rows, mean over seeds
+    difference: Difference | None  # to the reference row; None for that row itself
+    paper: float | None  # what the paper printed
 
 
 def cell(table: str, row: Row, task: str, results: Results) -> Cell:

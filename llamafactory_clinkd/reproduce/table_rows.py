@@ -21,27 +21,16 @@ REFERENCE = "sft"
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table.
+    """A row of a table."""
 
-    Attributes:
-        name: Of its YAML file; its runs' folders start with it.
-        title: Its label in a table.
-        parts: The method's parts in it: ``mcg``, ``kd``, ``sasg``, ``correction``.
-        uses: The row whose trained model it predicts with; None if it trains its own or needs none.
-        seeded: Whether a seed changes it.
-        scales: The scales at which it runs.
-        computed: Whether it is computed from the data set, without a recipe.
-        sanity: Whether it is a sanity check, not a competitor.
-    """
-
-    name: str
-    title: str
-    parts: frozenset[str] = frozenset()
-    uses: str | None = None
-    seeded: bool = True
-    scales: tuple[str, ...] = SCALES
-    computed: bool = False
-    sanity: bool = False
+    name: str  # of its YAML file; its runs' folders start with it
+    title: str  # its label in a table
+    parts: frozenset[str] = frozenset()  # the method's parts in it: ``mcg``, ``kd``, ``sasg``, ``correction``
+    uses: str | None = None  # the row whose trained model it predicts with; None if it trains its own or needs none
+    seeded: bool = True  # whether a seed changes it
+    scales: tuple[str, ...] = SCALES  # the scales at which it runs
+    computed: bool = False  # whether it is computed from the data set, without a recipe
+    sanity: bool = False  # whether it is a sanity check, not a competitor
 
 
 def _parts(text: str) -> frozenset[str]:

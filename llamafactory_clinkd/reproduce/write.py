@@ -46,13 +46,6 @@ def write_tables(
 ) -> list[Path]:
     """Writes ``<what>.md``, ``<what>.csv`` and for figure 4 ``<what>.png`` beside the runs, and prints the Markdown.
 
-    Args:
-        what: The table.
-        plans: All its runs.
-        directory: The folder in the place of ``runs/reproduce``.
-        folders: Where results are looked for.
-        console: Where the table is printed.
-
     Returns:
         The files; none without a result.
     """
