@@ -53,7 +53,7 @@ def attention_map(
     """
     batch, length = inputs["input_ids"].shape
     if batch != 1 or not rows or not all(0 <= row < length for row in rows):
-        raise ValueError(f"Expected one sample and rows in 0..{length - 1}, found {batch} and rows {list(rows)}.")
+        raise ValueError(f"Expected 1 sample and rows in 0..{length - 1}, found {batch} samples, rows {list(rows)}.")
     if grid[0] * grid[1] != len(image_tokens):
         raise ValueError(f"A grid of {grid[0]} x {grid[1]} cells does not fit {len(image_tokens)} image tokens.")
 
