@@ -115,7 +115,7 @@ def inner_model(model: nn.Module) -> nn.Module:
     """The Qwen2-VL or Qwen2.5-VL module in ``model`` that computes positions, inside any wrapper.
 
     Raises:
-        TypeError: If there is none.
+        TypeError: If the model contains neither.
     """
     for module in model.modules():
         if isinstance(module, SUPPORTED_MODELS):
