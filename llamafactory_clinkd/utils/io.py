@@ -11,7 +11,8 @@ when the machine dies in the middle of a write; :func:`read_jsonl` drops such a 
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,16 +21,18 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A new file beside ``path`` that replaces it when the block ends, synced to disk, and goes if the block raises.
+    """A new file beside ``path`` that replaces it when the block ends, synced to disk, and is removed if it raises.
 
-    Parent folders are created. A leftover of a killed process has a name that starts with a dot and ends in ``.tmp``.
+    Parent folders are created. The file keeps the mode of the one that it replaces; a new one has the umask's. A killed
+    process leaves a file whose name starts with a dot and ends in ``.tmp``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary.touch(exist_ok=False)
     try:
+        if path.exists():
+            shutil.copymode(path, temporary)
         yield temporary
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
