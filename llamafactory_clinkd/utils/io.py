@@ -23,8 +23,8 @@ from typing import Any
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A new file beside ``path`` that replaces it when the block ends, synced to disk, and is removed if it raises.
 
-    Parent folders are created. The file keeps the mode of the one that it replaces; a new one has the umask's. A killed
-    process leaves a file whose name starts with a dot and ends in ``.tmp``.
+    Parent folders are created. The file keeps the mode of the one that it replaces; a new one follows the umask. A
+    killed process leaves a file whose name starts with a dot and ends in ``.tmp``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
