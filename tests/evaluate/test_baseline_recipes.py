@@ -33,8 +33,8 @@ def test_training_and_prediction_go_together(model):
     assert train["dataset"] == predict["eval_dataset"].replace("test", "train")
     for key in ("template", "dataset_dir", "cutoff_len", "image_max_pixels"):
         assert train.get(key) == predict.get(key), key
-    said = (FOLDER / f"{model}_sft.yaml").read_text(encoding="utf-8")
-    assert f"###   {' '.join(['clinkd', *evaluation(model, predict)])}\n" in said
+    recipe = (FOLDER / f"{model}_sft.yaml").read_text(encoding="utf-8")
+    assert f"###   {' '.join(['clinkd', *evaluation(model, predict)])}\n" in recipe
 
 
 def evaluation(model, predict):

@@ -68,7 +68,7 @@ def test_the_last_turn_of_several_is_taken_and_its_task_worked_out():
         ([predicted("Left hip", "x")], [{"messages": "none"}], "Row 1 of the data set is no conversation"),
     ],
 )
-def test_what_does_not_fit_is_said(predictions, dataset, message):
+def test_what_does_not_fit_is_an_error(predictions, dataset, message):
     with pytest.raises(ValueError, match=message):
         join_dataset(predictions, dataset)
 
@@ -87,7 +87,7 @@ def test_modalities_come_with_the_data_set(files):
     assert (found["VG"]["macro"], found["ROC"]["macro"]) == (1, 1)
 
 
-def test_command_takes_the_data_set_and_tells_what_does_not_fit(files):
+def test_command_reads_the_data_set_and_reports_what_does_not_fit(files):
     command = ["evaluate", str(files / "predictions.jsonl"), "--json", str(files / "metrics.json"), "--dataset"]
     done = CliRunner().invoke(app, [*command, str(files / "set.json")])
     assert done.exit_code == 0, done.output
@@ -98,7 +98,7 @@ def test_command_takes_the_data_set_and_tells_what_does_not_fit(files):
     assert done.exit_code == 2 and "is not the data set's answer" in done.output and "Traceback" not in done.output
 
 
-def test_command_takes_the_answers_of_a_question_file(tmp_path):
+def test_command_reads_the_answers_of_a_question_file(tmp_path):
     question = {"question_id": 1, "image": "a.jpg", "text": "What is seen?", "gpt4_answer": "A mass in the liver."}
     (tmp_path / "q.jsonl").write_text(json.dumps(question) + "\n")
     (tmp_path / "a.jsonl").write_text(json.dumps({"question_id": 1, "text": "A mass in the liver."}) + "\n")

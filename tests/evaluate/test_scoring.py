@@ -186,7 +186,7 @@ def test_progress_bar_has_a_bar_for_each_stage(tmp_path):
     assert "SPICE-approx" in (tmp_path / "out").read_text()
 
 
-def test_importing_the_room_is_cheap():
+def test_importing_the_package_is_cheap():
     code = "import sys, llamafactory_clinkd.evaluate as e; assert 'numpy' not in sys.modules; e.evaluate_predictions; "
     code += "assert not {'torch', 'spacy', 'pycocoevalcap', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""A small run folder like the procedure writes, with drawn images, for the report's tests."""
+"""A small run folder with drawn images, like a real run, for the report's tests."""
 
 import json
 import math
@@ -187,7 +187,7 @@ def write_log(folder: Path, *, steps: int, distils: bool) -> None:
 
 
 def phases(kd_alpha: float) -> dict[str, Any]:
-    """The phases of a finished run with the inputs that ``procedure/inputs.py`` records."""
+    """The phases of a finished run with the inputs that ``phases/fingerprint.py`` records."""
     common = {"seed": 42, "template": "qwen2_vl", "previous": None, "data_files": {"clinkd_demo_train": "1f" * 32}}
     weights = {"weights": [["model.safetensors", 7_654_321, "0123456789abcdef"]], "configs": ["ab" * 32]}
     training = {"learning_rate": 1e-3, "rope_variant": "mcg", "kd_alpha": kd_alpha, "kd_temperature": 0.5}

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The page as a whole: what is in it, what is said to be missing, and that it is self-contained."""
+"""The page as a whole: what is in it, what it reports as missing, and that it is self-contained."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_headings_descend_one_level_at_a_time(page):
     assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
 
 
-def test_every_card_has_the_boxes_of_its_question(page, run_dir):
+def test_every_example_has_the_boxes_of_its_question(page, run_dir):
     rows = read_jsonl(run_dir / "clinkd" / "predictions.jsonl")
     paths = {path_of(box) for row in rows for text in ("question", "annotation", "response") for box in
              parse_boxes(row[text])}  # fmt: skip
@@ -79,14 +79,14 @@ def test_scores_stand_beside_the_papers_with_the_difference(page, run_dir):
     assert "demo-clip (random weights)" in text
 
 
-def test_bare_run_says_what_is_missing_and_invents_nothing(tmp_path):
+def test_bare_run_reports_what_is_missing_and_invents_nothing(tmp_path):
     (tmp_path / "bare" / "clinkd").mkdir(parents=True)
     parsed = build([tmp_path / "bare"], tmp_path)
     assert parsed.faults == [] and parsed.cards == []
     for name in ("state.json", "metrics.json", "predictions.jsonl", "pseudo_labels.jsonl"):
         assert f"clinkd/{name} does not exist" in parsed.text
-    for said in ("corrections has no round", "No training phase wrote a log", "no attention maps", "not recorded"):
-        assert said in parsed.text
+    for sentence in ("corrections has no round", "No training phase wrote a log", "no attention maps", "not recorded"):
+        assert sentence in parsed.text
     assert not any(tag == "img" for tag, _ in parsed.elements)
 
 
@@ -104,7 +104,7 @@ def test_unreadable_parts_are_named_with_the_reason(run_dir, tmp_path):
     assert "torn.png cannot be read as an image" in text
 
 
-def test_missing_image_is_said_on_its_card_and_the_boxes_are_named(tmp_path):
+def test_missing_image_is_reported_in_its_example_and_the_boxes_are_named(tmp_path):
     folder = tmp_path / "run"
     rows = [prediction(0, [str(tmp_path / "ct_gone.png")], 0, 1.0)]
     write_jsonl(folder / "clinkd" / "predictions.jsonl", rows)

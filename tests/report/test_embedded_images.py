@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images: every kind of scan becomes a small 8-bit picture, and what is no image says so."""
+"""Images: every kind of scan becomes a small 8-bit picture, and a file that is no image is reported."""
 
 import base64
 import io

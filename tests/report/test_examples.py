@@ -94,7 +94,7 @@ def test_tags_become_segments_in_either_style():
     assert segments(own) == expected
 
 
-def test_what_is_not_text_and_long_text_are_said():
+def test_what_is_not_text_and_long_text_are_described():
     assert segments(None) == [("cut", "no text")]
     assert segments("  ") == [("cut", "empty")]
     assert segments(["a"]) == [("cut", "not text: list")]

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Figures: colours and fonts come from the page, ids do not clash, and the arithmetic is what it says."""
+"""Figures: colours and fonts come from the page, ids do not clash, and the arithmetic is right."""
 
 import re
 import xml.etree.ElementTree as ElementTree

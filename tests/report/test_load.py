@@ -53,9 +53,9 @@ def test_the_record_of_the_scorer_is_shown(run_dir, tmp_path):
         "weights_sha256": "ab" * 32,
     }
     write_json(folder / "clinkd" / "predictions.scorer.json", {"identity": identity, "region": "image"})
-    said = dict(provenance(load_runs([folder])[0]))["Candidates scored by"]
+    scorer = dict(provenance(load_runs([folder])[0]))["Candidates scored by"]
     expected = f"demo-clip (random weights); open_clip, local folder; open_clip_torch 3; weights {'ab' * 8}"
-    assert said == expected
+    assert scorer == expected
     assert "parsed by" in dict(provenance(load_runs([folder])[0]))["Captions"]
     (folder / "clinkd" / "predictions.scorer.json").write_text("{")
     found = load_runs([folder])[0]
@@ -96,7 +96,7 @@ def test_a_step_logged_again_after_resuming_counts_once(tmp_path):
     assert run(tmp_path / "out").logs[0].series["loss"] == ([1, 2], [9.0, 4.0])
 
 
-def test_state_without_phases_is_said(tmp_path):
+def test_state_without_phases_is_reported(tmp_path):
     write_json(tmp_path / "out" / "clinkd" / "state.json", [])
     assert "has no `phases`" in run(tmp_path / "out").missing["state"]
 
