@@ -86,24 +86,23 @@ class Teacher:
             batch["mm_token_type_ids"] = token_types
         return batch
 
-    @contextlib.contextmanager
-    def active_model(self, inputs: dict[str, Any]) -> Iterator[nn.Module]:
+    def active_model(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[nn.Module]:
         """The model, ready for a forward pass on the student's batch."""
-        yield self.model
+        return contextlib.nullcontext(self.model)
 
     def student_pass(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
-        """Surrounds the student's forward pass on the batch of the teacher's last one."""
+        """Context of the student's forward pass, which follows the teacher's on the same batch."""
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def gathered_head(self) -> Iterator[Head]:
         """The head's weight ``[V_t, H_t]`` and bias, gathered inside the block where ZeRO-3 partitions them."""
-        weights = [self.head.weight] if self.head.bias is None else [self.head.weight, self.head.bias]
-        with contextlib.ExitStack() as stack:
-            if hasattr(self.head.weight, "ds_id"):
-                from deepspeed.runtime.zero import GatheredParameters
+        gathered = contextlib.nullcontext()
+        if hasattr(self.head.weight, "ds_id"):
+            from deepspeed.runtime.zero import GatheredParameters
 
-                stack.enter_context(GatheredParameters(weights))
+            gathered = GatheredParameters(list(self.head.parameters()))
+        with gathered:
             yield self.head.weight, self.head.bias
 
 
@@ -168,7 +167,7 @@ class CachedTeacher:
         self._head: Head | None = None
 
     def prepare(self, accelerator: Any) -> None:
-        """Writes the head of a loaded teacher, which is prepared already, for later runs; or reads that of an earlier.
+        """Writes the head of a teacher that is loaded (and prepared) for later runs, or reads that of an earlier run.
 
         Args:
             accelerator: The trainer's; it prepares a teacher that is loaded later.
@@ -224,7 +223,7 @@ class CachedTeacher:
         return bool(self._accelerator.reduce(flags, reduction="sum") > 0)
 
     def student_pass(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
-        """Surrounds the student's forward pass on the batch of the last :meth:`hidden`."""
+        """Context of the student's forward pass, which follows :meth:`hidden` on the same batch."""
         return contextlib.nullcontext() if self.teacher is None else self.teacher.student_pass(inputs)
 
     def gathered_head(self) -> contextlib.AbstractContextManager[Head]:
