@@ -7,7 +7,6 @@ Paths in the files start with ``runs/reproduce``. A recipe is hashed with these 
 machine and in every folder; this machine's paths are filled in last.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +110,8 @@ def local_keys(plan: Plan, directory: Path) -> dict[str, Any]:
 
 def recipe_text(plan: Plan, directory: Path) -> str:
     """The recipe as YAML for ``llamafactory-cli train``, with a header that names its sources."""
+    import yaml
+
     keys = local_keys(plan, directory)
     path = f"{keys['output_dir']}/recipe.yaml"
     files = " + ".join(f"{name}.yaml" for name in ("base", plan.row.uses, plan.row.name) if name)
@@ -122,18 +123,12 @@ def recipe_text(plan: Plan, directory: Path) -> str:
     ]
     if plan.source is not None:
         lines.insert(2, f"### It predicts with the model of {plan.source.name}, which must be trained first.")
-    return "\n".join(lines) + _yaml(keys)
+    return "\n".join(lines) + yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)
 
 
 def hash_line(plan: Plan) -> str:
     """The line of a recipe that identifies its run."""
     return f"### hash {plan.hash}"
-
-
-def _yaml(keys: Mapping[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(dict(keys), sort_keys=False, allow_unicode=True)
 
 
 def write_recipe(plan: Plan, directory: Path) -> Path:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..evaluate.paper_tables import MED_GRIT
-from ..utils.boxes import MODALITIES, TASKS
+from ..evaluate.score_table import format_percent
+from ..utils.boxes import MODALITIES, TASKS, modality_label
 from .results import modality_score, score, score_interval
 from .statistics import Difference, Spread, Test, beyond_chance, difference, mean_interval, spread
 from .table_rows import (
@@ -25,10 +26,6 @@ from .table_rows import (
 
 
 COLUMNS = (*TASKS, "Average")
-MODALITY_TITLES = {
-    "ct": "CT", "mr": "MR", "x": "X-ray", "pet": "PET", "endoscopy": "Endoscopy", "dermoscopy": "Dermoscopy",
-    "fundus": "Fundus", "ultrasound": "Ultrasound",
-}  # fmt: skip
 Results = Mapping[str, Mapping[int, dict[str, Any]]]
 """Row -> seed -> result; a row that no seed changes has the first seed's key."""
 
@@ -97,7 +94,7 @@ def methods_table(table: str, scale: str, results: Results) -> str:
         for found in cells.values():
             line.append(_ours(found))
             if table != "figure4":
-                line.append(_number(found.paper))
+                line.append(format_percent(found.paper))
         count = len(results.get(row.name, {}))
         lines.append([*line, _verdict(cells, strong), "any" if count and not row.seeded else str(count)])
     return "\n".join([*_heading(table, scale), *_pipes(heads, lines), "", *_notes(table, results, len(tested))]) + "\n"
@@ -106,7 +103,7 @@ def methods_table(table: str, scale: str, results: Results) -> str:
 def modalities_table(scale: str, results: Results) -> str:
     """Table 3: for each task its score in each modality, ours and the paper's in turn."""
     metrics = _metric_names(results)
-    heads = ["Task", "Metric", "Method", *MODALITY_TITLES.values(), "Average"]
+    heads = ["Task", "Metric", "Method", *map(modality_label, MODALITIES), "Average"]
     lines = []
     for task in COLUMNS:
         for row in rows_of("table3", scale):
@@ -118,7 +115,9 @@ def modalities_table(scale: str, results: Results) -> str:
             printed = paper_modalities(task, row.name)
             if printed is not None:
                 name = METHODS_OF_PAPER["table3"][row.name]
-                lines.append(["", "", f"*paper: {name}*", *(f"*{_number(value)}*" for value in printed.values())])
+                lines.append(
+                    ["", "", f"*paper: {name}*", *(f"*{format_percent(value)}*" for value in printed.values())]
+                )
     return "\n".join([*_heading("table3", scale), *_pipes(heads, lines), "", *_notes("table3", results)]) + "\n"
 
 
@@ -158,10 +157,6 @@ def _spread(found: Spread | None) -> str:
     if found is None:
         return "-"
     return f"{found.mean:.2f}" if found.std is None else f"{found.mean:.2f} ± {found.std:.2f}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _differences(cells: Mapping[str, Cell]) -> dict[str, Difference]:
