@@ -13,6 +13,7 @@ from llamafactory_clinkd.reproduce.statistics import Difference, beyond_chance, 
 from llamafactory_clinkd.reproduce.table import cell, markdown
 from llamafactory_clinkd.reproduce.table_rows import ALPHAS, ROWS, alpha_row
 from llamafactory_clinkd.reproduce.write import csv_text, draw_figure4
+from llamafactory_clinkd.utils.boxes import MODALITIES, modality_label
 
 from .handmade import results
 
