@@ -4,6 +4,7 @@
 """A small real run: tiny Qwen2-VL student and teacher, drawn images, a recipe for stock LLaMA-Factory."""
 
 import json
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,21 @@ def llamafactory_cli(
         text=True,
         timeout=timeout,
     )
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_recipe(path: Path, processes: int = 1, env: dict[str, str] | None = None, **popen: Any) -> subprocess.Popen:
+    """Starts ``llamafactory-cli train`` in a session of its own; several ``processes`` are workers of torchrun."""
+    env = {"OMP_NUM_THREADS": "1", **(env or {})}
+    if processes > 1:
+        env |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(processes), "MASTER_PORT": str(free_port())}
+    return subprocess.Popen(cli_command("train", path), env=cli_environment(**env), start_new_session=True, **popen)
 
 
 def losses(folder: Path) -> list[float]:

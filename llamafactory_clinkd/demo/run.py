@@ -6,7 +6,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from ..utils.boxes import strip_boxes
 from ..utils.io import read_json, write_json
+from ..utils.llamafactory_cli import cli_command, cli_environment
 
 
 RECIPE = Path(__file__).resolve().parents[2] / "examples" / "clinkd_demo.yaml"
@@ -51,13 +51,11 @@ def run_demo(directory: Path, *, quick: bool) -> None:
         "output_dir": output_dir,
         **(QUICK_CHANGES if quick else {}),
     }
-    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(RECIPE)]
-    command += [f"{key}={value}" for key, value in changes.items()]
+    command = cli_command("train", RECIPE, *(f"{key}={value}" for key, value in changes.items()))
     console.rule("ClinKD on stock LLaMA-Factory")
     console.print(f"llamafactory-cli train {RECIPE.relative_to(RECIPE.parents[1])}, its paths put in {directory}")
-    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    # Phases and progress bars are what is to be seen here, not the configuration files that are read.
-    environment = {"LLAMAFACTORY_VERBOSITY": "WARN", **os.environ, "PATH": search_path}
+    # The output shows phases and progress bars, not every configuration file that is read.
+    environment = cli_environment(LLAMAFACTORY_VERBOSITY=os.environ.get("LLAMAFACTORY_VERBOSITY", "WARN"))
     if subprocess.run(command, env=environment, check=False).returncode != 0:
         raise RuntimeError("The procedure ended with an error (above). The same command continues where it stopped.")
     _conclude(console, output_dir, paths.baseline)

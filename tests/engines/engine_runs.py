@@ -3,17 +3,14 @@
 
 """The whole procedure under an engine, started as ``llamafactory-cli`` starts its workers."""
 
-import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from small_run import losses, recipe, write_recipe
+from small_run import losses, recipe, start_recipe, write_recipe
 
 from llamafactory_clinkd.utils.io import read_jsonl
 
@@ -87,15 +84,7 @@ def start(keys: dict[str, Any], *, processes: int, env: dict[str, str] | None = 
     """Starts a recipe in ``processes`` workers of torchrun."""
     output_dir = Path(keys["output_dir"])
     path = write_recipe(output_dir.with_name(f"{output_dir.name}.yaml"), keys)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = Path(importlib.util.find_spec("llamafactory").submodule_search_locations[0]) / "launcher.py"
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-    return subprocess.Popen(
-        [*command, str(launcher), str(path)], env=env, text=True, start_new_session=True, **options
-    )
+    return start_recipe(path, processes, env, text=True, **options)
 
 
 def launch(keys: dict[str, Any], *, processes: int, timeout: float = 400, **env: str) -> subprocess.CompletedProcess:

@@ -4,16 +4,15 @@
 """``llamafactory-cli api`` as a user starts it, on the loopback."""
 
 import json
-import os
-import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
+from small_run import free_port
+
+from llamafactory_clinkd.utils.llamafactory_cli import cli_command, cli_environment
 
 from .runs import api_request, chat, infer_keys
 
@@ -25,15 +24,12 @@ def test_served_answer_is_the_chat_s(trained, sharp_workspace, tmp_path):
     keys = infer_keys(trained("mcg"))
     image = sharp_workspace / "data" / "images" / "ct_big.png"
     answer, _ = chat(ChatModel(keys), image)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     recipe = tmp_path / "api.yaml"
     recipe.write_text(json.dumps(keys))
-    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "api", str(recipe)]
-    environment = {**os.environ, "API_HOST": "127.0.0.1", "API_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    environment = cli_environment(API_HOST="127.0.0.1", API_PORT=str(port), OMP_NUM_THREADS="1")
     with open(tmp_path / "log", "w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen(cli_command("api", recipe), env=environment, stdout=log, stderr=log)
     try:
         response = ask(f"http://127.0.0.1:{port}/v1/chat/completions", api_request(image), server)
     finally:

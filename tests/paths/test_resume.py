@@ -31,19 +31,19 @@ def weights(folder):
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 @pytest.mark.parametrize("variant", ["mcg", "rope_mixed"])
-def test_resumed_weights_are_those_of_an_undisturbed_run(variant, tuning, sharp_workspace, tmp_path):
+def test_resumed_weights_are_those_of_an_uninterrupted_run(variant, tuning, sharp_workspace, tmp_path):
     keys = {"rope_variant": variant, "kd_epochs": 2, **(LORA if tuning == "lora" else {})}
-    preserve_training_state = train(sharp_workspace, tmp_path / "preserve_training_state", **keys)
+    uninterrupted = train(sharp_workspace, tmp_path / "uninterrupted", **keys)
     with pytest.raises(ConnectionAbortedError):
         train(sharp_workspace, tmp_path / "resumed", [PowerCut()], **keys)
     first = tmp_path / "resumed" / "checkpoint-1"
     resumed = train(sharp_workspace, tmp_path / "resumed", **keys)
 
-    expected, found = weights(preserve_training_state), weights(resumed)
+    expected, found = weights(uninterrupted), weights(resumed)
     assert expected.keys() == found.keys()
     assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
     assert any(not torch.allclose(weights(first)[name], expected[name], atol=1e-4) for name in expected)
     if variant == "rope_mixed":
-        learned = load_file(preserve_training_state / FILE)
+        learned = load_file(uninterrupted / FILE)
         assert all(torch.allclose(load_file(resumed / FILE)[name], learned[name], atol=1e-6) for name in learned)
         assert any(not torch.allclose(load_file(first / FILE)[name], learned[name], atol=1e-4) for name in learned)

@@ -7,15 +7,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from small_run import losses, recipe, write_recipe
+from small_run import llamafactory_cli, losses, recipe, start_recipe, write_recipe
 from transformers import TrainerControl
 
 from llamafactory_clinkd.phases import distributed
@@ -100,16 +98,14 @@ def test_tensors_are_loaded_to_a_numbered_cpu(tmp_path):
 PHASES = ["pseudo_label", "distill", "correct", "predict"]
 
 
-def run_with_signals(command, output_dir, plan, number, **env):
-    """Starts the command once per ``(phase, sign)`` and sends the signal when the sign is there.
+def run_with_signals(recipe_path, output_dir, plan, number, **env):
+    """Starts the recipe once per ``(phase, sign)`` and sends the signal when the sign is there.
 
     The signal goes to the worker alone, as LLaMA Board and a node's agent send it. Yields codes and outputs.
     """
     for phase, sign in plan:
         with open(output_dir.with_suffix(".log"), "w+") as log:
-            process = subprocess.Popen(
-                command, env={**os.environ, "OMP_NUM_THREADS": "1", **env}, stdout=log, stderr=subprocess.STDOUT
-            )
+            process = start_recipe(recipe_path, env=env, stdout=log, stderr=subprocess.STDOUT)
             state = output_dir / "clinkd" / "state.json"
             deadline = time.monotonic() + 300
             while time.monotonic() < deadline and process.poll() is None:
@@ -145,10 +141,9 @@ def test_stopped_in_every_phase(workspace, tmp_path, name):
     out, whole = tmp_path / "out", tmp_path / "whole"
     out.mkdir()
     path = write_recipe(tmp_path / "recipe.yaml", keys(workspace, out))
-    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(path)]
     board = {"LLAMABOARD_ENABLED": "1", "LLAMABOARD_WORKDIR": str(out)} if name == "SIGABRT" else {}
     for (code, text), (phase, _) in zip(
-        run_with_signals(command, out, SIGNS, getattr(signal, name), **board), SIGNS, strict=True
+        run_with_signals(path, out, SIGNS, getattr(signal, name), **board), SIGNS, strict=True
     ):
         assert code == (0 if board else 143), text[-2000:]
         assert f"Stopped by {ABORTED if board else 'SIGTERM'} at" in text and "The same command continues" in text
@@ -156,7 +151,7 @@ def test_stopped_in_every_phase(workspace, tmp_path, name):
         assert state[phase]["status"] == "started" and list(state)[-1] == phase
         if phase == "distill":
             assert "a checkpoint was saved at step" in text
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = llamafactory_cli("train", str(path))
     assert done.returncode == 0, done.stderr[-2000:]
 
     from llamafactory.train.tuner import run_exp

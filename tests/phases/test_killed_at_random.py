@@ -10,16 +10,14 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 from safetensors.torch import load_file
-from small_run import losses, recipe, write_recipe
+from small_run import losses, recipe, start_recipe, write_recipe
 
 from llamafactory_clinkd.utils.io import read_json, read_jsonl
 
@@ -39,17 +37,7 @@ def keys(workspace, output_dir, processes):
 
 
 def start(path: Path, processes: int) -> subprocess.Popen:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            env |= {"MASTER_PORT": str(free.getsockname()[1])}
-        env |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(processes)}
-    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(path)]
-    return subprocess.Popen(
-        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    return start_recipe(path, processes, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
 
 
 def workers(process: subprocess.Popen) -> list[psutil.Process]:
@@ -109,23 +97,23 @@ def test_twenty_kills(workspace, tmp_path, processes):
 
     hit = []
     while len(hit) < KILLS:
-        disturbed = tmp_path / f"disturbed-{len(hit)}"
-        path = write_recipe(disturbed.with_suffix(".yaml"), keys(workspace, disturbed, processes))
+        killed = tmp_path / f"killed-{len(hit)}"
+        path = write_recipe(killed.with_suffix(".yaml"), keys(workspace, killed, processes))
         for phase in PHASES:
             for _ in range(KILLS_A_PHASE):
-                if phase not in finished(disturbed):
-                    hit += filter(None, [run_and_kill(path, disturbed, processes, phase, seconds[phase])])
+                if phase not in finished(killed):
+                    hit += filter(None, [run_and_kill(path, killed, processes, phase, seconds[phase])])
         assert start(path, processes).wait(timeout=300) == 0
-        assert finished(disturbed) == PHASES
-        check_same(disturbed, whole)
+        assert finished(killed) == PHASES
+        check_same(killed, whole)
     print(f"{len(hit)} kills: { ({phase: hit.count(phase) for phase in PHASES}) }")
     assert set(hit) == set(PHASES)
 
 
-def check_same(disturbed: Path, whole: Path) -> None:
+def check_same(killed: Path, whole: Path) -> None:
     for name in ("pseudo_labels.jsonl", "corrections/round-1.jsonl", "predictions.jsonl"):
-        assert read_jsonl(disturbed / "clinkd" / name) == read_jsonl(whole / "clinkd" / name), name
+        assert read_jsonl(killed / "clinkd" / name) == read_jsonl(whole / "clinkd" / name), name
     for folder in ("clinkd/distill", "."):
-        assert losses(disturbed / folder) == losses(whole / folder)
-        one, two = (load_file(each / folder / "model.safetensors") for each in (disturbed, whole))
+        assert losses(killed / folder) == losses(whole / folder)
+        one, two = (load_file(each / folder / "model.safetensors") for each in (killed, whole))
         assert one.keys() == two.keys() and all((one[name] == two[name]).all() for name in one), folder

@@ -7,12 +7,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from small_run import llamafactory_cli, losses, recipe, write_recipe
+from small_run import llamafactory_cli, losses, recipe, start_recipe, write_recipe
 
 from llamafactory_clinkd.utils.io import read_jsonl
 
@@ -38,12 +37,9 @@ def started(output_dir: Path) -> list[str]:
     return list(json.loads(path.read_text(encoding="utf-8"))["phases"]) if path.is_file() else []
 
 
-def kill_when(command: list[str], output_dir: Path, phase: str, sign: str) -> None:
-    """Runs the command and kills its whole process group as soon as ``sign`` (a glob in ``output_dir``) is there."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+def kill_when(recipe_path: Path, output_dir: Path, phase: str, sign: str) -> None:
+    """Runs the recipe and kills its whole process group as soon as ``sign`` (a glob in ``output_dir``) is there."""
+    process = start_recipe(recipe_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline and process.poll() is None:
         if phase in started(output_dir) and any(output_dir.glob(sign)):
@@ -56,9 +52,8 @@ def kill_when(command: list[str], output_dir: Path, phase: str, sign: str) -> No
 
 @pytest.mark.slow
 def test_killed_in_every_phase(workspace, tmp_path):
-    disturbed, preserve_training_state = tmp_path / "disturbed", tmp_path / "preserve_training_state"
-    path = write_recipe(tmp_path / "recipe.yaml", keys(workspace, disturbed))
-    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(path)]
+    killed, uninterrupted = tmp_path / "killed", tmp_path / "uninterrupted"
+    path = write_recipe(tmp_path / "recipe.yaml", keys(workspace, killed))
     for phase, sign in [
         ("pseudo_label", "clinkd/pseudo_label/answers.jsonl.rank0"),
         ("distill", "clinkd/distill/checkpoint-*/trainer_state.json"),
@@ -66,17 +61,17 @@ def test_killed_in_every_phase(workspace, tmp_path):
         ("correct", "clinkd/corrections/round-1.summary.json"),
         ("predict", "clinkd/predict/answers.jsonl.rank0"),
     ]:
-        kill_when(command, disturbed, phase, sign)
-        assert finished(disturbed) == PHASES[: PHASES.index(phase)]
+        kill_when(path, killed, phase, sign)
+        assert finished(killed) == PHASES[: PHASES.index(phase)]
 
     last = llamafactory_cli("train", str(path))
     assert last.returncode == 0, last.stderr[-3000:]
-    assert finished(disturbed) == PHASES
+    assert finished(killed) == PHASES
     assert "pseudo_label is finished already, skipped" in last.stdout + last.stderr
 
-    other = write_recipe(tmp_path / "other.yaml", keys(workspace, preserve_training_state))
+    other = write_recipe(tmp_path / "other.yaml", keys(workspace, uninterrupted))
     assert llamafactory_cli("train", str(other)).returncode == 0
     for name in ("pseudo_labels.jsonl", "corrections/round-1.jsonl", "predictions.jsonl"):
-        assert read_jsonl(disturbed / "clinkd" / name) == read_jsonl(preserve_training_state / "clinkd" / name), name
-    assert losses(disturbed / "clinkd" / "distill") == losses(preserve_training_state / "clinkd" / "distill")
-    assert losses(disturbed) == losses(preserve_training_state)
+        assert read_jsonl(killed / "clinkd" / name) == read_jsonl(uninterrupted / "clinkd" / name), name
+    assert losses(killed / "clinkd" / "distill") == losses(uninterrupted / "clinkd" / "distill")
+    assert losses(killed) == losses(uninterrupted)

@@ -3,16 +3,16 @@
 
 """A real LLaMA Board on loopback, and pages of it in a browser."""
 
-import os
-import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from small_run import free_port
+
+from llamafactory_clinkd.utils.llamafactory_cli import cli_command, cli_environment
 
 from .board_page import BoardPage
 
@@ -22,29 +22,20 @@ class Server:
 
     def __init__(self, folder: Path, *, plugin: bool = True) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}/"
         self.log = folder / ("server.log" if plugin else "stock.log")
-        scripts = Path(sys.executable).parent
-        env = (
-            os.environ
-            | {
-                "GRADIO_SERVER_NAME": "127.0.0.1",
-                "GRADIO_SERVER_PORT": str(port),
-                "GRADIO_ANALYTICS_ENABLED": "False",
-                "BROWSER": "true",  # LLaMA Board opens one
-                "OMP_NUM_THREADS": "1",
-                "OPENAI_API_KEY": "sk-never-shown",
-                "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-            }
-            | ({} if plugin else {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
+        env = cli_environment(
+            GRADIO_SERVER_NAME="127.0.0.1",
+            GRADIO_SERVER_PORT=str(port),
+            GRADIO_ANALYTICS_ENABLED="False",
+            BROWSER="true",  # LLaMA Board opens one
+            OMP_NUM_THREADS="1",
+            OPENAI_API_KEY="sk-never-shown",
+            **({} if plugin else {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}),
         )
         with open(self.log, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                [str(scripts / "llamafactory-cli"), "webui"], cwd=folder, env=env, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(cli_command("webui"), cwd=folder, env=env, stdout=log, stderr=log)
 
     def wait(self) -> None:
         """Waits until it answers."""
