@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,31 +21,29 @@ from .images import ImageRecord, file_stamp, inspect_images, path_within, relati
 from .problems import ERRORS, Problem, Reject
 from .reader import read_rows
 from .row_check import IMAGE_MAX_PIXELS, RowCheck, TokenCounter, check_row
-from .sharegpt import row_images
+from .sharegpt import as_list
 
 
 ROWS_PER_TASK, IMAGES_PER_TASK = 500, 64
 MAX_EXAMPLES = 20
 OrderedMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+SizedRow = tuple[int, Any, list[tuple[int, int]] | None]  # row number, row, width and height of its images
 
-_token_counter: TokenCounter | None = None  # one per worker process
+_token_counter = cache(TokenCounter)  # one per worker process
 
 
 @dataclass
 class Check:
-    """The result of a check. ``counts`` has each code; ``examples`` the first problems of each.
-
-    ``unread_against`` images of the other sets do not open: they were compared by path and volume, not by content.
-    """
+    """The result of a check."""
 
     path: str
     rows: int = 0
     images: int = 0
     tokens_checked: bool = False
-    longest: int = 0
-    unread_against: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    longest: int = 0  # tokens of the longest row
+    unread_against: int = 0  # images of the other sets that do not open: compared by path and volume, not by content
+    counts: Counter[str] = field(default_factory=Counter)  # problems of each code
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # the first problems of each code
     findings_path: str = ""
 
     @property
@@ -75,16 +73,11 @@ def check(
     Writes ``<report>.json`` (the :class:`Check`), ``<report>.jsonl`` (every problem) and ``<report>.images.jsonl``,
     a cache: a repeated or interrupted check opens only the images that have changed since.
 
-    Args:
-        path: The data set.
-        image_folder: LLaMA-Factory's ``media_dir``; by default the file's folder. Nothing outside it is opened.
-        against: Data sets that must share no image and no volume with this one, in the same image folder.
-        model: A Qwen2-VL whose tokenizer counts tokens; None skips that check.
-        cutoff_len: The recipe's; the limit on the tokens of a row.
-        image_max_pixels: The recipe's.
-        workers: Number of processes; by default one per core.
-        report: Path of the report without extension; by default ``<data set>.check`` beside it.
-        on_progress: Called with the stage (``images`` or ``rows``), the number done and the total.
+    Nothing outside ``image_folder`` (LLaMA-Factory's ``media_dir``; by default the file's folder) is opened. The sets
+    of ``against`` must share no image and no volume with this one, in the same folder. ``model`` is a Qwen2-VL whose
+    tokenizer counts the tokens of each row; None skips that. ``cutoff_len`` and ``image_max_pixels`` are the recipe's.
+    ``workers`` are one per core by default. ``report`` is a path without extension, by default ``<data set>.check``.
+    ``on_progress`` is called with the stage (``images`` or ``rows``), the number done and the total.
     """
     path = Path(path)
     folder = Path(image_folder) if image_folder is not None else path.parent
@@ -95,19 +88,20 @@ def check(
     first_rows, total = _first_rows(path)
     other_images = dict.fromkeys(image for other in against for image in _first_rows(other)[0])
     with (
-        _worker_pool(workers or os.cpu_count() or 1, _load_token_counter, (model, image_max_pixels)) as pool_map,
+        _worker_pool(workers or os.cpu_count() or 1) as pool_map,
         atomic_path(result.findings_path) as temporary,
         open(temporary, "w", encoding="utf-8") as f,
     ):
-        cache = Path(report + ".images.jsonl")
-        records = _inspect_images(folder, list(first_rows | other_images), cache, pool_map, progress)
+        image_cache = Path(report + ".images.jsonl")
+        records = _inspect_images(folder, list(first_rows | other_images), image_cache, pool_map, progress)
         result.images = len(first_rows)
         result.unread_against = sum(not records[image].digest for image in other_images)
-        leaks = _LeakIndex(other_images, records)
+        find_leaks = _leak_finder(other_images, records)
         row_of_content: dict[int, int] = {}
         row_of_id: dict[int, int] = {}
         sized_rows = ((number, row, _image_sizes(row, records) if model else None) for number, row in read_rows(path))
-        for checks in pool_map(partial(_check_rows, cutoff_len), _chunks(sized_rows, ROWS_PER_TASK)):
+        check_rows = partial(_check_rows, model, image_max_pixels, cutoff_len)
+        for checks in pool_map(check_rows, _chunks(sized_rows, ROWS_PER_TASK)):
             for row in checks:
                 result.rows += 1
                 result.longest = max(result.longest, row.tokens)
@@ -115,7 +109,7 @@ def check(
                 for image in dict.fromkeys(row.images):
                     if first_rows.get(image) == row.number:  # an image is reported once, at the first row that has it
                         record = records[image]
-                        problems += ([(record.fault, record.detail)] if record.fault else []) + leaks.find(record)
+                        problems += ([(record.fault, record.detail)] if record.fault else []) + find_leaks(record)
                 for code, detail in problems:
                     level = "error" if code in ERRORS else "warning"
                     line = {"code": code, "row": row.number, "id": row.id, "detail": detail, "level": level}
@@ -134,7 +128,7 @@ def _first_rows(path: str | Path) -> tuple[dict[str, int], int]:
     number = 0
     for number, row in read_rows(path):
         if not isinstance(row, Reject):
-            for image in row_images(row):
+            for image in as_list(row.get("images")):
                 with suppress(Reject):  # reported when the rows are checked
                     relative_path(image)
                     first.setdefault(image, number)
@@ -142,11 +136,11 @@ def _first_rows(path: str | Path) -> tuple[dict[str, int], int]:
 
 
 def _inspect_images(
-    folder: Path, images: list[str], cache: Path, pool_map: OrderedMap, progress: Callable[[str, int, int], None]
+    folder: Path, images: list[str], image_cache: Path, pool_map: OrderedMap, progress: Callable[[str, int, int], None]
 ) -> dict[str, ImageRecord]:
     """The record of each image, from the cache if the file has not changed since."""
     records = {}
-    for line in read_jsonl(cache):
+    for line in read_jsonl(image_cache):
         record = ImageRecord(**line)
         with suppress(OSError, Reject):
             if record.stamp and record.stamp == file_stamp(path_within(folder, record.image)):
@@ -161,32 +155,27 @@ def _inspect_images(
         done += len(batch)
         progress("images", done, len(images))
         if len(unsaved) >= 50 * IMAGES_PER_TASK or done == len(images):
-            append_jsonl(cache, [asdict(record) for record in unsaved])
+            append_jsonl(image_cache, [asdict(record) for record in unsaved])
             unsaved = []
     return records
 
 
 def _image_sizes(row: Any, records: dict[str, ImageRecord]) -> list[tuple[int, int]] | None:
     """Sizes of a row's images, or None if one of them has a fault."""
-    images = [] if isinstance(row, Reject) else row_images(row)
-    row_records = [records.get(image) if isinstance(image, str) else None for image in images]
-    if not all(record and not record.fault for record in row_records):
+    if isinstance(row, Reject):
         return None
-    return [(record.width, record.height) for record in row_records]
+    row_records = [records.get(image) if isinstance(image, str) else None for image in as_list(row.get("images"))]
+    sizes = [(record.width, record.height) for record in row_records if record and not record.fault]
+    return sizes if len(sizes) == len(row_records) else None
 
 
-def _load_token_counter(model: str | None, max_pixels: int) -> None:
-    global _token_counter
-    _token_counter = TokenCounter(model, max_pixels) if model else None
-
-
-def _check_rows(cutoff_len: int, rows: Iterable[tuple[int, Any, list | None]]) -> list[RowCheck]:
-    """Checks rows in a worker process; counts the tokens of those without an error."""
+def _check_rows(model: str | None, max_pixels: int, cutoff_len: int, rows: list[SizedRow]) -> list[RowCheck]:
+    """Checks rows in a worker process; counts the tokens of those that have sizes and no error."""
     results = []
     for number, row, sizes in rows:
         result = check_row(number, row)
-        if sizes is not None and _token_counter and not any(code in ERRORS for code, _ in result.problems):
-            result.tokens = _token_counter.count(row["messages"], sizes)
+        if sizes is not None and not any(code in ERRORS for code, _ in result.problems):
+            result.tokens = _token_counter(model, max_pixels).count(row["messages"], sizes)
             if result.tokens > cutoff_len:
                 result.problems.append(("too_long", f"{result.tokens} tokens, cutoff_len is {cutoff_len}"))
         results.append(result)
@@ -195,58 +184,46 @@ def _check_rows(cutoff_len: int, rows: Iterable[tuple[int, Any, list | None]]) -
 
 def _duplicate_problems(row: RowCheck, row_of_content: dict[int, int], row_of_id: dict[int, int]) -> list[Problem]:
     """Compares a row with the earlier ones, by hash; an id that names the image repeats by design in Med-GRIT."""
-    if not row.content_hash:
-        return []
-    first = row_of_content.setdefault(row.content_hash, row.number)
-    if first != row.number:
+    if row.content_hash and (first := row_of_content.setdefault(row.content_hash, row.number)) != row.number:
         return [("duplicate_row", f"the same as row {first}")]
-    if row.id_hash and not any(row.id == PurePosixPath(image).stem for image in row.images):
-        first = row_of_id.setdefault(row.id_hash, row.number)
-        if first != row.number:
+    if row.id_hash and row.id not in (PurePosixPath(image).stem for image in row.images):
+        if (first := row_of_id.setdefault(row.id_hash, row.number)) != row.number:
             return [("duplicate_id", f"row {first} has this id too")]
     return []
 
 
-class _LeakIndex:
-    """The images of the other sets, by path, content and volume."""
+def _leak_finder(images: Iterable[str], records: dict[str, ImageRecord]) -> Callable[[ImageRecord], list[Problem]]:
+    """The function that compares an image with ``images``, those of the other sets, by path, content and volume."""
+    paths = {os.path.normpath(image) for image in images}
+    digests = {records[image].digest: image for image in images if records[image].digest}
+    volumes = {volume: image for image in images if (volume := volume_of(image))}
 
-    def __init__(self, images: Iterable[str], records: dict[str, ImageRecord]) -> None:
-        self._paths = {os.path.normpath(image) for image in images}
-        self._digests = {records[image].digest: image for image in images if records[image].digest}
-        self._volumes = {volume: image for image in images if (volume := volume_of(image))}
-
-    def find(self, record: ImageRecord) -> list[Problem]:
-        """The leak, if the image or another slice of its volume is in the other sets."""
-        if os.path.normpath(record.image) in self._paths:
+    def find_leaks(record: ImageRecord) -> list[Problem]:
+        if os.path.normpath(record.image) in paths:
             return [("leak_image", f"{record.image} is in the other set")]
-        if twin := self._digests.get(record.digest):
+        if twin := digests.get(record.digest):
             return [("leak_image", f"{record.image} equals {twin} of the other set")]
-        volume = volume_of(record.image)
-        if volume in self._volumes:
-            slices = f"{record.image} and {self._volumes[volume]} of the other set"
+        if (volume := volume_of(record.image)) in volumes:
+            slices = f"{record.image} and {volumes[volume]} of the other set"
             return [("leak_volume", f"{slices} are slices of {volume}")]
         return []
+
+    return find_leaks
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
+    return iter(lambda: list(itertools.islice(iterator, size)), [])
 
 
 @contextmanager
-def _worker_pool(count: int, initializer: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[OrderedMap]:
-    """Yields a ``map`` over ``count`` processes: results in order, at most ``4 * count`` items in flight.
-
-    With one process it runs in the caller's. Processes are spawned, not forked, because the caller may hold threads (a
-    progress bar) and locks.
-    """
+def _worker_pool(count: int) -> Iterator[OrderedMap]:
+    """Yields a ``map`` over ``count`` processes: results in order, at most ``4 * count`` items in flight."""
     if count == 1:
-        initializer(*arguments)
         yield map
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=initializer, initargs=arguments)
+    # Not forked: the caller may hold threads and locks.
+    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
 
     def pool_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         futures = deque()

@@ -20,7 +20,7 @@ from .check import Check
 from .check import check as run_check
 from .convert import Conversion, Options
 from .convert import convert as run_convert
-from .formats import FORMATS
+from .formats import FORMATS, Format
 from .problems import ERRORS, REASONS, WARNINGS
 from .row_check import IMAGE_MAX_PIXELS
 from .scans import Slice
@@ -32,8 +32,9 @@ from .text import Coordinates
 app = typer.Typer(help="Convert, check, count and split data sets.", no_args_is_help=True)
 DataSet = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A data set that `convert` wrote.")]
 ImageFolder = Annotated[
-    Path | None, typer.Option(help="LLaMA-Factory's media_dir; by default the file's folder.", file_okay=False)
+    Path | None, typer.Option(file_okay=False, help="LLaMA-Factory's media_dir; by default the file's folder.")
 ]
+JsonFile = Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same rows on every machine.")]
 
 
@@ -51,43 +52,32 @@ def convert(
     slice: Annotated[str, typer.Option(help="Slice of a volume: first, middle, 40, z:40, x:middle.")] = "first",
     window: Annotated[str | None, typer.Option(help="CT window in HU as CENTRE,WIDTH, e.g. 40,400.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the summary to this file as JSON.")] = None,
+    json: JsonFile = None,
 ) -> None:
     """Turn Med-GRIT / BiRD, VQA-RAD, SLAKE, LLaVA-Med or ShareGPT files into a data set for LLaMA-Factory.
 
     Bad rows go to rejects.jsonl with the reason. Run an interrupted command again to resume it.
     """
     with _resumable():
+        folder = image_folder or source.parent
         options = Options(
-            tags=tags,
-            coordinates=coordinates,
-            split_turns=split_turns,
-            image_folder=image_folder or source.parent,
-            image_prefix=image_prefix,
-            default_slice=Slice.parse(slice),
-            window=_parse_window(window),
+            tags, coordinates, split_turns, folder, image_prefix, Slice.parse(slice), _parse_window(window)
         )
         size = source.stat().st_size
+
+        def print_format(kind: Format, detected: bool) -> None:
+            console.print(f"Format: {kind.name} ({kind.description}), {'detected' if detected else 'as given'}.")
+
         with _progress() as update:
-            conversion = run_convert(
-                source,
-                output,
-                name=name,
-                format=format,
-                options=options,
-                strict=strict,
-                on_format=lambda kind, detected: console.print(
-                    f"Format: {kind.name} ({kind.description}), {'detected' if detected else 'as given'}."
-                ),
-                on_bytes=lambda read: update("bytes", read, size),
-            )
+            callbacks = {"on_format": print_format, "on_bytes": lambda read: update("bytes", read, size)}
+            settings = {"name": name, "format": format, "options": options, "strict": strict}
+            conversion = run_convert(source, output, **settings, **callbacks)
     if conversion.resumed_at:
         console.print(f"Resumed an interrupted run after row {conversion.resumed_at:,}.")
     console.print(_conversion_table(conversion))
     for warning in conversion.warnings:
         console.print(f"[yellow]Warning[/]: {escape(warning)}")
-    if conversion.warned > len(conversion.warnings):
-        hidden = conversion.warned - len(conversion.warnings)
+    if hidden := conversion.warned - len(conversion.warnings):
         console.print(f"[yellow]{hidden:,} more warnings[/] of these kinds are not shown.")
     if conversion.rejected:
         console.print(f"The rejected rows are in {conversion.rejects_path}.")
@@ -101,9 +91,7 @@ def convert(
 def check(
     dataset: DataSet,
     image_folder: ImageFolder = None,
-    against: Annotated[
-        list[Path] | None, typer.Option(exists=True, help="A data set that must share no image and no volume.")
-    ] = None,
+    against: Annotated[list[Path] | None, typer.Option(exists=True, help="Must share no image and no volume.")] = None,
     model: Annotated[str | None, typer.Option(help="Qwen2-VL whose tokenizer counts tokens.")] = None,
     cutoff_len: Annotated[int, typer.Option(help="The recipe's.")] = 2048,
     image_max_pixels: Annotated[int, typer.Option(help="The recipe's.")] = IMAGE_MAX_PIXELS,
@@ -111,28 +99,18 @@ def check(
     report: Annotated[Path | None, typer.Option(help="Without extension; by default beside the data set.")] = None,
 ) -> None:
     """Find what would spoil a training; the exit status is 1 if there is an error."""
+    paths = {"image_folder": image_folder, "against": against or (), "report": report}
+    recipe = {"model": model, "cutoff_len": cutoff_len, "image_max_pixels": image_max_pixels}
     with _resumable(), _progress() as update:
-        result = run_check(
-            dataset,
-            image_folder=image_folder,
-            model=model,
-            cutoff_len=cutoff_len,
-            against=against or (),
-            image_max_pixels=image_max_pixels,
-            workers=workers,
-            report=report,
-            on_progress=update,
-        )
+        result = run_check(dataset, **paths, **recipe, workers=workers, on_progress=update)
     console.print(_check_table(result))
     if result.tokens_checked:
         console.print(f"The longest row has {result.longest:,} tokens; cutoff_len is {cutoff_len:,}.")
     else:
         console.print("Tokens were not counted: give the model with --model.")
     if result.unread_against:
-        console.print(
-            f"[yellow]{result.unread_against:,} images of the other sets do not open[/] in this image folder: "
-            "they were compared by path and volume only."
-        )
+        images = f"[yellow]{result.unread_against:,} images of the other sets do not open[/] in this image folder"
+        console.print(f"{images}: they were compared by path and volume only.")
     console.print(f"All problems: {result.findings_path}", soft_wrap=True)
     if result.errors:
         raise typer.Exit(1)
@@ -143,15 +121,12 @@ def stats(
     dataset: DataSet,
     image_folder: ImageFolder = None,
     figure: Annotated[Path | None, typer.Option(help="PNG of the shares; by default beside the file.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the numbers to this file as JSON.")] = None,
+    json: JsonFile = None,
 ) -> None:
     """Count turns by modality and task (the paper's Figure A1), lengths, boxes per answer and image sizes."""
     with _resumable(), _progress() as update:
-        counts = statistics(
-            dataset,
-            image_folder=image_folder or dataset.parent,
-            on_rows=lambda rows: update("rows", rows),
-        )
+        folder = image_folder or dataset.parent
+        counts = statistics(dataset, image_folder=folder, on_rows=lambda rows: update("rows", rows))
     console.print(_modality_table(counts, dataset), _detail_table(counts), sep="\n")
     if json:
         write_json(json, counts)
@@ -171,8 +146,8 @@ def split(
 ) -> None:
     """Split a data set into a training and a test set that share no volume (or image)."""
     with _resumable():
-        train_name, comma, test_name = (names or f"{dataset.stem}_train,{dataset.stem}_test").partition(",")
-        if not comma or not train_name or not test_name or train_name == test_name:
+        train_name, _, test_name = (names or f"{dataset.stem}_train,{dataset.stem}_test").partition(",")
+        if not train_name or not test_name or train_name == test_name:
             raise ValueError(f"--names should be two different names, TRAIN,TEST, not {names!r}.")
         rows = write_split(dataset, train_name, test_name, share=test, by=by, seed=seed)
     console.print(f"{train_name}: {rows[0]:,} rows; {test_name}: {rows[1]:,} rows; by {by}, seed {seed}.")
@@ -232,17 +207,16 @@ def _parse_window(text: str | None) -> tuple[float, float] | None:
 
 
 def _conversion_table(conversion: Conversion) -> Table:
-    """Counts of rows, tasks, modalities and reject reasons."""
     table = Table("", "rows", title=escape(str(conversion.path)))
-    rows = {"in": conversion.rows_in, "converted": conversion.converted}
-    rows |= {"rejected": conversion.rejected, "out": conversion.rows_out}
-    tasks = {f"task {escape(task)}": count for task, count in conversion.tasks.items()}
-    modalities = {f"modality {escape(modality)}": count for modality, count in conversion.modalities.items()}
-    reasons = {f"[red]{reason}[/]: {escape(REASONS[reason])}": count for reason, count in conversion.reasons.items()}
-    for section in (rows, tasks, modalities, reasons):
-        for label, count in section.items():
-            table.add_row(label, f"{count:,}")
+    for label in ("rows_in", "converted", "rejected", "rows_out"):
+        table.add_row(label.removeprefix("rows_"), f"{getattr(conversion, label):,}")
+    for label, counts in (("task", conversion.tasks), ("modality", conversion.modalities)):
         table.add_section()
+        for name, count in counts.items():
+            table.add_row(f"{label} {escape(name)}", f"{count:,}")
+    table.add_section()
+    for reason, count in conversion.reasons.items():
+        table.add_row(f"[red]{reason}[/]: {escape(REASONS[reason])}", f"{count:,}")
     return table
 
 

@@ -31,25 +31,15 @@ class StrictError(ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """How rows are built.
-
-    Args:
-        tags: Style of the ref and box tags.
-        coordinates: What the numbers of a box in the source are.
-        split_turns: One row per turn, with ids ``x#1``, ``x#2`` ...; else a conversation stays one row.
-        image_folder: The data folder (LLaMA-Factory's ``media_dir``); needed for scans only.
-        image_prefix: Put before every image path, for instance ``images``.
-        default_slice: Slice of volumes whose path names none.
-        window: Centre and width in HU for CT, instead of the file's own.
-    """
+    """How rows are built."""
 
     tags: TagStyle = "qwen2_vl"
-    coordinates: Coordinates = "auto"
-    split_turns: bool = False
-    image_folder: str | Path = "."
-    image_prefix: str = ""
-    default_slice: Slice = Slice()
-    window: Window | None = None
+    coordinates: Coordinates = "auto"  # of the boxes in the source
+    split_turns: bool = False  # one row per turn, with ids x#1, x#2 ..., instead of one per conversation
+    image_folder: str | Path = "."  # LLaMA-Factory's media_dir; needed for scans only
+    image_prefix: str = ""  # put before every image path, for instance "images"
+    default_slice: Slice = Slice()  # of volumes whose path names none
+    window: Window | None = None  # centre and width in HU for CT, instead of the file's own
 
     def __post_init__(self) -> None:
         if self.image_prefix:
@@ -58,25 +48,21 @@ class Options:
 
 @dataclass(frozen=True)
 class Conversion:
-    """The result of a conversion.
-
-    ``rows_in == converted + rejected``, and ``rows_out == converted`` unless turns are split. ``warnings`` has the
-    first hundred of ``warned``. ``resumed_at`` is the number of rows that an interrupted run had finished.
-    """
+    """The result of a conversion."""
 
     path: Path
     rejects_path: Path
     format: str
-    rows_in: int
+    rows_in: int  # converted + rejected
     converted: int
-    rows_out: int
+    rows_out: int  # equals converted, unless turns are split
     rejected: int
     reasons: dict[str, int]
     tasks: dict[str, int]
     modalities: dict[str, int]
-    warnings: list[str]
-    warned: int
-    resumed_at: int
+    warnings: list[str]  # the first hundred
+    warned: int  # number of all warnings
+    resumed_at: int  # number of rows that an interrupted run had finished
 
     def as_json(self) -> dict[str, Any]:
         """The same with plain paths."""
@@ -99,15 +85,9 @@ def convert(
     The source is streamed, so memory does not grow with it. After an interruption, the same arguments resume from the
     last checkpoint; the files are then those of an uninterrupted run.
 
-    Args:
-        source: A JSON array or JSONL.
-        output: Folder of the data set, created if needed.
-        name: Name of the data set; by default the source's name without extension.
-        format: A key of ``FORMATS``; by default detected from the first rows.
-        options: How rows are built. By default scans are read from the source's folder.
-        strict: Stop at the first bad row and leave nothing behind.
-        on_format: Called with the format and whether it was detected.
-        on_bytes: Called with the number of bytes read from the source.
+    By default ``name`` is the source's without extension, ``format`` (a key of ``FORMATS``) is detected from the first
+    rows, and ``options`` read scans from the source's folder. ``strict`` stops at the first bad row and leaves nothing
+    behind. ``on_format`` is called with the format and whether it was detected, ``on_bytes`` with the bytes read.
 
     Raises:
         StrictError: With ``strict``, for the first bad row.
@@ -167,13 +147,13 @@ def convert(
 
 def _sample(source: Path) -> list[dict[str, Any]]:
     """The first readable rows; raises a ValueError if the file has rows and none of them is readable."""
-    sample, first_reject = [], None
+    sample, first_reject = [], ""
     try:
         for number, row in read_rows(source):
-            if not isinstance(row, Reject):
+            if isinstance(row, Reject):
+                first_reject = first_reject or f"row {number}: {row}"
+            else:
                 sample.append(row)
-            elif first_reject is None:
-                first_reject = f"row {number}: {row}"
             if len(sample) == SAMPLE_SIZE:
                 break
     except BrokenFileError:
@@ -192,14 +172,7 @@ def _identity(row: Any) -> Any:
 
 
 def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[str, Any]], list[str]]:
-    """The ShareGPT rows of one conversation, and warnings about its scans.
-
-    Side columns: ``id``; ``task``, from the source or derived from the boxes, ``MIXED`` if the turns of a row differ;
-    ``modality``, from the source or the image's name, else ``unknown``.
-
-    Raises:
-        Reject: If any part of the conversation is unusable; none of its turns is then used.
-    """
+    """The ShareGPT rows of one conversation, which is rejected as a whole, and warnings about its scans."""
     turns = [_clean_turn(turn, options.coordinates) for turn in conversation.turns]
     if not turns:
         raise Reject("no_turns", "expected a question and an answer")

@@ -22,25 +22,20 @@ from .sharegpt import IMAGE_PLACEHOLDER, as_list
 
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+Parser = Callable[[Mapping[str, Any]], "Conversation"]
 _IMG_TAG = re.compile(r"(?:Picture\s+\d+:\s*)?<img>(.*?)</img>", re.DOTALL)
 
 
 @dataclass
 class Conversation:
-    """One row of a source: texts unchanged, paths relative to the data folder.
-
-    ``turns`` holds [question, answer]; ``task`` and ``modality`` are the source's own, where it has them.
-    """
+    """One row of a source: texts unchanged, paths relative to the data folder."""
 
     id: str
     images: list[str]
-    turns: list[list[str]]
+    turns: list[list[str]]  # of question and answer
     system: str | None = None
-    task: str | None = None
+    task: str | None = None  # the source's own, like the modality
     modality: Any = None
-
-
-Parser = Callable[[Mapping[str, Any]], Conversation]
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def _field(row: Mapping[str, Any], field: str) -> str:
 
 def _turns(value: Any, role_key: str = "from", text_key: str = "value") -> tuple[str | None, list[list[str]]]:
     """System prompt and turns of a list of messages."""
-    system, turns, expected = None, [], "user"
+    system, texts = None, []
     for number, message in enumerate(_list(value), start=1):
         if not isinstance(message, dict):
             raise Reject("wrong_type", f"message {number} should be an object, is {type(message).__name__}")
@@ -78,19 +73,16 @@ def _turns(value: Any, role_key: str = "from", text_key: str = "value") -> tuple
         role = _ROLES.get(name.strip().lower())
         if role is None:
             raise Reject("unknown_role", f"message {number} is from {name[:40]!r}")
+        expected = "assistant" if len(texts) % 2 else "user"
         if role == "system" and number == 1:
             system = text
         elif role != expected:
             raise Reject("turn_order", f"message {number} is from {role}, expected {expected}")
-        elif role == "user":
-            turns.append([text])
-            expected = "assistant"
         else:
-            turns[-1].append(text)
-            expected = "user"
-    if expected == "assistant":
+            texts.append(text)
+    if len(texts) % 2:
         raise Reject("turn_order", "the last question has no answer")
-    return system, turns
+    return system, [texts[index : index + 2] for index in range(0, len(texts), 2)]
 
 
 def _pairs(value: Any) -> list[list[str]]:
@@ -111,21 +103,19 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _tags_to_placeholders(images: list[str], turns: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Replaces ``<img>path</img>`` by ``<image>``, once per image; without other images, the tags name them.
-
-    Only the file's name is compared with the row's image: the tags of Med-GRIT hold paths of the authors' machines.
-    """
+def _conversation(identity: str, images: list[Any], turns: list[list[str]], **rest: Any) -> Conversation:
+    """Replaces ``<img>path</img>`` by ``<image>``, once per image; without other images, the tags name them."""
+    images = [relative_path(image) for image in images]
     if not _has_img_tag(turns):
-        return images, turns
+        return Conversation(identity, images, turns, **rest)
     tagged = [tag.strip() for question, _ in turns for tag in _IMG_TAG.findall(question)]
     images = images or [relative_path(tag) for tag in dict.fromkeys(tagged)]
-    known = frozenset(_stem(image) for image in images)
-    unplaced = set(known)
+    stems = {_stem(image) for image in images}
+    unplaced = set(stems)
 
     def placeholder(match: re.Match) -> str:
         stem = _stem(match[1])
-        if stem not in known:
+        if stem not in stems:
             raise Reject("image_mismatch", f"the tag names {match[1].strip()[:80]!r}, the row {images[0][:80]!r}")
         if stem not in unplaced:
             return ""
@@ -136,7 +126,7 @@ def _tags_to_placeholders(images: list[str], turns: list[list[str]]) -> tuple[li
     if _has_img_tag(replaced):
         in_answer = any("<img>" in answer for _, answer in replaced)
         raise Reject("image_in_answer" if in_answer else "image_count", "an <img> tag that is alone or not closed")
-    return images, replaced
+    return Conversation(identity, images, replaced, **rest)
 
 
 def _has_img_tag(turns: list[list[str]]) -> bool:
@@ -144,25 +134,19 @@ def _has_img_tag(turns: list[list[str]]) -> bool:
 
 
 def _stem(path: str) -> str:
-    """The file name of a path, with either slash, without its extension."""
+    """The file name without extension: the tags of Med-GRIT hold paths of the authors' machines, with either slash."""
     return posixpath.splitext(posixpath.basename(path.strip().replace("\\", "/")))[0]
-
-
-def _conversation(identity: str, images: list[Any], turns: list[list[str]], **rest: Any) -> Conversation:
-    paths, turns = _tags_to_placeholders([relative_path(image) for image in images], turns)
-    return Conversation(identity, paths, turns, **rest)
 
 
 def _med_grit(row: Mapping[str, Any]) -> Conversation:
     identity = _field(row, "id")
-    image = (
-        identity if identity.lower().endswith((".png", ".jpg", ".jpeg")) or is_scan(identity) else identity + ".png"
-    )
     if not identity.strip():
         raise Reject("missing_field", "the id, which names the image, is empty")
+    has_extension = is_scan(identity) or identity.lower().endswith((".png", ".jpg", ".jpeg"))
+    images = [identity if has_extension else identity + ".png"]
     value = row.get("conversations")
     system, turns = _turns(value) if isinstance(_first(value), dict) else (None, _pairs(value))
-    return _conversation(identity, [image], turns, system=system, task=row.get("task"))
+    return _conversation(identity, images, turns, system=system, task=row.get("task"))
 
 
 def _question_answer(identity: str, image: str, question: str, *answers: str, modality: str = "") -> Parser:
@@ -176,10 +160,15 @@ def _question_answer(identity: str, image: str, question: str, *answers: str, mo
     return parse
 
 
+_vqa_rad = _question_answer("qid", "image_name", "question", "answer")
+_qa50 = _question_answer("question_id", "image", "text", "gpt4_answer", "answer", modality="domain")
+_slake_in_any_language = _question_answer("qid", "img_name", "question", "answer", modality="modality")
+
+
 def _slake(row: Mapping[str, Any]) -> Conversation:
     if _field(row, "q_lang").strip().lower() != "en":
         raise Reject("not_english", f"q_lang is {row['q_lang']!r}")
-    return _question_answer("qid", "img_name", "question", "answer", modality="modality")(row)
+    return _slake_in_any_language(row)
 
 
 def _llava_med(row: Mapping[str, Any]) -> Conversation:
@@ -210,52 +199,34 @@ def _has(*keys: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda row: set(keys) <= row.keys()
 
 
-_TABLE = (
+def _is_llava_med(row: Mapping[str, Any]) -> bool:
+    return {"id", "image"} <= row.keys() and isinstance(_first(_llava_med_messages(row)), dict)
+
+
+def _is_sharegpt(row: Mapping[str, Any]) -> bool:
+    return "messages" in row or ("conversations" in row and ("images" in row or "id" not in row))
+
+
+def _is_med_grit(row: Mapping[str, Any]) -> bool:
+    return "id" in row and isinstance(_first(row.get("conversations")), dict | list)
+
+
+_FORMATS = (  # in the order of detection: a row has the first format that matches it
     Format("slake", "SLAKE (its English rows)", _has("img_name", "q_lang"), _slake),
-    Format(
-        "vqa_rad",
-        "VQA-RAD",
-        _has("image_name", "question"),
-        _question_answer("qid", "image_name", "question", "answer"),
-    ),
-    Format(
-        "llava_med_qa",
-        "LLaVA-Med questions, such as its qa50 file",
-        _has("question_id", "text", "image"),
-        _question_answer("question_id", "image", "text", "gpt4_answer", "answer", modality="domain"),
-    ),
-    Format(
-        "llava_med",
-        "LLaVA-Med instructions",
-        lambda row: {"id", "image"} <= row.keys() and isinstance(_first(_llava_med_messages(row)), dict),
-        _llava_med,
-    ),
-    Format(
-        "sharegpt",
-        "plain ShareGPT",
-        lambda row: "messages" in row or ("conversations" in row and ("images" in row or "id" not in row)),
-        _sharegpt,
-    ),
-    Format(
-        "med_grit",
-        "Med-GRIT-270k / BiRD, training or test part",
-        lambda row: "id" in row and isinstance(_first(row.get("conversations")), dict | list),
-        _med_grit,
-    ),
+    Format("vqa_rad", "VQA-RAD", _has("image_name", "question"), _vqa_rad),
+    Format("llava_med_qa", "LLaVA-Med questions, such as its qa50 file", _has("question_id", "text", "image"), _qa50),
+    Format("llava_med", "LLaVA-Med instructions", _is_llava_med, _llava_med),
+    Format("sharegpt", "plain ShareGPT", _is_sharegpt, _sharegpt),
+    Format("med_grit", "Med-GRIT-270k / BiRD, training or test part", _is_med_grit, _med_grit),
 )
-FORMATS = {format.name: format for format in _TABLE}
-"""In the order of detection: a row has the first format that matches it."""
+FORMATS = {format.name: format for format in _FORMATS}
 
 
 def detect_format(rows: Iterable[Mapping[str, Any]]) -> Format:
-    """The format that most of ``rows`` (the first of a file) match.
-
-    Raises:
-        ValueError: If none fits; the message lists the formats and the keys found.
-    """
+    """The format that most of ``rows`` match; a ValueError that lists the formats and the keys found if none fits."""
     rows = list(rows)
-    votes = Counter(next((kind.name for kind in FORMATS.values() if kind.matches(row)), None) for row in rows)
-    del votes[None]
+    matches = (next((kind for kind in _FORMATS if kind.matches(row)), None) for row in rows)
+    votes = Counter(kind.name for kind in matches if kind)
     if votes:
         return FORMATS[votes.most_common(1)[0][0]]
     keys = ", ".join(sorted({str(key) for row in rows for key in row})[:20]) or "none"

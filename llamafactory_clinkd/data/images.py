@@ -29,18 +29,12 @@ _FRAME = re.compile(r"[-_]frame[-_]?\d+$", re.IGNORECASE)
 _FORBIDDEN = re.compile("[\\x00-\\x1f\\ud800-\\udfff]")
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _WORD = re.compile(r"[a-z0-9][a-z0-9 _+-]{0,39}", re.ASCII)
-_MODALITY_WORDS = {"mri": "mr", "ct_scan": "ct", "us": "ultrasound"} | dict.fromkeys(
-    ("x-ray", "xray", "x_ray", "chest_xray"), "x"
-)
+_MODALITY_WORDS = {"mri": "mr", "ct_scan": "ct", "us": "ultrasound"}
+_MODALITY_WORDS |= dict.fromkeys(("x-ray", "xray", "x_ray", "chest_xray"), "x")
 
 
 def relative_path(value: object) -> str:
-    """Normalizes an image path: relative to the data folder, with ``/`` as separator.
-
-    Raises:
-        Reject: ``bad_path`` if the path is not text, is empty or absolute, has a drive or a scheme, or contains
-            control characters or ``..``.
-    """
+    """Normalizes an image path: relative to the data folder, with ``/`` as separator; rejects any other path."""
     if not isinstance(value, str) or not value.strip():
         raise Reject("bad_path", f"expected a relative path, found {value!r}")
     path = value.strip().replace("\\", "/")
@@ -55,29 +49,24 @@ def relative_path(value: object) -> str:
 
 
 def path_within(folder: str | Path, relative: str) -> Path:
-    """Resolves ``relative`` and its links to a file within ``folder``; opens nothing.
-
-    Raises:
-        Reject: ``bad_path`` if the file is outside ``folder``.
-    """
+    """Resolves ``relative`` and its links to a file; rejects one outside ``folder``; opens nothing."""
     root = Path(folder).resolve()
     try:
         path = (root / relative_path(relative)).resolve()
     except (OSError, RuntimeError) as error:  # the name is too long, or links form a cycle
         raise Reject("bad_path", f"{relative!r}: {error}") from error
     if not path.is_relative_to(root):
-        raise Reject("bad_path", f"{relative!r} is a link to a place outside the data folder")
+        raise Reject("bad_path", f"{relative!r} is a link that leads outside the data folder")
     return path
 
 
 def volume_of(image: str) -> str | None:
-    """The volume of which an image is a slice, or None if its name does not encode one.
+    """The volume of which an image is a slice, or None if its name does not encode one (or is ``2d_none``).
 
-    The name, without its extension, has to end in ``--<axis>_<slice>`` (a mask number may follow). With the four
-    fields of SA-Med2D the volume is ``<data set>--<case>`` in lower case, in any folder: modality and sequence do not
-    count, so T1 and FLAIR of one brain, or the PET and CT of one examination, are one volume; nor does a trailing
-    ``_frame01`` (phases of one heart). With fewer fields it is the path up to the slice, as in the names that
-    ``scan_to_png`` writes. ``2d_none`` images have no volume.
+    With the four fields of SA-Med2D (a mask number may follow) the volume is ``<data set>--<case>`` in lower case:
+    folder, modality, sequence and a trailing ``_frame01`` do not count, so T1 and FLAIR of one brain, PET and CT of
+    one examination and the phases of one heart are one volume. With fewer fields, as in the names that
+    ``scan_to_png`` writes, it is the path up to ``--<axis>_<slice>``.
     """
     path = _EXTENSION.sub("", image.replace("\\", "/"))
     match = _SLICE.search(path)

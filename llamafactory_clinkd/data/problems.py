@@ -5,7 +5,7 @@
 
 Problem = tuple[str, str]  # code and detail
 
-REASONS = {
+REASONS = {  # why `convert` rejects a row
     "not_json": "the line is not valid JSON",
     "not_an_object": "the row is not a JSON object",
     "missing_field": "a field that the format requires is missing",
@@ -29,12 +29,9 @@ REASONS = {
     "bad_scan": "a DICOM or NIfTI file is missing or cannot be turned into an image",
     "not_english": "the row is not in English (skipped by choice: not an error under `--strict`)",
 }
-"""Why `convert` rejects a row."""
-
-CHOICES = frozenset({"not_english"})
-"""Reasons that are no fault of the row."""
-
+CHOICES = frozenset({"not_english"})  # reasons that are no fault of the row
 _CONVERT_ONLY = ("not_english", "bad_scan", "image_mismatch")
+# What `check` reports.
 ERRORS = {reason: text for reason, text in REASONS.items() if reason not in _CONVERT_ONLY} | {
     "image_missing": "the image does not exist",
     "image_unreadable": "the image does not open",
@@ -44,14 +41,11 @@ ERRORS = {reason: text for reason, text in REASONS.items() if reason not in _CON
     "leak_volume": "another slice of the same volume is in the other set",
     "too_long": "the row has more tokens than cutoff_len: its end, the answer first, is cut off",
 }
-"""What `check` reports as errors."""
-
 WARNINGS = {
     "duplicate_row": "an earlier row is identical",
     "duplicate_id": "different rows share this id, which is not the name of their image (as in Med-GRIT)",
     "no_image": "the row has no image",
 }
-"""What `check` reports as warnings."""
 
 
 class Reject(ValueError):

@@ -32,11 +32,8 @@ def read_rows(
     """Yields ``(row number from 1, row)``; a row that is not a JSON object is a :class:`Reject`.
 
     A file (UTF-8) that starts with ``[`` is a JSON array, else it has one JSON object per line; blank lines are not
-    counted. ``on_bytes`` is called with the number of bytes read so far, once per window.
-
-    Raises:
-        BrokenFileError: If an array ends early or has a syntax error; the message names the last good row.
-        FileNotFoundError: If the file does not exist.
+    counted. ``on_bytes`` is called with the number of bytes read so far, once per window. Raises BrokenFileError,
+    which names the last good row, if an array ends early or has a syntax error.
     """
     with open(path, "rb") as f:
         start = f.read(64).removeprefix(codecs.BOM_UTF8)
@@ -62,15 +59,14 @@ def _lines(windows: Iterator[str]) -> Iterator[Any]:
     rest, skipping = "", False
     for window in windows:
         *lines, rest = (rest + window).split("\n")
-        if skipping:
-            if not lines:
-                rest = ""
-                continue
+        if lines and skipping:
             lines, skipping = lines[1:], False
         yield from map(_line, filter(str.strip, lines))
-        if len(rest) > LARGEST_ROW:  # not a row but a file without line feeds
+        if len(rest) > LARGEST_ROW and not skipping:  # not a row but a file without line feeds
             yield Reject("not_json", f"the line has more than {LARGEST_ROW:,} characters")
-            rest, skipping = "", True
+            skipping = True
+        if skipping:
+            rest = ""
     if rest.strip():
         yield _line(rest)
 
@@ -83,7 +79,6 @@ def _line(line: str) -> Any:
 
 
 def _array(windows: Iterator[str], path: str | Path) -> Iterator[Any]:
-    """Elements of a JSON array."""
     decode = json.JSONDecoder().raw_decode
     buffer, position, number = "", 0, 0
     expected = "["  # the next token: "[" once, then "value" and "," in turn
@@ -91,13 +86,12 @@ def _array(windows: Iterator[str], path: str | Path) -> Iterator[Any]:
     def more(least: int) -> bool:
         """Drops decoded text and reads at least ``least`` characters; at the end of the file only returns False."""
         nonlocal buffer, position
-        texts, size = [], 0
-        while size < least and (window := next(windows, "")):
-            texts.append(window)
-            size += len(window)
-        if size:
-            buffer, position = buffer[position:] + "".join(texts), 0
-        return size > 0
+        text = ""
+        while len(text) < least and (window := next(windows, "")):
+            text += window
+        if text:
+            buffer, position = buffer[position:] + text, 0
+        return bool(text)
 
     while True:
         while position < len(buffer) and buffer[position] in " \t\r\n":

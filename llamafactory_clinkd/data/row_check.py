@@ -14,7 +14,7 @@ from ..utils.boxes import parse_boxes
 from .formats import FORMATS, Conversation
 from .images import relative_path
 from .problems import Problem, Reject
-from .sharegpt import IMAGE_PLACEHOLDER, row_images
+from .sharegpt import IMAGE_PLACEHOLDER, as_list
 from .text import clean_text
 
 
@@ -38,7 +38,7 @@ def check_row(number: int, row: Mapping[str, Any] | Reject) -> RowCheck:
     """Checks a row without opening its images, counting its tokens or comparing it to other rows."""
     if isinstance(row, Reject):
         return RowCheck(number, problems=[(row.reason, row.detail)])
-    result, images = RowCheck(number), row_images(row)
+    result, images = RowCheck(number), as_list(row.get("images"))
     if isinstance(row.get("id"), str | int):
         result.id = str(row["id"]).encode("utf-8", "replace").decode("utf-8")
         result.id_hash = _hash(result.id) if result.id else 0
@@ -47,19 +47,17 @@ def check_row(number: int, row: Mapping[str, Any] | Reject) -> RowCheck:
     for image in images:
         try:
             relative_path(image)
+            result.images.append(image)
         except Reject as reject:
             result.problems.append((reject.reason, reject.detail))
-        else:
-            result.images.append(image)
     if not images:
         result.problems.append(("no_image", "text only"))
     try:
         _check_messages(row)
         conversation = FORMATS["sharegpt"].parse({**row, "images": []})
+        result.problems += _conversation_problems(conversation, len(images))
     except Reject as reject:
         result.problems.append((reject.reason, reject.detail))
-    else:
-        result.problems += _conversation_problems(conversation, len(images))
     return result
 
 
@@ -90,12 +88,10 @@ def _conversation_problems(conversation: Conversation, images: int) -> list[Prob
         if kind == "answer" and IMAGE_PLACEHOLDER in text:
             problems.append(("image_in_answer", f"in {text[:60]!r}"))
         try:
-            cleaned = clean_text(text)
+            if parse_boxes(clean_text(text)) != parse_boxes(text):
+                problems.append(("box_form", f"{kind}: {text[:80]!r}"))
         except Reject as reject:
             problems.append((reject.reason, f"{kind}: {reject.detail}"))
-        else:
-            if parse_boxes(cleaned) != parse_boxes(text):
-                problems.append(("box_form", f"{kind}: {text[:80]!r}"))
     placeholders = sum(text.count(IMAGE_PLACEHOLDER) for _, text in texts)
     if placeholders != images:
         problems.append(("image_count", f"{placeholders} <image> placeholders, {images} images"))
@@ -122,10 +118,7 @@ def resized(width: int, height: int, max_pixels: int = IMAGE_MAX_PIXELS) -> tupl
 
 
 class TokenCounter:
-    """Counts the tokens of rows with the tokenizer and processor of a Qwen2-VL (folder or hub name).
-
-    ``max_pixels`` is the recipe's ``image_max_pixels``.
-    """
+    """Counts tokens with the processor of a Qwen2-VL (folder or hub name) and the recipe's ``image_max_pixels``."""
 
     def __init__(self, model: str, max_pixels: int = IMAGE_MAX_PIXELS) -> None:
         from transformers import AutoProcessor

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""DICOM and NIfTI images to 8-bit PNG, once each; :func:`read_pixels` turns a scan into pixels.
+"""Converts DICOM and NIfTI images to 8-bit PNG, once each.
 
 CT is windowed (the file's own window, else centre 40 and width 400 HU: soft tissue); everything else is stretched
 between the 0.5th and the 99.5th percentile of the slice. MONOCHROME1, where 0 is white, is inverted. NIfTI slices are
@@ -29,36 +29,34 @@ Window = tuple[float, float]  # centre and width, HU
 BURNED_IN = "according to the header, text that may identify the patient is burned into the pixels: inspect the image"
 SOFT_TISSUE: Window = (40.0, 400.0)
 _SCAN = re.compile(r"\.(?P<kind>dcm|dicom|nii|nii\.gz)(?:#(?P<slice>[^/#]*))?$", re.IGNORECASE)
-_DICOM = ("dcm", "dicom")
-_SLICE = re.compile(r"(?:(?P<axis>[xyz]):)?(?P<place>first|middle|\d{1,6})", re.IGNORECASE)
+_SLICE = re.compile(r"(?:(?P<axis>[xyz]):)?(?P<position>first|middle|\d{1,6})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Which slice of a volume: ``place`` is a number from 0, or ``middle``; ``axis`` x is sagittal, z axial."""
+    """Which slice of a volume: ``position`` is a number from 0, or ``middle``; ``axis`` x is sagittal, z axial."""
 
     axis: str = "z"
-    place: int | str = 0
+    position: int | str = 0
 
     @classmethod
     def parse(cls, text: str) -> "Slice":
-        """Reads ``first``, ``middle``, ``40``, ``z:40``, ``x:middle``; raises a ValueError for anything else."""
+        """Reads ``first``, ``middle``, ``40``, ``z:40``, ``x:middle``, or raises a ValueError."""
         match = _SLICE.fullmatch(text.strip())
         if not match:
             raise ValueError(f"The slice {text!r} is not one of: first, middle, 40, z:40, x:middle.")
-        place = match["place"].lower()
-        place = 0 if place == "first" else place if place == "middle" else int(place)
-        return cls((match["axis"] or "z").lower(), place)
+        position = match["position"].lower().replace("first", "0")
+        return cls((match["axis"] or "z").lower(), position if position == "middle" else int(position))
 
     def index(self, length: int) -> int:
         """The slice's number in a volume of ``length`` slices; raises a ValueError if the volume has fewer."""
-        index = length // 2 if self.place == "middle" else int(self.place)
+        index = length // 2 if self.position == "middle" else int(self.position)
         if index >= length:
-            raise ValueError(f"slice {index} asked for, there are {length} (numbered from 0)")
+            raise ValueError(f"slice {index} does not exist: there are {length} (numbered from 0)")
         return index
 
     def __str__(self) -> str:
-        return f"{self.axis}_{self.place}" if self.place == "middle" else f"{self.axis}_{self.place:04d}"
+        return f"{self.axis}_{self.position}" if self.position == "middle" else f"{self.axis}_{self.position:04d}"
 
 
 def is_scan(image: str) -> bool:
@@ -71,22 +69,13 @@ def scan_to_png(
 ) -> tuple[str, list[str]]:
     """Writes one slice of a scan as PNG under ``folder/clinkd_png``, unless one newer than the scan exists.
 
-    Args:
-        folder: The data folder.
-        image: The scan's path within it; ``#z:40`` at its end selects a slice.
-        modality: ``ct`` windows a NIfTI file, which does not record its modality; DICOM's own modality takes priority.
-        default_slice: The slice if the path selects none.
-        window: Centre and width in HU for CT, instead of the file's own.
-
-    Returns:
-        The PNG's path within ``folder``, and warnings (a burned-in annotation).
-
-    Raises:
-        Reject: ``bad_scan`` or ``bad_path``.
-        ImportError: If the reader is not installed; the message names the extra.
+    Returns the PNG's path within ``folder``, and warnings (a burned-in annotation). ``#z:40`` at the end of ``image``
+    selects a slice. ``modality`` is for NIfTI, which does not record it; DICOM's own takes priority. Raises
+    :class:`Reject` (``bad_scan``, ``bad_path``), or an ImportError if the reader is not installed.
     """
     match = _SCAN.search(image)
-    kind, relative = match["kind"].lower(), relative_path(image[: match.end("kind")])
+    is_dicom = match["kind"].lower() in ("dcm", "dicom")
+    relative = relative_path(image[: match.end("kind")])
     source = path_within(folder, relative)
     try:
         selected = Slice.parse(match["slice"]) if match["slice"] else default_slice
@@ -100,26 +89,16 @@ def scan_to_png(
         raise Reject("bad_scan", f"{relative} does not exist")
     up_to_date = path.exists() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns
     try:
-        warnings = [f"{relative}: {BURNED_IN}"] if kind in _DICOM and _is_burned_in(source) else []
-        pixels = None if up_to_date else read_pixels(source, kind, selected, modality, window)
+        warnings = [f"{relative}: {BURNED_IN}"] if is_dicom and _is_burned_in(source) else []
+        if not up_to_date:
+            pixels = (_read_dicom if is_dicom else _read_nifti)(source, selected, modality, window)
     except ImportError:
         raise
     except Exception as error:  # the readers raise errors of any type; the rejected row carries the message
         raise Reject("bad_scan", f"{relative}: {type(error).__name__}: {error}") from error
-    if pixels is not None:
+    if not up_to_date:
         _save(pixels, path)
     return target, warnings
-
-
-def read_pixels(
-    path: Path, kind: str, selected: Slice, modality: str = "", window: Window | None = None
-) -> np.ndarray:
-    """The pixels of one slice of a scan, as uint8 ``[h, w]`` or ``[h, w, 3]``: see the top of this file.
-
-    ``kind`` is the extension in lower case: ``dcm``, ``dicom``, ``nii`` or ``nii.gz``. Raises whatever the reader
-    raises for a damaged file, and an ImportError that names the extra if the reader is not installed.
-    """
-    return (_read_dicom if kind in _DICOM else _read_nifti)(path, selected, modality, window)
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
@@ -139,17 +118,16 @@ def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.round(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
-def _stretch_to_percentiles(values: np.ndarray) -> np.ndarray:
+def _to_8_bit(values: np.ndarray, window: Window | None) -> np.ndarray:
+    """Stretches the window or, without one, the range from the 0.5th to the 99.5th percentile."""
+    if window:
+        centre, width = window
+        return stretch(values, centre - width / 2, centre + width / 2)
     finite = np.asarray(values)[np.isfinite(values)]
     if not finite.size:
         raise ValueError("the slice holds no finite value")
     low, high = np.percentile(finite, (0.5, 99.5))
     return stretch(values, float(low), float(high))
-
-
-def _apply_window(values: np.ndarray, window: Window) -> np.ndarray:
-    centre, width = window
-    return stretch(values, centre - width / 2, centre + width / 2)
 
 
 def _is_burned_in(path: Path) -> bool:
@@ -158,16 +136,16 @@ def _is_burned_in(path: Path) -> bool:
 
 
 def _read_dicom(path: Path, selected: Slice, modality: str, window: Window | None) -> np.ndarray:
+    """uint8 ``[h, w]`` or, of a colour image, ``[h, w, 3]``."""
     pydicom = _require("pydicom")
     from pydicom.pixels import apply_color_lut, apply_rescale, convert_color_space
 
     dataset = pydicom.dcmread(path)
     frames = int(dataset.get("NumberOfFrames", None) or 1)
     array = dataset.pixel_array
+    index = selected.index(frames)
     if frames > 1:
-        array = array[selected.index(frames)]
-    elif selected.place != "middle":
-        selected.index(1)
+        array = array[index]
     colour = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
     if colour == "PALETTE COLOR":
         palette = apply_color_lut(array, dataset)
@@ -176,24 +154,23 @@ def _read_dicom(path: Path, selected: Slice, modality: str, window: Window | Non
         rgb = array if colour == "RGB" else convert_color_space(array, colour, "RGB")
         return rgb.astype(np.uint8)
 
-    values = apply_rescale(array, dataset)
-    if str(dataset.get("Modality", None) or modality).upper() == "CT":
-        pixels = _apply_window(values, window or _header_window(dataset) or SOFT_TISSUE)
-    else:
-        pixels = _stretch_to_percentiles(values)
+    is_ct = str(dataset.get("Modality", None) or modality).upper() == "CT"
+    window = (window or _header_window(dataset) or SOFT_TISSUE) if is_ct else None
+    pixels = _to_8_bit(apply_rescale(array, dataset), window)
     return 255 - pixels if colour == "MONOCHROME1" else pixels
 
 
 def _header_window(dataset: Any) -> Window | None:
     """The first window of the DICOM header."""
-    values = [dataset.get(name) for name in ("WindowCenter", "WindowWidth")]
-    if any(value is None or value == "" for value in values):
+    values = dataset.get("WindowCenter"), dataset.get("WindowWidth")
+    if None in values or "" in values:
         return None
     centre, width = (float(np.ravel(value)[0]) for value in values)
     return (centre, width) if width > 0 else None
 
 
 def _read_nifti(path: Path, selected: Slice, modality: str, window: Window | None) -> np.ndarray:
+    """uint8 ``[h, w]``."""
     nibabel = _require("nibabel")
     volume = nibabel.as_closest_canonical(nibabel.load(path))
     axis = "xyz".index(selected.axis)
@@ -202,7 +179,7 @@ def _read_nifti(path: Path, selected: Slice, modality: str, window: Window | Non
     key: list[Any] = [slice(None)] * 3 + [0] * (len(volume.shape) - 3)
     key[axis] = selected.index(volume.shape[axis])
     values = np.asarray(volume.dataobj[tuple(key)], dtype=np.float64)[::-1, ::-1].T
-    return _apply_window(values, window or SOFT_TISSUE) if modality == "ct" else _stretch_to_percentiles(values)
+    return _to_8_bit(values, (window or SOFT_TISSUE) if modality == "ct" else None)
 
 
 def _require(name: str) -> Any:

@@ -13,11 +13,12 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..utils.boxes import convert_tags
-from ..utils.io import read_json, write_json
+from ..utils.io import atomic_path, read_json, write_json
 
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -27,17 +28,12 @@ MAX_WARNINGS = 100
 
 
 def sharegpt_row(row: Mapping[str, Any], *, tags: str = "qwen2_vl") -> dict[str, Any]:
-    """Turns one row into LLaMA-Factory's ShareGPT form.
+    """Turns one row into LLaMA-Factory's ShareGPT form, with ``tags`` of the style ``qwen2_vl`` or ``qwen_vl``.
 
-    The placeholder of a single image moves to the start of the first question; those of several images stay in place.
-
-    Args:
-        row: ``turns`` (a list of ``[question, answer]``, in either tag style), ``image`` (path relative to the data
-            folder, or None for text only) or ``images``, and any of ``system``, ``id``, ``task``, ``modality``.
-        tags: Style of the ref and box tags in the output, ``qwen2_vl`` or ``qwen_vl``.
-
-    Raises:
-        ValueError: If the row has no turn, or a question or an answer is empty.
+    The row has ``turns`` (a list of ``[question, answer]``, in either style), ``image`` (path relative to the data
+    folder, or None for text only) or ``images``, and any of ``system``, ``id``, ``task``, ``modality``. The
+    placeholder of a single image moves to the start of the first question; those of several stay in place. A row
+    without a turn, or with an empty question or answer, is a ValueError.
     """
     name, turns = row.get("id", row.get("image")), row["turns"]
     if not turns:
@@ -48,9 +44,8 @@ def sharegpt_row(row: Mapping[str, Any], *, tags: str = "qwen2_vl") -> dict[str,
     messages = []
     for question, answer in turns:
         if not question.strip() or not answer.strip():
-            raise ValueError(
-                f"Row {name!r} has an empty question or answer ({question!r}, {answer!r}); fill it or drop the row."
-            )
+            texts = f"({question!r}, {answer!r})"
+            raise ValueError(f"Row {name!r} has an empty question or answer {texts}; fill it or drop the row.")
         if not placeholders_stay:
             question = question.replace(IMAGE_PLACEHOLDER, "")
         messages.append({"role": "user", "content": convert_tags(question.strip(), tags)})
@@ -63,13 +58,8 @@ def sharegpt_row(row: Mapping[str, Any], *, tags: str = "qwen2_vl") -> dict[str,
 
 
 def as_list(value: Any) -> list[Any]:
-    """``value`` if it is a list, no item for None, else ``value`` as the only item."""
+    """``value`` if it is a list, no item for None, else ``value`` as the only item; for a row's ``images``."""
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def row_images(row: Mapping[str, Any]) -> list[Any]:
-    """The ``images`` of a row as a list; its items may be of any type."""
-    return as_list(row.get("images"))
 
 
 def write_sharegpt(path: str | Path, rows: Iterable[Mapping[str, Any]], *, tags: str = "qwen2_vl") -> int:
@@ -79,19 +69,11 @@ def write_sharegpt(path: str | Path, rows: Iterable[Mapping[str, Any]], *, tags:
 
 def write_array(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Streams rows that are in ShareGPT form already to a JSON array, a row a line, atomically; returns how many."""
-    path, count = Path(path), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")  # fixed: the next run overwrites what a killed one left
-    try:
-        with open(unfinished, "wb") as f:
-            for count, row in enumerate(rows, start=1):
-                f.write(_array_item(row, first=count == 1))
-            f.write(_array_end(count))
-            _sync(f)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    count = 0
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        for count, row in enumerate(rows, start=1):
+            f.write(_array_item(row, first=count == 1))
+        f.write(_array_end(count))
     return count
 
 
@@ -119,11 +101,7 @@ def dataset_info_entry(file_name: str) -> dict[str, Any]:
 
 
 def write_dataset_info(directory: str | Path, entries: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Adds ``entries`` (data set name -> entry) to ``directory/dataset_info.json`` and keeps the others.
-
-    Raises:
-        ValueError: If the file exists and is not a JSON object; the message names it.
-    """
+    """Adds ``entries`` (data set name -> entry) to ``directory/dataset_info.json`` and keeps the others."""
     path = Path(directory) / "dataset_info.json"
     known = read_json(path) if path.exists() else {}
     if not isinstance(known, dict):
@@ -136,18 +114,14 @@ class ResumableWriter:
     """Writes ``<folder>/<name>.json``, its entry in ``dataset_info.json`` and its lines in ``rejects.jsonl``.
 
     Rows go to partial files under ``<folder>/.convert/<name>``, with a checkpoint every :data:`CHECKPOINT` rows. A
-    writer with the same ``signature``, which identifies the source and the options, resumes from the last one.
-
-    Attributes:
-        done: Rows of the source written or rejected so far; the caller skips as many.
-        counts: Counters of :meth:`write` and :meth:`reject`.
-        warnings: The first hundred, over all runs.
+    writer with the same ``signature``, which identifies the source and the options, resumes from the last one: the
+    caller skips the first ``done`` rows of the source. ``warnings`` has the first hundred, over all runs.
     """
 
     def __init__(self, folder: str | Path, name: str, signature: str) -> None:
-        self.folder, self.name, self.signature = Path(folder), name, signature
-        self.path, self.rejects_path = self.folder / f"{name}.json", self.folder / "rejects.jsonl"
-        self._partial = self.folder / ".convert" / name
+        self.name, self.signature = name, signature
+        self.path, self.rejects_path = Path(folder) / f"{name}.json", Path(folder) / "rejects.jsonl"
+        self._partial = Path(folder) / ".convert" / name
         self._partial.mkdir(parents=True, exist_ok=True)
         self._state_path = self._partial / "state.json"
         self._rows, self._rejects = self._files = [open(self._partial / part, "ab") for part in ("rows", "rejects")]
@@ -162,7 +136,7 @@ class ResumableWriter:
             f.seek(size)
 
     def write(self, rows: list[dict[str, Any]], warnings: list[str]) -> None:
-        """Writes the rows that one row of the source became, and its warnings."""
+        """Writes the rows and the warnings of one row of the source."""
         self.counts["warnings"] += len(warnings)
         self.warnings += warnings[: MAX_WARNINGS - len(self.warnings)]
         for row in rows:
@@ -219,7 +193,7 @@ class ResumableWriter:
             _sync(target)
         os.replace(merged, self.rejects_path)
         os.replace(self._partial / "rows", self.path)
-        write_dataset_info(self.folder, {self.name: dataset_info_entry(self.path.name)})
+        write_dataset_info(self.path.parent, {self.name: dataset_info_entry(self.path.name)})
         self._remove_partial()
 
     def _remove_partial(self) -> None:
@@ -230,8 +204,5 @@ class ResumableWriter:
 
 def _dataset_of(line: bytes) -> Any:
     """The data set of a line of ``rejects.jsonl``; None for a line of another program, which is kept."""
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return None
-    return content.get("dataset") if isinstance(content, dict) else None
+    with suppress(ValueError, AttributeError):  # not JSON, or not an object
+        return json.loads(line).get("dataset")

@@ -3,11 +3,11 @@
 
 """Seeded subsets and splits of a ShareGPT file, written as data sets beside it.
 
-The same seed gives the same rows on every machine, in any order of the file. The file is read several times and never
-held in memory.
+The same seed gives the same rows on every machine, in any order of the file, which is never held in memory.
 """
 
 import hashlib
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -17,17 +17,11 @@ from typing import Any
 from .images import volume_of
 from .problems import Reject
 from .reader import read_rows
-from .sharegpt import dataset_info_entry, row_images, write_array, write_dataset_info
+from .sharegpt import as_list, dataset_info_entry, write_array, write_dataset_info
 
 
 def write_subset(path: str | Path, name: str, size: int, *, seed: int = 0, stratify: bool = False) -> int:
-    """Writes ``size`` rows of a data set as ``name`` beside it; returns how many.
-
-    With ``stratify``, modality and task keep their proportions.
-
-    Raises:
-        ValueError: If a row cannot be read, or the name is the data set's own.
-    """
+    """Writes ``size`` rows as ``name`` beside the data set, with ``stratify`` in proportion; returns how many."""
     strata = [stratum_of(row) for row in _rows(path)] if stratify else None
     chosen = set(choose_subset(row_keys(_rows(path), seed), size, strata))
     return _write(path, name, lambda index: index in chosen)
@@ -36,14 +30,9 @@ def write_subset(path: str | Path, name: str, size: int, *, seed: int = 0, strat
 def write_split(
     path: str | Path, train: str, test: str, *, share: float = 0.1, by: str = "volume", seed: int = 0
 ) -> tuple[int, int]:
-    """Splits a data set into ``train`` and ``test`` beside it; no image or volume (``by``) is in both.
+    """Splits a data set into ``train`` and ``test`` beside it; returns the number of rows of each.
 
-    Returns:
-        The number of rows of each set; ``share`` is the minimal share of the test set.
-
-    Raises:
-        ValueError: If a row cannot be read, a name is the data set's own, the share is not within (0, 1), or no row
-            is left for training.
+    No image or volume (``by``) is in both; ``share`` is the minimal share of the test set.
     """
     is_test = split_groups([groups_of(row, by) for row in _rows(path)], share, seed)
     if all(is_test):
@@ -51,10 +40,8 @@ def write_split(
             f"Nothing is left of the {len(is_test)} rows of {path} for training, because each {by} stays on "
             f"one side. Take a smaller share{', or split by image' if by == 'volume' else ', or more images'}."
         )
-    return (
-        _write(path, train, lambda index: not is_test[index]),
-        _write(path, test, lambda index: is_test[index]),
-    )
+    train_rows = _write(path, train, lambda index: not is_test[index])
+    return train_rows, _write(path, test, is_test.__getitem__)
 
 
 def _rows(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -81,8 +68,7 @@ def order_key(seed: int, text: str) -> bytes:
 
 def row_keys(rows: Iterable[Mapping[str, Any]], seed: int) -> list[bytes]:
     """The :func:`order_key` of each row, from its messages, its images and the number of equal rows before it."""
-    occurrences: Counter[str] = Counter()
-    keys = []
+    keys, occurrences = [], Counter()
     for row in rows:
         text = json.dumps([row.get("messages"), row.get("images")], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
@@ -95,10 +81,7 @@ def choose_subset(keys: Sequence[bytes], size: int, strata: Sequence[Hashable] |
     """Indices of ``size`` rows (all if there are fewer), in the order of the file.
 
     ``keys`` come from :func:`row_keys`. ``strata`` holds one label per row, such as its modality and task; each label
-    then keeps its share, by largest remainders.
-
-    Raises:
-        ValueError: If ``size`` is negative.
+    then keeps its share, by largest remainders. A negative ``size`` is a ValueError.
     """
     if size < 0:
         raise ValueError(f"The size of a subset cannot be negative: {size}.")
@@ -106,15 +89,14 @@ def choose_subset(keys: Sequence[bytes], size: int, strata: Sequence[Hashable] |
     if size >= total:
         return list(range(total))
     members: dict[Hashable, list[int]] = defaultdict(list)
-    for index in range(total):
-        members[strata[index] if strata is not None else None].append(index)
+    for index, label in enumerate([None] * total if strata is None else strata):
+        members[label].append(index)
     quotas = {label: len(indices) * size // total for label, indices in members.items()}
     by_remainder = sorted(members, key=lambda label: (-(len(members[label]) * size % total), repr(label)))
     for label in by_remainder[: size - sum(quotas.values())]:
         quotas[label] += 1
-    return sorted(
-        index for label, indices in members.items() for index in sorted(indices, key=keys.__getitem__)[: quotas[label]]
-    )
+    chosen = [sorted(indices, key=keys.__getitem__)[: quotas[label]] for label, indices in members.items()]
+    return sorted(itertools.chain.from_iterable(chosen))
 
 
 def stratum_of(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -123,16 +105,10 @@ def stratum_of(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def groups_of(row: Mapping[str, Any], by: str) -> list[str]:
-    """What must not be on both sides of a split: the row's images or, by ``volume``, their volumes.
-
-    An image without a volume is its own group; so is a row without an image.
-
-    Raises:
-        ValueError: If ``by`` is neither ``image`` nor ``volume``.
-    """
+    """What must not be on both sides of a split: the row's images or, by ``volume``, their volumes."""
     if by not in ("image", "volume"):
         raise ValueError(f"A split is by image or by volume, not by {by!r}.")
-    images = [str(image) for image in row_images(row)]
+    images = [str(image) for image in as_list(row.get("images"))]
     if not images:
         return ["row " + json.dumps(row.get("messages"), sort_keys=True)]
     return [(volume_of(image) if by == "volume" else None) or image for image in images]
@@ -142,10 +118,7 @@ def split_groups(groups: Sequence[Sequence[str]], share: float, seed: int) -> li
     """For each row, whether it is in the test set, given its groups (:func:`groups_of`).
 
     Rows that have a group in common, directly or through other rows, stay together. These clusters are drawn in the
-    order of their hash until the test set has ``share`` of the rows; the last one is included as a whole.
-
-    Raises:
-        ValueError: If ``share`` is not within (0, 1).
+    order of their hash until the test set has ``share`` of the rows, which has to be within (0, 1).
     """
     if not 0 < share < 1:
         raise ValueError(f"The share of the test set must be between 0 and 1, not {share}.")
@@ -161,11 +134,7 @@ def split_groups(groups: Sequence[Sequence[str]], share: float, seed: int) -> li
             first, second = sorted((root(row[0]), root(group)))
             parent[second] = first  # the least name is the root, whatever the order of the rows
     sizes: Counter[str] = Counter(root(row[0]) for row in groups)
-    test: set[str] = set()
-    test_rows = 0
-    for cluster in sorted(sizes, key=lambda name: order_key(seed, name)):
-        if test_rows >= share * len(groups):
-            break
-        test.add(cluster)
-        test_rows += sizes[cluster]
+    order = sorted(sizes, key=lambda cluster: order_key(seed, cluster))
+    rows_before = itertools.accumulate((sizes[cluster] for cluster in order), initial=0)
+    test = {cluster for cluster, rows in zip(order, rows_before, strict=False) if rows < share * len(groups)}
     return [root(row[0]) in test for row in groups]

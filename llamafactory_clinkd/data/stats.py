@@ -15,7 +15,7 @@ from ..utils.boxes import box_strings, task_of
 from .images import known_modality, path_within
 from .problems import Reject
 from .reader import read_rows
-from .sharegpt import IMAGE_PLACEHOLDER, row_images
+from .sharegpt import IMAGE_PLACEHOLDER, as_list
 
 
 _WORD = re.compile(r"\w+")
@@ -27,14 +27,13 @@ def statistics(
 ) -> dict[str, Any]:
     """Counts a ShareGPT file; an image is counted once, a question with its answer as one turn.
 
-    Returns:
-        A JSON-able dictionary: ``rows``, ``turns``, ``images``, ``unreadable_rows``; ``modalities`` and ``tasks``
-        (turns of each), ``modality_tasks`` (modality -> task -> turns); ``question_words``, ``answer_words`` and
-        ``boxes_per_answer`` (value -> turns), the lengths also as ``..._quantiles``; ``image_sizes`` (``"w x h"`` ->
-        images; header only) and ``images_unread``. Sizes are empty without ``image_folder``.
+    The JSON-able result has ``rows``, ``turns``, ``images``, ``unreadable_rows``; ``modalities`` and ``tasks`` (turns
+    of each), ``modality_tasks`` (modality -> task -> turns); ``question_words``, ``answer_words`` and
+    ``boxes_per_answer`` (value -> turns), the lengths also as ``..._quantiles``; ``image_sizes`` (``"w x h"`` ->
+    images; header only) and ``images_unread``. Sizes are empty without ``image_folder``.
     """
     rows = unreadable = 0
-    turns: Counter[tuple[str, str]] = Counter()  # by modality and task
+    turns, modalities, tasks = Counter(), Counter(), Counter()  # turns are by modality and task
     lengths: dict[str, Counter[int]] = {"question_words": Counter(), "answer_words": Counter()}
     boxes: Counter[int] = Counter()
     images: dict[str, None] = {}
@@ -45,26 +44,22 @@ def statistics(
             unreadable += 1
             continue
         rows += 1
-        paths = [image for image in row_images(row) if isinstance(image, str)]
+        paths = [image for image in as_list(row.get("images")) if isinstance(image, str)]
         images |= dict.fromkeys(paths)
         modality = known_modality(row.get("modality"), paths[0] if paths else None)
         for question, answer in row_turns:
             task = row.get("task") if len(row_turns) == 1 else None
-            turns[modality, task if isinstance(task, str) else task_of(question, answer)] += 1
+            task = task if isinstance(task, str) else task_of(question, answer)
+            turns[modality, task] += 1
+            modalities[modality] += 1
+            tasks[task] += 1
             lengths["question_words"][len(_WORD.findall(question.replace(IMAGE_PLACEHOLDER, "")))] += 1
             lengths["answer_words"][len(_WORD.findall(answer))] += 1
             boxes[len(box_strings(answer))] += 1
 
     sizes, unread = image_sizes(image_folder, images) if image_folder is not None else (Counter(), 0)
-    modalities, tasks = Counter(), Counter()
-    for (modality, task), count in turns.items():
-        modalities[modality] += count
-        tasks[task] += count
-    result: dict[str, Any] = {
-        "rows": rows,
-        "turns": turns.total(),
-        "images": len(images),
-        "unreadable_rows": unreadable,
+    totals = {"rows": rows, "turns": turns.total(), "images": len(images), "unreadable_rows": unreadable}
+    result: dict[str, Any] = totals | {
         "modalities": dict(modalities.most_common()),
         "tasks": dict(tasks.most_common()),
         "modality_tasks": {m: {t: turns[m, t] for t in tasks if turns[m, t]} for m in modalities},
@@ -77,11 +72,7 @@ def statistics(
 
 
 def quantile(counter: Counter[int], percent: int) -> int:
-    """The smallest value that at least ``percent`` of the counted values do not exceed.
-
-    Raises:
-        ValueError: If the counter is empty.
-    """
+    """The smallest value that at least ``percent`` of the counted values do not exceed; ValueError if empty."""
     required, cumulative = counter.total() * percent / 100, 0
     for value in sorted(counter):
         cumulative += counter[value]
@@ -104,12 +95,7 @@ def image_sizes(folder: str | Path, images: Iterable[str]) -> tuple[Counter[str]
 
 
 def draw_modalities(modalities: dict[str, int], path: str | Path) -> None:
-    """Draws the pie of the paper's Figure A1 as PNG, from the number of turns of each modality.
-
-    Raises:
-        ValueError: If there is no turn.
-        ImportError: If matplotlib is not installed.
-    """
+    """Draws the pie of the paper's Figure A1 as PNG, from the turns of each modality; needs matplotlib."""
     total = sum(modalities.values())
     if not total:
         raise ValueError("No turn was counted, so there are no proportions to draw.")
@@ -119,13 +105,12 @@ def draw_modalities(modalities: dict[str, int], path: str | Path) -> None:
     except ImportError as error:
         raise ImportError("matplotlib draws the figure: pip install 'llamafactory-clinkd[eval]'.") from error
 
-    ordered = sorted(modalities.items(), key=lambda item: (-item[1], item[0]))
+    ordered = dict(sorted(modalities.items(), key=lambda item: (-item[1], item[0])))
     figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    counts = [count for _, count in ordered]
-    wedges, _ = axes.pie(counts, startangle=90, counterclock=False, wedgeprops={"edgecolor": "white"})
-    labels = [f"{name}: {count / total:.1%} ({count:,})" for name, count in ordered]
+    wedges, _ = axes.pie(list(ordered.values()), startangle=90, counterclock=False, wedgeprops={"edgecolor": "white"})
+    labels = [f"{name}: {count / total:.1%} ({count:,})" for name, count in ordered.items()]
     figure.legend(wedges, labels, loc="outside right center", frameon=False)
     axes.set_title("Proportions of modalities")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -134,8 +119,7 @@ def draw_modalities(modalities: dict[str, int], path: str | Path) -> None:
 
 def _turns(row: dict[str, Any]) -> Iterable[tuple[str, str]]:
     """(question, answer) of each turn; a malformed row has fewer or none."""
-    messages = row.get("messages")
-    messages = messages if isinstance(messages, list) else []
+    messages = row["messages"] if isinstance(row.get("messages"), list) else []
     dialogue = [m for m in messages if isinstance(m, dict) and m.get("role") in ("user", "assistant")]
     for question, answer in zip(dialogue[::2], dialogue[1::2], strict=False):
         if isinstance(question.get("content"), str) and isinstance(answer.get("content"), str):

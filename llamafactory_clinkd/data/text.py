@@ -39,15 +39,9 @@ _CONTROL = re.compile(r"<\|(?!(?:box|object_ref)_(?:start|end)\|>)\w{1,40}\|>|<(
 
 
 def clean_text(text: str, coordinates: Coordinates = "auto") -> str:
-    """Returns one question or answer with Qwen-VL's tags and boxes in the form above.
+    """Returns one question or answer with Qwen-VL's tags and boxes in the form above, or raises :class:`Reject`.
 
-    Args:
-        text: The text as the source has it.
-        coordinates: What the numbers of a box are; ``auto`` decides box by box (see the table).
-
-    Raises:
-        Reject: With the reasons ``bad_text``, ``control_token``, ``tags_unbalanced``, ``bad_box``, ``box_outside``,
-            ``box_order`` or ``box_empty``.
+    ``coordinates`` is what the numbers of a box are; ``auto`` decides box by box (see the table).
     """
     check_unicode(text)
     if control := _CONTROL.search(text):
@@ -63,8 +57,7 @@ def clean_text(text: str, coordinates: Coordinates = "auto") -> str:
         return text  # neither a tag nor a bare box of fractions
 
     def rewrite_bare(match: re.Match) -> str:
-        is_fraction = _are_fractions(match.groups(), coordinates)
-        return _rewrite(match.groups(), "fractions") if is_fraction else match[0]
+        return _rewrite(match.groups(), coordinates) if _are_fractions(match.groups(), coordinates) else match[0]
 
     pieces = _TAGGED.split(text)  # words, <box>, content, </box>, words, ...
     pieces[::4] = [_BARE.sub(rewrite_bare, words) for words in pieces[::4]]
@@ -81,15 +74,7 @@ def check_unicode(text: str) -> None:
 
 
 def box_in_thousandths(box: Sequence[float], original: str) -> list[int]:
-    """Rounds a box to integers in [0, 1000); every box of a source passes through here.
-
-    Args:
-        box: ``x1, y1, x2, y2`` in thousandths of the image's width and height.
-        original: The box as the source has it, for the message.
-
-    Raises:
-        Reject: ``box_outside``, ``box_order`` or ``box_empty``.
-    """
+    """Rounds ``x1, y1, x2, y2`` in thousandths of the image to integers in [0, 1000); ``original`` is for messages."""
     if not all(0 <= value <= 1000 for value in box):
         raise Reject("box_outside", f"{original} is not within [0, 1000]: are these pixels?")
     x1, y1, x2, y2 = rounded = [min(round(value), 999) for value in box]

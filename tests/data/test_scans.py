@@ -95,7 +95,7 @@ def test_colour_and_frames(tmp_path):
     dicom(tmp_path / "cine.dcm", frames, modality="CT", frames=4, WindowCenter=150, WindowWidth=300)
     assert pixels_of(tmp_path, "cine.dcm")[0][0, 1] == 0
     assert pixels_of(tmp_path, "cine.dcm#2")[0][0, 1] == round(200 / 300 * 255)
-    with pytest.raises(Reject, match="slice 9 asked for, there are 4"):
+    with pytest.raises(Reject, match="slice 9 does not exist: there are 4"):
         scan_to_png(tmp_path, "cine.dcm#9")
     with pytest.raises(Reject, match="there are 1"):
         scan_to_png(tmp_path, "us.dcm#1")
