@@ -88,7 +88,7 @@ def _read_log(phase: str, folder: Path, run_folder: Path) -> TrainingLog | None:
     for path in (folder / "trainer_state.json", *checkpoints[-1:], folder / "trainer_log.jsonl"):
         try:
             entries = read_jsonl(path) if path.suffix == ".jsonl" else read_json(path).get("log_history", [])
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             continue  # absent, or torn by a crash: the next source may be complete
         if series := _series(entries):
             return TrainingLog(phase, path.relative_to(run_folder).as_posix(), series)
