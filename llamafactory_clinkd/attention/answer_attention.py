@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import BatchFeature
 
 from ..rope import read_rope_config, rope_settings
 from ..rope.binding import inner_model, token_types
@@ -30,10 +31,7 @@ class AnswerAttention(NamedTuple):
 def load_engine(path: str | Path, template: str = "qwen2_vl") -> Any:
     """LLaMA-Factory's Hugging Face chat engine for a saved model, or for a saved adapter and its base.
 
-    The plugin applies the positions and the square images that were saved beside the model.
-
-    Raises:
-        RuntimeError: If the plugin is not attached in this process and the model would get stock's positions.
+    The attached plugin applies the positions that were saved beside the model; without it, a RuntimeError is raised.
     """
     from llamafactory.chat.hf_engine import HuggingfaceEngine
     from llamafactory.hparams import get_infer_args
@@ -64,10 +62,7 @@ def answer_attention(
 ) -> AnswerAttention:
     """The attention of the answer's tokens, or of a word's, over the image; see :func:`.figure.attention_figure`.
 
-    The word is searched first in the answer and then in the question, ignoring case.
-
-    Raises:
-        ValueError: If the word is in neither, or the answer is empty.
+    The word is searched in the answer, then in the question, ignoring case; a ValueError if it is in neither.
     """
     tokenizer, model = engine.tokenizer, engine.model
     prompt, pixels = _encode_question(engine, str(image), question)
@@ -103,15 +98,11 @@ def word_columns(tokenizer: Any, ids: Sequence[int], word: str) -> list[int]:
 def _encode_question(engine: Any, image: str, question: str) -> tuple[list[int], dict[str, Tensor]]:
     """Token ids of the question, and the image's pixels and grid on the model's device."""
     plugin, processor, model = engine.template.mm_plugin, engine.processor, engine.model
-    messages = [{"role": "user", "content": f"<image>{question}"}]
+    messages = [{"role": "user", "content": f"<image>{question}"}, {"role": "assistant", "content": ""}]
     messages = plugin.process_messages(messages, [image], [], [], processor)
-    messages.append({"role": "assistant", "content": ""})
     prompt, _ = engine.template.encode_oneturn(engine.tokenizer, messages)
     pixels = plugin.get_mm_inputs([image], [], [], [1], [0], [0], [prompt], processor)
-    return prompt, {
-        name: (value.to(model.dtype) if value.is_floating_point() else value).to(model.device)
-        for name, value in pixels.items()
-    }
+    return prompt, dict(BatchFeature(pixels).to(model.device, model.dtype))  # casts floating point tensors only
 
 
 def _generate(engine: Any, prompt: list[int], pixels: dict[str, Tensor]) -> list[int]:

@@ -30,9 +30,7 @@ def attention(
     question: Annotated[str, typer.Option(help="The question about it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")] = Path("attention.png"),
     word: Annotated[str | None, typer.Option(help="Show this word's attention, not the whole answer's.")] = None,
-    layer: Annotated[
-        list[int] | None, typer.Option(help="Number of a decoder layer, may be repeated; by default all.")
-    ] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="A decoder layer (repeatable); by default all.")] = None,
     answer: Annotated[str | None, typer.Option(help="One answer for all; by default each model answers.")] = None,
 ) -> None:
     """Draws which parts of an image each model attends to (the paper's Figures 5 and 6)."""
@@ -99,8 +97,7 @@ def draw(
     axes = figure.subplots(1, len(panels) + 1)
     for axis in axes:
         axis.imshow(picture)
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
     axes[0].set_title("image", fontsize=10)
     for axis, (label, result) in zip(axes[1:], panels, strict=True):
         extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)

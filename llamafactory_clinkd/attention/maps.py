@@ -65,11 +65,7 @@ def attention_map(
 
 @contextmanager
 def recorded_rows(model: nn.Module, rows: Sequence[int], layers: Sequence[int] | None) -> Iterator[list[Tensor]]:
-    """Inside, each chosen layer appends float32 ``[heads, rows, L]`` to the list in every forward pass.
-
-    Raises:
-        ValueError: If a layer does not exist.
-    """
+    """Inside, each chosen layer appends float32 ``[heads, rows, L]`` to the list in every forward pass."""
     modules = [layer.self_attn for layer in inner_model(model).language_model.layers]
     numbers = range(len(modules)) if layers is None else layers
     if not all(-len(modules) <= number < len(modules) for number in numbers) or not numbers:
@@ -79,9 +75,8 @@ def recorded_rows(model: nn.Module, rows: Sequence[int], layers: Sequence[int] |
     configs = {modules[number]: modules[number].config for number in numbers}
 
     def record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Records the rows and calls the layer's own attention function."""
         recorded.append(attention_rows(query, key, rows, kwargs["scaling"], kwargs.get("sliding_window")))
-        with patch_attr(module, "config", configs[module]):  # FlashAttention reads its own name there
+        with patch_attr(module, "config", configs[module]):  # where FlashAttention reads its own name
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
             return attend(module, query, key, value, *args, **kwargs)
 

@@ -3,17 +3,9 @@
 
 """Generation for pseudo-labels, correction and prediction: :func:`generate_rows`, and its building blocks."""
 
-from .decode import shared_vision_tower
-from .eval_mode import base_model, preserve_training_state
+from .decode import preserve_training_state, shared_vision_tower
 from .generate import generate_rows, plan_batches
 from .shards import UnfinishedError
 
 
-__all__ = [
-    "UnfinishedError",
-    "base_model",
-    "generate_rows",
-    "plan_batches",
-    "shared_vision_tower",
-    "preserve_training_state",
-]
+__all__ = ["UnfinishedError", "generate_rows", "plan_batches", "preserve_training_state", "shared_vision_tower"]

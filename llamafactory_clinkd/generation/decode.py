@@ -1,18 +1,20 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Generates candidates for one batch with ``model.generate``.
+"""Generates candidates for one batch with ``model.generate``, also in the middle of training.
 
 The log-probability of every candidate is computed without keeping a ``[rows, V]`` tensor per step
 (:class:`_TokenLogprobs`), and the vision tower encodes each image once (:func:`shared_vision_tower`).
 """
 
 import math
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
@@ -20,8 +22,8 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCrit
 
 from ..rope.binding import token_types
 from ..utils.boxes import TAGS
+from ..utils.models import unwrap_adapters
 from ..utils.patching import patch_instance
-from .eval_mode import base_model, seed_model
 
 
 # LLaMA-Factory makes every additional special token an end token; these occur inside an answer and must not end it.
@@ -36,18 +38,13 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Any], device: torch.devic
     """The arguments of ``generate`` from a collated batch, on ``device``; ``input_ids`` [b, s] padded on the left.
 
     Labels and precomputed positions are removed. Models whose forward takes ``mm_token_type_ids`` (Qwen2-VL in
-    transformers 5) get them: without, ``generate`` silently uses plain 1D positions, and LLaMA-Factory's collator does
-    not supply them.
-
-    Raises:
-        ValueError: If the batch is padded on the right.
+    transformers 5) get them: LLaMA-Factory's collator does not, and ``generate`` would silently use 1D positions.
     """
     if not bool(batch["attention_mask"][:, -1].all()):
         raise ValueError(
             "The collator padded this batch on the right; generation continues the last token, so it needs padding on "
             "the left. Set `tokenizer.padding_side = 'left'` before calling `generate_rows`."
         )
-
     inputs = {key: value for key, value in batch.items() if key not in _TRAINING_KEYS}
     hf_model = base_model(model)
     if "mm_token_type_ids" not in inputs and "mm_token_type_ids" in signature(type(hf_model).forward).parameters:
@@ -63,25 +60,18 @@ def generation_settings(
     Sampling is enabled only by ``gen_kwargs``, not by a checkpoint's default. Without sampling, several candidates are
     the best beams, and ``num_beams`` is raised to their number if it is smaller. The tags of an answer
     (``ANSWER_TOKENS``) are removed from the end tokens.
-
-    Raises:
-        ValueError: If ``num_candidates`` is below 1.
     """
     if num_candidates < 1:
         raise ValueError(f"`num_candidates` must be at least 1, found {num_candidates}.")
-
     settings = dict(gen_kwargs)
     settings["do_sample"] = bool(settings.get("do_sample", False))
     num_beams = int(settings.get("num_beams") or 1)
     settings["num_beams"] = num_beams if settings["do_sample"] else max(num_beams, num_candidates)
     settings["num_return_sequences"] = num_candidates
 
-    ends = settings.get("eos_token_id")
-    if ends is None:
-        ends = base_model(model).generation_config.eos_token_id
-    if ends is None:
-        ends = tokenizer.eos_token_id
-    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    sources = (settings.get("eos_token_id"), base_model(model).generation_config.eos_token_id, tokenizer.eos_token_id)
+    ends = next((ids for ids in sources if ids is not None), [])
+    ends = [ends] if isinstance(ends, int) else list(ends)
     answer_ids = {tokenizer.convert_tokens_to_ids(token) for token in ANSWER_TOKENS}
     ends = [end for end in ends if end not in answer_ids]
     settings["eos_token_id"] = ends or None
@@ -100,19 +90,10 @@ def decode_batch(
     synced_gpus: bool = False,
     skip_special_tokens: bool = False,
 ) -> list[dict[str, Any]]:
-    """Candidates for one batch from one ``generate`` call.
+    """Candidates for one batch from one ``generate`` call, of a model in evaluation mode.
 
-    Uses ``no_grad`` and not ``inference_mode``: in the middle of training, a cached inference tensor would break the
-    next backward pass.
-
-    Args:
-        model: In evaluation mode, see :func:`.eval_mode.preserve_training_state`.
-        tokenizer: Decodes the answers.
-        inputs: From :func:`model_inputs`; ``input_ids`` [b, s].
-        settings: From :func:`generation_settings`.
-        seed: Seed of this batch; unused without sampling.
-        synced_gpus: Keep all ranks in step (ZeRO-3, FSDP).
-        skip_special_tokens: Leave special tokens, tags included, out of the texts.
+    Takes the ``inputs`` of :func:`model_inputs` and the ``settings`` of :func:`generation_settings`. ``seed`` is for
+    sampling; ``synced_gpus`` keeps all ranks in step (ZeRO-3, FSDP); ``skip_special_tokens`` removes tags, too.
 
     Returns:
         b rows ``{"candidates": [{"text", "logprob"}], "tokens"}``, candidates as ``generate`` orders them (beams: best
@@ -124,7 +105,8 @@ def decode_batch(
     if settings["do_sample"]:
         seed_model(model, seed)
 
-    logprobs = _TokenLogprobs()
+    token_logprobs = _TokenLogprobs()
+    # Not `inference_mode`: in the middle of training, a cached inference tensor would break the next backward pass.
     with torch.no_grad(), shared_vision_tower(model, repeats):
         output = extract_model_from_parallel(model).generate(
             **inputs,
@@ -132,7 +114,7 @@ def decode_batch(
             use_cache=True,
             return_dict_in_generate=True,
             output_scores=True,
-            stopping_criteria=StoppingCriteriaList([logprobs]),
+            stopping_criteria=StoppingCriteriaList([token_logprobs]),
             synced_gpus=synced_gpus,
         )
 
@@ -145,18 +127,16 @@ def decode_batch(
         scores = output.sequences_scores.tolist()
         means = [score * length**exponent for score, length in zip(scores, lengths, strict=True)]
     else:
-        means = logprobs.means(lengths)
+        means = token_logprobs.means(lengths)
     texts = tokenizer.batch_decode(
         [answer[: length - bool(end.any())] for answer, length, end in zip(answers, lengths, is_end, strict=True)],
         skip_special_tokens=skip_special_tokens,
         clean_up_tokenization_spaces=False,
     )
 
+    logprobs = [mean if math.isfinite(mean) else None for mean in means]
+    candidates = [{"text": text, "logprob": value} for text, value in zip(texts, logprobs, strict=True)]
     n = settings["num_return_sequences"]
-    candidates = [
-        {"text": text, "logprob": mean if math.isfinite(mean) else None}
-        for text, mean in zip(texts, means, strict=True)
-    ]
     return [
         {"candidates": candidates[start : start + n], "tokens": sum(lengths[start : start + n])}
         for start in range(0, len(candidates), n)
@@ -167,7 +147,7 @@ class _TokenLogprobs(StoppingCriteria):
     """Never stops; records each chosen token's log-probability and frees the scores of the step.
 
     ``generate`` returns ``sequences_scores`` only with ``output_scores=True``, which keeps a ``[rows, V]`` tensor for
-    every step: 3.7 GB for 24 rows, 256 steps and V = 152k. The scores of a step are not read again after this call.
+    every step (3.7 GB for 24 rows, 256 steps and V = 152k), though it reads none again.
     """
 
     def __init__(self) -> None:
@@ -189,16 +169,14 @@ class _TokenLogprobs(StoppingCriteria):
 
 @contextmanager
 def shared_vision_tower(model: nn.Module, repeats: int) -> Iterator[bool]:
-    """Runs the vision tower once per image inside ``generate``, for any number of candidates; yields whether it does.
+    """Runs the vision tower once per image inside ``generate``, for ``SHARED_VISION_MODELS``; yields whether it does.
 
-    ``generate`` copies each sample's pixels ``repeats = max(num_beams, num_return_sequences)`` times, and Qwen2-VL
-    would encode every copy. Here the features are copied instead, for the models in ``SHARED_VISION_MODELS``.
+    Stock copies each sample's pixels ``repeats = max(num_beams, num_return_sequences)`` times and encodes every copy.
     """
     hf_model = base_model(model)
     if repeats < 2 or getattr(hf_model.config, "model_type", None) not in SHARED_VISION_MODELS:
         yield False
         return
-
     expand, encode = hf_model._expand_inputs_for_generation, hf_model.model.get_image_features
     sources: list[int] = []  # index of the original of each expanded image
 
@@ -224,3 +202,46 @@ def shared_vision_tower(model: nn.Module, repeats: int) -> Iterator[bool]:
         patch_instance(hf_model.model, "get_image_features", encode_once),
     ):
         yield True
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The plain transformers model inside DDP, DeepSpeed, ``torch.compile`` and PEFT wrappers."""
+    return unwrap_adapters(extract_model_from_parallel(model))
+
+
+@contextmanager
+def preserve_training_state(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module's mode and every random generator are restored.
+
+    Modes are stored per module, because a frozen vision tower may be in evaluation mode while the rest trains.
+    Evaluation mode also disables gradient checkpointing (it acts in training mode only), so the cache stays enabled.
+    Restored generators: Python's, NumPy's, torch's CPU generator and that of every accelerator with a parameter.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = accelerators(model)
+    device_type = devices[0].type if devices else "cuda"
+    with torch.random.fork_rng([device.index for device in devices], device_type=device_type):
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def accelerators(model: nn.Module) -> list[torch.device]:
+    """The devices other than the CPU that hold a parameter."""
+    devices = {parameter.device for parameter in model.parameters()}
+    return sorted((d for d in devices if d.type not in ("cpu", "meta")), key=str)
+
+
+def seed_model(model: nn.Module, seed: int) -> None:
+    """Seeds the generators of the CPU and of the model's devices, and no others."""
+    torch.default_generator.manual_seed(seed)
+    for device in accelerators(model):
+        module = torch.get_device_module(device)
+        with module.device(device):
+            module.manual_seed(seed)

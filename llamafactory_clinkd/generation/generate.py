@@ -3,12 +3,9 @@
 
 """Batched, length-sorted, sharded, resumable generation for pseudo-labels, correction and prediction.
 
-The batches depend on the data and the batch size alone. They are distributed over the ranks; a batch that is on disk
-is skipped, and one that is there in part is generated again as a whole. So the result is the same for an uninterrupted
-run, one that was killed and resumed, and one resumed with another number of ranks. This includes sampling: the seed of
-each batch depends on ``seed`` and the ids in it. (Sampled results do depend on the batch size.)
-
-A row that cannot be read or generated is written with the reason under ``"error"``, and the next run retries it.
+The batches depend on the data and the batch size alone, and the seed of a batch on ``seed`` and the ids in it. A batch
+that is on disk in part is generated again as a whole. So a run that was killed and resumed, even with another number
+of ranks, has the result of an uninterrupted one. The next run retries rows that could not be read or generated.
 """
 
 import logging
@@ -25,15 +22,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..utils.io import append_jsonl, content_hash, read_jsonl
-from .decode import decode_batch, generation_settings, model_inputs
-from .eval_mode import preserve_training_state
+from .decode import decode_batch, generation_settings, model_inputs, preserve_training_state
 from .shards import Row, UnfinishedError, check_settings, is_merged, merge_shards, read_shards, shard_path
 
 
 logger = logging.getLogger(__name__)
-
-# This many failed rows without a good one mean a broken set-up, not bad rows.
-_MAX_FAILED_FIRST = 16
+_MAX_FAILED_FIRST = 16  # this many failed rows without a good one mean a broken set-up, not bad rows
 
 
 def generate_rows(
@@ -59,8 +53,8 @@ def generate_rows(
 ) -> list[Row]:
     """Generates ``num_candidates`` answers for every row into ``out_path`` (JSONL, in the order of the dataset).
 
-    Training is not affected: modes and random generators are restored. Each rank appends to ``<out_path>.rank<i>``
-    batch by batch; rank 0 merges these shards at the end and removes them.
+    The model's modes and all random generators are restored. Each rank appends to ``<out_path>.rank<i>`` batch by
+    batch; rank 0 merges these shards at the end.
 
     Args:
         model: A causal language model, wrapped (DDP, DeepSpeed, PEFT) or not.
@@ -101,15 +95,16 @@ def generate_rows(
     done = {id_ for id_, row in read_shards(out_path, row_ids).items() if "error" not in row}
     barrier()  # no rank writes before all have read, so that all plan the same
 
-    plan = plan_batches(_lengths(dataset), batch_size)
+    prompts = dataset.select_columns(["input_ids"]) if hasattr(dataset, "select_columns") else dataset  # no images
+    plan = plan_batches([len(row["input_ids"]) for row in prompts], batch_size)
     batches = [batch for batch in plan if any(row_ids[i] not in done for i in batch)][process_index::num_processes]
     device = next(model.parameters()).device
-    options = {"synced_gpus": synced_gpus, "skip_special_tokens": skip_special_tokens}
+    options = {"settings": settings, "synced_gpus": synced_gpus, "skip_special_tokens": skip_special_tokens}
     worker = _Worker(
         row_ids=row_ids,
         collate=lambda indices: collate([dict(dataset[i]) for i in indices]),
         to_inputs=partial(model_inputs, model, device=device),
-        decode=partial(decode_batch, model, tokenizer, settings=settings, **options),
+        decode=partial(decode_batch, model, tokenizer, **options),
         seed=seed,
         device=device,
         synced_gpus=synced_gpus,
@@ -136,22 +131,11 @@ def generate_rows(
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Row numbers in batches of similar length, longest first: memory runs out at once or never.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1.
-    """
+    """Row numbers in batches of similar length, longest first: memory runs out at once or never."""
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, found {batch_size}.")
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def _lengths(dataset: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Tokens in each row's prompt; of a ``datasets.Dataset`` only this column is read, not the images."""
-    if hasattr(dataset, "select_columns"):
-        dataset = dataset.select_columns(["input_ids"])
-    return [len(row["input_ids"]) for row in dataset]
 
 
 def _check_arguments(dataset, row_ids, num_processes: int, barrier: Callable | None) -> Callable:

@@ -1,11 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""A stock trainer whose ``predict`` is batched, sharded and resumable row by row.
-
-Pseudo-labels and prediction run stock ``run_sft`` with ``do_predict``: LLaMA-Factory loads the model and the data and
-passes them to this trainer.
-"""
+"""A stock trainer whose ``predict`` is :func:`generate_rows`: stock ``run_sft`` loads model and data, and calls it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +18,8 @@ from . import generate_rows
 class GeneratingTrainer(CustomSeq2SeqTrainer):
     """Generates answers into a JSONL file; ``out_path``, ``num_candidates``, ``should_stop``: see `generate_rows`.
 
-    Args:
-        row_keys: Called once the data is loaded; returns the unique key of each row of the predicted data set.
-        generation: Overrides of the recipe's generation keyword arguments.
-        title: Of the progress bar.
-        when_done: Called on rank 0 with the rows of :func:`generate_rows` while the other ranks wait; returns metrics.
+    ``row_keys`` returns the unique key of each row once the data is loaded. ``generation`` overrides the recipe's
+    generation arguments. ``when_done`` gets the rows on rank 0, while the other ranks wait, and returns metrics.
     """
 
     def __init__(
@@ -65,8 +58,7 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
             with self._ranks.long_running(f"{self._title}, gathered"):
                 metrics |= self._when_done(rows)
         self._ranks.wait(f"{self._title}, gathered")
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return PredictionOutput(predictions=None, label_ids=None, metrics=metrics)
+        return PredictionOutput(None, None, {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
 
     def save_predictions(self, dataset: Any, predict_results: Any, skip_special_tokens: bool = True) -> None:
         """Does nothing: the answers are in ``out_path`` already."""

@@ -24,11 +24,7 @@ def shard_path(out_path: Path, process_index: int) -> Path:
 
 
 def check_settings(out_path: Path, settings: dict[str, Any], process_index: int) -> None:
-    """Writes the settings beside the file; existing answers must have been generated with the same settings.
-
-    Raises:
-        ValueError: If there are answers of other settings.
-    """
+    """Writes the settings beside the file; a ValueError if there are answers of other settings."""
     path = Path(f"{out_path}.settings.json")
     settings = json.loads(json.dumps(settings, default=str))
     if path.exists() and (out_path.exists() or _shard_paths(out_path)):
@@ -45,17 +41,12 @@ def check_settings(out_path: Path, settings: dict[str, Any], process_index: int)
 
 
 def read_shards(out_path: Path, row_ids: Sequence[str]) -> dict[str, Row]:
-    """All rows on disk by id, from any number of ranks; a good row takes precedence over a failed one.
-
-    Raises:
-        ValueError: If the files hold a row whose id is not in ``row_ids``.
-    """
+    """All rows on disk by id, a good one before a failed one; a ValueError if an id is not in ``row_ids``."""
     rows: dict[str, Row] = {}
     for path in (out_path, *_shard_paths(out_path)):
         for row in read_jsonl(path):
             if "error" not in row or row["id"] not in rows:
                 rows[row["id"]] = row
-
     unknown = rows.keys() - set(row_ids)
     if unknown:
         raise ValueError(
@@ -69,12 +60,11 @@ def merge_shards(out_path: Path, row_ids: Sequence[str]) -> None:
     """Writes all rows in the order of ``row_ids`` to ``out_path`` and removes the shards, unless a row is missing."""
     if is_merged(out_path):
         return
-    shards = _shard_paths(out_path)
     rows = read_shards(out_path, row_ids)
     if any(id_ not in rows for id_ in row_ids):
         return
     write_jsonl(out_path, (rows[id_] for id_ in row_ids))
-    for shard in shards:
+    for shard in _shard_paths(out_path):
         shard.unlink()
 
 

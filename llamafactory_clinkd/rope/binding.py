@@ -3,9 +3,8 @@
 
 """Applies a rope variant to one Qwen2-VL or Qwen2.5-VL instance, and removes it.
 
-``get_rope_index`` is bound on the instance's inner model, where transformers and LLaMA-Factory's collator look it up.
-``copy.deepcopy`` rebinds a bound method to the copy, and ``del`` restores the method of the class. Classes are never
-patched, so a teacher beside the student keeps its own positions.
+``get_rope_index`` is bound on the instance's inner model, where transformers and LLaMA-Factory's collator look it up
+(``copy.deepcopy`` rebinds it to the copy). No class is patched: a teacher beside the student keeps its own positions.
 """
 
 from typing import Any
@@ -21,13 +20,7 @@ from .mixed import add_mixed, remove_mixed
 
 
 SUPPORTED_MODELS = (Qwen2VLModel, Qwen2_5_VLModel)
-VARIANT_OPTIONS = {
-    "mrope": (),
-    "mcg": ("alpha_h", "alpha_w"),
-    "mcg_released": ("gap",),
-    "rope_2d": (),
-    "rope_mixed": (),
-}
+VARIANTS = {"mrope": (), "mcg": ("alpha_h", "alpha_w"), "mcg_released": ("gap",), "rope_2d": (), "rope_mixed": ()}
 OPTION_DEFAULTS = {"alpha_h": 1, "alpha_w": 1, "gap": 2}
 _PREPARE = "_prepare_position_ids_for_generation"  # the first step of `generate`
 _UPDATE = "_update_model_kwargs_for_generation"
@@ -42,7 +35,7 @@ def apply_rope(
     gap: int = 2,
     sections: list[int] | None = None,
 ) -> nn.Module:
-    """Gives a model the positions of ``variant``, in place; the same call again changes nothing, another replaces it.
+    """Gives a model the positions of ``variant`` in place and returns it; another call replaces them.
 
     Args:
         model: A Qwen2-VL or Qwen2.5-VL model, bare or inside a PEFT wrapper.
@@ -54,18 +47,14 @@ def apply_rope(
         gap: Distance at a text/image boundary, ``mcg_released`` only.
         sections: Rotary frequencies for time, height and width, together head_dim / 2; None for the model's own.
 
-    Returns:
-        ``model``.
-
     Raises:
-        TypeError: If the model is of another architecture; the message names it and the supported ones.
+        TypeError: If the model is of another architecture.
         ValueError: If an argument is out of range, or has no effect on this variant.
     """
     inner = inner_model(model)
     settings = _checked_settings(variant, {"alpha_h": alpha_h, "alpha_w": alpha_w, "gap": gap}, sections)
     if rope_settings(model) == settings:
         return model
-
     remove_rope(model)
     if sections is not None:
         _add_sections(inner, sections)
@@ -91,7 +80,6 @@ def remove_rope(model: nn.Module) -> nn.Module:
     inner = inner_model(model)
     if rope_settings(model) is None:
         return model
-
     for module in (inner, *_generating_modules(model, inner)):
         for name in ("clinkd_rope", "get_rope_index", _PREPARE, _UPDATE):
             if name in vars(module):
@@ -112,11 +100,7 @@ def rope_settings(model: nn.Module) -> dict[str, Any] | None:
 
 
 def inner_model(model: nn.Module) -> nn.Module:
-    """The Qwen2-VL or Qwen2.5-VL module in ``model`` that computes positions, inside any wrapper.
-
-    Raises:
-        TypeError: If the model contains neither.
-    """
+    """The Qwen2-VL or Qwen2.5-VL module in ``model`` that computes positions; a TypeError if there is none."""
     for module in model.modules():
         if isinstance(module, SUPPORTED_MODELS):
             return module
@@ -147,11 +131,7 @@ def get_rope_index(
     attention_mask: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Replaces transformers' method of this name; returns positions and deltas, see :mod:`.mcg`.
-
-    Raises:
-        ValueError: If the token types disagree with the grids or the mask.
-    """
+    """Replaces transformers' method of this name; returns positions and deltas, see :mod:`.mcg`."""
     if mm_token_type_ids is None:
         mm_token_type_ids = token_types(self.config, input_ids)
     vision = self.config.vision_config
@@ -168,14 +148,14 @@ def get_rope_index(
         attention_mask=attention_mask,
         merge_size=vision.spatial_merge_size,
         video_intervals=intervals,
-        **{option: self.clinkd_rope[option] for option in VARIANT_OPTIONS[variant]},
+        **{option: self.clinkd_rope[option] for option in VARIANTS[variant]},
     )
 
 
 def _prepare_with_token_types(self: nn.Module, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
-    """First step of ``generate``, correct also for a caller that passes images without token types.
+    """First step of ``generate``, also for callers without token types (LLaMA-Factory 0.9.5's chat and API).
 
-    Without them transformers 5.6 silently uses text positions. LLaMA-Factory 0.9.5's chat and API pass none.
+    Without token types, transformers 5.6 silently gives image tokens text positions.
     """
     ids = model_kwargs.get("input_ids", inputs_tensor)
     ids = inputs_tensor if ids.shape[-1] == 0 else ids
@@ -185,16 +165,13 @@ def _prepare_with_token_types(self: nn.Module, inputs_tensor: Tensor, model_kwar
 
 
 def _continue_after_image(self: nn.Module, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any):
-    """Update step of ``generate``, correct also for a prompt that ends with an image.
-
-    Transformers adds 1 to the last position of each axis, which is wrong after an image: it is recomputed there.
-    """
+    """Update step of ``generate``; transformers adds 1 to each axis, which is wrong after an image at the end."""
     model_kwargs = type(self)._update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs)
     types, ids = model_kwargs.get("mm_token_type_ids"), model_kwargs.get("position_ids")
     new = kwargs.get("num_new_tokens", 1)
     if types is not None and ids is not None and ids.dim() == 3 and bool(types[:, -new - 1].any()):
         positions, _ = self.model.get_rope_index(**{k: v for k, v in model_kwargs.items() if k != "position_ids"})
-        model_kwargs["position_ids"] = torch.cat((ids[..., :-new], ids[..., -new:].clone()), -1)
+        model_kwargs["position_ids"] = ids.clone()
         model_kwargs["position_ids"][-3:, :, -new:] = positions[..., -new:]
     return model_kwargs
 
@@ -206,14 +183,14 @@ def _generating_modules(model: nn.Module, inner: nn.Module) -> list[nn.Module]:
 
 def _checked_settings(variant: str, options: dict[str, int], sections: list[int] | None) -> dict[str, Any]:
     """The arguments of :func:`apply_rope` as a dict, checked."""
-    if variant not in VARIANT_OPTIONS:
-        raise ValueError(f"The rope variant must be one of {', '.join(VARIANT_OPTIONS)}, found {variant!r}.")
+    if variant not in VARIANTS:
+        raise ValueError(f"The rope variant must be one of {', '.join(VARIANTS)}, found {variant!r}.")
     for name, value in options.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be an integer >= 1 (a position is an integer), found {value!r}.")
         default = OPTION_DEFAULTS[name]
-        if value != default and name not in VARIANT_OPTIONS[variant]:
-            owner = next(other for other, names in VARIANT_OPTIONS.items() if name in names)
+        if value != default and name not in VARIANTS[variant]:
+            owner = next(other for other, names in VARIANTS.items() if name in names)
             raise ValueError(
                 f"{name}={value} belongs to {owner} and has no effect on {variant}: leave it at {default}."
             )

@@ -41,23 +41,17 @@ def read_layout(
     merge_size: int = 2,
     video_intervals: Tensor | None = None,
 ) -> Layout:
-    """Finds every image and video of a batch; the grids separate adjacent images, which form one run of tokens.
+    """Finds every image and video in ``mm_token_type_ids``, ``[B, L]``: 0 text, 1 image, 2 video.
 
-    Tokens with a zero in the attention mask are padding, whatever their type. An item that is masked entirely (the
-    dummy image that LLaMA-Factory adds to a text-only batch) is dropped, with or without a grid.
-
-    Args:
-        mm_token_type_ids: ``[B, L]``, 0 text, 1 image, 2 video.
-        image_grid_thw: ``[images, 3]``, patches before merging, in the order of the tokens, or None.
-        video_grid_thw: ``[videos, 3]``, alike.
-        attention_mask: ``[B, L]`` of any dtype, 0 at padding, or None for no padding.
-        merge_size: Patches that one token merges along each spatial axis (2 in Qwen2-VL).
-        video_intervals: ``[videos]``, the temporal distance between two frames; None for 1.
+    The grids, ``[images, 3]`` and ``[videos, 3]`` in patches before merging and in the order of the tokens, separate
+    adjacent images. Tokens with a zero in ``attention_mask`` (``[B, L]``, any dtype) are padding, whatever their type.
+    An item that is masked entirely (the dummy image that LLaMA-Factory adds to a text-only batch) is dropped, with or
+    without a grid. One token merges ``merge_size`` patches along each spatial axis. ``video_intervals`` ``[videos]``
+    is the temporal distance between two frames, 1 by default.
 
     Raises:
         ValueError: If the shapes disagree, a grid has no token, or the tokens of an image do not match its grid in
-            number, are interrupted, span two rows or are masked in part, as in a sequence that was cut off in the
-            middle of an image.
+            number, are interrupted, span two rows or are masked in part (a sequence cut off in the middle of it).
     """
     device = mm_token_type_ids.device
     mask = (torch.ones_like(mm_token_type_ids) if attention_mask is None else attention_mask.to(device)).bool()

@@ -11,8 +11,7 @@ the mask and the sizes of :func:`.layout.read_layout`. It returns ``(position_id
 - ``rope_deltas``: int64 ``[B, 1]``. The next text token has the position ``number of real tokens + delta`` on every
   axis, so cached decoding at ``cumsum(attention_mask) - 1 + delta`` continues exactly like a full forward pass.
 
-The paper counts positions from 1 and transformers from 0: everything here is the paper's position minus 1. Rotary
-attention depends on differences only, so nothing else changes.
+Positions here are the paper's minus 1, as transformers counts from 0; rotary attention uses their differences only.
 """
 
 from typing import Any
@@ -82,10 +81,9 @@ def rope_2d(mm_token_type_ids: Tensor, **layout_args: Any) -> tuple[Tensor, Tens
 
 
 def _sequential_positions(layout: Layout, gap: int) -> tuple[Tensor, Tensor]:
-    """M-RoPE: an item advances the text by max(h, w), a text/image boundary by ``gap - 1`` more.
+    """M-RoPE positions ``[3, B, L]``, and the position ``[B, 1]`` of the text token that would follow each row.
 
-    Returns:
-        Positions ``[3, B, L]`` and the position ``[B, 1]`` of the text token that would follow each row.
+    An item advances the text by max(h, w), a text/image boundary by ``gap - 1`` more.
     """
     step = (layout.mask & ~layout.vision_mask).long()
     step.view(-1)[layout.starts] = layout.grid[1:].amax(0)

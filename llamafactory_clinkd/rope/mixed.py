@@ -4,9 +4,8 @@
 """RoPE-Mixed (Heo et al., "Rotary Position Embedding for Vision Transformer", ECCV 2024) in Qwen2-VL's vision tower.
 
 A patch at row p_h and column p_w turns frequency i of a head by ``theta_h[i] * p_h + theta_w[i] * p_w``. Both thetas
-are learnable, for every layer and head, so a head can look along diagonals. Stock is the special case where half of
-the thetas are 0. The parameter is the difference from stock, initially zero: step 0 equals stock exactly, a cast to
-bf16 rounds the difference and not the frequency, and weight decay pulls towards stock.
+are learnable, for every layer and head; in stock, half of them are 0. The parameter is the difference from stock,
+initially zero: step 0 equals stock, a cast to bf16 rounds the difference only, and weight decay pulls towards stock.
 """
 
 from collections.abc import Iterator
@@ -25,11 +24,7 @@ FILE = "clinkd_rope.safetensors"
 
 
 def add_mixed(inner: nn.Module) -> None:
-    """Registers the learnable differences, float32 ``[2, heads, head_dim / 2]``, on each vision block's attention.
-
-    Raises:
-        ValueError: If the vision tower is not Qwen2-VL's: Qwen2.5-VL's reorders its patches into windows.
-    """
+    """Registers the learnable differences, float32 ``[2, heads, head_dim / 2]``, on each vision block's attention."""
     if not isinstance(inner, Qwen2VLModel):
         raise ValueError(
             f"rope_mixed needs the vision tower of Qwen2VLModel, found {type(inner).__name__}, whose windowed "
@@ -50,24 +45,17 @@ def remove_mixed(inner: nn.Module) -> None:
         if "clinkd_handle" in vars(module):
             module.clinkd_handle.remove()
             del module.clinkd_handle
-        if NAME in module._parameters:
-            delattr(module, NAME)
+        module._parameters.pop(NAME, None)
 
 
 def mixed_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """(layer number, parameter) of each learnable difference, in the order of the layers.
-
-    They are trainable; call ``requires_grad_(True)`` on them if the vision tower is frozen afterwards.
-    """
+    """(layer number, trainable parameter) of each learnable difference, in the order of the layers."""
     deltas = (p for name, p in model.named_parameters() if name.rpartition(".")[2] == NAME)
     return ((f"{layer}", parameter) for layer, parameter in enumerate(deltas))
 
 
 def fix_mixed(model: nn.Module, device: torch.device) -> None:
-    """Turns the learnable differences of a frozen model into constants on ``device``.
-
-    A pre-hook reads them before ``forward``, too early for code that moves parameters to the device around it.
-    """
+    """Makes the differences constants on ``device``: offloading would move parameters after a pre-hook reads them."""
     for module in model.modules():
         delta = module._parameters.pop(NAME, None)
         if delta is not None:
@@ -133,8 +121,7 @@ def patch_positions(grid_thw: Tensor, merge_size: int) -> Tensor:
     offset = torch.arange(len(item), device=grid_thw.device) - (sizes.cumsum(0) - sizes)[item]
     height, width = grid_thw[item, 1], grid_thw[item, 2]
     offset = offset % (height * width)
-    area = merge_size * merge_size
-    cell, inside = offset // area, offset % area
+    cell, inside = offset // merge_size**2, offset % merge_size**2
     cells = width // merge_size
     rows = cell // cells * merge_size + inside // merge_size
     return torch.stack((rows, cell % cells * merge_size + inside % merge_size), 1)
@@ -168,7 +155,5 @@ class _PerHead:
 
     def unsqueeze(self, dim: int) -> Tensor:
         if dim != -2:
-            raise RuntimeError(
-                f"This transformers release adds the head axis at {dim}, expected -2; rope_mixed needs 5.0-5.6."
-            )
+            raise RuntimeError(f"transformers adds the head axis at {dim}, expected -2; rope_mixed needs 5.0 to 5.6.")
         return self.tensor

@@ -4,8 +4,8 @@
 """The rotary positions of a run: those of the recipe, and those saved with a model in ``clinkd_config.json``.
 
 A model that is served with other positions than those of its training silently gives wrong answers. So every saved
-model has this file: a format number, the arguments of :func:`.binding.apply_rope`, and ``image_square`` of the data
-path. Training, prediction, chat, API and export apply it without a key; a recipe that disagrees is an error.
+model has this file: a format number, the arguments of :func:`.binding.apply_rope`, and ``image_square``. Training,
+prediction, chat, API and export apply it without a key; a recipe that disagrees is an error.
 """
 
 import copy
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "clinkd_config.json"
 FORMAT = 1
-RECIPE_KEYS = {
+RECIPE_KEYS = {  # setting in `clinkd_config.json` -> its key in a recipe
     "variant": "rope_variant",
     "alpha_h": "mcg_alpha_h",
     "alpha_w": "mcg_alpha_w",
@@ -36,7 +36,6 @@ RECIPE_KEYS = {
     "sections": "rope_sections",
     "image_square": "image_square",
 }
-"""Setting in ``clinkd_config.json`` -> its key in a recipe."""
 
 
 def write_rope_config(directory: str | Path, settings: dict[str, Any]) -> Path:
@@ -45,8 +44,8 @@ def write_rope_config(directory: str | Path, settings: dict[str, Any]) -> Path:
     Raises:
         ValueError: If a key is unknown or ``variant`` is missing.
     """
-    path = Path(directory) / CONFIG_FILE
     _check_settings(settings, "The settings to save")
+    path = Path(directory) / CONFIG_FILE
     write_json(path, {"format": FORMAT, **settings})
     return path
 
@@ -86,16 +85,11 @@ def reconcile(
     model: str = "The model",
     recipe_keys: Mapping[str, str] | None = None,
 ) -> dict[str, Any] | None:
-    """Combines saved settings with those of a recipe, which must agree; a requested None counts as left out.
-
-    Args:
-        saved: Settings from :func:`read_rope_config`.
-        requested: Settings of the recipe.
-        model: Whose settings they are, for the message.
-        recipe_keys: Setting -> its key in the recipe, for the message.
+    """Combines the settings of :func:`read_rope_config` with those of a recipe; a requested None counts as left out.
 
     Raises:
-        ValueError: If a requested setting differs from the saved one; the message shows both.
+        ValueError: If a requested setting differs from the saved one. The message names the ``model`` and shows both
+            values under their ``recipe_keys`` (setting -> key).
     """
     if saved is None or requested is None:
         return requested if saved is None else saved
@@ -157,11 +151,7 @@ def _folders_with(file: str, model_args: Any) -> list[Path]:
 
 
 def settings_of_run(model_args: Any, finetuning_args: Any) -> dict[str, Any] | None:
-    """The saved settings, completed by the recipe's; None without either.
-
-    Raises:
-        ValueError: If a key that is written in the recipe disagrees with the saved value.
-    """
+    """The saved settings, completed by the recipe's (a ValueError if they disagree); None without either."""
     saved = saved_settings(model_args)
     if not getattr(finetuning_args, "use_clinkd", False):
         return saved
@@ -171,11 +161,7 @@ def settings_of_run(model_args: Any, finetuning_args: Any) -> dict[str, Any] | N
 
 
 def teacher_settings(model_args: Any, finetuning_args: Any) -> dict[str, Any] | None:
-    """The positions of the teacher that ``model_args`` load: those saved with it, else ``teacher_rope_variant``.
-
-    Raises:
-        ValueError: If a ``teacher_rope_variant`` that is written in the recipe differs from the saved one.
-    """
+    """The positions saved with the teacher of ``model_args``, else the recipe's (a ValueError if they disagree)."""
     saved, variant = saved_settings(model_args), finetuning_args.teacher_rope_variant
     if saved is not None:
         written = {"variant": variant} if finetuning_args.is_set("teacher_rope_variant") else {}
@@ -184,11 +170,7 @@ def teacher_settings(model_args: Any, finetuning_args: Any) -> dict[str, Any] | 
 
 
 def with_saved_positions(model_args: Any, finetuning_args: Any) -> Any:
-    """A copy of the recipe's keys with the saved value of every position key that the recipe does not write.
-
-    Raises:
-        ValueError: As :func:`settings_of_run`.
-    """
+    """A copy of ``finetuning_args`` whose position keys have the values of :func:`settings_of_run`."""
     settings = settings_of_run(model_args, finetuning_args)
     resolved = copy.copy(finetuning_args)
     for setting, key in RECIPE_KEYS.items():
@@ -199,8 +181,7 @@ def with_saved_positions(model_args: Any, finetuning_args: Any) -> Any:
 def bind_settings(model: Any, settings: dict[str, Any] | None) -> Any:
     """Applies ``settings`` to a model (except ``image_square``, which concerns the data path); None changes nothing.
 
-    ``mrope`` is applied where the architecture allows it: LLaMA-Factory's chat engine passes transformers 5.6 no
-    ``mm_token_type_ids``, without which image tokens silently get text positions. The bound method computes them.
+    ``mrope`` is applied where the architecture allows it, for callers of ``generate`` that pass no token types.
     """
     if settings is None:
         return model
@@ -215,7 +196,6 @@ def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> 
     settings = settings_of_run(model_args, finetuning_args)
     if settings is None:
         return model
-
     bind_settings(model, settings)
     mixed, stock_save = settings["variant"] == "rope_mixed", model.save_pretrained.__func__
 
@@ -245,11 +225,7 @@ def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> 
 
 
 def refuse_foreign_engine(model_args: Any, finetuning_args: Any) -> None:
-    """Refuses vLLM and SGLang, which compute positions themselves and bypass the step that makes images square.
-
-    Raises:
-        ValueError: If the model has other positions or other images than stock's.
-    """
+    """Raises a ValueError for vLLM and SGLang, which bypass the plugin, unless positions and images are stock's."""
     backend = getattr(model_args.infer_backend, "value", model_args.infer_backend)
     if backend in ("huggingface", "hf"):
         return

@@ -22,9 +22,7 @@ DEFAULT_LIMITS = (1, 2**31, 28)
 
 
 def square_size(width: int, height: int, *, min_pixels: int, max_pixels: int, factor: int = 28) -> int:
-    """The side in pixels of the square that is closest to an image's area, with ``min_pixels`` to ``max_pixels``.
-
-    The side is a multiple of ``factor`` pixels: patch size times merge size.
+    """The side in pixels, a multiple of ``factor`` (patch size times merge size), of the square closest to an image.
 
     Raises:
         ValueError: If the image is empty, or no multiple of ``factor`` lies inside the limits.
@@ -78,9 +76,7 @@ def with_square_images(get_template: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **kwargs: squared_template(get_template(*args, **kwargs))
 
 
-def _store_processor_limits(
-    plugin: Any, images: list[Any], videos: list[Any], audios: list[Any], processor: Any, **kwargs: Any
-) -> Any:
+def _store_processor_limits(plugin: Any, images: Any, videos: Any, audios: Any, processor: Any, **kwargs: Any) -> Any:
     """Stores the limits of the model's processor for ``_preprocess_image``, which does not receive the processor."""
     plugin.clinkd_limits = processor_limits(getattr(processor, "image_processor", None))
     return type(plugin)._get_mm_inputs(plugin, images, videos, audios, processor, **kwargs)
@@ -89,10 +85,6 @@ def _store_processor_limits(
 def _square_and_preprocess(plugin: Any, image: Any, **kwargs: Any) -> Any:
     if "video_fps" not in kwargs:  # LLaMA-Factory passes it for frames only
         smallest, largest, factor = plugin.clinkd_limits
-        image = to_square(
-            image,
-            min_pixels=max(kwargs["image_min_pixels"], smallest),
-            max_pixels=min(kwargs["image_max_pixels"], largest),
-            factor=factor,
-        )
+        smallest, largest = max(kwargs["image_min_pixels"], smallest), min(kwargs["image_max_pixels"], largest)
+        image = to_square(image, min_pixels=smallest, max_pixels=largest, factor=factor)
     return type(plugin)._preprocess_image(plugin, image, **kwargs)

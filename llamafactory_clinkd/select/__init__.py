@@ -1,10 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Semantic-Aware Selective Generation (ClinKD, section 3.4, Algorithm 1): scores candidates, ranks them, selects one.
-
-The main functions are :func:`load_scorer`, :func:`select_rows`, :func:`select_row` and :func:`rerank`.
-"""
+"""Semantic-Aware Selective Generation (ClinKD, section 3.4, Algorithm 1): scores, ranks and selects candidates."""
 
 from .rank import rank_scores, rerank, select_row, select_rows
 from .scorers import DEFAULT_SCORER, ClipScorer, LogprobScorer, Scorer, ScorerError, check_scorer, load_scorer

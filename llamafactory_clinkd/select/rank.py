@@ -3,9 +3,8 @@
 
 """Scores and ranks the candidates of generated rows, or of stored predictions.
 
-Boxes and tags are removed from a candidate before it is scored. Candidates with equal scores keep the order in which
-they were generated. A candidate without words apart from boxes cannot be compared with an image: its score is null and
-it ranks after the others.
+A candidate is scored without boxes and tags; if no words are left, its score is null and it ranks after the others.
+Candidates with equal scores keep the order in which they were generated.
 """
 
 import logging
@@ -103,10 +102,7 @@ def select_rows(
 
 
 def select_row(row: Row, scorer: Scorer, image: Image.Image | None, *, region: Region = "image") -> Row:
-    """Scores and ranks the candidates of one row in memory; arguments and result as in :func:`select_rows`.
-
-    ``row["image"]`` is any name, or absent without an image.
-    """
+    """As :func:`select_rows`, for one row in memory; ``row["image"]`` is any name, or absent without an image."""
     return _select_batch([row], scorer, lambda _: image, region)[0]
 
 

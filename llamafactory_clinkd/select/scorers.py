@@ -1,10 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Scores a candidate against its image with an open_clip model, or by the generating model's own probability.
-
-A scorer that cannot be loaded is an error that explains how to get it; there is no silent fallback.
-"""
+"""Scores a candidate against its image with an open_clip model, or by the generating model's own probability."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +70,6 @@ class ClipScorer:
         column = {text: i for i, text in enumerate(dict.fromkeys(t for texts in texts_per_image for t in texts))}
         if not column:
             return [[] for _ in images]
-
         pixels = torch.stack([self.preprocess(image.convert("RGB")) for image in images]).to(self.device)
         image_features = self.model.encode_image(pixels, normalize=True)  # [b, d]
         text_features = self.model.encode_text(self.tokenizer(list(column)).to(self.device), normalize=True)  # [n, d]
@@ -88,15 +84,15 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
         name: One of
 
             - ``hf-hub:ORGANISATION/MODEL``: an open_clip model of the Hugging Face hub (BiomedCLIP is the default);
-            - a folder with ``open_clip_config.json`` and weights, as open_clip saves it; if its text tower is a
-              transformers model, put that model's ``config.json`` and tokenizer files there too;
+            - a folder with ``open_clip_config.json`` and weights, as open_clip saves it, and with ``config.json`` and
+              tokenizer files if its text tower is a transformers model;
             - ``ARCHITECTURE@PRETRAINED``, e.g. ``ViT-B-32@laion2b_s34b_b79k``: one of open_clip's own names with one
               of its tags, or with a path to weights;
             - ``logprob``: the generating model's own log-probability, which is not the paper's CLIP score.
         device: Where the model runs.
 
     Raises:
-        ScorerError: If it cannot be loaded; the message explains how to get it.
+        ScorerError: If it cannot be loaded; there is no silent fallback.
     """
     if name == "logprob":
         return LogprobScorer()
@@ -131,11 +127,7 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
 
 
 def check_scorer(name: str) -> None:
-    """Checks a scorer's name and that its library is installed, without loading any weights.
-
-    Raises:
-        ScorerError: As :func:`load_scorer`, for every problem that shows before the weights are read.
-    """
+    """Raises the ``ScorerError`` of :func:`load_scorer` for every problem that shows before weights are loaded."""
     if name == "logprob":
         return
     try:
@@ -147,13 +139,11 @@ def check_scorer(name: str) -> None:
         ) from error
     if name.startswith("hf-hub:"):
         return
-
     path = _folder_of(name)
     if path.is_dir():
         if not (path / OPEN_CLIP_CONFIG).is_file():
             raise ScorerError(f"{path} is no open_clip folder: {OPEN_CLIP_CONFIG} is missing. {_folder_help(path)}")
         return
-
     architecture, _, pretrained = name.partition("@")
     if architecture not in open_clip.list_models():
         raise ScorerError(

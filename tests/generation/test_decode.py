@@ -8,10 +8,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from llamafactory_clinkd.generation import base_model, preserve_training_state, shared_vision_tower
+from llamafactory_clinkd.generation import preserve_training_state, shared_vision_tower
 from llamafactory_clinkd.generation.decode import (
     ANSWER_TOKENS,
     _TokenLogprobs,
+    base_model,
     decode_batch,
     generation_settings,
     model_inputs,
