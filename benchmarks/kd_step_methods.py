@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from memory import measure
+from qwen2vl import qwen2vl_config
 
 from llamafactory_clinkd.kd.loss import distill_loss
 from llamafactory_clinkd.kd.teacher import Teacher
@@ -22,8 +23,8 @@ from llamafactory_clinkd.utils.patching import patch_instance
 VOCABULARY = 151936
 ALPHA, TEMPERATURE = 0.5, 0.5
 SHAPES = {
-    "small": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 1408},
-    "2b": {"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "intermediate_size": 8960},
+    "small": {"hidden_size": 512, "layers": 6, "heads": 8, "intermediate_size": 1408},
+    "2b": {"hidden_size": 1536, "layers": 28, "heads": 12, "intermediate_size": 8960},
 }
 
 
@@ -43,25 +44,14 @@ class Bench(NamedTuple):
 
 def build_model(shape: str, dtype: torch.dtype, device: str, head: str) -> torch.nn.Module:
     """A random text part of Qwen2-VL with a tied head; the vision tower is as small as it can be."""
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers import Qwen2VLForConditionalGeneration
 
-    sizes = SHAPES[shape]
-    half = sizes["hidden_size"] // sizes["num_attention_heads"] // 2
-    config = Qwen2VLConfig(
-        text_config={
-            **sizes,
-            "num_key_value_heads": 2,
-            "vocab_size": VOCABULARY,
-            "tie_word_embeddings": True,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8],
-            },
-        },
-        vision_config={"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": sizes["hidden_size"]},
-        image_token_id=151655,
-        video_token_id=151656,
+    config = qwen2vl_config(
+        **SHAPES[shape],
+        kv_heads=2,
+        vocab_size=VOCABULARY,
+        tokens={"image_token_id": 151655, "video_token_id": 151656},
+        vision={"depth": 1, "embed_dim": 32, "num_heads": 2},
         tie_word_embeddings=True,
     )
     model = Qwen2VLForConditionalGeneration(config).to(device, dtype)

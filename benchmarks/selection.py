@@ -24,13 +24,13 @@ import numpy as np
 import open_clip
 import torch
 from PIL import Image
+from qwen2vl import qwen2vl_config, special_ids
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
-    Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
     logging,
@@ -57,25 +57,15 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer) -> Qwen2VLForConditionalGeneration:
-    ids = tokenizer.convert_tokens_to_ids
-    config = Qwen2VLConfig(
-        text_config={
-            "hidden_size": 256,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "intermediate_size": 768,
-            "vocab_size": len(tokenizer),
-            "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e6},
-            "pad_token_id": ids(SPECIALS[0]),
-            "bos_token_id": ids(SPECIALS[0]),
-            "eos_token_id": ids(SPECIALS[1]),
-        },
-        vision_config={"depth": 4, "embed_dim": 128, "num_heads": 4, "hidden_size": 256, "mlp_ratio": 4},
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
+    config = qwen2vl_config(
+        hidden_size=256,
+        layers=4,
+        heads=4,
+        kv_heads=2,
+        intermediate_size=768,
+        vocab_size=len(tokenizer),
+        tokens=special_ids(tokenizer),
+        vision={"depth": 4, "embed_dim": 128, "num_heads": 4, "mlp_ratio": 4},
         tie_word_embeddings=True,
     )
     model = Qwen2VLForConditionalGeneration(config).eval()

@@ -23,9 +23,10 @@ from accelerate import Accelerator
 from kd_step_methods import ALPHA, SHAPES, TEMPERATURE, VOCABULARY
 from memory import measure
 from peft import LoraConfig, get_peft_model
+from qwen2vl import qwen2vl_config
 from rich.console import Console
 from rich.table import Table
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLForConditionalGeneration
 
 from llamafactory_clinkd.kd.adapter_teacher import AdapterTeacher
 from llamafactory_clinkd.kd.loss import distill_loss
@@ -41,17 +42,12 @@ LORA = {"r": 8, "target_modules": r".*language_model.*(q_proj|k_proj|v_proj|o_pr
 def build_model(dtype: torch.dtype, device: str) -> torch.nn.Module:
     """Base, student's adapter (active) and teacher's adapter in one ``PeftModel``."""
     torch.manual_seed(0)
-    config = Qwen2VLConfig(
-        text_config={
-            **SHAPES["2b"],
-            "num_key_value_heads": 2,
-            "vocab_size": VOCABULARY,
-            "tie_word_embeddings": True,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-        },
-        vision_config={**VISION, "hidden_size": SHAPES["2b"]["hidden_size"]},
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
+    config = qwen2vl_config(
+        **SHAPES["2b"],
+        kv_heads=2,
+        vocab_size=VOCABULARY,
+        tokens={"image_token_id": IMAGE, "video_token_id": VIDEO},
+        vision=VISION,
         tie_word_embeddings=True,
     )
     model = get_peft_model(Qwen2VLForConditionalGeneration(config).to(dtype), LoraConfig(**LORA))

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from miniature.tokenizer import SPECIAL_TOKENS, WORDS, train_tokenizer
+from qwen2vl import qwen2vl_config, special_ids
 
 
 CHAT_TEMPLATE = (
@@ -83,48 +84,30 @@ def build_tiny_qwen2vl(
         ValueError: If ``hidden_size`` does not divide into four heads with three rotary sections.
     """
     import torch
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor
+    from transformers import Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-    half = hidden_size // 4 // 2
-    if hidden_size % 8 or half < 4:
+    if hidden_size % 8 or hidden_size < 32:
         raise ValueError(f"hidden_size must be a multiple of 8 and at least 32, not {hidden_size}.")
-    spatial = half * 3 // 8
     tokenizer = build_qwen_tokenizer() if texts is None else train_tokenizer(texts)
-    ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
-    config = Qwen2VLConfig(
-        text_config={
-            "hidden_size": hidden_size,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "intermediate_size": 2 * hidden_size,
-            "vocab_size": VOCABULARY if texts is None else len(tokenizer),
-            "max_position_embeddings": 32768,
-            "rope_parameters": {
-                "rope_type": "default",
-                "mrope_section": [half - 2 * spatial, spatial, spatial],
-                "rope_theta": 1e6,
-            },
-            "tie_word_embeddings": True,
-            "bos_token_id": ids["<|endoftext|>"],
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-        },
-        vision_config={
+    config = qwen2vl_config(
+        hidden_size=hidden_size,
+        layers=layers,
+        heads=4,
+        kv_heads=2,
+        intermediate_size=2 * hidden_size,
+        vocab_size=VOCABULARY if texts is None else len(tokenizer),
+        tokens=special_ids(tokenizer),
+        vision={
             "depth": 2,
             "embed_dim": 64,
             "num_heads": 2,
-            "hidden_size": hidden_size,
             "mlp_ratio": 2,
             "patch_size": 14,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
         },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
+        max_position_embeddings=32768,
         tie_word_embeddings=True,
     )
     directory = Path(directory)

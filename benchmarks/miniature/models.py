@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwen2vl import qwen2vl_config, special_ids
+
 from .render import SIZE
 from .tokenizer import CHAT_TEMPLATE, train_tokenizer
 
@@ -35,42 +37,26 @@ VISION_WIDTH, VISION_LAYERS = 128, 3
 
 def make_config(size: ModelSize, tokenizer):
     """The ``Qwen2VLConfig`` of a size; image tokens and ends come from the tokenizer."""
-    from transformers import Qwen2VLConfig
-
-    heads, (pad, end) = size.hidden // HEAD, tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
-    image, video, vision_start, vision_end = tokenizer.convert_tokens_to_ids(
-        ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
-    )
-    return Qwen2VLConfig(
-        text_config={
-            "hidden_size": size.hidden,
-            "num_hidden_layers": size.layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads,
-            "intermediate_size": 3 * size.hidden,
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": 2048,
-            # Qwen2-VL shares the 64 frequencies of a head as 16 : 24 : 24; the 16 of this head as 4 : 6 : 6.
-            "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 1e4},
-            "tie_word_embeddings": True,
-            "bos_token_id": pad,
-            "eos_token_id": end,
-            "pad_token_id": pad,
-        },
-        vision_config={
+    heads = size.hidden // HEAD
+    return qwen2vl_config(
+        hidden_size=size.hidden,
+        layers=size.layers,
+        heads=heads,
+        kv_heads=heads,
+        intermediate_size=3 * size.hidden,
+        vocab_size=len(tokenizer),
+        tokens=special_ids(tokenizer),
+        vision={
             "depth": VISION_LAYERS,
             "embed_dim": VISION_WIDTH,
-            "hidden_size": size.hidden,
             "num_heads": VISION_WIDTH // HEAD,
             "mlp_ratio": 3,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 2,
         },
-        image_token_id=image,
-        video_token_id=video,
-        vision_start_token_id=vision_start,
-        vision_end_token_id=vision_end,
+        rope_theta=1e4,
+        max_position_embeddings=2048,
         tie_word_embeddings=True,
     )
 

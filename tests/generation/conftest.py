@@ -6,8 +6,9 @@
 import numpy as np
 import pytest
 import torch
+from qwen2vl import qwen2vl_config, special_ids
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
 
 PATCH, MERGE, GRID = 4, 2, 4  # an image is 4 x 4 patches, 2 x 2 tokens
@@ -40,35 +41,25 @@ def tokenizer():
 
 
 def build_model(tokenizer, seed=0):
-    ids = tokenizer.convert_tokens_to_ids
     torch.manual_seed(seed)
-    config = Qwen2VLConfig(
-        text_config={
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "intermediate_size": 64,
-            "vocab_size": len(tokenizer),
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
-            "pad_token_id": 0,
-            "eos_token_id": 1,
-            "bos_token_id": 0,
-        },
-        vision_config={
+    config = qwen2vl_config(
+        hidden_size=32,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        intermediate_size=64,
+        vocab_size=len(tokenizer),
+        tokens=special_ids(tokenizer),
+        rope_theta=1e4,
+        vision={
             "depth": 1,
             "embed_dim": 16,
             "num_heads": 2,
-            "hidden_size": 32,
             "mlp_ratio": 2,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 2,
         },
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
         tie_word_embeddings=True,
     )
     model = Qwen2VLForConditionalGeneration(config)

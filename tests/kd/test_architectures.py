@@ -10,6 +10,7 @@ import pytest
 import torch
 from kd_runs import PARTS, distil, history
 from miniature.tokenizer import train_tokenizer
+from qwen2vl import qwen2_5_vl_config, special_ids
 from small_run import drawn_rows, recipe
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
@@ -49,33 +50,17 @@ def build_text_model(kind, folder, texts, *, hidden_size, seed, extra_ids=0):
 
 
 def build_qwen25_vl(folder, texts, *, hidden_size, seed):
-    from transformers import (
-        Qwen2_5_VLConfig,
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen2_5_VLProcessor,
-        Qwen2VLImageProcessor,
-    )
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2VLImageProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
     tokenizer = train_tokenizer(texts)
-    names = ["<|endoftext|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
-    pad, end, image, video, start, stop = tokenizer.convert_tokens_to_ids(names)
-    spatial = hidden_size // 8 * 3 // 8
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "hidden_size": hidden_size, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-            "intermediate_size": 64, "vocab_size": len(tokenizer), "max_position_embeddings": 1024,
-            "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e4,
-                "mrope_section": [hidden_size // 8 - 2 * spatial, spatial, spatial],
-            },
-            "bos_token_id": pad, "eos_token_id": end, "pad_token_id": pad,
+    config = qwen2_5_vl_config(
+        hidden_size=hidden_size, layers=2, heads=4, kv_heads=2, intermediate_size=64, vocab_size=len(tokenizer),
+        tokens=special_ids(tokenizer), rope_theta=1e4, max_position_embeddings=1024,
+        vision={
+            "depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "window_size": 56,
+            "fullatt_block_indexes": [1],
         },
-        vision_config={
-            "depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": hidden_size,
-            "window_size": 56, "fullatt_block_indexes": [1],
-        },
-        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=stop,
     )  # fmt: skip
     torch.manual_seed(seed)
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)

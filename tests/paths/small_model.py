@@ -6,6 +6,7 @@
 from pathlib import Path
 
 from miniature.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from qwen2vl import qwen2vl_config, special_ids
 
 
 LARGEST = 252 * 252  # pixels that the processor takes without resampling: less than LLaMA-Factory's default limit
@@ -15,32 +16,21 @@ SHARP = 25.0
 def build_small_model(folder: Path, texts: list[str], *, seed: int = 0) -> Path:
     """Saves model, tokenizer and processor to ``folder`` and returns it."""
     import torch
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor
+    from transformers import Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor, Qwen2VLProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
     tokenizer = train_tokenizer(texts, vocabulary=400)
-    names = ["<|endoftext|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
-    pad, end, image, video, start, stop = tokenizer.convert_tokens_to_ids(names)
-    config = Qwen2VLConfig(
-        text_config={
-            "hidden_size": 64,  # with the 64 and 128 below: bitsandbytes' blocks, which some CPUs want whole
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "intermediate_size": 128,
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": 2048,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
-            "tie_word_embeddings": True,
-            "bos_token_id": pad,
-            "eos_token_id": end,
-            "pad_token_id": pad,
-        },
-        vision_config={"depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2},
-        image_token_id=image,
-        video_token_id=video,
-        vision_start_token_id=start,
-        vision_end_token_id=stop,
+    config = qwen2vl_config(
+        hidden_size=64,  # with the 64 and 128 below: bitsandbytes' blocks, which some CPUs want whole
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        intermediate_size=128,
+        vocab_size=len(tokenizer),
+        tokens=special_ids(tokenizer),
+        vision={"depth": 2, "embed_dim": 64, "num_heads": 2, "mlp_ratio": 2},
+        rope_theta=1e4,
+        max_position_embeddings=2048,
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -1,33 +1,25 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-import copy
-
 import pytest
 import torch
-from transformers import (
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-)
+from qwen2vl import qwen2_5_vl_config, qwen2vl_config
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
 from .layouts import batch_of
 
 
 IMAGE, VIDEO, START, END = 60, 61, 62, 63
 TOKENS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
-TEXT = {
+SIZES = {
     "vocab_size": 64,
     "hidden_size": 32,
     "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": 0,
+    "layers": 2,
+    "heads": 2,
+    "kv_heads": 1,
+    "rope_theta": 1e4,
+    "tokens": TOKENS | {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0},
 }
 
 
@@ -40,10 +32,8 @@ def one_thread():
 def qwen2_vl():
     """A random Qwen2-VL of 0.1 M parameters, its weights large enough for positions to show in the logits."""
     torch.manual_seed(0)
-    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
-    return _sharpened(
-        Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=copy.deepcopy(TEXT), vision_config=vision, **TOKENS))
-    )
+    config = qwen2vl_config(vision={"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2}, **SIZES)
+    return _sharpened(Qwen2VLForConditionalGeneration(config))
 
 
 @pytest.fixture
@@ -52,14 +42,12 @@ def qwen2_5_vl():
     vision = {
         "depth": 2,
         "hidden_size": 32,
-        "out_hidden_size": 32,
         "intermediate_size": 48,
         "num_heads": 2,
         "fullatt_block_indexes": [1],
         "window_size": 56,
     }
-    config = Qwen2_5_VLConfig(text_config=copy.deepcopy(TEXT), vision_config=vision, **TOKENS)
-    return _sharpened(Qwen2_5_VLForConditionalGeneration(config))
+    return _sharpened(Qwen2_5_VLForConditionalGeneration(qwen2_5_vl_config(vision=vision, **SIZES)))
 
 
 def _sharpened(model):
