@@ -3,7 +3,7 @@
 
 """Reflective Correction (section 3.3): judges answers, rewords the ground truth of wrong ones, validates rewordings.
 
-:func:`correct_round` runs and records a whole round; it needs no trainer.
+:func:`correct_round` runs and records a whole round; it needs no trainer. ``docs/correction.md`` has the formats.
 """
 
 from pathlib import Path

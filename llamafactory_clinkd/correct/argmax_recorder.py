@@ -13,23 +13,18 @@ from typing import Any
 
 import torch
 
+from ..training.lm_head import IGNORE_INDEX
 from ..utils.io import append_jsonl, read_jsonl, write_jsonl
 
 
-IGNORE_INDEX = -100
 CHUNK_ROWS = 128
 
 
 class ArgmaxRecorder:
     """Records the argmax answer of each training row to ``round-N.forward.rank<i>.jsonl``.
 
-    Only the answer of the last turn is recorded. A row that is trained again after a resume is recorded again; the
-    last record counts.
-
-    Args:
-        folder: ``clinkd/corrections``.
-        tokenizer: Decodes answers; its end-of-sequence token ends them.
-        training: The training arguments, for the rank.
+    Only the answer of the last turn is recorded, up to the tokenizer's end-of-sequence token. A row that is trained
+    again after a resume is recorded again; the last record counts. ``folder`` is ``clinkd/corrections``.
     """
 
     def __init__(self, folder: Path, tokenizer: Any, training: Any) -> None:
@@ -42,20 +37,12 @@ class ArgmaxRecorder:
     def record(
         self,
         number: int,
-        rows: list[int],
-        supervised_idx: torch.Tensor,
-        targets: torch.Tensor,
-        logits_of: Callable[[torch.Tensor], torch.Tensor],
+        rows: list[int],  # [B] row numbers; -1 is not recorded
+        supervised_idx: torch.Tensor,  # [K] positions that are supervised in any row
+        targets: torch.Tensor,  # [B, K] next tokens, -100 where a row is not supervised
+        logits_of: Callable[[torch.Tensor], torch.Tensor],  # indices [N] into the flattened [B * K] -> logits [N, V]
     ) -> None:
-        """Records one batch of round ``number``.
-
-        Args:
-            number: The round, from 1.
-            rows: Row numbers ``[B]``; ``-1`` is not recorded.
-            supervised_idx: Positions ``[K]`` that are supervised in any row.
-            targets: Next tokens ``[B, K]``, ``-100`` where a row is not supervised.
-            logits_of: Maps indices ``[N]`` into the flattened ``[B * K]`` to their logits ``[N, V]``.
-        """
+        """Records one batch of round ``number``, counted from 1."""
         width = targets.shape[1]
         for index, row in enumerate(rows):
             if row < 0:
@@ -94,12 +81,9 @@ class ArgmaxRecorder:
 
 
 def answer_columns(supervised_idx: torch.Tensor, targets: torch.Tensor, eos_token_id: int) -> torch.Tensor:
-    """Columns of one row's last answer: its last run of adjacent supervised positions, up to the end token.
+    """Columns of one row's last answer: its last run of adjacent supervised positions, without end token.
 
-    Args:
-        supervised_idx: ``[K]`` ascending positions.
-        targets: ``[K]`` next tokens, ``-100`` where the row is not supervised.
-        eos_token_id: Ends an answer; neither it nor what follows belongs to the text.
+    ``supervised_idx`` ``[K]`` ascends; ``targets`` ``[K]`` are next tokens, ``-100`` where the row is not supervised.
     """
     columns = (targets != IGNORE_INDEX).nonzero().flatten()
     gaps = (supervised_idx[columns].diff() > 1).nonzero().flatten()

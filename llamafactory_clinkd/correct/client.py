@@ -3,22 +3,8 @@
 
 """Correction by an OpenAI-compatible server: requests in parallel, retries, a budget, and no text in any log.
 
-==============================================  =============================================================
-what happens to a request                       what the corrector does
-==============================================  =============================================================
-429, 408, 409, 5xx, timeout, lost connection,   retries after exponential backoff with jitter; all rows wait
-a body that is not a chat completion            for a Retry-After of up to 300 s, a longer one fails the row
-400, 422 to a structured request                repeats it without ``response_format``, and if that succeeds
-                                                sends all later requests without it
-401, 403, 404                                   fails the row and every later row of the round
-another status, a redirect                      fails the row
-:data:`UNREACHABLE_AFTER` rows in a row fail    fails the rest of the round; ``3 * concurrency`` rows in a row
-on all attempts                                 are needed if that is more
-the budget is spent                             fails later rows without a request
-==============================================  =============================================================
-
-A failed row keeps its ground truth. The library's own retries are off: they do not cover broken bodies, and they
-cannot be interrupted when a run stops.
+``docs/correction.md`` lists what follows each failure; a failed row keeps its ground truth. The library's own retries
+are off: they do not cover broken bodies, and they cannot be interrupted when a run stops.
 """
 
 import asyncio
@@ -55,7 +41,7 @@ MAX_WAIT = 1.0  # seconds without a result until an empty group
 
 
 class RequestError(Exception):
-    """A request failed. ``code`` is short and holds no text of the server, which may repeat the key or the row."""
+    """A request failed. ``code`` is short and holds no text from the server, which may repeat the key or the row."""
 
     def __init__(self, code: str, *, transient: bool = False):
         super().__init__(code)
@@ -65,16 +51,7 @@ class RequestError(Exception):
 
 @dataclass(kw_only=True)
 class OpenAICorrector:
-    """Requests rewordings through the official client. :func:`.make_corrector` documents the other arguments.
-
-    Args:
-        timeout: Seconds for a whole request.
-        max_attempts: Requests for one row, >= 1.
-        backoff: Seconds before the first retry; doubles with each retry up to 32 times that, plus jitter.
-
-    Raises:
-        ValueError: If a value is out of range, or a remote server is not allowed or lacks ``OPENAI_API_KEY``.
-    """
+    """Requests rewordings through the official client; :func:`.make_corrector` documents arguments and errors."""
 
     base_url: str | None = None
     model: str = "gpt-4o"
@@ -83,9 +60,9 @@ class OpenAICorrector:
     concurrency: int = 16
     max_requests: int | None = None
     prompt_path: str | Path | None = None
-    timeout: float = 60.0
-    max_attempts: int = 6
-    backoff: float = 1.0
+    timeout: float = 60.0  # seconds for a whole request
+    max_attempts: int = 6  # requests for one row
+    backoff: float = 1.0  # seconds before the first retry; doubles with each retry up to 32 times that, plus jitter
 
     def __post_init__(self):
         for name in ("candidates", "concurrency", "max_requests", "max_attempts"):
@@ -126,10 +103,10 @@ class OpenAICorrector:
     async def _correct_all(self, items: Iterator[CorrectionItem], emit: Callable[[CorrectionResult], None]) -> None:
         """Runs ``concurrency`` workers, each of which takes the next item when it is free."""
         # Redirects and, on loopback, the environment's proxies would carry texts to another machine.
-        http_client = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not is_loopback(self._url))
+        http = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not is_loopback(self._url))
         key = os.environ.get("OPENAI_API_KEY") or "no-key-needed"
         client = openai.AsyncOpenAI(
-            api_key=key, base_url=self._url, timeout=self.timeout, max_retries=0, http_client=http_client
+            api_key=key, base_url=self._url, timeout=self.timeout, max_retries=0, http_client=http
         )
 
         async def work() -> None:
@@ -144,7 +121,7 @@ class OpenAICorrector:
         try:
             content = await self._request_with_retries(client, self._prompt.render(item, self.candidates))
         except RequestError as error:
-            self._note_failure(error)
+            self._count_failure(error)
             return CorrectionResult(item.id, (), error.code)
         self._failures_in_a_row = 0
         candidates = parse_answer(content, self.candidates)
@@ -162,7 +139,7 @@ class OpenAICorrector:
         return await self._request(client, prompt)
 
     async def _request(self, client: openai.AsyncOpenAI, prompt: str) -> str:
-        """One attempt; a refused structured request is repeated as a plain one within it."""
+        """One attempt; a structured request that the server refuses is repeated as a plain one."""
         options = {"response_format": response_format(self.candidates)} if self._structured else {}
         try:
             return await self._send(client, prompt, **options)
@@ -174,11 +151,7 @@ class OpenAICorrector:
         return content
 
     async def _send(self, client: openai.AsyncOpenAI, prompt: str, **options: Any) -> str:
-        """Sends one HTTP request, counts it and its tokens, and returns the text of the first choice.
-
-        Raises:
-            RequestError: If it fails, or if no further request is allowed.
-        """
+        """Sends one request, if any is still allowed, and counts it; returns the text of the first choice."""
         loop = asyncio.get_running_loop()
         while (pause := self._not_before - loop.time()) > 0:
             await asyncio.sleep(pause)
@@ -202,11 +175,7 @@ class OpenAICorrector:
             raise RequestError("timeout", transient=True) from None
         except openai.APIConnectionError:
             raise RequestError("connection", transient=True) from None
-        except (
-            openai.APIResponseValidationError,
-            ValueError,
-            RecursionError,
-        ):  # not JSON, not UTF-8, endless brackets
+        except (openai.APIResponseValidationError, ValueError, RecursionError):  # not JSON, not UTF-8, deep nesting
             raise RequestError("bad_body", transient=True) from None
         try:
             content = completion.choices[0].message.content
@@ -217,12 +186,12 @@ class OpenAICorrector:
             setattr(self.usage, key, getattr(self.usage, key) + (count if isinstance(count, int) else 0))
         return redact_key(content) if isinstance(content, str) else ""
 
-    def _note_failure(self, error: RequestError) -> None:
+    def _count_failure(self, error: RequestError) -> None:
         """Counts a failed row; stops the requests when the server refuses them or seems to be down."""
         self._failures_in_a_row = self._failures_in_a_row + 1 if error.transient else 0
         if error.code in ("http_401", "http_403", "http_404"):
-            advice = "check OPENAI_API_KEY, correction_model and correction_base_url"
-            self._stop(error.code, f"The corrector's server refuses the requests: {advice}")
+            fix = "check OPENAI_API_KEY, correction_model and correction_base_url"
+            self._stop(error.code, f"The corrector's server refuses the requests: {fix}")
         elif self._failures_in_a_row >= max(UNREACHABLE_AFTER, 3 * self.concurrency):
             self._stop("unreachable", f"{self._failures_in_a_row} rows failed one after another at the server")
 

@@ -3,21 +3,10 @@
 
 """One round of Reflective Correction (section 3.3, Figure 2): judge, correct, validate, keep the best, record.
 
-``corrections/round-N.jsonl`` has one line for each row: ``id, image, question, annotation, response, similarity,
-grounding, iou, needs_correction, reason, status, corrected, error, candidates, fingerprint``.
-
-=========  ===========================================================================================
-status     meaning
-=========  ===========================================================================================
-kept       the answer is good enough: nothing to correct
-corrected  ``corrected`` is the rewording with the best score among those that passed validation
-rejected   the row needs correction but keeps its ground truth: no candidate passed, the corrector failed
-           (``error``), or the row is unusable (``reason``)
-=========  ===========================================================================================
-
-Lines are appended as soon as a row is decided, and finally rewritten in the order of the input. A restarted run skips
-a row whose line has the same fingerprint of row, settings and models; delete the file to start over. Rows are judged
-in fixed blocks and validated one by one, so that scores do not depend on where a run was interrupted.
+``docs/correction.md`` documents the record, one line of ``corrections/round-N.jsonl`` for each row. Lines are appended
+as soon as a row is decided, and finally rewritten in the order of the input. A restarted run skips a row whose line
+has the same fingerprint of row, settings and models. Rows are judged in fixed blocks and validated one by one, so that
+scores do not depend on where a run was interrupted.
 """
 
 import logging
@@ -38,11 +27,9 @@ from .similarity import Similarity
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
-Progress = Callable[[str, int, int], None]
-"""Called with a stage (``judge`` or ``correct``), its finished rows and all its rows."""
+Progress = Callable[[str, int, int], None]  # stage (``judge`` or ``correct``), its finished rows, all its rows
 INPUT_KEYS = ("id", "image", "question", "annotation", "response")
-RECORDED_CHARACTERS = 2000
-"""A rejected candidate is recorded up to this length."""
+RECORDED_CHARACTERS = 2000  # of a rejected candidate
 JUDGE_BLOCK = 1024
 
 
@@ -115,7 +102,7 @@ def correct_round(
         existing_labels: Labels that no candidate may equal, beside all the rows' own ground truths.
         scorer: Adds its score to the similarity when the best candidate is chosen.
         token_prices: Of a million prompt and a million completion tokens; the cost is then logged and recorded.
-        progress: Called as the round advances; an exception of it stops the round.
+        progress: Called as the round advances; an exception that it raises stops the round.
 
     Raises:
         ValueError: If an id is missing or occurs twice; the message names it.
@@ -196,8 +183,8 @@ def _check_ids(rows: Sequence[Row]) -> None:
 def _problem(row: Row) -> str | None:
     """Why a row cannot be judged, or None."""
     for key in ("question", "annotation", "response"):
-        if not isinstance(row.get(key), str):
-            return f"unusable: {key} is {type(row.get(key)).__name__}, expected a string"
+        if not isinstance(value := row.get(key), str):
+            return f"unusable: {key} is {type(value).__name__}, expected a string"
     return None if row["annotation"].strip() else "unusable: annotation is empty"
 
 
@@ -210,7 +197,7 @@ def _record(row: Row, verdict: Verdict | None, status: str, **changes: Any) -> d
 
 
 def _corrected_record(row: Row, verdict: Verdict, result: CorrectionResult, validation: _Validation) -> dict[str, Any]:
-    """The record of a row for which the corrector has a result: validates its candidates and takes the best one."""
+    """Validates the corrector's candidates for a row and records the best one."""
     texts = result.candidates[: validation.max_candidates]
     source = {"annotation": row["annotation"], "question": row["question"]}
     scored = [text for text in texts if text.strip() and not is_too_long(text, row["annotation"])]

@@ -27,10 +27,8 @@ logger = logging.getLogger(__name__)
 class CorrectionTrainer(SupervisedTrainer):
     """Trains the rounds; before each but the first, corrected rows join the data set.
 
-    Args:
-        corrected_rows: Returns the tokenised corrected rows that join round ``n`` (from 0), ``None`` for none.
-        recorder: An :class:`.ArgmaxRecorder` (``correction_outputs: forward``), or ``None``.
-        **kwargs: Arguments of :class:`SupervisedTrainer`.
+    ``corrected_rows`` maps a round, from 0, to its tokenised corrected rows, ``None`` for none. ``recorder`` is an
+    :class:`.ArgmaxRecorder` with ``correction_outputs: forward``, else ``None``.
     """
 
     def __init__(self, *, corrected_rows: Callable[[int], Any], recorder: Any = None, **kwargs: Any) -> None:
@@ -42,7 +40,7 @@ class CorrectionTrainer(SupervisedTrainer):
         self._steps: list[int] = []  # of each round
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss; takes the row numbers, which only the recorder needs, out of the model's inputs."""
+        """The loss; removes the row numbers, which only the recorder needs, from the model's inputs."""
         numbers = inputs.pop(ROW_NUMBER, None)
         self._row_numbers = [] if numbers is None else numbers.tolist()
         repeated = inputs.get(REPEATED, 0)
@@ -64,8 +62,7 @@ class CorrectionTrainer(SupervisedTrainer):
         rounds, self._planned_steps = values[:2]
         self._steps = [self._planned_steps] * rounds
         for number in range(1, rounds):
-            rows = self._corrected_rows(number)
-            if rows is not None:
+            if (rows := self._corrected_rows(number)) is not None:
                 self._steps[number] = self._count_steps(self._round_dataloader(rows, number))
         return (*values[:6], sum(self._steps))
 
@@ -126,11 +123,8 @@ class CorrectionTrainer(SupervisedTrainer):
 class ReflectiveCorrectionCallback(TrainerCallback):
     """Runs ``correct`` at the beginning of every round but the first, on all ranks together.
 
-    The round before ends with a checkpoint, at which a run that is killed during a correction resumes.
-
-    Args:
-        correct: Called with the number of the round that ended, from 1; judges and corrects.
-        flush: Called before a checkpoint counts the steps so far as done.
+    Its argument is the number of the round that ended, from 1. That round ends with a checkpoint, at which a run that
+    is killed during a correction resumes. ``flush`` runs before a checkpoint counts the steps so far as done.
     """
 
     def __init__(self, correct: Callable[[int], None], flush: Callable[[], None] = lambda: None) -> None:
@@ -172,12 +166,7 @@ def update_steps(batches: int, accumulation: int) -> int:
 
 
 def round_of_step(step: int, steps: Sequence[int]) -> tuple[int, int]:
-    """The round of optimizer step ``step`` and the steps of that round before it; ``(len(steps), 0)`` at the end.
-
-    Args:
-        step: Steps done so far, ``0 <= step <= sum(steps)``.
-        steps: Steps of each round.
-    """
+    """The round (from 0) and the steps done in it after ``step`` steps of all; ``(len(steps), 0)`` at the end."""
     for number, length in enumerate(steps):
         if step < length:
             return number, step
@@ -186,7 +175,7 @@ def round_of_step(step: int, steps: Sequence[int]) -> tuple[int, int]:
 
 
 def planned_step(step: int, steps: Sequence[int], planned: int) -> float:
-    """The step of the plan, of ``planned`` steps a round, that corresponds to step ``step`` of the real rounds.
+    """The step of the plan, with ``planned`` steps a round, that corresponds to step ``step`` of the real rounds.
 
     Equal to ``step``, as an integer, while every round so far is as long as planned.
     """

@@ -24,7 +24,7 @@ class CorrectionResult(NamedTuple):
     candidates: tuple[str, ...]
     """Rewordings of the ground truth, best first, not validated."""
     error: str | None = None
-    """Why there are none, as a short code such as ``http_500``; never a text of the server."""
+    """Why there are none, as a short code such as ``http_500``; never text from the server."""
 
 
 @dataclass
@@ -60,5 +60,5 @@ class Corrector(Protocol):
     def correct(self, items: Iterable[CorrectionItem]) -> Iterator[list[CorrectionResult]]:
         """Yields exactly one result for each item, in any order, in groups as they come in.
 
-        A group may be empty, so that a reader who waits for a server can stop.
+        A group may be empty, so that the caller can stop while a server is slow.
         """

@@ -4,18 +4,7 @@
 """Which answers of the model need correction: low similarity, or a grounding that is missing or wrong (section 3.3).
 
 Text and boxes are judged separately. The similarity is that of both texts without boxes and tags: 1 if both are empty
-(the boxes alone decide), 0 if one is empty.
-
-============  ==============================================================================================
-grounding     meaning
-============  ==============================================================================================
-none          no box in the ground truth, none in the answer
-ok            every box of the ground truth has its own box in the answer with an IoU of at least the threshold
-missing       the ground truth has boxes, the answer has none
-malformed     tags that do not close, or a box tag without coordinates
-wrong_number  the answer has more or fewer boxes than the ground truth
-low_iou       as many boxes, but one of them below the threshold in the best one-to-one matching
-============  ==============================================================================================
+(the boxes alone decide), 0 if one is empty. ``docs/correction.md`` lists the groundings and what each means.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,11 +40,7 @@ class GroundingResult(NamedTuple):
 
 
 def judge(
-    rows: Sequence[Mapping[str, Any]],
-    similarity: Similarity,
-    *,
-    threshold: float = 0.8,
-    iou_threshold: float = 0.5,
+    rows: Sequence[Mapping[str, Any]], similarity: Similarity, *, threshold: float = 0.8, iou_threshold: float = 0.5
 ) -> list[Verdict]:
     """Judges rows in one batch.
 
@@ -73,8 +58,8 @@ def judge(
     """
     for number, row in enumerate(rows):
         for key in ("id", "annotation", "response"):
-            if not isinstance(row.get(key), str):
-                kind = type(row.get(key)).__name__
+            if not isinstance(value := row.get(key), str):
+                kind = type(value).__name__
                 raise ValueError(f"Row {number} (id {row.get('id')!r}): {key} is {kind}, expected a string.")
 
     scores = text_similarity([row["annotation"] for row in rows], [row["response"] for row in rows], similarity)
@@ -97,7 +82,7 @@ def text_similarity(a: Sequence[str], b: Sequence[str], similarity: Similarity) 
 
 
 def judge_grounding(annotation: str, response: str, iou_threshold: float) -> GroundingResult:
-    """Compares the boxes of an answer with those of the ground truth, by the table at the top of this file."""
+    """Compares the boxes of an answer with those of the ground truth by the best one-to-one matching."""
     true_boxes, boxes = parse_boxes(annotation), parse_boxes(response)
     ious = [0.0] * len(true_boxes)
     if true_boxes and boxes:

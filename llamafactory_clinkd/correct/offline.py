@@ -6,18 +6,7 @@
 It makes labels more diverse without changing their meaning. It has no medical knowledge, so it ignores the model's
 answer. Rules see each box, and each reference with its boxes, as one *atom*: a private-use character that no rule can
 change. Every rule is a pure function of text; a random generator seeded by the row's id chooses which rules apply.
-
-==================  ======================================================================================
-kind of text        rules
-==================  ======================================================================================
-sentence            fixed frames, active to passive and back: "The image shows X" <-> "X can be seen in the
-                    image"; "There is X in Y" <-> "X is present in Y"; "X is located in Y" -> "X lies in Y"
-any                 synonyms: "adjacent to" -> "next to"
-label               a noun after a question for a structure gets its article and a frame: "Sacrum" -> "This
-                    is the sacrum."; other labels get a frame alone: "It is axial."
-boxes alone         a locating frame, with the question's subject if it has one: "Where is the left hip?"
-                    -> "The left hip is located at <box>..</box>."
-==================  ======================================================================================
+``docs/correction.md`` lists the rules with examples.
 """
 
 import random
@@ -47,43 +36,22 @@ _SENTENCE_END = re.compile(rf"(?<=[.!?])\s+(?=[A-Z]|{_ATOM})")
 _OPENINGS = ("In the image, {}", "As the image shows, {}", "According to the image, {}", "On this image, {}")
 _SAFE_TO_LOWER = frozenset("the this that these those there it its a an no in on at here both some".split())
 
-SYNONYMS: tuple[tuple[str, ...], ...] = (
-    ("shows", "demonstrates", "displays", "reveals"),
-    ("showing", "demonstrating", "displaying"),
-    ("adjacent to", "next to"),
-    ("close to", "near"),
-    ("approximately", "about", "roughly"),
-    ("consistent with", "compatible with"),
-    ("due to", "because of"),
-    ("multiple", "several"),
-    ("region", "area"),
-    ("evidence of", "signs of"),
-    ("appears to be", "seems to be"),
-    ("appear to be", "seem to be"),
-    ("in addition", "additionally"),
-    ("within", "inside"),
-    ("likely", "probably"),
-    ("possibly", "perhaps"),
-    ("such as", "like"),
-    ("located", "situated"),
-    ("visualized", "seen"),
-    ("contains", "includes"),
-    ("as well as", "and also"),
-    ("suggestive of", "suggesting"),
-    ("surrounded by", "encircled by"),
+SYNONYMS = tuple(
+    tuple(group.split(" = "))
+    for group in (
+        "shows = demonstrates = displays = reveals; showing = demonstrating = displaying; adjacent to = next to; "
+        "close to = near; approximately = about = roughly; consistent with = compatible with; due to = because of; "
+        "multiple = several; region = area; evidence of = signs of; appears to be = seems to be; "
+        "appear to be = seem to be; in addition = additionally; within = inside; likely = probably; "
+        "possibly = perhaps; such as = like; located = situated; visualized = seen; contains = includes; "
+        "as well as = and also; suggestive of = suggesting; surrounded by = encircled by"
+    ).split("; ")
 )
 """Words of the same meaning; none is a critical word of :mod:`.rewording_validation`."""
 
 
 class OfflineCorrector:
-    """Rewords by the rules of this module.
-
-    Args:
-        candidates: At most this many rewordings a row, >= 1.
-
-    Raises:
-        ValueError: If ``candidates`` is below 1.
-    """
+    """Rewords by the rules of this module; at most ``candidates`` rewordings a row, ValueError if below 1."""
 
     name = "offline:rules-1"
     prompt_text = ""
@@ -112,21 +80,19 @@ class OfflineCorrector:
 def reword(text: str, *, question: str, seed: str, count: int) -> list[str]:
     """Up to ``count`` distinct rewordings of ``text``, none equal to it but for case and final mark.
 
-    Args:
-        text: The ground truth, with boxes and tags of any style.
-        question: The question it answers; used as a subject, never as a fact.
-        seed: The row's id: equal arguments give equal results on every machine.
-        count: How many at most.
+    ``text`` has boxes and tags of any style. The question supplies a subject, never a fact. ``seed`` is the row's id:
+    equal arguments give equal results on every machine.
     """
     if not text.strip() or re.search(_ATOM, text):
         return []
     rng = random.Random(seed)  # a str seed goes through SHA-512: independent of PYTHONHASHSEED
     protected = protect(text.strip())
     question = strip_boxes(question)
+    is_short = len(protected.text.split()) <= 6 and not re.search(r"[;:]", protected.text)
 
     if not strip_boxes(text):
         pool: Iterable[str] = _rotated(_box_only_frames(protected.text, question), rng)
-    elif _is_label(protected.text):
+    elif is_short and not (_VERB.search(protected.text) or _SENTENCE_END.search(protected.text)):
         pool = _label_frames(protected.text, question)
     else:
         pool = _reworded_sentences(protected.text, rng, count)
@@ -153,13 +119,11 @@ class Protected(NamedTuple):
 
 
 def protect(text: str) -> Protected:
-    """Replaces each box, and each reference with its boxes, by an atom.
+    """Replaces each box, and each reference with its boxes, by an atom; ``text`` has no private-use characters.
 
     Raises:
-        ValueError: If the text already has private-use characters, or more atoms than there are such characters.
+        ValueError: If there are more atoms than private-use characters.
     """
-    if re.search(_ATOM, text):
-        raise ValueError("The text has private-use characters (U+E000 to U+F8FF), which replace boxes here.")
     spans = [rf"{re.escape(tags[k])}.*?{re.escape(tags['/' + k])}" for tags in TAGS.values() for k in ("ref", "box")]
     spans += [re.escape(box) for box in dict.fromkeys(box_strings(text))]
     span = f"(?:{'|'.join(spans)})"
@@ -216,11 +180,6 @@ def synonym_sites(text: str) -> list[tuple[int, int, tuple[str, ...]]]:
                 others = tuple(_upper_first(other) if word[0].isupper() else other for other in others)
                 sites.append((match.start(), match.end(), others))
     return sorted(sites)
-
-
-def _is_label(text: str) -> bool:
-    is_short = len(text.split()) <= 6 and not re.search(r"[;:]", text)
-    return is_short and not (_VERB.search(text) or _SENTENCE_END.search(text))
 
 
 def _label_frames(label: str, question: str) -> list[str]:

@@ -56,11 +56,7 @@ def is_loopback(url: str) -> bool:
 
 
 def require_allowed(url: str, allow_remote: bool) -> None:
-    """Refuses a server on another machine unless the recipe allows it.
-
-    Raises:
-        RemoteNotAllowedError: The message names what would be sent, where to, and the key that allows it.
-    """
+    """Raises RemoteNotAllowedError if the server is on another machine and the recipe does not allow it."""
     if not allow_remote and not is_loopback(url):
         raise RemoteNotAllowedError(
             f"The corrector would send {SENT_TEXTS} to {urlsplit(url).hostname}. If these texts may leave this "
@@ -79,7 +75,7 @@ def require_key(url: str) -> None:
 
 
 def redact_key(text: str) -> str:
-    """An answer without the key, which a server may repeat: answers are recorded, rejected ones too."""
+    """The answer without the API key, which a server may repeat: every answer is recorded."""
     key = os.environ.get("OPENAI_API_KEY", "")
     return text.replace(key, "[key]") if len(key) >= MIN_KEY_LENGTH else text
 
@@ -114,7 +110,7 @@ def describe_recipe(keys: Mapping[str, Any]) -> str:
     """One line on what a recipe with these YAML keys sends, and where; for ``clinkd doctor --recipe``.
 
     Raises:
-        ValueError: If the run would stop for it: an unusable URL, or another machine that is not allowed.
+        ValueError: If the run would stop: the URL is unusable, or the server is remote and not allowed.
     """
     if not keys.get("use_clinkd"):
         return "no ClinKD phase runs: no text is sent anywhere"

