@@ -3,8 +3,8 @@
 
 """The teacher: a frozen model beside the student, on its device, offloaded to the machine's memory or behind a cache.
 
-It runs in evaluation mode without a graph on the student's batch at its own rotary positions, and returns its final
-hidden states and its head, or logits where its head is not a plain product.
+It runs without a graph on the student's batch at its own rotary positions, and returns its final hidden states and
+head, or logits where the head is not a plain product.
 """
 
 import contextlib
@@ -16,8 +16,9 @@ import torch
 from accelerate.utils import DistributedType
 from torch import nn
 
+from ..rope.binding import token_types
 from ..rope.mixed import fix_mixed
-from ..training.lm_head import find_head, hidden_at, output_at
+from ..training.lm_head import IGNORE_INDEX, find_head, hidden_at, output_at
 from ..utils.models import text_config
 from .teacher_cache import HiddenCache
 
@@ -32,10 +33,9 @@ Head = tuple[torch.Tensor, torch.Tensor | None]
 
 
 class Teacher:
-    """A frozen model beside the student.
+    """A frozen model beside the student, in evaluation mode.
 
     Args:
-        model: In evaluation mode.
         same_positions: Whether it takes the student's rotary positions from the batch; else it computes its own.
 
     Attributes:
@@ -68,22 +68,13 @@ class Teacher:
             return output_at(model, self._teacher_inputs(inputs), supervised_idx, restricts=self._restricts).logits
 
     def _teacher_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The student's keyword arguments with the teacher's positions.
-
-        Where positions differ, ``mm_token_type_ids`` ``[B, L]`` int64 (0 text, 1 image, 2 video) replaces
-        ``position_ids``, so that the teacher computes its own.
-        """
+        """The student's batch, with ``mm_token_type_ids`` instead of ``position_ids`` if positions differ."""
         batch = {key: value for key, value in inputs.items() if key not in STUDENT_ONLY}
         if self._same_positions or "position_ids" not in batch:
             return batch
         del batch["position_ids"]
-        image_token, video_token = (getattr(self.config, f"{kind}_token_id", None) for kind in ("image", "video"))
-        if image_token is not None and "mm_token_type_ids" not in batch:
-            token_types = torch.zeros_like(batch["input_ids"])
-            token_types[batch["input_ids"] == image_token] = 1
-            if video_token is not None:
-                token_types[batch["input_ids"] == video_token] = 2
-            batch["mm_token_type_ids"] = token_types
+        if "mm_token_type_ids" not in batch and getattr(self.config, "image_token_id", None) is not None:
+            batch["mm_token_type_ids"] = token_types(self.config, batch["input_ids"])
         return batch
 
     def active_model(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[nn.Module]:
@@ -109,18 +100,13 @@ class Teacher:
 class OffloadedTeacher(Teacher):
     """A teacher whose weights stay in the machine's memory; each layer is moved to the GPU for its forward pass.
 
-    Accelerate's hooks (``accelerate.cpu_offload``) move the layers. Added here: the head is on the GPU while the loss
-    reads it, and the weights are pinned, so that copies run at the full speed of the bus.
+    To ``accelerate.cpu_offload`` this adds pinned weights, and the head on the GPU while the loss reads it.
     """
 
     prepared_by_trainer = False
 
     def prepare(self, accelerator: Any) -> None:
-        """Adds the hooks to the model's layers.
-
-        Raises:
-            ValueError: Under FSDP, which moves layers itself.
-        """
+        """Adds the hooks to the model's layers; raises ValueError under FSDP, which moves layers itself."""
         from accelerate import cpu_offload
 
         if accelerator.distributed_type == DistributedType.FSDP:
@@ -144,16 +130,11 @@ class CachedTeacher:
     """A teacher whose trunk runs once for each sample: the cache has its hidden states afterwards.
 
     The trunk is loaded at the first sample that is missing and dropped at the end of an epoch, so from the second
-    epoch on (and in a later run with the same cache) only the head is in memory.
-
-    Args:
-        cache: Shared by all ranks.
-        load: Loads the teacher.
-        keep_trunk: Whether a loaded trunk must stay: an engine partitions it (ZeRO-3), or it is the student's own.
-        teacher: Already loaded, or None.
+    epoch on (and in a later run with the same cache) only the head is in memory. ``keep_trunk`` keeps it: an engine
+    partitions the trunk (ZeRO-3), or it is the student's own.
 
     Attributes:
-        teacher: The teacher while its trunk is in memory.
+        teacher: The teacher while its trunk is in memory, else None.
     """
 
     def __init__(
@@ -167,11 +148,7 @@ class CachedTeacher:
         self._head: Head | None = None
 
     def prepare(self, accelerator: Any) -> None:
-        """Writes the head of a teacher that is loaded (and prepared) for later runs, or reads that of an earlier run.
-
-        Args:
-            accelerator: The trainer's; it prepares a teacher that is loaded later.
-        """
+        """Writes the head of a teacher that is loaded and prepared for later runs, or reads that of an earlier run."""
         self._accelerator = accelerator
         if self.teacher is None:
             self._head = tuple(x if x is None else x.to(accelerator.device) for x in self.cache.load_head())
@@ -186,13 +163,9 @@ class CachedTeacher:
     ) -> torch.Tensor:
         """Final hidden states ``[B, K, H_t]``, 0 at unsupervised positions if they come from the cache.
 
-        Args:
-            keys: One for each sample.
-            inputs: The student's batch.
-            supervised_idx: ``[K]`` positions.
-            targets: ``[B, K]`` labels, -100 where there is none; the states of all others are cached, in order.
+        The states with a label in ``targets`` ``[B, K]`` are cached, in order; ``keys`` has one key for each sample.
         """
-        supervised = targets != -100
+        supervised = targets != IGNORE_INDEX
         if self._on_any_rank(any(key not in self.cache for key in keys)):
             if self.teacher is None:
                 logger.info("The teacher is loaded for samples that the cache in %s lacks.", self.cache.directory)
