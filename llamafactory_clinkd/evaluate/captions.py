@@ -9,12 +9,13 @@ BLEU, ROUGE-L and CIDEr are then not comparable to the last digit, and METEOR an
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from ..utils.boxes import convert_tags
-from .java import METEOR_COLUMNS, coco_folder, java_command, meteor_score, meteor_statistics, one_line, ptb_tokenize
+from .grounding import safe_divide
+from .java import METEOR_COLUMNS, Progress, coco_folder, java_command, meteor_score, meteor_statistics, ptb_tokenize
 
 
 PTB, PLAIN = "PTB (CoreNLP 3.4.1)", "words and punctuation (no Java found)"
@@ -30,14 +31,11 @@ _TOKEN = re.compile(r"\w+(?:[.,]\d+)*(?:[-'/]\w+)*|--|\.\.\.|[^\w\s]")
 
 
 def caption_statistics(
-    rows: Sequence[dict], groups: Sequence[np.ndarray], progress: Callable[[str, int, int], None] | None = None
+    rows: Sequence[dict], groups: Sequence[np.ndarray], progress: Progress | None = None
 ) -> tuple[np.ndarray, str, bool]:
-    """The statistics of every row; each Java program runs once for all rows.
+    """The statistics of every row, whose tags are converted to ``<box>``; each Java program runs once for all rows.
 
-    Args:
-        rows: Rows with ``annotation`` and ``response``; the tags of both are converted to ``<box>``.
-        groups: Row indices of each corpus (one per modality), for CIDEr's document frequencies.
-        progress: Called with the stage, the number of pairs done and the total.
+    ``groups`` has the row indices of each corpus (one per modality), for CIDEr's document frequencies.
 
     Returns:
         float64 ``[rows, 10 + 23 + 3]`` (BLEU, METEOR or 0 without Java, ROUGE-L, CIDEr, 1); the tokenizer, :data:`PTB`
@@ -49,19 +47,17 @@ def caption_statistics(
     coco_folder()
     from pycocoevalcap.rouge.rouge import Rouge
 
-    count, rouge = len(rows), Rouge()
-    report = progress or (lambda stage, done, total: None)
-    texts = [one_line(convert_tags(row[side], "qwen_vl")) for side in ("response", "annotation") for row in rows]
+    count, rouge, report = len(rows), Rouge(), progress or (lambda stage, done, total: None)
+    texts = [convert_tags(row[side], "qwen_vl") for side in ("response", "annotation") for row in rows]
     has_java = java_command() is not None
     tokens = ptb_tokenize(texts) if has_java else plain_tokenize(texts)
     hypotheses, references = tokens[:count], tokens[count:]
 
-    table = np.ones((count, BLEU_COLUMNS + METEOR_COLUMNS + 3))
-    table[:, BLEU_COLUMNS:-3] = 0
+    table = np.zeros((count, BLEU_COLUMNS + METEOR_COLUMNS + 3))
+    table[:, -1] = 1
     if has_java:
-        table[:, BLEU_COLUMNS:-3] = meteor_statistics(
-            hypotheses, references, lambda done: report("METEOR", done, count)
-        )
+        meteor = meteor_statistics(hypotheses, references, lambda done: report("METEOR", done, count))
+        table[:, BLEU_COLUMNS:-3] = meteor
     for row, pair in enumerate(zip(hypotheses, references, strict=True)):
         table[row, -3] = rouge.calc_score(*([text] for text in pair))
         if (row + 1) % 100 == 0:
@@ -97,11 +93,7 @@ def plain_tokenize(texts: Sequence[str]) -> list[str]:
 
 
 def ngram_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """BLEU's sufficient statistics and CIDEr of each pair, with document frequencies from these references.
-
-    Args:
-        hypotheses: Tokenized outputs, tokens separated by spaces.
-        references: As many tokenized references.
+    """BLEU's sufficient statistics and CIDEr of tokenized pairs, with document frequencies from these references.
 
     Returns:
         BLEU: float64 ``[pairs, 10]``: number of the hypothesis' n-grams for n = 1..4, how many of them the reference
@@ -113,18 +105,15 @@ def ngram_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> tu
     lengths = np.array([len(words) for words in documents], dtype=np.int64)  # [2 * pairs]
     ids: dict[str, int] = {}
     words = np.array([ids.setdefault(word, len(ids)) for document in documents for word in document], dtype=np.int64)
-    starts = np.cumsum(lengths) - lengths
     document_ids = np.repeat(np.arange(2 * count), lengths)  # [words]
-    remaining = np.repeat(starts + lengths, lengths) - np.arange(len(words))  # words up to the document's end
+    remaining = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words up to the document's end
 
-    bleu = np.zeros((count, BLEU_COLUMNS))
+    bleu, cider = np.zeros((count, BLEU_COLUMNS)), np.zeros(count)
     bleu[:, 2 * MAX_N], bleu[:, 2 * MAX_N + 1] = lengths[:count], lengths[count:]
     length_gap = np.maximum(lengths[:count] - 1, 0) - np.maximum(lengths[count:] - 1, 0)  # CIDEr-D counts bigrams
     penalty = np.exp(-(length_gap.astype(float) ** 2) / (2 * _CIDER_SIGMA**2))
-    cider = np.zeros(count)
 
-    position = np.arange(len(words))
-    ngrams = words
+    position, ngrams = np.arange(len(words)), words
     for n in range(1, MAX_N + 1):
         if n > 1:
             fits = remaining[position] >= n
@@ -153,15 +142,11 @@ def _compare_ngrams(document_ids: np.ndarray, ngrams: np.ndarray, count: int) ->
     rows, r = documents[h], r + split
     matches = np.bincount(rows, np.minimum(counts[h], counts[r]), minlength=count)
     dots = np.bincount(rows, np.minimum(weights[h], weights[r]) * weights[r], minlength=count)
-    scale = norms[:count] * norms[count:]
-    return matches, np.divide(dots, scale, out=np.zeros(count), where=scale > 0)
+    return matches, safe_divide(dots, norms[:count] * norms[count:])
 
 
 def bleu_scores(sums: np.ndarray) -> np.ndarray:
-    """BLEU-1..4 of a corpus (Papineni et al., ACL 2002), with the COCO code's smoothing constants.
-
-    float64 ``[..., 10]``, BLEU's statistics summed over rows, to ``[..., 4]``.
-    """
+    """BLEU-1..4 (Papineni et al., ACL 2002) of summed statistics, float64 ``[..., 10]`` to ``[..., 4]``."""
     totals, matches = sums[..., :MAX_N], sums[..., MAX_N : 2 * MAX_N]
     ratio = (sums[..., 2 * MAX_N] + _TINY) / (sums[..., 2 * MAX_N + 1] + _SMALL)
     precision = np.cumprod((matches + _TINY) / (totals + _SMALL), axis=-1) ** (1 / np.arange(1, MAX_N + 1))

@@ -12,11 +12,15 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from .grounding import safe_divide
 
+
+Progress = Callable[[str, int, int], None]  # called with the stage, the steps done and all steps
 METEOR_COLUMNS = 23
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75  # METEOR 1.5's parameters for English
 _MATCHER_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
@@ -42,10 +46,7 @@ def coco_folder() -> Path:
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
-    """Tokenizes texts with the PTB tokenizer and drops punctuation, as ``pycocoevalcap`` does, in one process.
-
-    Returns:
-        For each text its lower-case tokens, separated by spaces.
+    """Tokenizes as ``pycocoevalcap`` does, without punctuation: the lower-case tokens of each text, space-separated.
 
     Raises:
         RuntimeError: If the process fails or returns another number of lines.
@@ -69,12 +70,7 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
 def meteor_statistics(
     hypotheses: Sequence[str], references: Sequence[str], progress: Callable[[int], None] | None = None
 ) -> np.ndarray:
-    """METEOR's sufficient statistics of tokenized pairs, in one process.
-
-    Args:
-        hypotheses: Tokenized outputs.
-        references: As many tokenized references.
-        progress: Called with the number of pairs done.
+    """METEOR's sufficient statistics of tokenized pairs; ``progress`` is called with the number of pairs done.
 
     Returns:
         float64 ``[pairs, 23]``: hypothesis and reference words, their function words, four counts for each of the four
@@ -115,21 +111,18 @@ def meteor_score(sums: np.ndarray) -> np.ndarray:
 
     float64 ``[..., 23]`` to ``[...]``, in [0, 1]; 0 where nothing matches.
     """
-    words_h, words_r, function_h, function_r = (sums[..., i] for i in range(4))
+    words, function_words = sums[..., :2], sums[..., 2:4]  # [..., (hypothesis, reference)]
     matches = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)  # [..., matcher, (content, function) of both sides]
     chunks, matched_h, matched_r = (sums[..., i] for i in (20, 21, 22))
 
     weighted = np.einsum("...mk,m->...k", matches, _MATCHER_WEIGHTS)
-    precision = _ratio(
-        _DELTA * weighted[..., 0] + (1 - _DELTA) * weighted[..., 2],
-        _DELTA * (words_h - function_h) + (1 - _DELTA) * function_h,
+    ratios = safe_divide(
+        _DELTA * weighted[..., :2] + (1 - _DELTA) * weighted[..., 2:],
+        _DELTA * (words - function_words) + (1 - _DELTA) * function_words,
     )
-    recall = _ratio(
-        _DELTA * weighted[..., 1] + (1 - _DELTA) * weighted[..., 3],
-        _DELTA * (words_r - function_r) + (1 - _DELTA) * function_r,
-    )
-    f_mean = _ratio(precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall)
-    return f_mean * (1 - _GAMMA * _ratio(chunks, (matched_h + matched_r) / 2) ** _BETA)
+    precision, recall = ratios[..., 0], ratios[..., 1]
+    f_mean = safe_divide(precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall)
+    return f_mean * (1 - _GAMMA * safe_divide(chunks, (matched_h + matched_r) / 2) ** _BETA)
 
 
 def one_line(text: str) -> str:
@@ -139,16 +132,8 @@ def one_line(text: str) -> str:
 
 def _write_pairs(process: subprocess.Popen, hypotheses: Sequence[str], references: Sequence[str]) -> None:
     """Writes every pair to METEOR's standard input and closes it; the reader reports a process that ended early."""
-    try:
+    with suppress(BrokenPipeError):
         for hypothesis, reference in zip(hypotheses, references, strict=True):
             pair = (one_line(text).replace("|||", " ") for text in (reference, hypothesis.replace("  ", " ")))
             process.stdin.write(("SCORE ||| " + " ||| ".join(pair) + "\n").encode())
         process.stdin.close()
-    except BrokenPipeError:
-        return
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient, and 0 where the denominator is 0."""
-    shape = np.broadcast(numerator, denominator).shape
-    return np.divide(numerator, denominator, out=np.zeros(shape), where=denominator > 0)

@@ -29,12 +29,8 @@ def mean_box_baseline(train_rows: Iterable[Any], test_rows: Iterable[Any], *, se
     """Recall@0.5 of answering each test question with the mean training box of its structure, plane and modality.
 
     The structure is that of :func:`structure_of`; the plane is the row's ``plane``, else the one named in the question
-    or the image name. A test row whose key has no training box gets the mean of all training boxes.
-
-    Args:
-        train_rows: Rows with ``question``, ``annotation``, ``image``; only VG rows are used.
-        test_rows: Rows in the same form; only VG rows are evaluated.
-        seed: Seed of the confidence intervals.
+    or the image name. A test row whose key has no training box gets the mean of all training boxes. Rows of other
+    tasks than VG are ignored. ``seed`` is that of the confidence intervals.
 
     Returns:
         The metrics of VG (see :func:`.scoring.evaluate_predictions`), with the numbers of ``keys`` in training and of
@@ -98,6 +94,5 @@ def _grounding_rows(rows: Iterable[Any]) -> Iterator[tuple[tuple[str, str, str],
         if row["task"] == "VG" and not has_box(row["question"]):
             plane = rows[row["id"]].get("plane")
             if not isinstance(plane, str):
-                match = _PLANE.search(f"{row['question']} {row['image']}")
-                plane = match[1] if match else ""
+                plane = next(iter(_PLANE.findall(f"{row['question']} {row['image']}")), "")
             yield (structure_of(row["question"]), plane.lower(), row["modality"]), row

@@ -3,18 +3,18 @@
 
 """Tables 1, 2 and 3 of the ClinKD paper, in percent, transcribed as printed; a dash is None.
 
-Three of the paper's averages are not the mean of their own row; they are left as printed (``tests/evaluate`` lists
-them).
+``tests/evaluate`` lists the three averages that are not the mean of their own row.
 """
+
+import re
 
 from ..utils.boxes import MODALITIES
 
 
 TASK_METRICS = {"VG": "Recall@0.5", "ROC": "Recall", "RC": "SPICE", "MIA": "mBMR"}
-
 MED_GRIT, QA = "Med-GRIT-Test30k", "LLaVA-Med-qa0.2k"
 
-# Table 1: VG, ROC, RC, MIA, average
+# VG, ROC, RC, MIA, average
 TABLE_1 = {
     (MED_GRIT, "LLaVA-Med"): (0.0, 2.75, 8.18, 11.20, 5.53),
     (MED_GRIT, "BiRD"): (53.92, 65.33, 55.23, 52.17, 56.66),
@@ -24,7 +24,7 @@ TABLE_1 = {
     (QA, "ClinKD"): (None, None, None, 13.24, None),
 }
 
-# Table 2: (model, MCG-RoPE, Pseudo-KD, SASG): VG, ROC, RC, MIA, average
+# (model, MCG-RoPE, Pseudo-KD, SASG): as in table 1
 TABLE_2 = {
     ("Qwen2-VL", False, False, False): (55.43, 68.33, 57.39, 62.23, 61.37),
     ("BiRD", False, False, False): (53.92, 65.33, 55.23, 52.17, 56.66),
@@ -34,8 +34,8 @@ TABLE_2 = {
     ("ClinKD", True, True, True): (67.51, 82.35, 70.56, 65.69, 71.53),
 }
 
-# Table 3: for each task and method the mean in each modality (CT, MR, X-ray, PET, endoscopy, dermoscopy, fundus,
-# ultrasound) and the average over them. The paper prints a spread with each (0.10 to 0.30) but does not define it.
+# Means in CT, MR, X-ray, PET, endoscopy, dermoscopy, fundus, ultrasound, and their average. The paper prints a spread
+# with each (0.10 to 0.30) but does not define it.
 _TABLE_3 = """
 VG      BiRD                44.47  29.26  41.73  56.46  53.60  75.63  84.15  46.04  53.92
 VG      BiRD + RoPE-Mixed   46.90  53.11  42.03  60.84  53.49  78.25  85.16  52.83  59.08
@@ -71,7 +71,6 @@ Average ClinKD              61.93  59.69  67.76  72.08  57.97  89.79  80.37  79.
 
 TABLE_3: dict[str, dict[str, dict[str, float | None]]] = {}
 """Task or ``Average`` -> method -> modality or ``average`` -> value."""
-for _words in map(str.split, _TABLE_3.strip().splitlines()):
-    _values = (None if word == "-" else float(word) for word in _words[-9:])
-    _row = dict(zip((*MODALITIES, "average"), _values, strict=True))
-    TABLE_3.setdefault(_words[0], {})[" ".join(_words[1:-9])] = _row
+for _task, _method, _values in re.findall(r"(\w+) +(\S.*?) {2,}(.*)", _TABLE_3):
+    _scores = (None if value == "-" else float(value) for value in _values.split())
+    TABLE_3.setdefault(_task, {})[_method] = dict(zip((*MODALITIES, "average"), _scores, strict=True))

@@ -34,39 +34,30 @@ from ..utils.boxes import MODALITIES, TAGS, TASKS, has_box, modality_of, strip_b
 
 LEFT_OUT, WRONG = "left out", "counted wrong"
 OTHER = "other"  # the modality of an image whose name contains none of the eight
+FIELDS = ("id", "image", "question", "annotation", "response", "task", "modality", "candidates")
+"""The shared vocabulary of a row."""
 _END = re.compile(r"<\|im_end\|>|<\|endoftext\|>|</s>")
 _TURN = re.compile(r"<\|im_start\|>(\w+)\n")
 _TAGS_AND_SPACES = re.compile("|".join(re.escape(tag) for tags in TAGS.values() for tag in tags.values()) + r"|\s+")
 
 
 class Reading(NamedTuple):
-    """The rows that can be scored, and the malformed ones.
+    """The rows that can be scored, and the malformed ones."""
 
-    Attributes:
-        rows: The shared vocabulary: ``id, image, question, annotation, response, task, modality, candidates``.
-        problems: ``{"row", "reason", "outcome"}`` of each malformed row, counted from 1.
-    """
-
-    rows: list[dict[str, Any]]
-    problems: list[dict[str, Any]]
+    rows: list[dict[str, Any]]  # with the keys FIELDS
+    problems: list[dict[str, Any]]  # {"row", "reason", "outcome"} of each malformed row, counted from 1
 
 
 class Unreadable(NamedTuple):
-    """Takes the place of a line that is not JSON."""
+    """A line that is not JSON."""
 
     reason: str
-
-
-class _NotScorable(Exception):
-    """The reason why a row is left out."""
 
 
 def load_rows(path: str | Path, answers: str | Path | None = None) -> list[Any]:
     """The rows of a file, unchanged; a line that is not JSON becomes an :class:`Unreadable`.
 
-    Args:
-        path: JSON lines or a JSON array, in any format of the table above.
-        answers: For a LLaVA-Med question file: the file with the model's answers, joined on ``question_id``.
+    A LLaVA-Med question file needs the file with the model's ``answers``, which is joined on ``question_id``.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -81,7 +72,7 @@ def load_rows(path: str | Path, answers: str | Path | None = None) -> list[Any]:
         return [row | {"response": responses.get(_question_id(row))} if isinstance(row, dict) else row for row in rows]
     objects = [row for row in rows if isinstance(row, dict)]
     if objects and all("gpt4_answer" in row and "response" not in row for row in objects):
-        raise ValueError(f"{path} holds questions without responses: add the file of the model's answers.")
+        raise ValueError(f"{path} has questions without responses: add the file of the model's answers.")
     return rows
 
 
@@ -91,22 +82,17 @@ def read_predictions(path: str | Path, answers: str | Path | None = None) -> Rea
 
 
 def read_rows(rows: Iterable[Any], *, released: bool = False) -> Reading:
-    """Converts rows of any known format to the shared vocabulary.
+    """Converts rows of any known format to the shared vocabulary; anything but a mapping is left out.
 
-    Args:
-        rows: Dictionaries; anything else, :class:`Unreadable` included, is left out.
-        released: Clean responses as the released code does (see :func:`released_response`).
+    With ``released``, responses are cleaned as in the released code (:func:`released_response`).
     """
     converted, problems = [], []
     for number, raw in enumerate(rows, start=1):
-        try:
-            row, reason = _read_row(raw, released)
-        except _NotScorable as error:
-            problems.append({"row": number, "reason": str(error), "outcome": LEFT_OUT})
-            continue
-        converted.append(row)
+        row, reason = _read_row(raw, released)
+        if row is not None:
+            converted.append(row)
         if reason is not None:
-            problems.append({"row": number, "reason": reason, "outcome": WRONG})
+            problems.append({"row": number, "reason": reason, "outcome": LEFT_OUT if row is None else WRONG})
     return Reading(converted, problems)
 
 
@@ -131,10 +117,7 @@ def released_response(text: str) -> str:
 def join_dataset(predictions: Sequence[Any], dataset: Sequence[Any]) -> list[Any]:
     """Rows of the shared vocabulary: the response from a prediction, the rest from the data set's row at its index.
 
-    Args:
-        predictions: Rows with ``predict`` and ``label``; anything that is not an object stays unchanged.
-        dataset: The ShareGPT rows (``messages``, ``images``) that were predicted; further rows may follow, as with
-            ``max_samples``.
+    The data set may have further rows (``max_samples``). Predictions that are not objects stay unchanged.
 
     Raises:
         ValueError: If there are more predictions than rows, a row is no conversation, or a label is not the beginning
@@ -158,7 +141,7 @@ def _join(number: int, prediction: Mapping[str, Any], row: Any) -> dict[str, Any
             "generated_predictions.jsonl needs a data set; other formats contain image and task."
         )
     messages = row.get("messages") if isinstance(row, Mapping) else None
-    turns = [message for message in messages if isinstance(message, Mapping)] if isinstance(messages, list) else []
+    turns = [turn for turn in messages if isinstance(turn, Mapping)] if isinstance(messages, list) else []
     if len(turns) < 2 or not all(isinstance(message.get("content"), str) for message in turns[-2:]):
         raise ValueError(f"Row {number} of the data set is no conversation: expected `messages` as in Table A1.")
     question, answer = (message["content"] for message in turns[-2:])
@@ -181,30 +164,32 @@ def _join(number: int, prediction: Mapping[str, Any], row: Any) -> dict[str, Any
     }
 
 
-def _read_row(raw: Any, released: bool) -> tuple[dict[str, Any], str | None]:
-    """A row in the shared vocabulary, and the reason if it counts as wrong; raises :class:`_NotScorable`."""
+def _read_row(raw: Any, released: bool) -> tuple[dict[str, Any] | None, str | None]:
+    """A row in the shared vocabulary, or None if it is left out; the reason if it is left out or counts as wrong."""
     if isinstance(raw, Unreadable):
-        raise _NotScorable(raw.reason)
+        return None, raw.reason
     if not isinstance(raw, Mapping):
-        raise _NotScorable(f"not an object but {type(raw).__name__}")
+        return None, f"not an object but {type(raw).__name__}"
     row = _fields(raw)
     if row is None:
-        raise _NotScorable(f"fields of no known format: {', '.join(map(str, list(raw)[:8])) or 'none'}")
+        return None, f"fields of no known format: {', '.join(map(str, list(raw)[:8])) or 'none'}"
 
     annotation, task = row["annotation"], row["task"]
     annotation = annotation[0] if isinstance(annotation, list) and annotation else annotation
     if not isinstance(annotation, str) or not _has_words(annotation):
-        raise _NotScorable(f"no ground truth: {_short(annotation)}")
-    question = row["question"] if isinstance(row["question"], str) else ""
+        return None, f"no ground truth: {_short(annotation)}"
+    image, question, modality = (
+        row[key] if isinstance(row[key], str) else "" for key in ("image", "question", "modality")
+    )
     if task is None and not question.strip():
-        raise _NotScorable("no question and no task")
+        return None, "no question and no task"
     task = task_of(question, annotation) if task is None else task.upper() if isinstance(task, str) else task
     if task not in TASKS:
-        raise _NotScorable(f"unknown task {_short(task)}: expected one of {', '.join(TASKS)}")
+        return None, f"unknown task {_short(task)}: expected one of {', '.join(TASKS)}"
     if task == "VG" and not has_box(annotation):
-        raise _NotScorable("a grounding task whose ground truth has no box")
+        return None, "a grounding task whose ground truth has no box"
     if task in ("ROC", "RC") and not _has_words(strip_boxes(annotation)):
-        raise _NotScorable(f"no ground truth: {task} with a box and no words")
+        return None, f"no ground truth: {task} with a box and no words"
 
     best, response, reason = row["response"], "", None
     if isinstance(best, list):
@@ -214,25 +199,17 @@ def _read_row(raw: Any, released: bool) -> tuple[dict[str, Any], str | None]:
     elif not _has_words(response := (released_response if released else clean_response)(_encodable(best))):
         response, reason = "", f"the response has no letter or digit: {_short(best)}"
 
-    image = row["image"] if isinstance(row["image"], str) else ""
-    named = row["modality"].lower() if isinstance(row["modality"], str) and row["modality"] else modality_of(image)
-    return {
-        "id": row["id"],
-        "image": image,
-        "question": _encodable(question),
-        "annotation": _encodable(annotation),
-        "response": response,
-        "task": task,
-        "modality": named if named in MODALITIES else OTHER,
-        "candidates": row["candidates"] if isinstance(row["candidates"], list) else [],
-    }, reason
+    modality = modality.lower() or modality_of(image)
+    row |= {"image": image, "question": _encodable(question), "annotation": _encodable(annotation), "task": task}
+    row |= {"response": response, "modality": modality if modality in MODALITIES else OTHER}
+    return row | ({} if isinstance(row["candidates"], list) else {"candidates": []}), reason
 
 
 def _fields(raw: Mapping[str, Any]) -> dict[str, Any] | None:
     """The unchecked fields of the shared vocabulary from a row of any known format; None for an unknown format."""
-    row = {key: raw.get(key) for key in ("id", "image", "question", "response", "task", "modality", "candidates")}
+    row = {key: raw.get(key) for key in FIELDS}
     if "annotation" in raw and ("response" in raw or "question" in raw):
-        return {**row, "annotation": raw["annotation"]}
+        return row
     if "predict" in raw and "label" in raw:
         question = _question_of(raw.get("prompt"))
         return {**row, "annotation": raw["label"], "response": raw["predict"], "question": question}
@@ -274,10 +251,8 @@ def _short(value: Any) -> str:
 def _load(path: str | Path) -> list[Any]:
     """The rows of a JSON-lines or JSON-array file."""
     content = Path(path).read_bytes()
-    if content.lstrip()[:1] == b"[":
-        array = _loads(content)
-        if isinstance(array, list):
-            return array
+    if content.lstrip().startswith(b"[") and isinstance(array := _loads(content), list):
+        return array
     return [_loads(line) for line in content.split(b"\n") if line.strip()]
 
 

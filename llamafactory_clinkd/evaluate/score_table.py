@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils.boxes import TASKS, sort_modalities
 from ..utils.progress import bars_of_parts
+from .java import Progress
 from .paper_tables import TASK_METRICS
-from .scoring import Progress
 
 
 if TYPE_CHECKING:
@@ -24,11 +24,9 @@ def format_percent(value: float | None, digits: int = 2, *, missing: str = "-") 
 
 
 def metric_name(metrics: Iterable[Mapping[str, Any] | None], task: str) -> str:
-    """The metric of a task as evaluations named it (``SPICE-approx``), else as the paper does.
+    """The metric of a task or ``Average`` as evaluations named it (``SPICE-approx``), else as the paper does.
 
-    Args:
-        metrics: The ``metrics.json`` of each run, or None; different names are joined with a slash.
-        task: One of the four tasks, or ``Average``.
+    ``metrics`` has the ``metrics.json`` of each run, or None; different names are joined with a slash.
     """
     entries = [((run or {}).get("tasks") or {}).get(task) or {} for run in metrics]
     names = dict.fromkeys(entry["metric"] for entry in entries if entry.get("metric"))
@@ -40,14 +38,20 @@ def metrics_table(metrics: dict[str, Any]) -> "Table":
 
     The last rows are the mean over the modalities, its confidence interval and the number of rows. A score that could
     not be computed is a dash.
-
-    Args:
-        metrics: The result of :func:`.scoring.evaluate_predictions`.
     """
     from rich.table import Table
 
+    captions = []
+    if metrics["average"] is not None:
+        ci = f" ({_interval(metrics['ci'])})" if metrics["ci"] else ""
+        captions.append(f"average of {', '.join(metrics['average_of'])}: {_percent(metrics['average'])}{ci}")
+    if metrics["problems"]:
+        counts = metrics["rows"]
+        malformed = f"{counts['counted_wrong']:,} counted wrong, {counts['left_out']:,} left out"
+        captions.append(f"{counts['read']:,} rows: {malformed}")
+    table = Table(caption="\n".join([*captions, *metrics["notes"]]))
+
     tasks = {task: metrics["tasks"][task] for task in TASKS if task in metrics["tasks"]}
-    table = Table(caption=_caption(metrics))
     table.add_column("modality")
     for name, task in tasks.items():
         table.add_column(f"{name}\n{task['metric']}", justify="right")
@@ -63,25 +67,10 @@ def metrics_table(metrics: dict[str, Any]) -> "Table":
 
 
 def progress_bar(console: "Console | None" = None) -> AbstractContextManager[Progress]:
-    """Shows a bar for each stage; its value is the ``progress`` argument of :func:`.scoring.evaluate_predictions`.
-
-    Args:
-        console: Where to draw; standard error by default, so that standard output stays clean for JSON.
-    """
+    """A bar for each stage, by default on standard error; its value is the ``progress`` of the evaluation."""
     from rich.console import Console
 
     return bars_of_parts(console or Console(stderr=True))
-
-
-def _caption(metrics: dict[str, Any]) -> str:
-    lines = []
-    if metrics["average"] is not None:
-        interval = f" ({_interval(metrics['ci'])})" if metrics["ci"] else ""
-        lines.append(f"average of {', '.join(metrics['average_of'])}: {_percent(metrics['average'])}{interval}")
-    if metrics["problems"]:
-        rows = metrics["rows"]
-        lines.append(f"{rows['read']:,} rows: {rows['counted_wrong']:,} counted wrong, {rows['left_out']:,} left out")
-    return "\n".join([*lines, *metrics["notes"]])
 
 
 def _percent(score: float | None) -> str:

@@ -3,44 +3,34 @@
 
 """The four tasks' metrics per modality, their means, and bootstrap confidence intervals: ``metrics.json``."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ..utils.boxes import MODALITIES, TASKS, sort_modalities
-from .captions import NO_JAVA, caption_scores, caption_statistics
+from .captions import NO_JAVA, PLAIN, caption_scores, caption_statistics
 from .grounding import grounding_statistics, label_statistics, recall
+from .java import Progress
 from .predictions import LEFT_OUT, WRONG, join_dataset, load_rows, read_rows
 from .spice import spice_scores
 
 
 Protocol = Literal["present", "released"]
-Progress = Callable[[str, int, int], None]
-
-
-class _TaskStatistics(NamedTuple):
-    """A task's per-row statistics ``[rows, columns]`` and the scores of any sum of them; ``value`` is the main one."""
-
-    metric: str
-    table: np.ndarray
-    scores: Callable[[np.ndarray], dict[str, np.ndarray | None]]
-    tools: dict[str, str]
-    notes: list[str]
+Scores = Callable[[np.ndarray], dict[str, np.ndarray | None]]
+"""The scores of a sum of per-row statistics; ``value`` is the main one."""
 
 
 def evaluate_file(
     path: str | Path, *, answers: str | Path | None = None, dataset: str | Path | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Evaluates a file of predictions of any known format (:mod:`.predictions`).
+    """:func:`evaluate_predictions` of a file.
 
-    Args:
-        path: The predictions.
-        answers: The file of answers to a LLaVA-Med question file.
-        dataset: The ShareGPT file that LLaMA-Factory's ``generated_predictions.jsonl`` was made on; without it that
-            format has no modalities (:func:`.predictions.join_dataset`).
-        options: Passed to :func:`evaluate_predictions`.
+    ``answers`` is the file of answers to a LLaVA-Med question file. ``dataset`` is the ShareGPT file that
+    LLaMA-Factory's ``generated_predictions.jsonl`` was made on; without it that format has no modalities.
     """
     rows = load_rows(path, answers)
     if dataset is not None:
@@ -91,53 +81,39 @@ def evaluate_predictions(
     converted, problems = read_rows(rows, released=protocol == "released")
     if not converted:
         reasons = "; ".join(f"row {problem['row']}: {problem['reason']}" for problem in problems[:3])
-        raise ValueError(
-            f"None of {len(problems)} rows can be evaluated." + (f" The first problems: {reasons}." if reasons else "")
-        )
+        details = f" The first problems: {reasons}." if reasons else ""
+        raise ValueError(f"None of {len(problems)} rows can be evaluated.{details}")
 
     rng = np.random.default_rng(seed)
-    tasks, draws, notes = {}, {}, []
+    tasks, draws, spice_options = {}, {}, {"spice_jars": spice_jars, "parser": parser}
     for task in TASKS:
         task_rows = [row for row in converted if row["task"] == task]
         if task_rows:
             names = np.array([row["modality"] for row in task_rows])
             groups = {name: np.flatnonzero(names == name) for name in sort_modalities(names.tolist())}
-            statistics = _statistics(task, task_rows, list(groups.values()), spice_jars, parser, progress)
-            tasks[task], draws[task] = _summary(statistics, groups, protocol, confidence, resamples, rng)
-            notes += statistics.notes
+            statistics = _task_statistics(task, task_rows, list(groups.values()), progress, **spice_options)
+            tasks[task], draws[task] = _summary(*statistics, groups, protocol, confidence, resamples, rng)
     averaged = [task for task in tasks if tasks[task]["macro"] is not None]
     average_draws = np.mean([draws[task] for task in averaged], axis=0) if resamples and averaged else None
-    outcomes = [problem["outcome"] for problem in problems]
+    outcomes = Counter(problem["outcome"] for problem in problems)
+    counts = {"read": len(converted) + outcomes[LEFT_OUT], "evaluated": len(converted)}
+    counts |= {"counted_wrong": outcomes[WRONG], "left_out": outcomes[LEFT_OUT]}
     return {
         "tasks": tasks,
         "average": _mean([tasks[task]["macro"] for task in averaged]),
         "ci": None if average_draws is None else interval(average_draws, confidence),
         "average_of": averaged,
-        "protocol": protocol,
-        "confidence": confidence,
-        "resamples": resamples,
-        "seed": seed,
-        "rows": {
-            "read": len(converted) + outcomes.count(LEFT_OUT),
-            "evaluated": len(converted),
-            "counted_wrong": outcomes.count(WRONG),
-            "left_out": outcomes.count(LEFT_OUT),
-        },
+        **{"protocol": protocol, "confidence": confidence, "resamples": resamples, "seed": seed},
+        "rows": counts,
         "problems": problems,
-        "notes": notes,
+        "notes": [NO_JAVA] if tasks.get("MIA", {}).get("tokenizer") == PLAIN else [],
     }
 
 
 def resampled_sums(table: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Sums over rows drawn with replacement (Efron and Tibshirani 1993, chapter 13).
-
-    float64 ``[rows, columns]`` to ``[resamples, columns]``.
-    """
-    count = len(table)
-    sums = np.empty((resamples, table.shape[1]))
-    for i in range(resamples):
-        sums[i] = np.bincount(rng.integers(count, size=count), minlength=count) @ table
-    return sums
+    """Sums ``[resamples, columns]`` over rows drawn with replacement (Efron and Tibshirani 1993, chapter 13)."""
+    draws = (rng.integers(len(table), size=len(table)) for _ in range(resamples))
+    return np.stack([np.bincount(draw, minlength=len(table)) @ table for draw in draws])
 
 
 def interval(values: np.ndarray, confidence: float) -> list[float]:
@@ -146,34 +122,29 @@ def interval(values: np.ndarray, confidence: float) -> list[float]:
     return [float(bound) for bound in np.quantile(values, [tail, 1 - tail])]
 
 
-def _statistics(
-    task: str,
-    rows: list[dict],
-    groups: list[np.ndarray],
-    spice_jars: str | Path | None,
-    parser: str,
-    progress: Progress | None,
-) -> _TaskStatistics:
+def _task_statistics(
+    task: str, rows: list[dict], groups: list[np.ndarray], progress: Progress | None, **spice_options: Any
+) -> tuple[str, dict[str, str], np.ndarray, Scores]:
+    """A task's metric, the tools behind it, its per-row statistics ``[rows, columns]`` and their scores."""
     if task == "VG":
         table = grounding_statistics(rows)
-        return _TaskStatistics(
-            "recall@0.5", table, lambda sums: {"value": recall(sums), "targets": sums[..., 1]}, {}, []
-        )
+        return "recall@0.5", {}, table, lambda sums: {"value": recall(sums), "targets": sums[..., 1]}
+    if task == "MIA":
+        table, tokenizer, has_meteor = caption_statistics(rows, groups, progress)
+        return "mBMR", {"tokenizer": tokenizer}, table, partial(caption_scores, has_meteor=has_meteor)
     if task == "ROC":
-        return _TaskStatistics("recall", label_statistics(rows), lambda sums: {"value": recall(sums)}, {}, [])
-    if task == "RC":
-        values, metric, parsed_by = spice_scores(rows, spice_jars=spice_jars, parser=parser, progress=progress)
-        table = np.stack([values, np.ones(len(rows))], axis=1)
-        return _TaskStatistics(metric, table, lambda sums: {"value": recall(sums)}, {"parser": parsed_by}, [])
-    table, tokenizer, has_meteor = caption_statistics(rows, groups, progress)
-    notes = [] if has_meteor else [NO_JAVA]
-    return _TaskStatistics(
-        "mBMR", table, lambda sums: caption_scores(sums, has_meteor), {"tokenizer": tokenizer}, notes
-    )
+        metric, tools, table = "recall", {}, label_statistics(rows)
+    else:
+        values, metric, parsed_by = spice_scores(rows, progress=progress, **spice_options)
+        tools, table = {"parser": parsed_by}, np.stack([values, np.ones(len(rows))], axis=1)
+    return metric, tools, table, lambda sums: {"value": recall(sums)}
 
 
 def _summary(
-    statistics: _TaskStatistics,
+    metric: str,
+    tools: dict[str, str],
+    statistics: np.ndarray,
+    scores_of: Scores,
     groups: dict[str, np.ndarray],
     protocol: str,
     confidence: float,
@@ -183,37 +154,33 @@ def _summary(
     """A task's entry in the metrics, and its resampled macro scores ``[resamples]``."""
     modalities, draws = {}, {}
     for name, row_ids in groups.items():
-        table = statistics.table[row_ids]
-        scores = {
-            key: None if value is None else float(value) for key, value in statistics.scores(table.sum(axis=0)).items()
-        }
+        table = statistics[row_ids]
+        scores = {key: None if value is None else float(value) for key, value in scores_of(table.sum(axis=0)).items()}
         if resamples and scores["value"] is not None:
-            draws[name] = statistics.scores(resampled_sums(table, resamples, rng))["value"]
+            draws[name] = scores_of(resampled_sums(table, resamples, rng))["value"]
         ci = interval(draws[name], confidence) if name in draws else None
         modalities[name] = {"value": scores.pop("value"), "ci": ci, "n": len(row_ids), **scores}
+        if "targets" in scores:
+            modalities[name]["targets"] = int(scores["targets"])
 
     averaged = [name for name in modalities if protocol == "present" or name in MODALITIES]
     size = len(averaged) if protocol == "present" else len(MODALITIES)
     macro_draws = sum((draws[name] for name in averaged if name in draws), np.zeros(resamples)) / size
-    keys = [key for key in next(iter(modalities.values())) if key not in ("value", "ci", "n", "targets")]
     summary = {
-        "metric": statistics.metric,
+        "metric": metric,
         "macro": _mean([modalities[name]["value"] for name in averaged], size),
         "ci": interval(macro_draws, confidence) if draws else None,
         "n": sum(len(row_ids) for row_ids in groups.values()),
-        **{key: _mean([modalities[name][key] for name in averaged], size) for key in keys},
-        **statistics.tools,
+        **{key: _mean([modalities[name][key] for name in averaged], size) for key in scores if key != "targets"},
+        **tools,
         "modalities": modalities,
     }
-    if "targets" in next(iter(modalities.values())):
-        for modality in modalities.values():
-            modality["targets"] = int(modality["targets"])
+    if "targets" in scores:
         summary["targets"] = sum(modality["targets"] for modality in modalities.values())
     return summary, macro_draws
 
 
 def _mean(values: Sequence[float | None], size: int | None = None) -> float | None:
     """The sum divided by ``size`` (by default the number of values); None if a value is None or nothing is left."""
-    if any(value is None for value in values) or not (size or values):
-        return None
-    return sum(values) / (size or len(values))
+    size = size or len(values)
+    return None if None in values or not size else sum(values) / size

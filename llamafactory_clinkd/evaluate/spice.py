@@ -6,9 +6,8 @@
 SPICE (Anderson et al., ECCV 2016) is the F-score of a caption's scene-graph tuples (objects, attributes and relations)
 against those of its reference; words match if they are equal or synonyms.
 
-``pycocoevalcap`` contains ``spice-1.0.jar``, but not the two jars of Stanford CoreNLP 3.6.0
-(``stanford-corenlp-3.6.0.jar`` and ``stanford-corenlp-3.6.0-models.jar``, from the archive
-``stanford-corenlp-full-2015-12-09``). ``spice_jars`` is their folder.
+``pycocoevalcap`` contains ``spice-1.0.jar``, but not the two :data:`CORENLP_JARS` from Stanford's archive
+``stanford-corenlp-full-2015-12-09``. ``spice_jars`` is their folder.
 
 ``SPICE-approx`` compares the tuples of :mod:`.scene_graph`; words match if they are equal or in one group of
 :data:`SYNONYMS`. It needs neither WordNet nor CoreNLP, and its scores are not the paper's SPICE.
@@ -19,48 +18,36 @@ import math
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..utils.boxes import strip_boxes
-from .java import coco_folder, java_command
+from .java import Progress, coco_folder, java_command
 from .scene_graph import Tuples, parser_name, scene_graphs
 
 
 SPICE, SPICE_APPROX = "SPICE", "SPICE-approx"
 CORENLP_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
-SYNONYMS = [
-    group.split()
-    for group in (
-        "image picture photo photograph scan; large big; small little tiny; locate situate position; "
-        "show display depict reveal demonstrate illustrate; near beside adjacent; inside within; tumor tumour; "
-        "edema oedema; hemorrhage haemorrhage; esophagus oesophagus; gray grey; color colour; center centre; "
-        "x-ray xray radiograph; region area; structure formation; round circular"
-    ).split(";")
-]
+_SYNONYMS = (
+    "image picture photo photograph scan; large big; small little tiny; locate situate position; "
+    "show display depict reveal demonstrate illustrate; near beside adjacent; inside within; tumor tumour; "
+    "edema oedema; hemorrhage haemorrhage; esophagus oesophagus; gray grey; color colour; center centre; "
+    "x-ray xray radiograph; region area; structure formation; round circular"
+).split(";")
+SYNONYMS = [group.split() for group in _SYNONYMS]
 _CANONICAL = {word: words[0] for words in SYNONYMS for word in words}
 
 
 def spice_scores(
-    rows: Sequence[dict],
-    *,
-    spice_jars: str | Path | None = None,
-    parser: str = "auto",
-    progress: Callable[[str, int, int], None] | None = None,
+    rows: list[dict], *, spice_jars: str | Path | None = None, parser: str = "auto", progress: Progress | None = None
 ) -> tuple[np.ndarray, str, str]:
-    """The SPICE or SPICE-approx F-score of each row.
-
-    Args:
-        rows: Rows with ``annotation`` and ``response``; SPICE-approx ignores tags and boxes.
-        spice_jars: Folder of the CoreNLP 3.6.0 jars; None for SPICE-approx.
-        parser: SPICE-approx's parser: ``auto``, ``spacy`` or ``rules``.
-        progress: Called with the stage, the number of captions done and the total.
+    """The F-score of each row: SPICE with ``spice_jars``, else SPICE-approx, which ignores tags and boxes.
 
     Returns:
-        float64 ``[rows]``; the metric's name, ``SPICE`` or ``SPICE-approx``; the name of the parser.
+        float64 ``[rows]``; the metric's name; the name of the parser.
 
     Raises:
         FileNotFoundError: If ``spice_jars`` lacks a jar, or there is no Java to run them.
@@ -86,9 +73,7 @@ def spice_scores(
 
 def tuple_f_score(candidate: Tuples, reference: Tuples) -> float:
     """F-score of two sets of tuples, with synonyms as equal words; 0 if either set is empty."""
-    a, b = (
-        {tuple(_CANONICAL.get(word, word) for word in each) for each in tuples} for tuples in (candidate, reference)
-    )
+    a, b = ({tuple(_CANONICAL.get(word, word) for word in each) for each in side} for side in (candidate, reference))
     return 2 * len(a & b) / (len(a) + len(b)) if a and b else 0.0
 
 

@@ -13,8 +13,7 @@ from ..evaluate import paper_tables as paper
 from ..evaluate.score_table import metric_name
 from ..utils.boxes import TASKS, modality_label
 from ..utils.io import write_text
-from .corrections import round_views, rounds_figure
-from .examples import attention_maps, make_examples, pseudo_label_examples
+from .examples import attention_maps, make_examples, pseudo_label_examples, round_views, rounds_figure
 from .load import RunData, load_runs
 from .provenance import environment, proportions, provenance, recipe_table
 from .scores import METHOD, TITLES, alpha_sweep, baselines, caption_metrics, headline, task_view
@@ -27,25 +26,16 @@ SEED = 0
 
 
 def build_report(run_dirs: list[Path], out_path: Path) -> Path:
-    """Writes one self-contained HTML page about one run, or about several side by side.
+    """Writes one self-contained HTML page about the run of an ``output_dir``, or about several side by side.
 
-    The page names whatever a run does not have. It contains images and text of the data.
-
-    Args:
-        run_dirs: ``output_dir`` of each run.
-        out_path: The page's path; it is written atomically.
-
-    Returns:
-        ``out_path``.
+    The page lists what a run does not have. It contains images and text of the data, and is written atomically.
 
     Raises:
         ValueError: If there is no run.
         FileNotFoundError: If a folder is not a run's ``output_dir``.
         ImportError: If jinja2 or matplotlib is not installed.
     """
-    template = _template()
-    runs = load_runs(run_dirs)
-    write_text(out_path, template.render(_views(runs)))
+    write_text(out_path, _template().render(_views(load_runs(run_dirs))))
     return Path(out_path)
 
 
@@ -53,12 +43,10 @@ def duration(seconds: Any) -> str:
     """Seconds as ``42 s``, ``3 min 05 s`` or ``2 h 07 min``."""
     if not isinstance(seconds, int | float):
         return "not recorded"
-    whole = round(seconds)
-    if whole < 60:
+    minutes, whole = divmod(round(seconds), 60)
+    if not minutes:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{minutes} min {whole:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _template() -> Any:
@@ -67,10 +55,8 @@ def _template() -> Any:
     except ImportError as error:
         raise ImportError("The report needs jinja2: pip install 'llamafactory-clinkd[eval]'") from error
 
-    loader = PackageLoader(__package__)
-    templates = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    templates = Environment(loader=PackageLoader(__package__), **options)
     templates.filters |= {
         "percent": partial(format_percent, missing="–"),
         "points": lambda value: f"{value:+.2f}".replace("-", "−"),

@@ -1,45 +1,42 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Example answers: a question with its image, the boxes over it, and every run's answer."""
+"""Examples in the page: answers, pseudo-labels and attention maps, and the rounds of Reflective Correction."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..evaluate.grounding import grounding_counts, label_found
-from ..utils.boxes import TASKS, Box, iou_matrix, parse_boxes, sort_modalities
-from .excerpts import Picture, Segment, embed, find_image, sample_rows, segments
-from .load import RunData
+from ..utils.boxes import TAGS, TASKS, Box, convert_tags, iou_matrix, parse_boxes, sort_modalities
+from . import figures
+from .excerpts import MAX_SIDE, Picture, Segment, added_words, embed, find_image, sample_rows, segments
+from .load import CorrectionRound, RunData
 
 
 MAX_ATTENTION_MAPS = 12
+CORRECTIONS_OF_STATUS = {"corrected": 3, "rejected": 1, "kept": 1}  # examples of each round, in this order
 
 
-@dataclass(frozen=True)
-class Outline:
-    """A box as an SVG path over the image, in thousandths of its width and height.
+class Outline(NamedTuple):
+    """A box as an SVG path over the image, in thousandths of its width and height."""
 
-    ``kind`` is ``query`` (in the question), ``true`` or ``predicted``, then by the run with index ``run``.
-    """
-
-    kind: str
+    kind: str  # ``query`` (in the question), ``true`` or ``predicted``
     path: str
     title: str
-    run: int = 0
+    run: int = 0  # index of the run that predicted it
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A generated answer with its rank."""
+class Candidate(NamedTuple):
+    """A generated answer."""
 
     rank: int
     segments: list[Segment]
     score: float | None
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One run's answer, its verdict by the task's metric, and the candidates it was selected from."""
 
     run: int
@@ -52,8 +49,7 @@ class Answer:
     error: str | None
 
 
-@dataclass
-class Example:
+class Example(NamedTuple):
     """A question with its image; ``problem`` is the reason why there is no picture."""
 
     modality: str
@@ -61,14 +57,8 @@ class Example:
     truth: list[Segment]
     picture: Picture | None
     problem: str | None
-    outlines: list[Outline] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
-
-    @property
-    def description(self) -> str:
-        """The image's alternative text."""
-        boxes = "; ".join(outline.title for outline in self.outlines)
-        return f"{self.modality} image of this question. {f'Boxes: {boxes}' if boxes else 'No boxes.'}"
+    outlines: list[Outline]
+    answers: list[Answer]
 
 
 def make_examples(runs: Sequence[RunData], task: str, count: int, seed: int) -> list[Example]:
@@ -88,11 +78,11 @@ def make_examples(runs: Sequence[RunData], task: str, count: int, seed: int) -> 
     for row in sorted(chosen, key=lambda row: order.index(row["modality"])):
         example = _example(row, runs[first])
         for index, rows in answers.items():
-            name, label = "Answer", "predicted box"
-            if len(runs) > 1:
-                name, label = runs[index].name, f"predicted by {runs[index].name}"
+            name, label = runs[index].name, f"predicted by {runs[index].name}"
+            if len(runs) == 1:
+                name, label = "Answer", "predicted box"
             answer = rows[_question_key(row)]
-            example.outlines += outlines("predicted", label, parse_boxes(answer["response"]), index)
+            example.outlines.extend(outlines("predicted", label, parse_boxes(answer["response"]), index))
             example.answers.append(_answer(index, name, answer))
         examples.append(example)
     return examples
@@ -101,13 +91,8 @@ def make_examples(runs: Sequence[RunData], task: str, count: int, seed: int) -> 
 def outlines(kind: str, label: str, boxes: Sequence[Box], run: int = 0) -> list[Outline]:
     """Boxes as paths: unlike a ``rect``, a path without width or height stays visible as a line."""
     return [
-        Outline(
-            kind,
-            f"M{box.x1:g} {box.y1:g}H{box.x2:g}V{box.y2:g}H{box.x1:g}Z",
-            f"{label} ({box.x1:g},{box.y1:g}),({box.x2:g},{box.y2:g})",
-            run,
-        )
-        for box in boxes
+        Outline(kind, f"M{x1:g} {y1:g}H{x2:g}V{y2:g}H{x1:g}Z", f"{label} ({x1:g},{y1:g}),({x2:g},{y2:g})", run)
+        for x1, y1, x2, y2 in boxes
     ]
 
 
@@ -128,14 +113,48 @@ def pseudo_label_examples(run: RunData, seed: int) -> dict[str, Any] | None:
 def attention_maps(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     """The first attention maps, embedded; an unreadable file has a ``problem`` instead of a ``picture``."""
     maps = []
-    paths = [(run, path) for run in runs for path in run.attention]
-    for run, path in paths[:MAX_ATTENTION_MAPS]:
-        title = f"{run.name}: {path.stem}" if len(runs) > 1 else path.stem
-        try:
-            maps.append({"title": title, "picture": embed(path, 900), "problem": None})
-        except ValueError as error:
-            maps.append({"title": title, "picture": None, "problem": str(error)})
+    titled = [
+        (f"{run.name}: {path.stem}" if len(runs) > 1 else path.stem, path) for run in runs for path in run.attention
+    ]
+    for title, path in titled[:MAX_ATTENTION_MAPS]:
+        picture, problem = _embed_or_problem(path, 900)
+        maps.append({"title": title, "picture": picture, "problem": problem})
     return maps
+
+
+def round_views(runs: Sequence[RunData], seed: int) -> list[dict[str, Any]]:
+    """The counts of every round of every run; only the first run with rounds has examples, chosen by ``seed``."""
+    first = next((run for run in runs if run.rounds), None)
+    views = []
+    rounds = [(run, correction_round) for run in runs for correction_round in run.rounds]
+    for run, correction_round in rounds:
+        summary = correction_round.summary or {}
+        counted = Counter(row.get("status") for row in correction_round.rows)
+        views.append(
+            {
+                "title": f"Round {correction_round.number}" + (f", {run.name}" if len(runs) > 1 else ""),
+                "counts": {status: summary.get(status, counted[status]) for status in figures.STATUS_COLOURS},
+                "causes": [summary.get(key) or {} for key in ("reasons", "rejections", "usage")],
+                "finished": correction_round.summary is not None,
+                "examples": _correction_examples(correction_round, seed) if run is first else [],
+            }
+        )
+    return views
+
+
+def rounds_figure(rounds: Sequence[dict[str, Any]]) -> str | None:
+    """The counts of all rounds as stacked bars, None without a round."""
+    bars = [(view["title"], view["counts"]) for view in rounds]
+    texts = [f"{title}: " + ", ".join(f"{n} {status}" for status, n in counts.items()) for title, counts in bars]
+    return figures.status_bars(bars, "rounds", f"Rows of each round. {'; '.join(texts)}.") if bars else None
+
+
+def _embed_or_problem(path: Path, max_side: int = MAX_SIDE) -> tuple[Picture | None, str | None]:
+    """The embedded image, or the reason why it cannot be read."""
+    try:
+        return embed(path, max_side), None
+    except ValueError as error:
+        return None, f"{error}."
 
 
 def _question_key(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -144,40 +163,31 @@ def _question_key(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _example(row: dict[str, Any], run: RunData) -> Example:
-    picture, problem = None, None
-    path = find_image(row["image"], run.folder)
-    if path is None:
-        problem = f"The image {row['image']} was not found." if row["image"] else "The row names no image."
+    if path := find_image(row["image"], run.folder):
+        picture, problem = _embed_or_problem(path)
     else:
-        try:
-            picture = embed(path)
-        except ValueError as error:
-            problem = f"{error}."
+        picture = None
+        problem = f"The image {row['image']} was not found." if row["image"] else "The row names no image."
     boxes = outlines("query", "region in the question", parse_boxes(row["question"]))
     boxes += outlines("true", "true box", parse_boxes(row["annotation"]))
-    return Example(
-        row["modality"], segments(row["question"]), segments(row["annotation"]), picture, problem, outlines=boxes
-    )
+    question, truth = segments(row["question"]), segments(row["annotation"])
+    return Example(row["modality"], question, truth, picture, problem, boxes, answers=[])
 
 
 def _answer(index: int, name: str, row: dict[str, Any]) -> Answer:
     candidates = [_candidate(candidate, rank) for rank, candidate in enumerate(row["candidates"], start=1)]
+    candidates.sort(key=lambda candidate: candidate.rank)
     if len(candidates) == 1 and candidates[0].score is None:
         candidates = []
-    candidates.sort(key=lambda candidate: candidate.rank)
-    verdict, right = _verdict(row)
-    return Answer(index, name, segments(row["response"]), verdict, right, candidates, row["scorer"], row["error"])
+    return Answer(index, name, segments(row["response"]), *_verdict(row), candidates, row["scorer"], row["error"])
 
 
 def _candidate(candidate: Any, position: int) -> Candidate:
     """A candidate of any form: ``{"text", "score", "rank"}``, incomplete or malformed, or a text."""
     values = candidate if isinstance(candidate, dict) else {"text": candidate}
     rank, score = values.get("rank"), values.get("score")
-    return Candidate(
-        rank if isinstance(rank, int) else position,
-        segments(values.get("text")),
-        float(score) if isinstance(score, int | float) else None,
-    )
+    rank = rank if isinstance(rank, int) else position
+    return Candidate(rank, segments(values.get("text")), float(score) if isinstance(score, int | float) else None)
 
 
 def _verdict(row: dict[str, Any]) -> tuple[str, bool | None]:
@@ -189,9 +199,42 @@ def _verdict(row: dict[str, Any]) -> tuple[str, bool | None]:
         matched, targets = grounding_counts(row["annotation"], row["response"])
         best = iou_matrix(parse_boxes(row["annotation"]), predicted).max(axis=1)
         values = ", ".join(f"{value:.2f}" for value in best[:4]) + (" …" if len(best) > 4 else "")
-        text = f"IoU {values}" if targets == 1 else f"{matched} of {targets} found, IoU {values}"
-        return text, matched == targets
+        return ("" if targets == 1 else f"{matched} of {targets} found, ") + f"IoU {values}", matched == targets
     if row["task"] == "ROC":
         right = label_found(row["annotation"], row["response"])
         return ("label found" if right else "label not found"), right
     return "", None
+
+
+def _correction_examples(correction_round: CorrectionRound, seed: int) -> list[dict[str, Any]]:
+    """A seeded choice of rows of each status, one from each reason in turn."""
+    rows, seed_text = [], f"{seed} round {correction_round.number}"
+    for status, count in CORRECTIONS_OF_STATUS.items():
+        of_status = [row for row in correction_round.rows if row.get("status") == status]
+        rows += sample_rows(of_status, count, group=lambda row: str(row.get("reason")), seed=seed_text)
+    return [_correction_example(row) for row in rows]
+
+
+def _correction_example(row: dict[str, Any]) -> dict[str, Any]:
+    """The student's answer, and the corrected wording with the words that it adds to the ground truth marked."""
+    truth, corrected, similarity = row.get("annotation"), row.get("corrected"), row.get("similarity")
+    reasons = Counter(reason for candidate in row.get("candidates") or [] for reason in candidate.get("reasons") or [])
+    changes = added_words(_without_tags(truth), _without_tags(corrected)) if isinstance(corrected, str) else None
+    return {
+        "status": str(row.get("status")),
+        "question": segments(row.get("question")),
+        "answer": segments(row.get("response")),
+        "truth": segments(truth),
+        "corrected": changes,
+        "similarity": similarity if isinstance(similarity, int | float) else None,
+        "reason": str(row.get("reason") or ""),
+        "why_rejected": row.get("error") or ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common()),
+    }
+
+
+def _without_tags(text: Any) -> str:
+    """A text without its tags, the coordinates kept; empty if it is no text."""
+    plain = convert_tags(text, "qwen_vl") if isinstance(text, str) else ""
+    for tag in TAGS["qwen_vl"].values():
+        plain = plain.replace(tag, " ")
+    return " ".join(plain.split())

@@ -6,9 +6,10 @@
 import base64
 import io
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +23,11 @@ from ..utils.io import content_hash
 MAX_SIDE = 420
 JPEG_QUALITY = 82
 MAX_CHARACTERS = 1200
-_TAGGED = re.compile(r"<ref>(?P<ref>.*?)</ref>|<box>(?P<box>.*?)</box>", re.DOTALL)
+_IDENTITY = ("id", "image", "question", "annotation")
+_TAGGED = re.compile(r"<ref>(.*?)</ref>|<box>(.*?)</box>", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """An embedded image; ``width`` and ``height`` are those of the embedded copy in pixels."""
 
     uri: str
@@ -35,9 +36,9 @@ class Picture:
 
 
 class Segment(NamedTuple):
-    """A stretch of text; ``kind`` is ``text``, ``ref``, ``box``, ``added`` or ``cut``."""
+    """A stretch of text."""
 
-    kind: str
+    kind: str  # ``text``, ``ref``, ``box``, ``added`` or ``cut``
     text: str
 
 
@@ -48,14 +49,13 @@ def sample_rows(
 
     Neither the choice nor the order of the groups depends on the order of the rows or on how well they were answered.
     """
-    groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        key = content_hash([seed, row.get("id"), row.get("image"), row.get("question"), row.get("annotation")])
-        groups.setdefault(group(row), []).append((key, row))
+        groups[group(row)].append(row)
     ranked = []  # (rank within the group, hash of the group, row)
     for name, members in groups.items():
-        members.sort(key=lambda pair: pair[0])
-        ranked += [(rank, content_hash([seed, name]), row) for rank, (_, row) in enumerate(members)]
+        members.sort(key=lambda row: content_hash([seed, *(row.get(key) for key in _IDENTITY)]))
+        ranked += [(rank, content_hash([seed, name]), row) for rank, row in enumerate(members)]
     ranked.sort(key=lambda entry: entry[:2])
     return [row for _, _, row in ranked[:count]]
 
@@ -80,10 +80,8 @@ def embed(path: Path, max_side: int = MAX_SIDE) -> Picture:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path.name} cannot be read as an image ({type(error).__name__})") from error
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(f"data:image/jpeg;base64,{encoded}", *image.size)
+    image.save(buffer := io.BytesIO(), "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return Picture("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), *image.size)
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:
@@ -106,13 +104,8 @@ def segments(text: Any) -> list[Segment]:
         return [Segment("cut", "no text" if text is None else f"not text: {type(text).__name__}")]
     if not text.strip():
         return [Segment("cut", "empty")]
-    converted = convert_tags(text[:MAX_CHARACTERS], "qwen_vl")
-    result, position = [], 0
-    for match in _TAGGED.finditer(converted):
-        result.append(Segment("text", converted[position : match.start()]))
-        result.append(Segment(match.lastgroup, match[match.lastgroup].strip()))
-        position = match.end()
-    result.append(Segment("text", converted[position:]))
+    pieces = zip(cycle(["text", "ref", "box"]), _TAGGED.split(convert_tags(text[:MAX_CHARACTERS], "qwen_vl")))
+    result = [Segment(kind, piece if kind == "text" else piece.strip()) for kind, piece in pieces if piece is not None]
     if len(text) > MAX_CHARACTERS:
         result.append(Segment("cut", f"{len(text) - MAX_CHARACTERS:,} more characters"))
     return [segment for segment in result if segment.text]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Bar = tuple[float | None, Sequence[float] | None]  # value, None without rows, and (low, high)
 MAX_POINTS = 400
 # Placeholders of the page's CSS variables; none is used for anything else, so that they can be replaced in the SVG.
 INK, MUTED, LINE, SURFACE = "#0c0f01", "#0c0f02", "#0c0f03", "#0c0f04"
@@ -52,16 +53,9 @@ def run_colour(index: int) -> str:
 
 
 def modality_bars(
-    names: Sequence[str],
-    runs: Sequence[Sequence[tuple[float | None, Sequence[float] | None]]],
-    paper: Sequence[float | None],
-    svg_id: str,
-    description: str,
+    names: Sequence[str], runs: Sequence[Sequence[Bar]], paper: Sequence[float | None], svg_id: str, description: str
 ) -> str:
-    """A bar for each modality and run with its interval, and the paper's score as a diamond; in percent.
-
-    ``runs`` has (value, (low, high) or None) for each run and modality; a value is None without rows.
-    """
+    """A bar for each modality of each run with its interval, and the paper's score as a diamond; in percent."""
     thickness = 0.72 / max(len(runs), 1)
     with _drawing(4.2, 0.55 + len(names) * max(0.38, 0.2 * len(runs))) as (figure, axes):
         for index, values in enumerate(runs):
@@ -76,8 +70,7 @@ def modality_bars(
             if value is not None:
                 axes.plot(value, row, marker="D", markersize=5.5, color=PAPER, markeredgecolor=SURFACE, clip_on=False)
         _label_rows(axes, names)
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("percent")
+        axes.set(xlim=(0, 100), xlabel="percent")
         axes.grid(axis="x")
         return _to_svg(figure, svg_id, description)
 
@@ -89,16 +82,14 @@ def training_curve(
     with _drawing(3.5, 2.1) as (figure, axes):
         for index, steps, values in series:
             x, y = bucket_means(steps, values, MAX_POINTS)
-            window = len(y) // 20
+            window, colour = len(y) // 20, run_colour(index)
             smooth = window >= 2
-            colour = run_colour(index)
             if len(y) == 1:
                 axes.plot(x, y, marker="o", color=colour)
             axes.plot(x, y, color=colour, linewidth=0.9 if smooth else 1.7, alpha=0.35 if smooth else 1.0)
             if smooth:
                 axes.plot(x, running_mean(y, window), color=colour, linewidth=1.8)
-        axes.set_title(title)
-        axes.set_xlabel("step")
+        axes.set(title=title, xlabel="step")
         axes.tick_params(labelcolor=MUTED)
         axes.grid(axis="y")
         axes.margins(x=0.02)
@@ -122,8 +113,7 @@ def status_bars(rounds: Sequence[tuple[str, Mapping[str, int]]], svg_id: str, de
                     axes.text(left + count / 2, row, f"{count:,}", **style)
                 left += count
         _label_rows(axes, [label for label, _ in rounds])
-        axes.set_xlim(0, longest)
-        axes.set_xlabel("rows")
+        axes.set(xlim=(0, longest), xlabel="rows")
         return _to_svg(figure, svg_id, description)
 
 
@@ -136,8 +126,7 @@ def proportion_bars(counts: Mapping[str, int], svg_id: str, description: str) ->
         for row, (share, count) in enumerate(zip(shares, counts.values(), strict=True)):
             axes.text(share + max(shares) * 0.02, row, f"{share:.1f}%  ({count:,})", va="center", color=MUTED)
         _label_rows(axes, list(counts))
-        axes.set_xlim(0, max(shares) * 1.6)
-        axes.set_xticks([])
+        axes.set(xlim=(0, max(shares) * 1.6), xticks=[])
         axes.spines["bottom"].set_visible(False)
         return _to_svg(figure, svg_id, description)
 
@@ -156,17 +145,14 @@ def alpha_sweep(
         label_heights = spread([points[-1][1] for points in lines.values()], 0.065 * max(highest, 1))
         for index, (name, points) in enumerate(lines.items()):
             x, y = zip(*points, strict=True)
-            bold = name == "Average"
-            colour = INK if bold else run_colour(index)
-            axes.plot(x, y, marker="o", color=colour, linewidth=2.6 if bold else 1.3, markersize=6 if bold else 4)
-            axes.annotate(
-                name, (x[-1], label_heights[index]), (9, 0), textcoords="offset points", va="center", color=colour,
-                weight="bold" if bold else "normal",
-            )  # fmt: skip
+            colour, width, size, weight = run_colour(index), 1.3, 4, "normal"
+            if name == "Average":
+                colour, width, size, weight = INK, 2.6, 6, "bold"
+            axes.plot(x, y, marker="o", color=colour, linewidth=width, markersize=size)
+            label = {"textcoords": "offset points", "va": "center", "color": colour, "weight": weight}
+            axes.annotate(name, (x[-1], label_heights[index]), (9, 0), **label)
         axes.axvline(0.5, color=PAPER, linewidth=1.0, linestyle=(0, (4, 3)))
-        axes.set_xticks(alphas)
-        axes.set_xlabel("kd_alpha")
-        axes.set_ylabel("percent")
+        axes.set(xticks=alphas, xlabel="kd_alpha", ylabel="percent")
         axes.tick_params(labelcolor=MUTED)
         axes.grid(axis="y")
         axes.margins(x=0.12)
@@ -185,25 +171,19 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
 
 def bucket_means(x: Sequence[float], y: Sequence[float], most: int) -> tuple[np.ndarray, np.ndarray]:
     """At most ``most`` points, the means of consecutive points; float64."""
-    buckets = min(most, len(x))
-    xs, ys = (np.array_split(np.asarray(values, dtype=np.float64), buckets) for values in (x, y))
+    xs, ys = (np.array_split(np.asarray(values, dtype=np.float64), min(most, len(x))) for values in (x, y))
     return np.array([bucket.mean() for bucket in xs]), np.array([bucket.mean() for bucket in ys])
 
 
 def running_mean(values: Sequence[float], window: int) -> np.ndarray:
     """The mean over ``window`` values around each, over fewer at both ends; float64, as long as ``values``."""
-    kernel = np.ones(window)
-    counts = np.convolve(np.ones(len(values)), kernel, mode="same")
-    return np.convolve(np.asarray(values, dtype=np.float64), kernel, mode="same") / counts
+    sums, counts = (np.convolve(each, np.ones(window), mode="same") for each in (values, np.ones(len(values))))
+    return sums / counts
 
 
 @contextmanager
 def _drawing(width: float, height: float) -> Iterator[tuple["Figure", "Axes"]]:
-    """A figure with one pair of axes in the page's style, sizes in inches.
-
-    Raises:
-        ImportError: If matplotlib is not installed; the message names the extra.
-    """
+    """A figure with one pair of axes in the page's style, sizes in inches."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -234,7 +214,5 @@ def _to_svg(figure: "Figure", svg_id: str, description: str) -> str:
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     head, body = svg.split(">", 1)
     width, height = (float(re.search(rf'{key}="([\d.]+)pt"', head)[1]) for key in ("width", "height"))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
-        f'aria-label="{escape(description)}">{body.strip()}'
-    )
+    attributes = f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(description)}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {attributes}>{body.strip()}'

@@ -6,15 +6,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..evaluate import read_rows
 from ..utils.io import read_json, read_jsonl
 from .training_logs import TrainingLog, read_training_logs
 
 
-@dataclass
-class CorrectionRound:
+class CorrectionRound(NamedTuple):
     """The rows of ``round-N.jsonl`` and the counts of ``round-N.summary.json``, None if the round is unfinished."""
 
     number: int
@@ -91,9 +90,8 @@ def _load(folder: Path, name: str) -> RunData:
     if run.metrics is not None and not (isinstance(run.metrics, dict) and isinstance(run.metrics.get("tasks"), dict)):
         run.missing["metrics"] = "clinkd/metrics.json has no `tasks`: there are no scores."
         run.metrics = None
-    run.predictions = _predictions(
-        run.read(home / "predictions.jsonl", read_jsonl, "there are no example answers", [])
-    )
+    rows = run.read(home / "predictions.jsonl", read_jsonl, "there are no example answers", [])
+    run.predictions = _predictions(rows)
     if (path := home / "predictions.scorer.json").is_file():
         record = run.read(path, read_json, "only the short name of the scorer is known")
         identity = record.get("identity") if isinstance(record, dict) else None
@@ -103,9 +101,8 @@ def _load(folder: Path, name: str) -> RunData:
     run.logs = read_training_logs(folder, run.phases, run.missing)
     run.attention = sorted((home / "attention").glob("*.png"))
     if not run.attention:
-        run.missing["attention"] = (
-            "clinkd/attention has no PNG file: no attention maps (`clinkd attention` draws them)."
-        )
+        reason = "clinkd/attention has no PNG file: no attention maps (`clinkd attention` draws them)."
+        run.missing["attention"] = reason
     return run
 
 
@@ -114,15 +111,11 @@ def _phases(run: RunData, path: Path) -> dict[str, dict[str, Any]]:
     state = run.read(path, read_json, "phases, times, recipe, data and weights are unknown")
     phases = state.get("phases") if isinstance(state, dict) else None
     if not isinstance(phases, dict):
-        run.missing.setdefault(
-            "state", "clinkd/state.json has no `phases`: times, recipe, data and weights are unknown."
-        )
+        reason = "clinkd/state.json has no `phases`: times, recipe, data and weights are unknown."
+        run.missing.setdefault("state", reason)
         return {}
-    return {
-        name: {**phase, "inputs": phase.get("inputs") or {}}
-        for name, phase in phases.items()
-        if isinstance(phase, dict)
-    }
+    records = {name: phase for name, phase in phases.items() if isinstance(phase, dict)}
+    return {name: {**phase, "inputs": phase.get("inputs") or {}} for name, phase in records.items()}
 
 
 def _predictions(rows: list[Any]) -> list[dict[str, Any]]:
@@ -133,9 +126,7 @@ def _predictions(rows: list[Any]) -> list[dict[str, Any]]:
 
 
 def _rounds(run: RunData, folder: Path) -> list[CorrectionRound]:
-    paths = {
-        int(path.stem.partition("-")[2]): path for path in folder.glob("round-*.jsonl") if path.stem[6:].isdigit()
-    }
+    paths = {int(path.stem[6:]): path for path in folder.glob("round-*.jsonl") if path.stem[6:].isdigit()}
     if not paths:
         run.missing["corrections"] = "clinkd/corrections has no round: nothing was corrected or the phase did not run."
     return [

@@ -8,11 +8,11 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..utils.boxes import TASKS, modality_label, sort_modalities
+from ..utils.environment import package_versions
 from ..utils.io import read_json
 from . import figures
 from .load import RunData
@@ -55,18 +55,18 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
 
 
 def describe_model(folder: Path) -> str | None:
-    """The model saved in ``folder``, from its configuration and the headers of its weights; None without a model.
+    """The model saved in ``folder``, such as ``qwen2_vl, hidden size 128, 4 layers, 1.9 M parameters``; None without.
 
-    For example ``qwen2_vl, hidden size 128, 4 layers, 1.9 M parameters``.
+    It is described from its configuration and the headers of its weights.
     """
     adapter, config = folder / "adapter_config.json", folder / "config.json"
     size = _count_parameters(folder)
-    counted = "" if size is None else f", {_short_count(size)} parameters"
+    counted = [] if size is None else [f"{_short_count(size)} parameters"]
     if adapter.is_file():
         settings = read_json(adapter)
         base = settings.get("base_model_name_or_path") or "an unnamed base"
-        kind, rank = settings.get("peft_type", "adapter"), settings.get("r", "?")
-        return f"{kind} of rank {rank} on {base}" + (f"{counted} in the adapter" if counted else "")
+        model = f"{settings.get('peft_type', 'adapter')} of rank {settings.get('r', '?')} on {base}"
+        return ", ".join([model, *(f"{count} in the adapter" for count in counted)])
     if not config.is_file():
         return None
     settings = read_json(config)
@@ -74,7 +74,7 @@ def describe_model(folder: Path) -> str | None:
     words = [str(settings.get("model_type", "unknown type"))]
     words += [f"hidden size {text['hidden_size']}"] if "hidden_size" in text else []
     words += [f"{text['num_hidden_layers']} layers"] if "num_hidden_layers" in text else []
-    return ", ".join(words) + counted
+    return ", ".join(words + counted)
 
 
 def describe_fingerprint(model: Any) -> str:
@@ -102,43 +102,29 @@ def recipe_table(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     return sorted(table, key=lambda line: (not line["differs"], line["key"]))
 
 
-def environment() -> list[tuple[str, str]]:
-    """(name, version) of Python, the platform and the main packages on the machine that writes the report."""
-    versions = [("Python", platform.python_version()), ("platform", f"{platform.system()} {platform.machine()}")]
-    for package in PACKAGES:
-        try:
-            versions.append((package, version(package)))
-        except PackageNotFoundError:
-            versions.append((package, "not installed"))
-    return versions
+def environment() -> dict[str, str]:
+    """Python, the platform and the main packages on the machine that writes the report."""
+    versions = package_versions(PACKAGES)
+    return {"Python": versions.pop("python"), "platform": f"{platform.system()} {platform.machine()}", **versions}
 
 
 def proportions(run: RunData) -> list[dict[str, Any]]:
     """Shares of modalities and tasks in the test answers and in the rows that the teacher labelled (Figure A1)."""
     views = []
-    for svg_id, title, rows in (
-        ("test", "Test questions", run.predictions),
-        ("labelled", "Training rows that the teacher labelled", run.pseudo_labels),
-    ):
+    labelled = ("labelled", "Training rows that the teacher labelled", run.pseudo_labels)
+    for svg_id, title, rows in (("test", "Test questions", run.predictions), labelled):
         counts = Counter((str(row.get("modality")), str(row.get("task"))) for row in rows if isinstance(row, dict))
         if not counts:
             continue
         modalities = sort_modalities(modality for modality, _ in counts)
         tasks = [task for task in TASKS if any(task == name for _, name in counts)]
-        by_modality = {modality_label(name): sum(counts[name, task] for task in tasks) for name in modalities}
+        table = [(name, [counts[name, task] for task in tasks]) for name in modalities]
+        by_modality = {modality_label(name): sum(row) for name, row in table}
         by_task = {task: sum(counts[name, task] for name in modalities) for task in tasks}
-        views.append(
-            {
-                "title": title,
-                "total": counts.total(),
-                "modality_figure": figures.proportion_bars(
-                    by_modality, f"{svg_id}-modalities", f"{title} by modality"
-                ),
-                "task_figure": figures.proportion_bars(by_task, f"{svg_id}-tasks", f"{title} by task"),
-                "tasks": tasks,
-                "rows": [(name, [counts[name, task] for task in tasks]) for name in modalities],
-            }
-        )
+        view = {"title": title, "total": counts.total(), "tasks": tasks, "rows": table}
+        view["modality_figure"] = figures.proportion_bars(by_modality, f"{svg_id}-modalities", f"{title} by modality")
+        view["task_figure"] = figures.proportion_bars(by_task, f"{svg_id}-tasks", f"{title} by task")
+        views.append(view)
     return views
 
 
@@ -174,8 +160,7 @@ def _short_count(count: int) -> str:
 
 
 def _recorded_value(run: RunData, key: str) -> str:
-    values = {name: phase["inputs"][key] for name, phase in run.phases.items() if key in phase["inputs"]}
-    texts = {name: _short(value) for name, value in values.items()}
+    texts = {name: _short(phase["inputs"][key]) for name, phase in run.phases.items() if key in phase["inputs"]}
     if len(set(texts.values())) <= 1:
         return next(iter(texts.values()), UNKNOWN)
     return "; ".join(f"{name}: {text}" for name, text in texts.items())

@@ -4,8 +4,8 @@
 """Scores in percent beside the paper's Tables 1 and 3, and over ``kd_alpha`` (Figure 4)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 from ..evaluate import paper_tables as paper
 from ..utils.boxes import MODALITIES, TASKS, modality_label, sort_modalities
@@ -16,20 +16,16 @@ from .provenance import recipe_table
 
 METHOD = "ClinKD"
 TITLES = {
-    "VG": "Visual grounding",
-    "ROC": "Referring object classification",
-    "RC": "Referring captioning",
-    "MIA": "Medical image analysis",
-    "Average": "Average",
-}
+    "VG": "Visual grounding", "ROC": "Referring object classification", "RC": "Referring captioning",
+    "MIA": "Medical image analysis", "Average": "Average",
+}  # fmt: skip
 CAPTION_METRICS = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "meteor": "METEOR",
     "rouge_l": "ROUGE-L", "cider": "CIDEr", "mbmr_bird": "mBMR (BiRD)",
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """A score, its interval and the paper's score in percent, and the number of rows; None where unknown."""
 
     value: float | None
@@ -56,48 +52,36 @@ def task_view(runs: Sequence[RunData], task: str) -> dict[str, Any]:
     """The scores of a task by modality, as a figure and as table rows; modalities are those of any run or Table 3."""
     entries = [_task(run, task).get("modalities", {}) for run in runs]
     clinkd, bird = paper.TABLE_3[task][METHOD], paper.TABLE_3[task]["BiRD"]
-    names = sort_modalities(
-        [*(name for entry in entries for name in entry), *(name for name in MODALITIES if clinkd[name] is not None)]
-    )
+    names = sort_modalities(chain(*entries, (name for name in MODALITIES if clinkd[name] is not None)))
     scores = {name: [_score(entry.get(name, {}), "value", clinkd.get(name)) for entry in entries] for name in names}
-    bars = [
-        [(scores[name][index].value, scores[name][index].interval) for name in names] for index in range(len(runs))
-    ]
-    has_scores = any(value is not None for values in bars for value, _ in values)
-    description = (
-        f"{TITLES[task]} by modality, ours as bars, the paper's {METHOD} as diamonds; the table has the numbers."
-    )
+    figure = None
+    if any(score.value is not None for row in scores.values() for score in row):
+        bars = [[(score.value, score.interval) for score in column] for column in zip(*scores.values(), strict=True)]
+        labels, diamonds = [modality_label(name) for name in names], [clinkd.get(name) for name in names]
+        text = (
+            f"{TITLES[task]} by modality, ours as bars, the paper's {METHOD} as diamonds; the table has the numbers."
+        )
+        figure = figures.modality_bars(labels, bars, diamonds, f"modality-{task.lower()}", text)
     return {
         "task": task,
         "scores": scores,
         "bird": {name: bird.get(name) for name in names},
         "means": [headline(run)[task] for run in runs],
         "bird_mean": bird["average"],
-        "figure": figures.modality_bars(
-            [modality_label(name) for name in names],
-            bars,
-            [clinkd.get(name) for name in names],
-            f"modality-{task.lower()}",
-            description,
-        )
-        if has_scores
-        else None,
+        "figure": figure,
     }
 
 
 def caption_metrics(run: RunData) -> dict[str, Score]:
     """The components of mBMR, and CIDEr, as means over the modalities."""
-    entry = _task(run, "MIA")
-    return {
-        title: _score({key: entry[key]}, key) for key, title in CAPTION_METRICS.items() if entry.get(key) is not None
-    }
+    entry, titles = _task(run, "MIA"), CAPTION_METRICS.items()
+    return {title: _score({key: entry[key]}, key) for key, title in titles if entry.get(key) is not None}
 
 
 def baselines(run: RunData) -> list[tuple[str, str, Score, dict[str, Score]]]:
-    """The ``baselines`` of ``metrics.json``: (name, task, score, score by modality).
+    """The ``baselines`` of ``metrics.json`` with a numeric ``macro``: (name, task, score, score by modality).
 
     A baseline is a task's entry of the metrics, by itself or under ``VG``, or a number; its default ``task`` is VG.
-    One without a numeric ``macro`` is ignored.
     """
     scores = []
     for name, entry in ((run.metrics or {}).get("baselines") or {}).items():
@@ -134,9 +118,6 @@ def _task(run: RunData, task: str) -> dict[str, Any]:
 def _score(entry: Mapping[str, Any], key: str, printed: float | None = None) -> Score:
     """A score of ``metrics.json`` beside the paper's."""
     value, ci = entry.get(key), entry.get("ci")
-    return Score(
-        100 * float(value) if isinstance(value, int | float) else None,
-        (100 * ci[0], 100 * ci[1]) if isinstance(ci, list) and len(ci) == 2 else None,
-        entry.get("n"),
-        printed,
-    )
+    percent = 100 * float(value) if isinstance(value, int | float) else None
+    bounds = (100 * ci[0], 100 * ci[1]) if isinstance(ci, list) and len(ci) == 2 else None
+    return Score(percent, bounds, entry.get("n"), printed)

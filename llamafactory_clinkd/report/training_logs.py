@@ -4,31 +4,24 @@
 """Training logs as series over steps, and their curves."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..utils.io import read_json, read_jsonl
 from .figures import training_curve
 
 
 SERIES = {
-    "loss": "Loss",
-    "ce": "Cross-entropy",
-    "kl": "KL divergence",
-    "teacher_agreement": "Agreement with the teacher",
-    "teacher_entropy": "Entropy of the teacher",
-    "aux_loss": "Expert load-balancing loss",
+    "loss": "Loss", "ce": "Cross-entropy", "kl": "KL divergence", "teacher_agreement": "Agreement with the teacher",
+    "teacher_entropy": "Entropy of the teacher", "aux_loss": "Expert load-balancing loss",
     "learning_rate": "Learning rate",
-}
+}  # fmt: skip
 """Keys of a log entry that are drawn, with their titles."""
-
 UNKNOWN = "training"
 """The phase that logged into ``output_dir`` if no state names it."""
 
 
-@dataclass(frozen=True)
-class TrainingLog:
+class TrainingLog(NamedTuple):
     """The log of one training phase; ``series[key]`` is ``(steps, values)``, sorted by step."""
 
     phase: str
@@ -63,18 +56,14 @@ def curves(logs: Mapping[str, Sequence[TrainingLog]]) -> list[dict[str, Any]]:
     """For each training phase, a panel for each quantity that any run logged; the keys of ``logs`` are run names."""
     views = []
     for phase in dict.fromkeys(log.phase for run_logs in logs.values() for log in run_logs):
-        of_phase = [
-            (index, name, log)
-            for index, (name, run_logs) in enumerate(logs.items())
-            for log in run_logs
-            if log.phase == phase
-        ]
+        runs = enumerate(logs.items())
+        of_phase = [(i, name, log) for i, (name, run_logs) in runs for log in run_logs if log.phase == phase]
         panels = []
         for key, title in SERIES.items():
-            present = [(index, name, *log.series[key]) for index, name, log in of_phase if key in log.series]
+            present = [(i, name, *log.series[key]) for i, name, log in of_phase if key in log.series]
             if present:
                 ends = "; ".join(f"{name} from {y[0]:.4g} to {y[-1]:.4g}" for _, name, _, y in present)
-                series = [(index, x, y) for index, _, x, y in present]
+                series = [(i, x, y) for i, _, x, y in present]
                 panels.append(training_curve(title, series, f"curve-{phase}-{key}", f"{title} in {phase}: {ends}."))
         split = all("ce" in log.series and "kl" in log.series for _, _, log in of_phase)
         sources = [f"{name}: {log.source}" if len(logs) > 1 else log.source for _, name, log in of_phase]

@@ -3,14 +3,13 @@
 
 """Results of finished runs: one small JSON file each, with the scores, the recipe and its hash; no models."""
 
-import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..utils.boxes import TASKS
+from ..utils.environment import package_versions
 from ..utils.io import read_json, write_json
 from .row_recipes import Plan, folder_of
 
@@ -50,23 +49,12 @@ def write_result(
         "seconds": round(sum(phases.values()), 1),
         "phases": {name: round(seconds, 1) for name, seconds in phases.items()},
         "inputs": inputs,
-        "versions": versions(),
+        "versions": package_versions(PACKAGES),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": plan.keys,
     }
     write_json(folder / f"{plan.name}.json", result)
     return result
-
-
-def versions() -> dict[str, str]:
-    """Python's and the packages' versions."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def score(result: dict[str, Any], task: str) -> float | None:
