@@ -1,18 +1,17 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-import os
-import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 
 import pytest
+from small_run import free_port
 
 from llamafactory_clinkd.correct import correct_round, load_similarity, make_corrector
 from llamafactory_clinkd.utils.io import read_jsonl
+from llamafactory_clinkd.utils.llamafactory_cli import cli_command, cli_environment
 from tests.tiny_models import build_tiny_qwen2vl, qwen_tokenizer_available
 
 from .fault_server import make_rows
@@ -28,14 +27,10 @@ pytestmark = [
 def stock_api(tmp_path):
     """`llamafactory-cli api` on loopback with a tiny random model; yields its base URL."""
     model = build_tiny_qwen2vl(tmp_path / "model")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable, "-m", "llamafactory.cli", "api", "--model_name_or_path", str(model), "--template", "qwen2_vl",
-        "--max_new_tokens", "24", "--do_sample", "true",
-    ]  # fmt: skip
-    environment = {**os.environ, "API_HOST": "127.0.0.1", "API_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    port = free_port()
+    options = ["--template", "qwen2_vl", "--max_new_tokens", "24", "--do_sample", "true"]
+    command = cli_command("api", "--model_name_or_path", model, *options)
+    environment = cli_environment(API_HOST="127.0.0.1", API_PORT=str(port), OMP_NUM_THREADS="1")
     log = tmp_path / "api.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)

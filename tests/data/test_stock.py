@@ -18,6 +18,7 @@ from llamafactory_clinkd.data.check import check
 from llamafactory_clinkd.data.convert import Options, convert
 from llamafactory_clinkd.data.row_check import TokenCounter, resized
 from llamafactory_clinkd.utils.boxes import parse_boxes
+from llamafactory_clinkd.utils.llamafactory_cli import cli_command
 
 from .samples import draw, sharegpt, write_source
 
@@ -177,7 +178,7 @@ def test_a_tiny_model_trains_one_epoch_on_vqa_rad(tmp_path):
         logging_steps=20,
         save_strategy="no",
     )
-    run(Path(sys.executable).with_name("llamafactory-cli"), "train", path)
+    run(*cli_command("train", path))
     state = json.loads((out / "trainer_state.json").read_text())
     assert (state["global_step"], state["epoch"]) == (381, 1.0)  # ceil(3042 / 8)
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]

@@ -4,10 +4,7 @@
 """Stock LLaMA-Factory, no key of this project, trains one step on the demo's data and model."""
 
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from miniature import scans
@@ -15,6 +12,7 @@ from miniature.models import ModelSize, build_demo_models
 from miniature.scans import DataSettings, build_data
 
 from llamafactory_clinkd.utils.io import write_text
+from llamafactory_clinkd.utils.llamafactory_cli import cli_command, cli_environment
 
 
 RECIPE = """
@@ -50,8 +48,8 @@ def test_one_step(tmp_path, toy_scans, monkeypatch):
     model = build_demo_models(tmp_path / "models", texts, base=size, teacher=size)["base"]
     recipe = tmp_path / "recipe.yaml"
     write_text(recipe, RECIPE.format(model=model, data=data, output=tmp_path / "out"))
-    command = [str(Path(sys.executable).with_name("llamafactory-cli")), "train", str(recipe)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    environment = cli_environment(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hf"))
+    command = cli_command("train", recipe)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "out" / "train_results.json").read_text())
