@@ -16,16 +16,15 @@ __all__ = ["CheckResult", "check_all", "check_seams", "read_recipe", "results_ta
 def check_all(recipe: str | Path | None = None) -> list[CheckResult]:
     """Checks everything that a recipe may need. Imports LLaMA-Factory, so it takes some seconds.
 
-    Args:
-        recipe: A YAML file. Its scorer, similarity and server are checked instead of the defaults, and a result lists
-            the text that it would send, and where.
+    With a YAML ``recipe``, checks its scorer, similarity and server instead of the defaults, and also reports the text
+    that it would send, and where.
 
     Raises:
         OSError: If the recipe cannot be read.
     """
     keys = read_recipe(recipe) if recipe is not None else {}
-    results = [*check_seams(), *packages(), java(), clip_weights(keys), sentence_model(keys), devices()]
-    results.append(corrector_server(keys))
+    results = [*check_seams(), *packages(), java()]
+    results += [clip_weights(keys), sentence_model(keys), devices(), corrector_server(keys)]
     return results if recipe is None else [*results, sending(keys)]
 
 

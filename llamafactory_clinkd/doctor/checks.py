@@ -12,12 +12,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CheckResult:
-    """``state`` is ``ok``, ``missing`` (something optional) or ``broken``; ``fix`` is empty if all is well."""
+    """The result of one check."""
 
     name: str
-    state: str
+    state: str  # ok, missing (something optional) or broken
     found: str
-    fix: str = ""
+    fix: str = ""  # empty if the state is ok
 
 
 COLOURS = {"ok": "green", "missing": "yellow", "broken": "red"}
@@ -53,7 +53,7 @@ def versions() -> list[CheckResult]:
     from ..attach.versions import UnsupportedVersionError, found_versions, require_supported_versions
 
     others = {"llamafactory-clinkd": __version__, "torch": version("torch"), "peft": version("peft")}
-    installed = {**found_versions(), **others}
+    installed = found_versions() | others
     found = ", ".join(f"{package} {number or 'not installed'}" for package, number in installed.items())
     try:
         require_supported_versions()
@@ -116,12 +116,11 @@ def attached_seams() -> list[CheckResult]:
             importlib.import_module(module)
         except ImportError as error:
             problems[module] = f"cannot be imported: {error}"
-    return [
-        CheckResult(f"seam {module}", "ok", state)
-        if state == "patched"
-        else CheckResult(f"seam {module}", "broken", state, SEAM_FIX)
-        for module, state in {**status()["seams"], **problems}.items()
-    ]
+    results = []
+    for module, state in {**status()["seams"], **problems}.items():
+        ok = state == "patched"
+        results.append(CheckResult(f"seam {module}", "ok" if ok else "broken", state, "" if ok else SEAM_FIX))
+    return results
 
 
 def seam_names() -> list[CheckResult]:

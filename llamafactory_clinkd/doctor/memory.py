@@ -10,21 +10,17 @@ from .model_shape import ModelShape
 from .recipe_spec import PSEUDO_LABEL_BEAMS, RecipeSpec
 
 
+# CUDA's context, workspaces of cuBLAS and NCCL, and the allocator's fragmentation; assumed, not measured
 RUNTIME_BYTES = 2**30
-"""CUDA's context, workspaces of cuBLAS and NCCL, and the allocator's fragmentation; assumed, not measured."""
-SCORE_COPIES = 5
-"""Arrays ``[rows, V]`` of fp32 that beam search holds at once: logits, log-probabilities, sums, sorted, best."""
+SCORE_COPIES = 5  # fp32 arrays [rows, V] that beam search holds: logits, log-probabilities, sums, sorted, best
 COMPONENTS = ("weights", "gradients", "optimiser", "teacher", "activations", "loss", "generation", "runtime")
 
 
 def memory_by_phase(spec: RecipeSpec) -> dict[str, dict[str, int]]:
-    """Phase -> component (:data:`COMPONENTS`) -> bytes at the phase's peak, with the sum under ``peak``.
-
-    Phase evaluate needs no GPU and is left out.
-    """
+    """Phase -> component (:data:`COMPONENTS`) -> bytes at the phase's peak, with the sum under ``peak``."""
     memory = {}
     for phase in spec.keys["clinkd_phases"]:
-        if phase != "evaluate":
+        if phase != "evaluate":  # evaluate needs no GPU
             breakdown = dict.fromkeys(COMPONENTS, 0) | _phase_memory(spec, phase)
             breakdown["runtime"] = 0 if spec.on_cpu else RUNTIME_BYTES
             memory[phase] = {**breakdown, "peak": sum(breakdown.values())}
@@ -65,12 +61,9 @@ def _correction_memory(spec: RecipeSpec) -> dict[str, int]:
     training = _training_memory(spec, with_teacher=False)
     if spec.keys["correction_rounds"] < 2 or spec.keys["correction_outputs"] == "forward":
         return training
-    generating = {
-        "weights": training["weights"],
-        "optimiser": training["optimiser"],
-        "generation": generation_bytes(spec, spec.student, max(1, spec.num_beams)),
-    }
-    return _larger(training, generating)
+    generation = generation_bytes(spec, spec.student, max(1, spec.num_beams))
+    held = {name: training[name] for name in ("weights", "optimiser")}
+    return _larger(training, held | {"generation": generation})
 
 
 def _larger(*breakdowns: dict[str, int]) -> dict[str, int]:
@@ -109,12 +102,9 @@ def model_bytes(shape: ModelShape, spec: RecipeSpec, bits: int | None) -> int:
 
 
 def offloaded_bytes(shape: ModelShape, spec: RecipeSpec) -> int:
-    """What ``kd_teacher_offload`` leaves on the GPU at once: the embeddings, one layer, or the head for the loss.
-
-    On the CPU nothing moves: the whole model is in memory.
-    """
+    """What ``kd_teacher_offload`` leaves on the GPU at once: the embeddings, one layer, or the head for the loss."""
     largest = max(shape.embedding_parameters, shape.layer_parameters)
-    return spec.dtype_bytes * (shape.parameters if spec.on_cpu else largest)
+    return spec.dtype_bytes * (shape.parameters if spec.on_cpu else largest)  # on the CPU nothing moves
 
 
 def sharded(total: int, spec: RecipeSpec) -> int:
@@ -201,14 +191,10 @@ def step_bytes(spec: RecipeSpec) -> int:
 
 
 def generation_bytes(spec: RecipeSpec, shape: ModelShape, beams: int, *, all_logits: bool = False) -> int:
-    """The peak of one ``generate`` call beside the weights. The vision tower runs once per image, whatever the beams.
+    """The peak of one ``generate`` call beside the weights, with ``beams`` beams or samples per question.
 
-    Args:
-        spec: The recipe, with its batch of questions, the longest prompt, the image and the new tokens.
-        shape: The model that generates.
-        beams: Beams, or sampled answers, per question.
-        all_logits: Whether the prompt's forward pass projects every position to the vocabulary and upcasts the
-            result, as transformers did before 4.45.
+    The vision tower runs once per image, whatever the beams. With ``all_logits`` the prompt's forward pass projects
+    every position to the vocabulary and upcasts the result, as transformers did before 4.45.
     """
     rows, e = spec.per_device_eval_batch_size, spec.dtype_bytes
     sequences, prompt = rows * beams, max(1, spec.row_tokens - spec.answer_tokens)

@@ -15,15 +15,7 @@ from ..utils.io import read_json
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a Qwen2-VL model; every attribute that ends in ``parameters`` is a count.
-
-    Attributes:
-        layer_parameters: One decoder layer.
-        merger_parameters: The multi-modal projector.
-        vision_parameters: The vision tower without the projector.
-        linear_parameters: Weights of the linear layers without the head: what 4-bit and 8-bit quantisation shrinks.
-        layer_linears: ``(out_features, in_features)`` of each linear layer of one decoder layer.
-    """
+    """Sizes of a Qwen2-VL model; every attribute that ends in ``parameters`` is a count."""
 
     hidden: int
     intermediate: int
@@ -35,11 +27,11 @@ class ModelShape:
     patch: int
     merge: int
     parameters: int
-    layer_parameters: int
-    merger_parameters: int
-    vision_parameters: int
-    linear_parameters: int
-    layer_linears: tuple[tuple[int, int], ...]
+    layer_parameters: int  # one decoder layer
+    merger_parameters: int  # the multi-modal projector
+    vision_parameters: int  # the vision tower without the projector
+    linear_parameters: int  # weights of the linear layers without the head, which 4-bit and 8-bit quantisation shrinks
+    layer_linears: tuple[tuple[int, int], ...]  # (out_features, in_features) of the linear layers of a decoder layer
 
     @property
     def embedding_parameters(self) -> int:
@@ -140,14 +132,11 @@ SIZES = {
 
 
 def known_config(name: str) -> dict[str, Any] | None:
-    """The configuration of a published checkpoint such as ``Qwen/Qwen2-VL-7B-Instruct``; None if it is unknown.
-
-    Values that equal transformers' defaults are left out.
-    """
+    """The configuration of a published checkpoint such as ``Qwen/Qwen2-VL-7B-Instruct``; None if it is unknown."""
     model = name.rstrip("/").rsplit("/", 1)[-1].lower()
     for size, figures in SIZES.items():
         if f"{model}-".startswith(f"qwen2-vl-{size.lower()}-"):
-            return {
+            return {  # without the values that equal transformers' defaults
                 "model_type": "qwen2_vl",
                 **dict(zip(_SIZE_KEYS, figures, strict=True)),
                 "rms_norm_eps": 1e-06,

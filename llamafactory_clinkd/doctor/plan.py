@@ -15,13 +15,7 @@ from .recipe_spec import RecipeSpec, read_spec
 
 
 def make_plan(keys: Mapping[str, Any], *, gpus: int, gib: float, **options: Any) -> dict[str, Any]:
-    """The plan of a recipe.
-
-    Args:
-        keys: The recipe's keys.
-        gpus: Number of GPUs.
-        gib: Memory of each GPU, GiB.
-        **options: See :func:`.recipe_spec.read_spec`.
+    """The plan of a recipe on ``gpus`` GPUs of ``gib`` GiB each; ``options`` are those of :func:`.read_spec`.
 
     Returns:
         JSON-able: ``gpus``, ``gib``, ``fits``, ``memory`` (phase -> component -> bytes, with ``peak``), ``counts``,
@@ -31,8 +25,7 @@ def make_plan(keys: Mapping[str, Any], *, gpus: int, gib: float, **options: Any)
         ValueError: If the recipe cannot be planned; the message names the fix.
     """
     spec = read_spec(keys, gpus=gpus, **options)
-    memory = memory_by_phase(spec)
-    available = int(gib * 2**30)
+    memory, available = memory_by_phase(spec), int(gib * 2**30)
     assumptions = [
         f"every row has {spec.row_tokens} tokens, an image {spec.image_tokens} of them, an answer "
         f"{spec.answer_tokens} on average and at most {spec.max_new_tokens}",
@@ -55,12 +48,11 @@ def make_plan(keys: Mapping[str, Any], *, gpus: int, gib: float, **options: Any)
 
 
 def count_work(spec: RecipeSpec) -> dict[str, Any]:
-    """Counts of the whole recipe.
+    """Counts of the whole recipe, with corrections as if every answer were wrong.
 
     Returns:
         ``steps`` (phase -> optimiser steps), ``generations`` (phase -> answers), ``api_calls_at_most``,
-        ``cache_bytes``, ``checkpoint_bytes`` (of one checkpoint). Corrections are counted as if every answer were
-        wrong: their number is not known in advance.
+        ``cache_bytes``, ``checkpoint_bytes`` (of one checkpoint).
     """
     keys, phases = spec.keys, spec.keys["clinkd_phases"]
     labelled = min(keys["pseudo_label_samples"], spec.train_rows)
@@ -110,13 +102,7 @@ def _checkpoint_bytes(spec: RecipeSpec) -> int:
 
 
 def advice(spec: RecipeSpec, memory: dict[str, dict[str, int]], available: int) -> list[str]:
-    """Lines ``phase: change (about X GiB less)``, the most effective first, for each phase that needs too much memory.
-
-    Args:
-        spec: The recipe.
-        memory: From :func:`.memory.memory_by_phase`.
-        available: Bytes of one GPU.
-    """
+    """Lines ``phase: change (about X GiB less)``, best first, for each phase that needs over ``available`` bytes."""
     lines = []
     for phase, breakdown in memory.items():
         if breakdown["peak"] > available:
@@ -143,8 +129,8 @@ def _changes(spec: RecipeSpec, phase: str, breakdown: dict[str, int]) -> list[tu
     if zero3 and trains:
         changes.append((states // 2, f"{2 * spec.gpus} GPUs instead of {spec.gpus}"))
     if trains and spec.finetuning_type == "full":
-        text = "`finetuning_type: lora` trains adapters only"
-        changes.append((int(0.95 * (breakdown["gradients"] + optimiser)), text))
+        saved = int(0.95 * (breakdown["gradients"] + optimiser))
+        changes.append((saved, "`finetuning_type: lora` trains adapters only"))
     if teacher and teacher_bits is None and not zero3:
         changes.append((int(0.7 * teacher), "`ref_model_quantization_bit: 4` for the teacher"))
     if distils and teacher and not (teacher_bits or spec.zero_stage or spec.on_cpu):

@@ -14,37 +14,29 @@ from ..utils.value_checks import split_list
 from .model_shape import ModelShape, load_shape
 
 
-MED_GRIT_ROWS = (240_000, 30_000)
-"""Training and test rows of Med-GRIT-270k (section 4.1 of the paper), used if the recipe's data is not local."""
+MED_GRIT_ROWS = (240_000, 30_000)  # training and test rows (section 4.1 of the paper), for data that is not local
 PSEUDO_LABEL_BEAMS = 3  # of phases.pseudo_label, whose import would load LLaMA-Factory
 
 
 @dataclass(frozen=True)
 class RecipeSpec:
-    """The figures of a recipe. Every field with a default is a key of LLaMA-Factory with LLaMA-Factory's default.
-
-    Attributes:
-        keys: The ClinKD keys, defaults included.
-        zero_stage: DeepSpeed's; 0 without DeepSpeed.
-        teacher_shares_weights: Whether the teacher is an adapter over the base that the student's adapter trains on.
-        rows_are_assumed: Whether a number of rows is the paper's.
-    """
+    """The figures of a recipe. Every field with a default is a key of LLaMA-Factory with LLaMA-Factory's default."""
 
     student: ModelShape
     teacher: ModelShape | None
-    keys: Mapping[str, Any]
+    keys: Mapping[str, Any]  # ClinKD's, defaults included
     gpus: int
     on_cpu: bool
-    zero_stage: int
+    zero_stage: int  # 0 without DeepSpeed
     offload_optimizer: bool
     offload_weights: bool
-    teacher_shares_weights: bool
+    teacher_shares_weights: bool  # teacher and student are adapters on one base
     row_tokens: int
     image_tokens: int
     answer_tokens: int
     train_rows: int
     eval_rows: int
-    rows_are_assumed: bool
+    rows_are_assumed: bool  # a number of rows is the paper's
     bf16: bool = False
     fp16: bool = False
     pure_bf16: bool = False
@@ -106,15 +98,11 @@ def read_spec(
     row_tokens: int | None = None,
     answer_tokens: int = 64,
 ) -> RecipeSpec:
-    """Reads a recipe.
+    """Reads the keys of a YAML recipe, for a run with one process per GPU, or one ``on_cpu`` as in tests.
 
-    Args:
-        keys: The keys of the YAML file.
-        gpus: Number of GPUs, one process each.
-        on_cpu: Whether the run uses the CPU instead, as tests do.
-        rows: Training and evaluation rows; None counts the recipe's data files, or takes the paper's numbers.
-        row_tokens: Tokens of the longest row, image included; None is ``cutoff_len``, where LLaMA-Factory truncates.
-        answer_tokens: Mean tokens of an answer.
+    ``rows`` are training and evaluation rows; None counts the recipe's data files, or takes the paper's numbers.
+    ``row_tokens`` is the length of the longest row, image included, by default ``cutoff_len``, where LLaMA-Factory
+    truncates; ``answer_tokens`` is the mean length of an answer.
 
     Raises:
         ValueError: If the recipe does not use ClinKD, has a ClinKD key that a run would refuse, or names a model or a
@@ -157,9 +145,8 @@ def read_spec(
 
 def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's ClinKD keys, checked as a run checks them."""
-    arguments = ClinkdArguments(
-        **{item.name: keys[item.name] for item in fields(ClinkdArguments) if item.name in keys}
-    )
+    clinkd_keys = {item.name: keys[item.name] for item in fields(ClinkdArguments) if item.name in keys}
+    arguments = ClinkdArguments(**clinkd_keys)
     for name in ("ref_model", "ref_model_adapters", "ref_model_quantization_bit", "use_badam"):
         setattr(arguments, name, keys.get(name))
     arguments.check_clinkd()
@@ -170,9 +157,7 @@ def _zero_settings(config: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """ZeRO's stage, and whether optimiser and weights are offloaded; from a DeepSpeed file or its content."""
     if config and not isinstance(config, Mapping):
         if not Path(config).is_file():
-            raise ValueError(
-                f"`deepspeed: {config}` is not a file. Run in the folder that the recipe's paths start in."
-            )
+            raise ValueError(f"`deepspeed: {config}` is not a file. Run in the folder that its path is relative to.")
         config = read_json(config)
     zero = (config or {}).get("zero_optimization", {})
     return {

@@ -105,16 +105,8 @@ def _wire(components: dict[str, Any], engine: Any, elements: dict[str, Any]) -> 
         updates = _describe(language, dict(zip(DRIVERS, values, strict=True)))
         return {components[name]: type(components[name])(**update) for name, update in updates.items()}
 
-    gr.on(
-        [lang.change, *(driver.change for driver in drivers)],
-        describe,
-        [lang, *drivers],
-        list(components.values()),
-        queue=False,
-        show_progress="hidden",
-    )
-    components["teacher_name"].input(
-        get_model_path, [components["teacher_name"]], [components["ref_model"]], queue=False
-    )
-    test_data = components["eval_dataset"]
+    changes = [lang.change, *(driver.change for driver in drivers)]
+    gr.on(changes, describe, [lang, *drivers], list(components.values()), queue=False, show_progress="hidden")
+    teacher, test_data = components["teacher_name"], components["eval_dataset"]
+    teacher.input(get_model_path, [teacher], [components["ref_model"]], queue=False)
     test_data.focus(list_datasets, [elements["dataset_dir"], elements["training_stage"]], [test_data], queue=False)

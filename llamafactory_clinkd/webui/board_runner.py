@@ -13,8 +13,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from ..rope.saved_positions import RECIPE_KEYS as POSITION_KEYS
-from ..rope.saved_positions import saved_settings
+from ..rope import saved_positions
 from ..utils.value_checks import split_list
 from .elements import ELEMENTS, RECIPE_KEYS, TAB
 from .locales import texts
@@ -53,17 +52,16 @@ def _checkpoint_positions(args: dict[str, Any]) -> dict[str, Any]:
     """Element values for a model's own positions: those saved beside it, else its architecture's."""
     adapters = split_list(args.get("adapter_name_or_path") or [])
     model_args = SimpleNamespace(model_name_or_path=args["model_name_or_path"], adapter_name_or_path=adapters)
-    saved = saved_settings(model_args) or {"variant": "mrope", "image_square": False}
-    values = {key: saved.get(setting) for setting, key in POSITION_KEYS.items()}
+    saved = saved_positions.saved_settings(model_args) or {"variant": "mrope", "image_square": False}
+    values = {key: saved.get(setting) for setting, key in saved_positions.RECIPE_KEYS.items()}
     return {key: ELEMENTS[key].default if value is None else from_key(key, value) for key, value in values.items()}
 
 
 def initialize(stock: Callable[..., str], self: Any, data: dict[Any, Any], do_train: bool, from_preview: bool) -> str:
     """Wraps ``Runner._initialize``: also validates the recipe before a preview, a save or a start."""
-    error = stock(self, data, do_train, from_preview)
-    if error or not _has_accordion(self.manager):
-        return error
-
+    message = stock(self, data, do_train, from_preview)
+    if message or not _has_accordion(self.manager):
+        return message
     lang = data[self.manager.get_elem_by_id("top.lang")]
     extra_args = json.loads(data[self.manager.get_elem_by_id(EXTRA_ARGS)]) if do_train else {}
     if not isinstance(extra_args, dict):
@@ -71,11 +69,11 @@ def initialize(stock: Callable[..., str], self: Any, data: dict[Any, Any], do_tr
 
         return ALERTS["err_json_schema"][lang]
     if not _element_values(self.manager, data)["use_clinkd"] and CLINKD_KEYS.isdisjoint(extra_args):
-        return error
+        return message
     try:
         args = self._parse_train_args(data) if do_train else self._parse_eval_args(data)
-    except ValueError as bad_number:
-        return str(bad_number)
+    except ValueError as error:
+        return str(error)
     problem = recipe_problem(args)
     return "" if problem is None else localise_problem(problem, lang)
 
@@ -94,7 +92,6 @@ def load_args(stock: Callable[..., dict[Any, Any]], self: Any, lang: str, *args:
     extra_args = self.manager.get_elem_by_id(EXTRA_ARGS)
     if extra_args not in output or not _has_accordion(self.manager):
         return output
-
     try:
         remaining, values = split_extra_args(output[extra_args])
         check_keys(recipe_keys(values))

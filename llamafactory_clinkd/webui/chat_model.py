@@ -33,23 +33,10 @@ def generate_candidates(
     temperature: float,
     skip_special_tokens: bool,
 ) -> list[dict[str, Any]]:
-    """Candidates for the last message; one user generates at a time.
+    """Candidate answers ``[{"text", "logprob"}]`` to the last message; one user generates at a time.
 
-    Args:
-        chatter: LLaMA Board's ``WebChatModel`` with a loaded Hugging Face engine.
-        messages: The conversation, not changed; the last message is the question.
-        system: System prompt.
-        tools: Tools as JSON.
-        image: The uploaded image.
-        count: Number of candidates.
-        mode: ``beam`` (the best beams) or ``sample`` (seeded).
-        max_new_tokens: Of each candidate.
-        top_p: Of sampling.
-        temperature: Of sampling.
-        skip_special_tokens: Leave special tokens, including tags, out of the texts.
-
-    Returns:
-        ``[{"text", "logprob"}]`` in the order of generation.
+    ``chatter`` is LLaMA Board's ``WebChatModel`` with a loaded Hugging Face engine. ``mode`` is ``beam`` (the best
+    beams) or ``sample`` (seeded). ``skip_special_tokens`` also removes the tags of boxes.
 
     Raises:
         ValueError: If the loaded model cannot generate.
@@ -100,8 +87,7 @@ def _generate(
 def with_positions_note(stock: Callable[..., Iterator[str]]) -> Callable[..., Iterator[str]]:
     """``WebChatModel.load_model`` whose last message also names the positions from ``clinkd_config.json``.
 
-    If the model cannot be loaded (see ``refuse_foreign_engine``), the message is the reason; LLaMA Board's own message
-    is only "Error".
+    If loading fails (see ``refuse_foreign_engine``), the message is the reason rather than LLaMA Board's "Error".
     """
 
     @functools.wraps(stock)
@@ -126,15 +112,13 @@ def with_positions_note(stock: Callable[..., Iterator[str]]) -> Callable[..., It
 
 def positions_note(engine: Any, lang: str | None) -> str | None:
     """The rotary positions and images that a loaded chat engine uses; ``None`` for a model without saved ones."""
-    if getattr(engine, "model", None) is None:
-        return None
+    model = getattr(engine, "model", None)
     try:
-        settings = rope_settings(engine.model)
+        settings = None if model is None else rope_settings(model)
     except TypeError:  # another architecture
         return None
     if settings is None:
         return None
     words = texts(lang)["chat"]
-    is_square = hasattr(engine.template.mm_plugin, "clinkd_limits")
-    images = words["square_images" if is_square else "images_as_they_are"]
-    return words["positions"].format(variant=settings["variant"], images=images)
+    images = "square_images" if hasattr(engine.template.mm_plugin, "clinkd_limits") else "images_as_they_are"
+    return words["positions"].format(variant=settings["variant"], images=words[images])

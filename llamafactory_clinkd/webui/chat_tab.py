@@ -21,10 +21,8 @@ from .recipe_keys import check_keys, localise_problem, to_key
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = ("sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer")
-"""Elements of the Train tab that the Chat tab has, too."""
-SETTINGS = ("max_new_tokens", "top_p", "temperature", "skip_special_tokens")
-"""LLaMA Board's own elements that also control the generation of candidates."""
+OPTIONS = ("sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer")  # also elements of the Train tab
+SETTINGS = ("max_new_tokens", "top_p", "temperature", "skip_special_tokens")  # LLaMA Board's elements
 cached_scorer = functools.lru_cache(maxsize=1)(load_scorer)
 
 
@@ -41,10 +39,7 @@ def create_chat_box(stock: Callable[..., Any], engine: Any, visible: bool = Fals
 
 
 class _ChatAccordion:
-    """The components of the accordion and their events.
-
-    ``self.content`` is the state behind picture and table, for a change of language: ``{"row", "boxes"}``.
-    """
+    """The components of the accordion and their events."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
@@ -61,7 +56,7 @@ class _ChatAccordion:
                 visible=False, interactive=False, wrap=True, datatype="str", column_widths=["8%", "10%", "15%", "67%"]
             )
             self.picture = gr.Image(visible=False, interactive=False, type="pil", format="png", height=480)
-            self.content = gr.State(None)
+            self.content = gr.State(None)  # {"row", "boxes"} in picture and table, for a change of language
 
     def wire(self, chatbot: Any, messages: Any, elements: dict[str, Any]) -> None:
         """Connects the events to LLaMA Board's chat box."""
@@ -83,14 +78,8 @@ class _ChatAccordion:
             updates = translate(*values)
             return [type(component)(**update) for component, update in zip(components, updates, strict=True)]
 
-        gr.on(
-            [lang.change, scorer.change],
-            update_language,
-            [lang, scorer, self.content],
-            components,
-            queue=False,
-            show_progress="hidden",
-        )
+        inputs = [lang, scorer, self.content]
+        gr.on([lang.change, scorer.change], update_language, inputs, components, queue=False, show_progress="hidden")
 
     def answer(
         self, history, conversation, lang, role, query, image, system, tools, escape, *values
@@ -108,10 +97,8 @@ class _ChatAccordion:
         new_history, new_conversation, empty_query = chatter.append(history, conversation, role, query, escape)
         yield new_history, conversation, empty_query, gr.skip(), gr.skip(), gr.skip()
         try:
-            count, mode = options["sasg_candidates"], options["sasg_mode"]
-            candidates = generate_candidates(
-                chatter, new_conversation, system, tools, image, count=count, mode=mode, **settings
-            )
+            settings |= {"count": options["sasg_candidates"], "mode": options["sasg_mode"]}
+            candidates = generate_candidates(chatter, new_conversation, system, tools, image, **settings)
             row = {"image": None if image is None else "uploaded", "candidates": candidates}
             row = select_row(row, scorer, image, region=options["sasg_region"])
         except Exception as error:  # of any model or scorer: the page gets its question back, and the reason
@@ -120,8 +107,8 @@ class _ChatAccordion:
             yield history, conversation, query, gr.skip(), gr.skip(), gr.skip()
             return
         text = row["response"]
-        shown_text = text.replace("<", "&lt;").replace(">", "&gt;") if escape else text
-        new_history = [*new_history, {"role": "assistant", "content": shown_text}]
+        html = text.replace("<", "&lt;").replace(">", "&gt;") if escape else text
+        new_history = [*new_history, {"role": "assistant", "content": html}]
         new_conversation = [*new_conversation, {"role": "assistant", "content": text}]
         yield new_history, new_conversation, empty_query, *_show(row, text, image, lang)
 
@@ -140,11 +127,7 @@ class _ChatAccordion:
 
 
 def check_question(
-    chatter: Any,
-    values: dict[str, Any],
-    query: str,
-    image: Image.Image | None,
-    lang: str | None,
+    chatter: Any, values: dict[str, Any], query: str, image: Image.Image | None, lang: str | None
 ) -> tuple[dict[str, Any], Any]:
     """The options as recipe keys, and the loaded scorer.
 
@@ -217,19 +200,15 @@ def translate(lang: str | None, scorer: str, content: dict[str, Any] | None) -> 
     return updates
 
 
-MIN_SIDE = 768
-"""Pixels of a picture's longer side at least, so that lines stay thin on small scans."""
-COLOURS = ("#ffd400", "#00d9ff", "#ff5fd2", "#7dff5f", "#ff8a3d", "#b79bff")
-"""Of the boxes in turn; none is a grey, as scans are."""
+MIN_SIDE = 768  # pixels: the least length of a picture's longer side, so that lines stay thin on small scans
+COLOURS = ("#ffd400", "#00d9ff", "#ff5fd2", "#7dff5f", "#ff8a3d", "#b79bff")  # no grey: scans are grey
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]]) -> Image.Image:
-    """A copy of ``image`` with the outline of each box, numbered from 1 if there are several.
+    """An RGB copy of ``image``, enlarged to :data:`MIN_SIDE` if smaller, with each box's outline, numbered if several.
 
-    Args:
-        image: Any mode. The copy is RGB, enlarged to :data:`MIN_SIDE` if it is smaller.
-        boxes: ``x1, y1, x2, y2`` in thousandths of the image's width and height. Outside of the image, a box is drawn
-            along the edge; a box without area is drawn as a line or a point.
+    ``boxes`` are ``x1, y1, x2, y2`` in thousandths of the image's width and height. A box outside the image is drawn
+    along the edge; a box without area is a line or a point.
     """
     scale = max(1.0, MIN_SIDE / max(image.size))
     size = [max(1, round(side * scale)) for side in image.size]

@@ -9,8 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from ..arguments import PHASES, ClinkdArguments
 
 
-TAB = "clinkd"
-"""The tab of LLaMA Board under which the elements are registered."""
+TAB = "clinkd"  # under which LLaMA Board's manager registers the elements
 GROUPS: dict[str, list[list[str]]] = {
     "procedure": [["use_clinkd", "clinkd_phases", "eval_dataset"]],
     "positions": [
@@ -35,13 +34,9 @@ GROUPS: dict[str, list[list[str]]] = {
 
 
 class Element(NamedTuple):
-    """An input of the accordion.
+    """An input of the accordion."""
 
-    ``kind`` is ``switch``, ``choice``, ``fraction`` (0 to 1), ``number``, ``count`` (an integer or empty), ``text``,
-    ``phases``, ``datasets`` or ``models``.
-    """
-
-    kind: str
+    kind: str  # switch, choice, fraction (0 to 1), number, count (integer or empty), text, phases, datasets, models
     default: Any
     choices: tuple[str, ...] = ()
 
@@ -71,10 +66,9 @@ ELEMENTS: dict[str, Element] = {field.name: _element_of(field) for field in fiel
     "ref_model_quantization_bit": Element("choice", "none", ("none", "8", "4")),
 }
 RECIPE_KEYS = tuple(name for name in ELEMENTS if name != "teacher_name")
-DRIVERS = (
+DRIVERS = (  # the elements that decide which others are unused
     "use_clinkd", "clinkd_phases", "rope_variant", "kd_method", "correction_similarity", "corrector", "sasg_scorer",
 )  # fmt: skip
-"""Elements that decide which others are unused."""
 
 
 def unused_elements(values: dict[str, Any]) -> dict[str, str]:
@@ -82,6 +76,7 @@ def unused_elements(values: dict[str, Any]) -> dict[str, str]:
     phases, method = values["clinkd_phases"] or [], values["kd_method"]
     kd = ["kd_alpha", "kd_cache", "kd_teacher_offload"]
     pseudo_kd = ["kd_temperature", "kd_temperature_squared", "kd_noise_std"]
+    server = ["correction_model", "correction_base_url", *GROUPS["correction"][3], "correction_allow_remote"]
     prediction = ["sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer"]
     needs_teacher = "pseudo_label" in phases or ("distill" in phases and method != "none")
     rules = [
@@ -97,12 +92,7 @@ def unused_elements(values: dict[str, Any]) -> dict[str, str]:
         ("needs_pseudo_label", "pseudo_label" in phases, ["pseudo_label_samples"]),
         ("needs_correct", "correct" in phases, [name for row in GROUPS["correction"] for name in row]),
         ("needs_similarity_model", values["correction_similarity"] != "lexical", ["correction_similarity_model"]),
-        (
-            "needs_openai",
-            values["corrector"] == "openai",
-            ["correction_model", "correction_base_url", "correction_prompt", "correction_concurrency"]
-            + ["correction_max_requests", "correction_token_prices", "correction_allow_remote"],
-        ),
+        ("needs_openai", values["corrector"] == "openai", server),
     ]
     reasons: dict[str, str] = {}
     for reason, is_met, names in rules:

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..arguments import TRAINING_PHASES
-from ..utils.boxes import MODALITIES, TASKS
+from ..evaluate.score_table import format_percent
+from ..utils.boxes import TASKS, sort_modalities
 from ..utils.io import read_json
 from .locales import texts
 from .run_progress import Progress, read_progress, read_trainer_log
@@ -48,7 +49,7 @@ def with_report(stock: Callable[..., Iterator[dict[Any, Any]]]) -> Callable[...,
         from llamafactory.webui.common import get_save_dir
 
         tab = "train" if self.do_train else "eval"
-        lang, output_dir = None, None
+        output_dir = None
         if self.running_data:
             names = ("top.lang", "top.model_name", "top.finetuning_type", f"{tab}.output_dir")
             lang, *folders = (self.running_data[self.manager.get_elem_by_id(name)] for name in names)
@@ -98,12 +99,9 @@ def progress_text(progress: Progress, lang: str | None) -> str:
 
 
 def draw_curves(curves: dict[str, list[dict[str, Any]]]) -> Any:
-    """A matplotlib figure in English, like LLaMA Board's own, with a plot per training phase.
+    """A matplotlib figure from the lines of each phase's ``trainer_log.jsonl``, in English like LLaMA Board's own.
 
-    Each shows the loss, and cross-entropy and KL divergence if they are logged.
-
-    Args:
-        curves: Phase -> lines of its ``trainer_log.jsonl``.
+    Each phase has a plot of the loss, and of cross-entropy and KL divergence if they are logged.
     """
     from matplotlib.figure import Figure
 
@@ -127,12 +125,9 @@ def metrics_markdown(metrics: dict[str, Any], lang: str | None) -> str:
     """``metrics.json`` as a Markdown table in percent: a row for each modality, a column for each task."""
     words = texts(lang)["messages"]
     tasks = {name: metrics["tasks"][name] for name in TASKS if name in metrics["tasks"]}
-    present = {name for task in tasks.values() for name in task["modalities"]}
-    rows = [
-        [words["modality"], *(f"{name} (`{task['metric']}`)" for name, task in tasks.items())],
-        ["---", *("---:" for _ in tasks)],
-    ]
-    for name in [name for name in MODALITIES if name in present] + sorted(present - set(MODALITIES)):
+    headers = [words["modality"], *(f"{name} (`{task['metric']}`)" for name, task in tasks.items())]
+    rows = [headers, ["---", *("---:" for _ in tasks)]]
+    for name in sort_modalities(name for task in tasks.values() for name in task["modalities"]):
         rows.append([name, *(_percent(task["modalities"].get(name, {}).get("value")) for task in tasks.values())])
     rows.append([f"**{words['mean']}**", *(f"**{_percent(task['macro'])}**" for task in tasks.values())])
     rows.append([words["rows"], *(str(task["n"]) for task in tasks.values())])
@@ -141,15 +136,15 @@ def metrics_markdown(metrics: dict[str, Any], lang: str | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"
+    return format_percent(None if value is None else 100 * value, missing="–")
 
 
 def view_of_page(runner: Any) -> Any:
-    """The runner as one page sees it while it watches the current run.
+    """The runner as one page sees it while it watches the current run; without a process, the runner itself.
 
     LLaMA Board's pages share one runner, and the page that ends first resets it for the others. The view has its own
     ``trainer`` and ``running_data``. It resets the shared runner only if no other run was started since, and reads
-    ``aborted`` from where the Abort button of every page sets it. A runner without a process is returned as it is.
+    ``aborted`` from where the Abort button of every page sets it.
     """
     process = runner.trainer
     if process is None:
@@ -183,10 +178,7 @@ def view_of_page(runner: Any) -> Any:
 
 
 def lock_communicate(process: subprocess.Popen) -> None:
-    """Lets the monitors of several pages wait for one process in turn.
-
-    Each calls ``communicate`` in its own thread. Two calls at once end in EBADF, and one page never shows the end.
-    """
+    """Lets the monitors of several pages call ``communicate`` in turn: two calls at once end in EBADF."""
     if "communicate" in vars(process):
         return
     stock, lock = process.communicate, threading.Lock()

@@ -60,14 +60,12 @@ def from_key(name: str, key_value: Any) -> Any:
 
 
 def recipe_keys(values: dict[str, Any]) -> dict[str, Any]:
-    """The recipe keys of the elements that are used; nothing unless ``use_clinkd`` is on.
-
-    An empty number stays as ``None``, so that the recipe's validator reports it.
-    """
+    """The recipe keys of the elements that are used; none unless ``use_clinkd`` is on."""
     if not values["use_clinkd"]:
         return {}
     unused = unused_elements(values)
     keys = {name: to_key(name, values[name]) for name in RECIPE_KEYS if name not in unused}
+    # An empty number stays None, which the recipe's validator reports.
     return {name: value for name, value in keys.items() if value is not None or ELEMENTS[name].kind == "number"}
 
 
@@ -122,12 +120,8 @@ def recipe_problem(args: dict[str, Any]) -> str | None:
 
 
 def check_keys(values: dict[str, Any]) -> None:
-    """Checks values of ClinKD's keys on their own, without conflicts with other keys.
-
-    Raises:
-        ValueError: With the validator's message.
-    """
-    arguments = ClinkdArguments(**{name: value for name, value in values.items() if name in CLINKD_KEYS})
+    """Raises the validator's ValueError if ClinKD's keys are invalid, whatever the other keys are."""
+    arguments = ClinkdArguments(**_keys_of(ClinkdArguments, values))
     arguments.ref_model = "any"
     arguments.check_clinkd()
 

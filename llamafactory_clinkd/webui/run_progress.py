@@ -15,22 +15,14 @@ from ..utils.value_checks import split_list
 
 
 class Progress(NamedTuple):
-    """Progress of a run.
-
-    Attributes:
-        finished: Number of finished phases.
-        fraction: Finished part of the current phase, 0 to 1; 0 if the phase does not report it.
-        steps: ``(current, total, elapsed, remaining)`` of a running training phase.
-        answers: Answers generated in the current phase.
-        corrections: ``(round, answers judged, answers corrected)`` of each round so far.
-    """
+    """Progress of a run."""
 
     phases: list[str]
-    finished: int
-    fraction: float
-    steps: tuple[int, int, str, str] | None
-    answers: int | None
-    corrections: list[tuple[int, int, int]]
+    finished: int  # number of finished phases
+    fraction: float  # finished part of the current phase, 0 to 1; 0 if the phase does not report it
+    steps: tuple[int, int, str, str] | None  # (current, total, elapsed, remaining) of a running training phase
+    answers: int | None  # generated in the current phase
+    corrections: list[tuple[int, int, int]]  # (round, answers judged, answers corrected) of each round so far
 
     @property
     def phase(self) -> str | None:
@@ -49,7 +41,11 @@ def read_progress(output_dir: Path) -> Progress | None:
     recipe = (yaml.safe_load(recipe_path.read_text(encoding="utf-8")) or {}) if recipe_path.is_file() else {}
     if not recipe.get("use_clinkd"):
         return None
-    phases = split_list(recipe.get("clinkd_phases", PHASES))
+    return progress_of(output_dir, split_list(recipe.get("clinkd_phases", PHASES)))
+
+
+def progress_of(output_dir: Path, phases: list[str]) -> Progress:
+    """The progress of a run with these phases in a folder, which may still be empty."""
     folder = output_dir / "clinkd"
     records = read_json(folder / "state.json")["phases"] if (folder / "state.json").is_file() else {}
     finished = 0
@@ -59,8 +55,7 @@ def read_progress(output_dir: Path) -> Progress | None:
     phase = phases[finished] if finished < len(phases) else None
     steps, fraction, answers = None, 0.0, None
     if phase in records and phase in TRAINING_PHASES:
-        log = read_trainer_log(output_dir, phases, phase)
-        if log:
+        if log := read_trainer_log(output_dir, phases, phase):
             last = log[-1]
             steps = (last["current_steps"], last["total_steps"], last["elapsed_time"], last["remaining_time"])
             fraction = min(last["percentage"] / 100, 1.0)
