@@ -12,12 +12,13 @@ from typing import Any
 
 from ..utils.boxes import TASKS, TagStyle, task_of
 from ..utils.io import content_hash
+from ..utils.rows import IMAGE_PLACEHOLDER
 from .formats import FORMATS, Conversation, Format, detect_format
 from .images import known_modality, relative_path
 from .problems import CHOICES, Reject
 from .reader import BrokenFileError, read_rows
 from .scans import Slice, Window, is_scan, scan_to_png
-from .sharegpt import IMAGE_PLACEHOLDER, ResumableWriter, sharegpt_row
+from .sharegpt import ResumableWriter, sharegpt_row
 from .text import Coordinates, check_unicode, clean_text
 
 

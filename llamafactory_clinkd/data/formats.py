@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..utils.rows import IMAGE_PLACEHOLDER
 from .images import relative_path
 from .problems import Reject
 from .scans import is_scan
-from .sharegpt import IMAGE_PLACEHOLDER, as_list
+from .sharegpt import as_list
 
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}

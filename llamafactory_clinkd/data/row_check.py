@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..utils.boxes import parse_boxes
+from ..utils.rows import IMAGE_PLACEHOLDER
 from .formats import FORMATS, Conversation
 from .images import relative_path
 from .problems import Problem, Reject
-from .sharegpt import IMAGE_PLACEHOLDER, as_list
+from .sharegpt import as_list
 from .text import clean_text
 
 

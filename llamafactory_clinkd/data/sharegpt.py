@@ -19,10 +19,9 @@ from typing import Any, BinaryIO
 
 from ..utils.boxes import convert_tags
 from ..utils.io import atomic_path, read_json, write_json
+from ..utils.rows import IMAGE_PLACEHOLDER, SIDE_COLUMNS
 
 
-IMAGE_PLACEHOLDER = "<image>"
-SIDE_COLUMNS = ("id", "task", "modality")
 CHECKPOINT = 5000  # rows of the source
 MAX_WARNINGS = 100
 

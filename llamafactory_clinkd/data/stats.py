@@ -12,10 +12,11 @@ from typing import Any
 from PIL import Image
 
 from ..utils.boxes import box_strings, task_of
+from ..utils.rows import IMAGE_PLACEHOLDER
 from .images import known_modality, path_within
 from .problems import Reject
 from .reader import read_rows
-from .sharegpt import IMAGE_PLACEHOLDER, as_list
+from .sharegpt import as_list
 
 
 _WORD = re.compile(r"\w+")

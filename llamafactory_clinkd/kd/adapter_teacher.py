@@ -3,8 +3,8 @@
 
 """A teacher that is adapters over the student's own base: one copy of the weights, and one run of the vision tower.
 
-The adapters are usually on the language model alone. The tower's features are then the same for both models, to the
-last bit: they are recorded in the teacher's forward pass and replayed in the student's on the same batch.
+If no adapter is on the vision tower, its features are the same for both models, to the last bit: they are recorded in
+the teacher's forward pass and replayed in the student's on the same batch.
 """
 
 import contextlib
@@ -24,19 +24,12 @@ from .teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-TOWER_NAMES = ("visual", "vision_tower")
-"""What transformers' vision-language models call their vision tower."""
-BASE_CHANGING_INITS = ("pissa", "corda", "olora", "loftq")
-"""Initialisations by which PEFT writes into the base's weights as soon as such adapters are loaded."""
+TOWER_NAMES = ("visual", "vision_tower")  # of transformers' vision-language models
+BASE_CHANGING_INITS = ("pissa", "corda", "olora", "loftq")  # PEFT changes the base's weights when it loads them
 
 
 class AdapterTeacher(Teacher):
-    """Adapters over the student's own base, switched on for the teacher's forward pass.
-
-    Args:
-        model: The student, a ``PeftModel`` that holds the teacher's adapters too.
-        adapters: Their names; several add up.
-    """
+    """Adapters in the student (a ``PeftModel``), switched on for the teacher's forward pass; several add up."""
 
     prepared_by_trainer = False
 
@@ -46,11 +39,9 @@ class AdapterTeacher(Teacher):
         self._tower: SharedTower | None = None
 
     def prepare(self, accelerator: Any) -> None:
-        """Shares the vision tower if both models' is the same, unless an engine partitions the weights.
-
-        Such an engine expects the same layers in every forward pass.
-        """
+        """Shares the vision tower if both models' is the same."""
         plugin = accelerator.state.deepspeed_plugin
+        # An engine that partitions weights expects the same layers in every forward pass.
         partitioned = accelerator.distributed_type == DistributedType.FSDP or (plugin and plugin.zero_stage == 3)
         tower = None if partitioned else find_shared_tower(self.model)
         if tower is not None:
@@ -76,8 +67,7 @@ class SharedTower:
 
     def __init__(self, tower: nn.Module) -> None:
         self._tower = tower
-        self._batch: Any = None
-        self._outputs: list[Any] = []
+        self._batch, self._outputs = None, []
 
     @contextlib.contextmanager
     def record(self, batch: Any) -> Iterator[None]:
@@ -112,22 +102,18 @@ class SharedTower:
 def find_shared_tower(model: nn.Module) -> nn.Module | None:
     """The vision tower of ``model``, if its output depends neither on the active adapters nor on the mode.
 
-    None without a tower of a known name, and for a tower that has adapters, is trained, drops out, or normalises by
-    the batch.
+    None if no tower has a known name, or if it has adapters, is trained, drops out or normalises by the batch.
     """
-    for name, tower in model.named_modules():
-        if name.rpartition(".")[2] in TOWER_NAMES:
-            return tower if _is_constant(tower) else None
-    return None
+    towers = (tower for name, tower in model.named_modules() if name.rpartition(".")[2] in TOWER_NAMES)
+    tower = next(towers, None)
+    return tower if tower is not None and _is_constant(tower) else None
 
 
 def _is_constant(tower: nn.Module) -> bool:
     settings = tower.config.to_dict() if hasattr(tower, "config") else {}
-    if any("drop" in name and isinstance(value, float) and value > 0 for name, value in settings.items()):
-        return False
-    if any(parameter.requires_grad for parameter in tower.parameters()):
-        return False
-    return not any(
+    drops = any("drop" in name and isinstance(value, float) and value > 0 for name, value in settings.items())
+    trained = any(parameter.requires_grad for parameter in tower.parameters())
+    return not (drops or trained) and not any(
         isinstance(module, BaseTunerLayer | nn.modules.batchnorm._BatchNorm)
         or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
         for module in tower.modules()
@@ -135,12 +121,7 @@ def _is_constant(tower: nn.Module) -> bool:
 
 
 def reasons_for_own_base(paths: list[str], **options: Any) -> list[str]:
-    """Why a teacher's adapters need a base of their own; empty if they can share the student's.
-
-    Args:
-        paths: Folders or hub names of the teacher's adapters.
-        **options: As of :func:`add_teacher_adapters`.
-    """
+    """Why adapters (folders or hub names) need a base of their own; empty if they can share the student's."""
     reasons = []
     for path in paths:
         config = PeftConfig.from_pretrained(path, **options)
@@ -154,15 +135,9 @@ def reasons_for_own_base(paths: list[str], **options: Any) -> list[str]:
 
 
 def add_teacher_adapters(model: nn.Module, paths: list[str], **options: Any) -> list[str]:
-    """Loads adapters into a ``PeftModel``; only its own are active, trained and saved afterwards.
+    """Loads adapters into a ``PeftModel`` by folder or hub name; only its own are active, trained and saved.
 
-    Args:
-        model: The student.
-        paths: Folders or hub names of the teacher's adapters.
-        **options: Of ``load_adapter``: ``revision``, ``token``, ...
-
-    Returns:
-        The names under which the model holds them.
+    Returns their names in the model; ``options`` are those of ``load_adapter`` (``revision``, ``token``, ...).
     """
     names = [f"clinkd_teacher_{number}" for number in range(len(paths))]
     student_adapters, stock = list(model.active_adapters), model.save_pretrained
@@ -179,7 +154,7 @@ def add_teacher_adapters(model: nn.Module, paths: list[str], **options: Any) -> 
 
 @contextlib.contextmanager
 def student_restored(model: nn.Module) -> Iterator[None]:
-    """Inside, adapters may be switched; afterwards the student's adapters, mode and trainable parameters are back."""
+    """Restores the student's adapters, mode and trainable parameters at the end of the block."""
     student, training = list(model.active_adapters), model.training
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:

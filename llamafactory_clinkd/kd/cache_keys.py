@@ -3,9 +3,8 @@
 
 """Keys of the teacher cache: a hash of everything that a sample's hidden states depend on.
 
-A sample is hashed in the collator, before padding and before its images are decoded. The bytes of the image, video and
-audio files and the settings that turn them into pixels represent the pixels; the libraries' versions are among the
-settings, because a resampling filter may change with them.
+A sample is hashed in the collator, before padding and before its images are decoded: the bytes of its media files with
+the settings that turn them into pixels. Library versions are among these, since a resampling filter may change.
 """
 
 import hashlib
@@ -41,10 +40,9 @@ def sample_key(feature: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """SHA-256, 64 hexadecimal digits, of one tokenised sample.
 
     Args:
-        feature: Input of stock's collator, without padding: ``input_ids``, ``labels`` (-100 where nothing is
-            supervised), ``attention_mask`` (packed samples: the number of each one), lists of ints of one length;
-            ``images``, ``videos``, ``audios``: lists of paths, bytes, ``{"path", "bytes"}``, PIL images, arrays or
-            lists of them (a video's frames), or None; ``packing_params``.
+        feature: Input of stock's collator: :data:`TOKENS` as lists of ints of one length; :data:`MEDIA` as lists of
+            paths, bytes, ``{"path", "bytes"}``, PIL images, arrays or lists of them (a video's frames), or None;
+            ``packing_params``.
         settings: From :func:`pixel_settings`.
 
     Raises:
@@ -95,19 +93,13 @@ def _hash_medium(update: Callable[[bytes], None], medium: Any) -> None:
 
 
 class KeyedCollator:
-    """A collator whose batches carry their samples' keys, uint8 ``[B, 32]`` under :data:`CACHE_KEY`.
-
-    Args:
-        collator: Stock's, which takes the media out of the features.
-        settings: From :func:`pixel_settings`.
-    """
+    """Stock's collator, whose batches also get their samples' keys, uint8 ``[B, 32]`` under :data:`CACHE_KEY`."""
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]], settings: dict[str, Any]) -> None:
-        self._collator = collator
-        self._settings = settings
+        self._collator, self._settings = collator, settings
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Stock's batch with the keys."""
+        """Computes the keys first: stock's collator takes the media out of the features."""
         keys = [list(bytes.fromhex(sample_key(feature, self._settings))) for feature in features]
         batch = self._collator(features)
         batch[CACHE_KEY] = torch.tensor(keys, dtype=torch.uint8)
@@ -120,15 +112,9 @@ def pop_keys(batch: dict[str, Any]) -> list[str]:
 
 
 def teacher_identity(model_arguments: Any, positions: dict[str, Any] | None) -> str:
-    """Name and hash of everything that the teacher's hidden states depend on, besides its input.
+    """``"<name>@<16 hexadecimal digits>"``: all that the teacher's hidden states depend on besides its input.
 
-    Args:
-        model_arguments: ``ModelArguments`` that load the teacher.
-        positions: Its rotary positions.
-
-    Returns:
-        ``"<name>@<16 hexadecimal digits>"``. Weights of a local folder are hashed, which takes about a second for each
-        GB.
+    Weights of a local folder are hashed, which takes about a second for each GB.
     """
     names = [model_arguments.model_name_or_path, *(model_arguments.adapter_name_or_path or [])]
     identity = {
@@ -163,13 +149,7 @@ def _weights_identity(name: str, model_arguments: Any) -> dict[str, Any]:
 
 
 def pixel_settings(processor: Any, model_arguments: Any, *, image_square: bool) -> dict[str, Any]:
-    """Settings that turn media files into the models' input, JSON-able.
-
-    Args:
-        processor: The student's, or None for text.
-        model_arguments: The student's ``ModelArguments``, with limits such as ``image_max_pixels``.
-        image_square: Whether images are resampled to width = height.
-    """
+    """Settings that turn media files into the models' input, JSON-able; ``processor`` is None for text models."""
     processors = {name: getattr(processor, name, None) for name in ("image_processor", "video_processor")}
     settings = {
         "processors": {name: None if each is None else each.to_dict() for name, each in processors.items()},

@@ -3,9 +3,9 @@
 
 """Loss and gradient of logits that are projected a few rows at a time and then dropped (a fused linear loss).
 
-Projection and loss bypass autograd: each chunk of rows is projected by the student's and the teacher's head, a kernel
-computes the loss and its gradient in closed form, and the next chunk overwrites the logits. Memory does not grow with
-the number of rows. :class:`PrecomputedGradient` hands the gradient to autograd afterwards.
+Each chunk of rows is projected by the student's and the teacher's head, a kernel computes the loss and its gradient in
+closed form without autograd, and the next chunk overwrites the logits: memory does not grow with the number of rows.
+:class:`PrecomputedGradient` passes the gradient to autograd afterwards.
 
 Matrix products return fp32 (or fp64) whatever their operands are: a bf16 result loses the digits that a softmax
 gradient needs near convergence. On CPU the operands are upcast tile by tile; on CUDA the fp32 accumulator of the
@@ -21,12 +21,11 @@ import torch
 from torch.autograd.function import once_differentiable
 
 
+# Upper limits: both models' logits of one chunk together; one temporary of the kernel (for each thread on CPU, where
+# staying in cache halves the time); the converted copy of one tile of a head.
 CHUNK_BYTES = 224 * 2**20
-"""The logits of one chunk, student's and teacher's together, fit in this."""
 BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 32 * 2**20}
-"""One temporary of the kernel fits in this (per thread on CPU, where staying in cache halves the time)."""
 TILE_BYTES = {"cpu": 8 * 2**20, "cuda": 64 * 2**20}
-"""The converted copy of one tile of a head fits in this."""
 
 Kernel = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor, bool], torch.Tensor]
 """``(student logits [R, V_s], teacher logits [R, V_t] or None, labels [R], need_grad) -> [5, R]``. It overwrites both
@@ -61,17 +60,11 @@ def fused_linear_loss(
     chunk_size: int | None,
     autocast: torch.dtype | None,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
-    """Sums the kernel's results over rows; autograd and autocast must be off.
+    """Sums the kernel's results over rows; autograd and autocast must be off, both projections detached.
 
-    Args:
-        student: Detached.
-        teacher: Detached, or None.
-        rows: ``[n]`` int64, the supervised ones of ``N``.
-        labels: ``[n]`` int64, their labels, in ``[0, V_s)``.
-        kernel: The loss.
-        need: Which gradients are needed: of the student's rows, weight, bias.
-        chunk_size: Rows projected at once; None chooses by :data:`CHUNK_BYTES`.
-        autocast: The dtype of the caller's autocast, else None.
+    ``rows`` ``[n]`` int64 are the supervised ones of ``N``, with ``labels`` ``[n]`` int64 in ``[0, V_s)``. ``need``
+    selects the gradients of the student's rows, weight and bias; ``chunk_size`` rows are projected at once (None:
+    within :data:`CHUNK_BYTES`); ``autocast`` is the dtype of the caller's autocast, or None.
 
     Returns:
         Sums ``[5]``, and gradients of the sum: fp32 or fp64 (of given logits their dtype), None where not needed.
@@ -146,8 +139,7 @@ def _in_blocks(
     kernel: Kernel, z: torch.Tensor, t: torch.Tensor | None, labels: torch.Tensor, need_grad: bool
 ) -> torch.Tensor:
     """The kernel over a chunk, a few rows at a time so that its temporaries stay small."""
-    budget = BLOCK_BYTES.get(z.device.type, BLOCK_BYTES["cuda"])
-    budget *= torch.get_num_threads() if z.device.type == "cpu" else 1
+    budget = BLOCK_BYTES["cpu"] * torch.get_num_threads() if z.device.type == "cpu" else BLOCK_BYTES["cuda"]
     step = max(1, budget // (z.shape[1] * z.element_size()))
     results = [
         kernel(z[i : i + step], None if t is None else t[i : i + step], labels[i : i + step], need_grad)
@@ -201,16 +193,13 @@ def _tiles(matrix: torch.Tensor, operand: torch.dtype) -> list[slice]:
     """Slices of the first dimension: one if nothing is converted, else small enough for :data:`TILE_BYTES`."""
     length, step = matrix.shape[0], matrix.shape[0]
     if matrix.dtype != operand:
-        budget = TILE_BYTES.get(matrix.device.type, TILE_BYTES["cuda"])
+        budget = TILE_BYTES["cpu" if matrix.device.type == "cpu" else "cuda"]
         step = max(1, budget // (matrix.shape[1] * operand.itemsize))
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def _operand_dtype(side: Projection, compute: torch.dtype, autocast: torch.dtype | None) -> torch.dtype:
-    """bf16 on CUDA, where ``torch.mm(out_dtype=)`` of torch 2.8 returns the fp32 accumulator; else ``compute``.
-
-    fp16 is upcast too: its range is too small for softmax gradients.
-    """
+    """bf16 on CUDA with torch 2.8 (``torch.mm(out_dtype=)``), else ``compute``; fp16 is too narrow for gradients."""
     if side.weight is not None and side.x.is_cuda and compute == torch.float32 and torch.__version__ >= (2, 8):
         if autocast == torch.bfloat16 or side.x.dtype == side.weight.dtype == torch.bfloat16:
             return torch.bfloat16

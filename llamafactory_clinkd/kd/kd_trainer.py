@@ -24,18 +24,16 @@ class DistillTrainer(SupervisedTrainer):
     """Distils a teacher into the student.
 
     Args:
-        teacher: A frozen model, which stock's trainer prepares for DDP, DeepSpeed or FSDP; adapters over the student;
-            or either behind a cache.
+        teacher: A frozen model, adapters over the student, or either behind a cache.
         settings: The recipe's ``FinetuningArguments`` with the ``kd_*`` keys.
-        pixel_settings: Part of the cache's keys, see :func:`.cache_keys.pixel_settings`; None without a cache.
+        pixel_settings: See :func:`.cache_keys.pixel_settings`; None without a cache.
         **kwargs: Arguments of :class:`SupervisedTrainer`.
     """
 
     def __init__(
         self, *, teacher: Teacher | CachedTeacher, settings: Any, pixel_settings: dict[str, Any] | None, **kwargs: Any
     ) -> None:
-        self._settings = settings
-        self._teacher = teacher
+        self._settings, self._teacher = settings, teacher
         self._cached = teacher if isinstance(teacher, CachedTeacher) else None
         live = self._cached.teacher if self._cached else teacher
         if self._cached:
@@ -50,19 +48,19 @@ class DistillTrainer(SupervisedTrainer):
         self._uses_hidden = self._cached is not None or (live.head is not None and not self.is_fsdp_enabled)
         if not self._uses_hidden:
             self._head = None
+        if self._cached and self.is_fsdp_enabled:
+            raise ValueError(
+                "`kd_cache: hidden` needs the teacher's whole head, which FSDP does not provide outside its own "
+                "forward pass. Set `kd_cache: off`, or use DeepSpeed."
+            )
         if self._cached:
-            if self.is_fsdp_enabled:
-                raise ValueError(
-                    "`kd_cache: hidden` needs the teacher's whole head, which FSDP does not provide outside its own "
-                    "forward pass. Set `kd_cache: off`, or use DeepSpeed."
-                )
             self._cached.prepare(self.accelerator)
         self._keys: list[str] = []
         self._first_batch_done = False
         self._noise = torch.Generator(device=self.args.device).manual_seed(self.args.seed + self.args.process_index)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss; the samples' keys do not reach the models."""
+        """Takes the samples' keys, which the models do not accept, out of the batch."""
         if self._cached is not None:
             self._keys = pop_keys(inputs)
         return super().compute_loss(model, inputs, *args, **kwargs)
@@ -82,11 +80,12 @@ class DistillTrainer(SupervisedTrainer):
         else:
             hidden = self._cached.hidden(self._keys, inputs, supervised_idx, targets)
         with self._teacher.gathered_head() as (weight, bias), self._teacher.student_pass(inputs):
+            hidden = hidden.flatten(0, 1)
             if self._head is not None:
-                yield {"hidden": hidden.flatten(0, 1), "head": weight, "bias": bias}
+                yield {"hidden": hidden, "head": weight, "bias": bias}
             else:
                 with torch.no_grad():
-                    logits = linear(hidden.flatten(0, 1).to(weight.dtype), weight, bias)
+                    logits = linear(hidden.to(weight.dtype), weight, bias)
                 yield {"logits": logits}
 
     def loss_options(self) -> dict[str, Any]:
@@ -99,16 +98,13 @@ class DistillTrainer(SupervisedTrainer):
         """Cross-entropy, KL divergence, how often both models' first choice agrees, and the teacher's entropy."""
         if self.is_first_batch(result):
             per_token = num_items / result.items
+            ce, kl = float(result.ce * per_token), float(result.kl * per_token)
+            entropy, agreement = float(result.teacher_entropy), float(result.agreement)
             logger.info(
                 "First batch, %d supervised tokens: cross-entropy %.3f, distillation %.4f, teacher's entropy %.3f "
                 "nats; first choices agree on %.0f %%; %.2g of the teacher's mass is on ids that the student lacks.",
-                int(result.items),
-                float(result.ce * per_token),
-                float(result.kl * per_token),
-                float(result.teacher_entropy),
-                float(result.agreement) * 100,
-                float(result.teacher_dropped_mass),
-            )
+                int(result.items), ce, kl, entropy, agreement * 100, float(result.teacher_dropped_mass),
+            )  # fmt: skip
         share = result.items / num_items
         return {
             "ce": result.ce,
@@ -141,7 +137,6 @@ class DistillTrainer(SupervisedTrainer):
                 torch.cuda.empty_cache()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """A checkpoint; the states of its samples are written first, because a resumed run does not visit them."""
-        if self._cached is not None:
+        if self._cached is not None:  # a resumed run does not visit this checkpoint's samples again
             self._cached.cache.flush()
         super()._save_checkpoint(model, trial)

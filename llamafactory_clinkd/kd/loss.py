@@ -9,9 +9,8 @@
 
 Both compute the gradient in the forward pass (see :mod:`llamafactory_clinkd.kd.fused_linear`) and scale it in
 backward. Rows whose label is -100 are never projected; a weight that does not require a gradient costs none.
-With ``z`` the student's logits, ``y`` the label, ``p_t`` and ``p_s`` the softmaxes of Eq. 15 and ``a`` the weight of
-Eq. 16, the gradient of one row is
-``dL/dz = [softmax(z) - onehot(y) + a * s / T * (p_s - p_t)] / (1 + a)`` where ``s`` is ``T^2`` (Eq. 13) or 1.
+With ``z`` the student's logits, ``y`` the label, ``p_t`` and ``p_s`` the softmaxes of Eq. 15, ``a`` alpha, and ``s``
+either ``T^2`` (Eq. 13) or 1, one row has ``dL/dz = [softmax(z) - onehot(y) + a * s / T * (p_s - p_t)] / (1 + a)``.
 """
 
 import functools
@@ -19,18 +18,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..training.lm_head import IGNORE_INDEX
 from .fused_linear import PrecomputedGradient, Projection, fused_linear_loss
-
-
-IGNORE_INDEX = -100
 
 
 class DistillLoss(NamedTuple):
     """Result of a distillation loss; every field is a tensor of shape ``[]``, and only ``loss`` carries a graph.
 
-    ``loss``, ``ce`` and ``kl`` are sums over the supervised rows divided by ``num_items``, so they add up over the
-    micro-batches of an accumulation window, and ``loss == (ce + alpha * kl) / (1 + alpha)``. The three figures after
-    them are means over the rows of this call; weight them by ``items`` to combine calls.
+    ``loss``, ``ce`` and ``kl`` are sums over the supervised rows divided by ``num_items``: they add up over the
+    micro-batches of a window, and ``loss == (ce + alpha * kl) / (1 + alpha)``. The next three are means over the rows
+    of this call; weight them by ``items`` to combine calls.
     """
 
     loss: torch.Tensor
@@ -47,6 +44,18 @@ class DistillLoss(NamedTuple):
     """Teacher's probability, at temperature T, of ids that the student lacks; 0 if it lacks none."""
     items: torch.Tensor
     """Supervised rows of this call, int64."""
+
+
+class _Options(NamedTuple):
+    """The options of :func:`distill_loss`."""
+
+    alpha: float
+    temperature: float
+    temperature_squared: bool = True
+    noise_std: float = 0.0
+    generator: torch.Generator | None = None
+    num_items: int | float | torch.Tensor | None = None
+    chunk_size: int | None = None
 
 
 def distill_loss(
@@ -82,10 +91,9 @@ def distill_loss(
         temperature: T of Eq. 15, above 0.
         temperature_squared: Whether Eq. 13's factor T^2 is applied.
         noise_std: Standard deviation of the Gaussian epsilon_t, epsilon_s of Eq. 14, added to the logits before the
-            division by T; the cross-entropy sees none. Drawn row by row, so ``chunk_size`` does not change it.
+            division by T, for the KL only; drawn row by row, so ``chunk_size`` does not change it.
         generator: Source of the noise (CPU or the tensors' device); None is the device's global one.
-        num_items: Denominator, normally the supervised tokens of the accumulation window on all ranks; None is the
-            supervised rows of this call.
+        num_items: Denominator, normally the supervised tokens of the window on all ranks; None: the rows of this call.
         student_bias: ``[V_s]`` or None.
         teacher_bias: ``[V_t]`` or None.
         chunk_size: Rows projected at once; None keeps both logit buffers within 224 MiB.
@@ -99,78 +107,42 @@ def distill_loss(
     """
     if (teacher_hidden is None) != (teacher_head is None):
         raise ValueError("teacher_hidden and teacher_head belong together: pass both, or None for both.")
-    return _distill(
-        Projection(student_hidden, student_head, student_bias),
-        None if teacher_hidden is None else Projection(teacher_hidden, teacher_head, teacher_bias),
-        labels,
-        alpha=alpha,
-        temperature=temperature,
-        temperature_squared=temperature_squared,
-        noise_std=noise_std,
-        generator=generator,
-        num_items=num_items,
-        chunk_size=chunk_size,
-    )
+    student = Projection(student_hidden, student_head, student_bias)
+    teacher = None if teacher_hidden is None else Projection(teacher_hidden, teacher_head, teacher_bias)
+    options = _Options(alpha, temperature, temperature_squared, noise_std, generator, num_items, chunk_size)
+    return _distill(student, teacher, labels, options)
 
 
 def logits_distill_loss(
     student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor, **options: Any
 ) -> DistillLoss:
-    """:func:`distill_loss` from logits: student ``[N, V_s]``, teacher ``[N, V_t]`` or None.
+    """:func:`distill_loss` from logits ``[N, V_s]`` and ``[N, V_t]`` or None, with its errors and options but no bias.
 
     Softmax and loss are fp32 (fp64 for fp64 logits); the gradient has the dtype of ``student_logits``. Half-precision
     logits are already rounded; prefer :func:`distill_loss` where the head can be used directly.
-
-    Args:
-        student_logits: ``[N, V_s]``, floating point.
-        teacher_logits: ``[N, V_t]`` or None. They never get a gradient.
-        labels: ``[N]`` int64, already shifted; -100 is ignored.
-        **options: ``alpha``, ``temperature``, ``temperature_squared``, ``noise_std``, ``generator``, ``num_items`` and
-            ``chunk_size`` of :func:`distill_loss`, with the same defaults.
-
-    Raises:
-        ValueError: As :func:`distill_loss`.
     """
     teacher = None if teacher_logits is None else Projection(teacher_logits)
-    return _distill(Projection(student_logits), teacher, labels, **options)
+    return _distill(Projection(student_logits), teacher, labels, _Options(**options))
 
 
-def _distill(
-    student: Projection,
-    teacher: Projection | None,
-    labels: torch.Tensor,
-    *,
-    alpha: float,
-    temperature: float,
-    temperature_squared: bool = True,
-    noise_std: float = 0.0,
-    generator: torch.Generator | None = None,
-    num_items: int | float | torch.Tensor | None = None,
-    chunk_size: int | None = None,
-) -> DistillLoss:
+def _distill(student: Projection, teacher: Projection | None, labels: torch.Tensor, options: _Options) -> DistillLoss:
     """Checks the input, computes sums and gradients, normalises them and ties them to the graph."""
-    _check_options(alpha, temperature, noise_std, chunk_size, teacher)
+    _check_options(options, teacher)
     _check_projection("student", student, labels)
     if teacher is not None:
         _check_projection("teacher", teacher, labels)
         teacher = teacher.detach()
     rows, row_labels = _supervised_rows(labels, student.width)
-    kernel = functools.partial(
-        _ce_kl_block_,
-        alpha=alpha,
-        temperature=temperature,
-        kd_scale=temperature**2 if temperature_squared else 1.0,
-        noise_std=noise_std,
-        generator=generator,
-    )
     need = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in student)
     device = student.x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    options = {"need": need, "chunk_size": chunk_size, "autocast": autocast}
     with torch.no_grad(), torch.autocast(device, enabled=False):
-        sums, gradients = fused_linear_loss(student.detach(), teacher, rows, row_labels, kernel, **options)
+        sums, gradients = fused_linear_loss(
+            student.detach(), teacher, rows, row_labels, functools.partial(_ce_kl_block_, options=options),
+            need=need, chunk_size=options.chunk_size, autocast=autocast,
+        )  # fmt: skip
 
-    count = len(rows)
+    alpha, num_items, count = options.alpha, options.num_items, len(rows)
     if num_items is None or count == 0:
         num_items = max(count, 1)
     elif not isinstance(num_items, torch.Tensor) and num_items <= 0:
@@ -183,21 +155,14 @@ def _distill(
 
 
 def _ce_kl_block_(
-    z: torch.Tensor,
-    t: torch.Tensor | None,
-    labels: torch.Tensor,
-    need_grad: bool,
-    *,
-    alpha: float,
-    temperature: float,
-    kd_scale: float,
-    noise_std: float,
-    generator: torch.Generator | None,
+    z: torch.Tensor, t: torch.Tensor | None, labels: torch.Tensor, need_grad: bool, options: _Options
 ) -> torch.Tensor:
-    """The :data:`.fused_linear.Kernel`: Eq. 12-16 for a few rows, ``kd_scale`` is T^2 or 1.
+    """The :data:`.fused_linear.Kernel`, Eq. 12-16 for a few rows.
 
     Returns ``[5, R]``: CE, KD (scaled), top-1 agreement, teacher entropy, teacher mass outside the shared ids.
     """
+    alpha, temperature, generator = options.alpha, options.temperature, options.generator
+    kd_scale = temperature**2 if options.temperature_squared else 1.0
     stats = z.new_zeros(5, z.shape[0])
     log_p = torch.log_softmax(z, dim=-1)
     stats[0] = -log_p.gather(1, labels[:, None]).squeeze(1)
@@ -209,10 +174,10 @@ def _ce_kl_block_(
         if t.shape[1] > shared:
             scaled = t / temperature
             stats[4] = (scaled[:, shared:].logsumexp(dim=-1) - scaled.logsumexp(dim=-1)).exp()
-        if noise_std > 0:  # drawn row by row: the ends of chunks do not matter
+        if options.noise_std > 0:  # drawn row by row: the ends of chunks do not matter
             device = z.device if generator is None else generator.device
             noise = [torch.randn(2, shared, generator=generator, device=device, dtype=z.dtype) for _ in range(len(z))]
-            noise = torch.stack(noise).to(z.device).mul_(noise_std)
+            noise = torch.stack(noise).to(z.device).mul_(options.noise_std)
             t_k.add_(noise[:, 0])
             z_k.add_(noise[:, 1])
         # A logit of -inf (a masked id) has no mass: the clamp turns 0 * inf into 0.
@@ -233,17 +198,17 @@ def _ce_kl_block_(
     return stats
 
 
-def _check_options(alpha: float, temperature: float, noise_std: float, chunk_size: int | None, teacher: Any) -> None:
-    if not alpha >= 0:
-        raise ValueError(f"alpha is {alpha}; it must be at least 0 (the paper uses 0.5).")
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; it must be above 0 (the paper uses 0.5).")
-    if not noise_std >= 0:
-        raise ValueError(f"noise_std is {noise_std}; it must be at least 0, and 0 switches the noise off.")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1, or None to choose by memory.")
-    if teacher is None and alpha != 0:
-        raise ValueError(f"alpha is {alpha} but there is no teacher. Pass the teacher, or alpha=0 for plain CE.")
+def _check_options(options: _Options, teacher: Projection | None) -> None:
+    if not options.alpha >= 0:
+        raise ValueError(f"alpha is {options.alpha}; it must be at least 0 (the paper uses 0.5).")
+    if not options.temperature > 0:
+        raise ValueError(f"temperature is {options.temperature}; it must be above 0 (the paper uses 0.5).")
+    if not options.noise_std >= 0:
+        raise ValueError(f"noise_std is {options.noise_std}; it must be at least 0, and 0 switches the noise off.")
+    if options.chunk_size is not None and options.chunk_size < 1:
+        raise ValueError(f"chunk_size is {options.chunk_size}; it must be at least 1, or None to choose by memory.")
+    if teacher is None and options.alpha != 0:
+        raise ValueError(f"alpha is {options.alpha} but there is no teacher. Pass one, or alpha=0 for plain CE.")
 
 
 def _check_projection(who: str, side: Projection, labels: torch.Tensor) -> None:

@@ -3,8 +3,8 @@
 
 """Checks before distillation that teacher and student read the same tokens and the same pixels.
 
-A teacher with another token map or another image processor predicts distributions over other things at other
-positions, and the loss would fall all the same. Every difference is reported before the first model is loaded.
+With another token map or image processor the teacher's distributions mean something else, and the loss still falls.
+Every difference is reported before the first model is loaded.
 """
 
 from typing import Any
@@ -17,11 +17,7 @@ IMAGE_SETTINGS = (
 
 
 def check_teacher(student: dict[str, Any], teacher: dict[str, Any]) -> None:
-    """Compares the results of stock's ``load_tokenizer`` for both models.
-
-    Raises:
-        ValueError: With every difference.
-    """
+    """Compares the results of stock's ``load_tokenizer`` for both models; raises ValueError with every difference."""
     differences = compare_tokenizers(student["tokenizer"], teacher["tokenizer"])
     differences += compare_processors(student.get("processor"), teacher.get("processor"))
     if differences:

@@ -9,19 +9,11 @@ from typing import Any
 from ..utils.io import read_jsonl, write_jsonl
 
 
-def write_pseudo_labels(
-    path: Path, described: list[dict[str, Any]], answers: list[dict[str, Any]]
-) -> dict[str, float]:
-    """Writes ``pseudo_labels.jsonl`` beside the ground truth.
+Rows = list[dict[str, Any]]
 
-    Args:
-        path: The file to write.
-        described: Rows of :func:`llamafactory_clinkd.training.tracked_data.describe_rows`.
-        answers: Rows of :func:`llamafactory_clinkd.generation.generate_rows`, in the same order.
 
-    Returns:
-        Counts for the log.
-    """
+def write_pseudo_labels(path: Path, described: Rows, answers: Rows) -> dict[str, float]:
+    """Writes each row with its answer from :func:`llamafactory_clinkd.generation.generate_rows`; counts the labels."""
     rows = []
     for row, answer in zip(described, answers, strict=True):
         best = answer["candidates"][0] if answer["candidates"] else {"text": None, "logprob": None}
@@ -31,11 +23,7 @@ def write_pseudo_labels(
 
 
 def read_pseudo_labels(path: Path) -> dict[str, str | None]:
-    """``key -> pseudo-label``, ``None`` where the teacher had no answer.
-
-    Raises:
-        FileNotFoundError: If the phase did not run.
-    """
+    """``key -> pseudo-label``, None where the teacher had no answer. FileNotFoundError if the phase did not run."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: run phase pseudo_label first (add it to `clinkd_phases`).")
     return {row["key"]: row["pseudo_label"] for row in read_jsonl(path)}

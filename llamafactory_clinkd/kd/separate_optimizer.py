@@ -17,14 +17,9 @@ from ..utils.patching import bind_method
 
 
 class SeparateOptimizer:
-    """AdamW for a module that is whole on every rank.
+    """AdamW for a module that is whole on every rank, and that this makes equal on all.
 
     Gradients are averaged over ranks, as an engine averages the student's, and clipped apart from them.
-
-    Args:
-        module: Becomes equal on all ranks.
-        training: ``TrainingArguments``: AdamW's betas, epsilon and weight decay, and ``max_grad_norm``.
-        accelerator: The trainer's.
     """
 
     def __init__(self, module: nn.Module, training: Any, accelerator: Any) -> None:
@@ -67,10 +62,7 @@ class SeparateOptimizer:
 
 
 class NonPersistent(nn.Module):
-    """Holds a module whose parameters are in no state dict, like a non-persistent buffer.
-
-    As a submodule of the student it is moved, reduced over ranks, clipped and optimised with it.
-    """
+    """Holds a module whose parameters are in no state dict, like a non-persistent buffer."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -83,7 +75,7 @@ class NonPersistent(nn.Module):
 
 
 def _drop_missing(module: nn.Module, incompatible: Any) -> None:
-    """A state dict of the model around it is complete without these names."""
+    """The model's state dict is complete without these names."""
     suffixes = tuple(f".{name}" for name, _ in module.named_parameters())
     incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if not name.endswith(suffixes)]
 

@@ -140,8 +140,7 @@ class CachedTeacher:
     def __init__(
         self, cache: HiddenCache, load: Callable[[], Teacher], *, keep_trunk: bool, teacher: Teacher | None = None
     ) -> None:
-        self.cache = cache
-        self.hidden_size = cache.hidden_size
+        self.cache, self.hidden_size = cache, cache.hidden_size
         self.teacher = teacher
         self._load, self._keep_trunk = load, keep_trunk
         self._accelerator: Any = None
@@ -215,9 +214,6 @@ class CachedTeacher:
 
 def _pinned(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights in pinned memory; tied ones stay one tensor."""
-    pinned: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    for weight in weights.values():
-        key = (weight.data_ptr(), weight.shape)
-        if key not in pinned:
-            pinned[key] = weight.pin_memory()
+    distinct = {(weight.data_ptr(), weight.shape): weight for weight in weights.values()}
+    pinned = {key: weight.pin_memory() for key, weight in distinct.items()}
     return {name: pinned[weight.data_ptr(), weight.shape] for name, weight in weights.items()}

@@ -6,10 +6,8 @@
 ``2 H`` bytes a token in bf16 (7 KB at 7B) give the exact distillation loss over the whole vocabulary later, with only
 the teacher's head in memory, which is cached too. Entries are found by a hash of their content
 (:mod:`llamafactory_clinkd.kd.cache_keys`), never by step or row number, so shuffling, accumulation, another number of
-ranks, a kill and a resume cannot mix samples up.
-
-A shard is a safetensors file that one rank writes whole and renames; the index is rebuilt from the shards' headers and
-exists in memory only. Nothing is pickled.
+ranks, a kill and a resume cannot mix samples up. A shard is a safetensors file that one rank writes whole and renames;
+the index is rebuilt from the shards' headers and exists in memory only.
 """
 
 import functools
@@ -35,7 +33,7 @@ HEADER_BYTES_PER_SAMPLE = 160
 
 
 class CacheMismatchError(ValueError):
-    """A shard belongs to another teacher, format or program."""
+    """A shard belongs to another teacher, width, dtype, version or program."""
 
 
 def estimate_bytes(tokens: int, hidden_size: int, dtype: torch.dtype, samples: int = 0) -> int:
@@ -44,11 +42,7 @@ def estimate_bytes(tokens: int, hidden_size: int, dtype: torch.dtype, samples: i
 
 
 def require_space(directory: str | Path, needed: int) -> None:
-    """Checks that ``needed`` bytes fit before a long run starts.
-
-    Raises:
-        OSError: If they do not; the message has both sizes.
-    """
+    """Raises OSError unless ``needed`` bytes fit, before a long run starts."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(directory).free
@@ -65,10 +59,10 @@ class HiddenCache:
     Every rank reads all shards and writes its own. :meth:`refresh` finds other ranks' new shards.
 
     Args:
-        directory: Folder of the shards, created if missing.
-        teacher: Source of the states (model, revision, adapters, quantisation, rope variant), as one string.
-        hidden_size: ``H`` of the teacher.
-        dtype: Dtype of the states, stored bit for bit; None takes that of the first states put or read.
+        directory: Created if missing.
+        teacher: From :func:`.cache_keys.teacher_identity`.
+        hidden_size: ``H``.
+        dtype: Of the states, stored bit for bit; None takes that of the first states put or read.
         rank: This process's global rank; part of its shards' names.
         shard_bytes: A shard is written as soon as this much is pending.
 
@@ -76,7 +70,7 @@ class HiddenCache:
         broken: Shards that could not be read; their samples are computed again.
 
     Raises:
-        CacheMismatchError: If the folder holds a shard of another teacher, width, dtype, version or program.
+        CacheMismatchError: If the folder holds a shard of another cache.
     """
 
     def __init__(
@@ -116,8 +110,7 @@ class HiddenCache:
     def put(self, key: str, hidden: torch.Tensor) -> None:
         """Adds ``hidden`` ``[n, H]`` unless ``key`` is cached; writes a shard when enough is pending.
 
-        Raises:
-            ValueError: If shape or dtype is not the cache's: casting would not be bit-exact.
+        Raises ValueError if shape or dtype is not the cache's: casting would not be bit-exact.
         """
         if self.dtype is None:
             self._set_dtype(hidden.dtype)
@@ -152,13 +145,9 @@ class HiddenCache:
         return path
 
     def refresh(self) -> None:
-        """Adds the new shards of all ranks.
+        """Adds the new shards of all ranks; raises CacheMismatchError if one is not of this cache.
 
-        A file that safetensors cannot read (cut short by a full disk or a broken copy) is skipped with a warning and
-        added to :attr:`broken`.
-
-        Raises:
-            CacheMismatchError: If a readable shard is not of this cache.
+        A file that safetensors cannot read (full disk, broken copy) is skipped with a warning, see :attr:`broken`.
         """
         for path in sorted(self.directory.glob("*.safetensors")):
             if path in self._known_shards or path.name == HEAD_NAME:
@@ -186,11 +175,7 @@ class HiddenCache:
         return (self.directory / HEAD_NAME).is_file()
 
     def load_head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Reads the head, on the CPU.
-
-        Raises:
-            CacheMismatchError: If it is another teacher's.
-        """
+        """Reads the head, on the CPU; raises CacheMismatchError if it is another teacher's."""
         expected = {key: value for key, value in self._metadata.items() if key != "dtype"}
         with safe_open(self.directory / HEAD_NAME, framework="pt") as file:
             self._check(self.directory / HEAD_NAME, file.metadata() or {}, expected)

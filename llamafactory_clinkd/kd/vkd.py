@@ -3,20 +3,19 @@
 
 """VkD (Miles et al., CVPR 2024, arXiv:2403.06213): rotated student features are pulled towards the teacher's.
 
-The paper constrains the projection between the two widths to be orthogonal, so that it can only rotate the student's
-features and never compensate for them, and standardises the teacher's for discriminative tasks. Loss and normalisation
-follow the authors' released code: smooth L1 between ``orthogonal(Linear(student_dim, teacher_dim, bias=False))`` of
-the student's features and ``layer_norm`` (no affine) of the teacher's. It averages over a batch of pooled features;
-here a "sample" is a supervised position.
+The projection between the two widths is orthogonal, so that it rotates the student's features and cannot compensate
+for them. As in the authors' released code, the loss is smooth L1 between ``orthogonal(Linear(student_dim, teacher_dim,
+bias=False))`` of the student's features and ``layer_norm`` (no affine) of the teacher's; a sample is a supervised
+position here, a pooled feature there.
 
-One deviation: the matrix is parametrised by the Cayley map instead of torch's default for rectangles, Householder
-reflections. Those keep their signs on a diagonal that is truncated to integers, so the weight decay of AdamW turns the
-whole matrix into zeros; and they are slow (896 to 1536 on two busy CPU cores, forward and backward: Householder 67 s,
-matrix exponential 38 s, Cayley 2 s).
+One deviation: the matrix is parametrised by the Cayley map, not by torch's default for rectangles, Householder
+reflections. Those keep their signs on a diagonal that is truncated to integers, so AdamW's weight decay zeroes the
+whole matrix; and they are slow (896 to 1536 on two CPU cores, forward and backward: 67 s, Cayley 2 s).
 """
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +27,7 @@ from transformers import TrainerCallback
 
 from ..utils.models import text_config
 from .kd_trainer import DistillTrainer
-from .loss import IGNORE_INDEX
+from .loss import IGNORE_INDEX, DistillLoss
 from .separate_optimizer import SeparateOptimizer, attach_non_persistent
 
 
@@ -36,8 +35,7 @@ logger = logging.getLogger(__name__)
 
 PROJECTOR = "clinkd_vkd"
 PROJECTOR_FILE = f"{PROJECTOR}.safetensors"
-OPTIMIZER_PREFIX = "optimizer."
-"""Of the separate optimizer's state in that file."""
+OPTIMIZER_PREFIX = "optimizer."  # of the separate optimizer's state in that file
 UNSUPPORTED_ENGINE = (
     "`kd_method: vkd` needs whole hidden states and heads, which FSDP does not provide, and an unscaled loss, which "
     "`fp16: true` with `deepspeed` does not. Train with `bf16: true`, without `fsdp`, or set `kd_method: pseudo_kd`."
@@ -45,20 +43,17 @@ UNSUPPORTED_ENGINE = (
 
 
 class VkdLoss(NamedTuple):
-    """Result of :func:`vkd_loss`: two tensors of shape ``[]``."""
+    """Result of :func:`vkd_loss`: the loss and the supervised rows of this call, tensors of shape ``[]``."""
 
     loss: torch.Tensor
-    """Smooth L1, mean over the teacher's width, summed over supervised rows and divided by ``num_items``."""
     items: torch.Tensor
-    """Supervised rows of this call, int64."""
 
 
 class VkdProjector(nn.Module):
     """Projects student features ``H_s`` to the teacher's width ``H_t`` by a trainable matrix that stays orthogonal.
 
-    The weight ``[H_t, H_s]`` has orthonormal columns if the teacher is at least as wide as the student (lengths and
-    angles are then preserved), else orthonormal rows. It is stored and applied in fp32 whatever the model's dtype and
-    autocast are: the parametrization has no half-precision kernels.
+    The weight ``[H_t, H_s]`` has orthonormal columns if ``H_t >= H_s`` (lengths and angles are then preserved), else
+    orthonormal rows. It stays in fp32 under autocast: the parametrization has no half-precision kernels.
     """
 
     def __init__(self, student_dim: int, teacher_dim: int) -> None:
@@ -69,11 +64,7 @@ class VkdProjector(nn.Module):
         self.projection = orthogonal(linear, orthogonal_map="cayley")
 
     def forward(self, student: torch.Tensor) -> torch.Tensor:
-        """Projects ``[N, H_s]`` (any floating dtype) to fp32 ``[N, H_t]``.
-
-        Raises:
-            ValueError: If the width is not ``student_dim``, or the module was cast to another dtype.
-        """
+        """Projects floating ``[N, H_s]`` to fp32 ``[N, H_t]``; ValueError for another width, or after a cast."""
         if self.projection.parametrizations.weight.original.dtype != torch.float32:
             raise ValueError(
                 "VkdProjector was cast to another dtype; keep it in float32, built after the model is cast."
@@ -97,21 +88,17 @@ def vkd_loss(
     *,
     num_items: int | float | torch.Tensor | None = None,
 ) -> VkdLoss:
-    """Feature distillation on the supervised positions.
+    """Smooth L1 on the supervised positions: mean over the teacher's width, sum over rows, divided by ``num_items``.
 
     Args:
         projector: ``H_s`` to ``H_t``; gets a gradient, as the student does. The teacher gets none.
         student_hidden: ``[N, H_s]``.
         teacher_hidden: ``[N, H_t]``.
-        labels: ``[N]`` int64, already shifted; rows of -100 are ignored.
-        num_items: Denominator, normally the supervised tokens of the accumulation window on all ranks; None is the
-            supervised rows of this call.
-
-    Returns:
-        The loss and its number of rows; 0 with a finite zero gradient if every label is -100.
+        labels: ``[N]`` int64, already shifted; rows of -100 are ignored. If all are, the loss and its gradient are 0.
+        num_items: As of :func:`.loss.distill_loss`.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If the teacher's width is not the projector's.
     """
     rows = (labels != IGNORE_INDEX).nonzero().squeeze(1)
     projected = projector(student_hidden[rows])
@@ -126,20 +113,11 @@ def vkd_loss(
     return VkdLoss(distance / denominator, torch.tensor(len(rows), device=labels.device))
 
 
-class VkdTerms(NamedTuple):
-    """The loss of one call, tensors of shape ``[]``; ``loss == (ce + alpha * vkd) / (1 + alpha)``."""
-
-    loss: torch.Tensor
-    ce: torch.Tensor
-    vkd: torch.Tensor
-    items: torch.Tensor
-
-
 class VkdTrainer(DistillTrainer):
     """Trains the student and the projection between the widths together.
 
-    The projection is saved in each checkpoint and not with the final model. It shares the student's optimizer, except
-    under DeepSpeed, which would partition it and cast it to half precision.
+    The projection is saved in checkpoints, not with the final model. It shares the student's optimizer, except under
+    DeepSpeed, which would partition it and cast it to half precision.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -154,7 +132,7 @@ class VkdTrainer(DistillTrainer):
         self._separate_optimizer: SeparateOptimizer | None = None
         if self.is_deepspeed_enabled:
             self._separate_optimizer = SeparateOptimizer(self._projector, training, self.accelerator)
-            self.add_callback(_ProjectorStep(self))
+            self.add_callback(_ProjectorStep(self._separate_optimizer, self._get_learning_rate))
         if not self._uses_hidden or self._head is None:
             raise ValueError(
                 "`kd_method: vkd` needs the hidden states in front of both heads, and one of the heads cannot be used "
@@ -163,30 +141,24 @@ class VkdTrainer(DistillTrainer):
 
     def loss_of_hidden(
         self, hidden: torch.Tensor, targets: torch.Tensor, teacher: dict[str, torch.Tensor], num_items: Any
-    ) -> VkdTerms:
-        """Eq. 16 with the features' distance as its second term."""
+    ) -> DistillLoss:
+        """Eq. 16 with the features' distance as its second term, ``kl``."""
         options = {"alpha": 0.0, "temperature": 1.0, "student_bias": self._head.bias, "num_items": num_items}
         plain = self._hidden_loss(hidden, self._head.weight, None, None, targets, **options)
         features = vkd_loss(self._projector, hidden, teacher["hidden"], targets, num_items=num_items)
         alpha = self._settings.kd_alpha
         loss = (plain.loss + alpha * features.loss) / (1 + alpha)
-        return VkdTerms(loss, plain.ce, features.loss.detach(), plain.items)
+        return plain._replace(loss=loss, kl=features.loss.detach())
 
-    def logged_terms(self, result: VkdTerms, num_items: Any) -> dict[str, torch.Tensor]:
+    def logged_terms(self, result: DistillLoss, num_items: Any) -> dict[str, torch.Tensor]:
         """Cross-entropy and the features' distance."""
         if self.is_first_batch(result):
             per_token = num_items / result.items
             logger.info(
                 "First batch, %d supervised tokens: cross-entropy %.3f nats, distance of features %.4f.",
-                int(result.items),
-                float(result.ce * per_token),
-                float(result.vkd * per_token),
-            )
-        return {"ce": result.ce, "vkd": result.vkd}
-
-    def step_projector(self) -> None:
-        """Steps the separate optimizer at the student's learning rate."""
-        self._separate_optimizer.step(self._get_learning_rate())
+                int(result.items), float(result.ce * per_token), float(result.kl * per_token),
+            )  # fmt: skip
+        return {"ce": result.ce, "vkd": result.kl}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the student; in a checkpoint also the projection."""
@@ -223,10 +195,10 @@ class VkdTrainer(DistillTrainer):
 
 
 class _ProjectorStep(TrainerCallback):
-    """Steps the projection with the student's optimizer, at the end of an accumulation window."""
+    """Steps the separate optimizer when the student's steps, at the same learning rate."""
 
-    def __init__(self, trainer: VkdTrainer) -> None:
-        self._trainer = trainer
+    def __init__(self, optimizer: SeparateOptimizer, learning_rate: Callable[[], float]) -> None:
+        self._optimizer, self._learning_rate = optimizer, learning_rate
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer.step_projector()
+        self._optimizer.step(self._learning_rate())

@@ -23,20 +23,17 @@ from ..utils.patching import patch_instance
 logger = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
+# Configuration keys of models that scale or cap their head's output: Gemma 2, Cohere, Granite, Falcon-H1.
 LOGIT_SCALING_KEYS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-"""Configuration keys of models that scale or cap their head's output (Gemma 2, Cohere, Granite, Falcon-H1)."""
 
 
 def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Finds the positions whose logits are trained.
-
-    Args:
-        labels: ``[B, L]`` int64, ``-100`` where nothing is learnt.
+    """The positions whose logits are trained, of labels ``[B, L]`` int64 with -100 where nothing is learnt.
 
     Returns:
         ``supervised_idx``: ``[K]`` int64, positions ``0 <= k < L - 1`` whose *next* token is supervised in some row
-        (one position if there is none, so that the head is still in the graph); ``targets``: ``[B, K]`` int64 labels
-        of those next tokens, ``-100`` where a row has none.
+        (position 0 if none is, so that the head stays in the graph); ``targets``: ``[B, K]`` int64 labels of those
+        next tokens, -100 where a row has none.
     """
     shifted = labels[:, 1:]
     supervised_idx = (shifted != IGNORE_INDEX).any(dim=0).nonzero().flatten()
@@ -46,15 +43,11 @@ def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 def find_head(model: nn.Module, role: str) -> tuple[nn.Linear | None, bool]:
-    """The model's output projection, if hidden states times its weight are the logits; logs a warning otherwise.
-
-    Args:
-        model: Not wrapped by an engine.
-        role: ``"student"`` or ``"teacher"``, for the warning.
+    """The output projection of a model that no engine wraps; logs a warning if there is none to use directly.
 
     Returns:
-        ``head``: None for heads that adapters wrap or that are quantised, and for models that scale or cap the logits
-        after it or do not take ``logits_to_keep``; ``restricts``: whether the model takes ``logits_to_keep``.
+        ``head``: None if adapters wrap it, if it is quantised, or if the model scales or caps the logits after it or
+        does not take ``logits_to_keep``; ``restricts``: whether the model takes ``logits_to_keep``.
     """
     base = unwrap_adapters(model)
     restricts = "logits_to_keep" in inspect.signature(base.forward).parameters
@@ -71,9 +64,6 @@ def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], supervi
     """Final hidden states ``[B, K, H]`` of ``model`` at ``supervised_idx`` ``[K]``, without projecting them.
 
     They are read inside the head's call, before mixed precision turns the model's outputs into fp32.
-
-    Raises:
-        ValueError: See :func:`check_unchanged`.
     """
     captured: list[torch.Tensor] = []
 
@@ -88,10 +78,9 @@ def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], supervi
 
 
 def check_unchanged(model: nn.Module, logits: torch.Tensor, head_output: torch.Tensor) -> None:
-    """Checks once for each model that its ``logits`` are its head's output.
+    """Raises ValueError, in a model's first batch, unless its ``logits`` are its head's output.
 
-    Raises:
-        ValueError: If it scales, caps or masks them after its head without a key in :data:`LOGIT_SCALING_KEYS`.
+    It may scale, cap or mask them after its head only by a key in :data:`LOGIT_SCALING_KEYS`.
     """
     if getattr(model, "_clinkd_head_checked", False):
         return
@@ -114,12 +103,9 @@ def output_at(model: nn.Module, inputs: dict[str, Any], supervised_idx: torch.Te
 
 
 def router_loss(model: nn.Module, output: Any) -> torch.Tensor | None:
-    """The weighted load-balancing loss of a mixture of experts; None without one.
+    """The weighted load-balancing loss of a mixture of experts; None without one, ValueError without a weight for it.
 
     A model adds it to its loss only if it gets labels. Stock's ``moe_aux_loss_coef`` switches it on.
-
-    Raises:
-        ValueError: If there is such a loss and no weight for it.
     """
     loss = getattr(output, "aux_loss", None)
     if not isinstance(loss, torch.Tensor):  # transformers returns 0 for a model without routers

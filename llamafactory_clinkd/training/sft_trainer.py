@@ -4,9 +4,9 @@
 """The base of ClinKD's trainers: LLaMA-Factory's SFT trainer with the head computed at the supervised positions only.
 
 Differences from stock, each explained in ``docs/paper.md``: the loss is the mean over the supervised tokens of the
-whole accumulation window and all ranks (stock averages micro-batch means for vision-language models); the
-language-model head never sees an unsupervised position; the terms of the loss are logged beside it; the load-balancing
-loss of a mixture of experts is averaged over the window (stock adds it once a micro-batch for text models).
+whole accumulation window and all ranks (stock averages micro-batch means for vision-language models); the head never
+sees an unsupervised position; the terms of the loss are logged beside it; the load-balancing loss of a mixture of
+experts is averaged over the window (stock adds it once a micro-batch for text models).
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+from torch.nn.functional import linear
 
 from ..utils.patching import patch_instance
 from .checkpoint_compat import accepts_saved_names
@@ -25,20 +26,15 @@ REPEATED = "clinkd_repeated"
 
 
 class SupervisedTrainer(CustomSeq2SeqTrainer):
-    """Supervised fine-tuning with a loss over hidden states.
+    """Supervised fine-tuning with ``hidden_loss``, called as :func:`llamafactory_clinkd.kd.distill_loss`.
 
-    Args:
-        hidden_loss: ``distill_loss`` or a function with its signature.
-        logits_loss: The same from logits, for heads that cannot be used directly.
-        **kwargs: Arguments of stock's trainer.
+    For heads that cannot be used directly there is ``logits_loss``, called as ``logits_distill_loss``.
     """
 
     def __init__(self, *, hidden_loss: Callable[..., Any], logits_loss: Callable[..., Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # `compute_loss` gets the window's token count and divides by it (see `_get_num_items_in_batch`).
-        self.model_accepts_loss_kwargs = True
-        self._hidden_loss = hidden_loss
-        self._logits_loss = logits_loss
+        self.model_accepts_loss_kwargs = True  # `compute_loss` gets the window's token count and divides by it
+        self._hidden_loss, self._logits_loss = hidden_loss, logits_loss
         self._head, self._restricts = find_head(self.accelerator.unwrap_model(self.model), "student")
         self._loss_terms: dict[str, torch.Tensor] = {}
         self._loss_terms_since_step = 0
@@ -56,17 +52,13 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         return super()._get_num_items_in_batch(shifted, device)
 
     def _mark_repeated(self, batch_samples: list[dict[str, Any]]) -> None:
-        """Writes into the last batch of an epoch how many of this rank's rows are repeated.
-
-        So that all ranks have equal batches, accelerate fills the last ones up with the first rows of the epoch.
-        """
+        """Counts the rows that accelerate repeats in an epoch's last batch, so that all ranks have equal batches."""
         state = self.accelerator.gradient_state
         if not batch_samples or not state.end_of_dataloader or state.remainder <= 0:
             return
-        batch = batch_samples[-1]
-        rows = len(batch["labels"])
+        rows = len(batch_samples[-1]["labels"])
         real = state.remainder - self.args.process_index * rows
-        batch[REPEATED] = rows - min(max(real, 0), rows)
+        batch_samples[-1][REPEATED] = rows - min(max(real, 0), rows)
 
     def compute_loss(
         self,
@@ -89,7 +81,8 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
             if self._head is not None:
 
                 def compute(hidden: torch.Tensor) -> Any:
-                    self.on_logits(supervised_idx, targets, lambda rows: self._project(hidden[rows]))
+                    head = self._head
+                    self.on_logits(supervised_idx, targets, lambda rows: linear(hidden[rows], head.weight, head.bias))
                     return self.loss_of_hidden(hidden, loss_targets, teacher, num_items_in_batch)
 
                 result, output = self._loss_in_head(model, inputs, supervised_idx, compute)
@@ -109,15 +102,14 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
             loss = loss + routers
             terms["aux_loss"] = routers / self.accelerator.num_processes
         if model.training:
-            self._add_loss_terms(terms)
+            if not self._loss_terms:  # also at the start of a resumed run
+                self._loss_terms_since_step = self.state.global_step
+            for name, value in terms.items():
+                self._loss_terms[name] = self._loss_terms.get(name, 0.0) + value.detach().float()
         return (loss, {}) if return_outputs else loss
 
     def _loss_in_head(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        supervised_idx: torch.Tensor,
-        compute: Callable[[torch.Tensor], Any],
+        self, model: torch.nn.Module, inputs: dict[str, Any], supervised_idx: torch.Tensor, compute: Callable[..., Any]
     ) -> tuple[Any, Any]:
         """``compute(hidden [B * K, H])`` inside the head module's call, where any engine has its weight whole."""
         results = []
@@ -131,25 +123,14 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         check_unchanged(self.model, output.logits, results[0].loss.view(1, 1, 1))
         return results[0]._replace(loss=output.logits.view(())), output
 
-    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits ``[N, V]`` of hidden states ``[N, H]``; only inside the head's call."""
-        return torch.nn.functional.linear(hidden, self._head.weight, self._head.bias)
-
     def loss_of_hidden(
         self, hidden: torch.Tensor, targets: torch.Tensor, teacher: dict[str, torch.Tensor], num_items: Any
     ) -> Any:
         """The loss and its terms from final hidden states ``[N, H]`` and labels ``[N]``, inside the head's call."""
         return self._hidden_loss(
-            hidden,
-            self._head.weight,
-            teacher.get("hidden"),
-            teacher.get("head"),
-            targets,
-            num_items=num_items,
-            student_bias=self._head.bias,
-            teacher_bias=teacher.get("bias"),
-            **self.loss_options(),
-        )
+            hidden, self._head.weight, teacher.get("hidden"), teacher.get("head"), targets, num_items=num_items,
+            student_bias=self._head.bias, teacher_bias=teacher.get("bias"), **self.loss_options(),
+        )  # fmt: skip
 
     def loss_of_logits(
         self, logits: torch.Tensor, targets: torch.Tensor, teacher: dict[str, torch.Tensor], num_items: Any
@@ -160,13 +141,7 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
     def on_logits(
         self, supervised_idx: torch.Tensor, targets: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
-        """Hook for every batch.
-
-        Args:
-            supervised_idx: Positions ``[K]``.
-            targets: Labels ``[B, K]``.
-            logits_of: Returns the logits of any of the ``B * K`` rows.
-        """
+        """Hook for every batch: positions ``[K]``, labels ``[B, K]``, and the logits of any of the ``B * K`` rows."""
 
     @contextlib.contextmanager
     def teacher_outputs(
@@ -182,13 +157,6 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
     def logged_terms(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
         """Terms of the loss to log beside it, each summing over window and ranks to the step's value."""
         return {}
-
-    def _add_loss_terms(self, terms: dict[str, torch.Tensor]) -> None:
-        """Adds a micro-batch's terms to the next log entry."""
-        if not self._loss_terms:  # also at the start of a resumed run
-            self._loss_terms_since_step = self.state.global_step
-        for name, value in terms.items():
-            self._loss_terms[name] = self._loss_terms.get(name, 0.0) + value.detach().float()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the terms of the loss, averaged over the steps since the last log and summed over ranks."""

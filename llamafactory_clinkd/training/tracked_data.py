@@ -3,8 +3,8 @@
 
 """Keeps the rows of a data set beside LLaMA-Factory's tokens.
 
-Stock turns a row into token ids and drops its id, task and modality. Pseudo-labels, corrections and predictions refer
-to rows, so the aligned data set (``_prompt``, ``_response``, ``_images``) is kept in the order of the tokenised one.
+Stock drops a row's id, task and modality. Pseudo-labels, corrections and predictions refer to rows, so the aligned
+data set (``_prompt``, ``_response``, ``_images``) is kept in the order of the tokenised one.
 """
 
 import logging
@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.boxes import modality_of, task_of
+from ..utils.rows import IMAGE_PLACEHOLDER
 
 
 logger = logging.getLogger(__name__)
 
-SIDE_COLUMNS = ("id", "task", "modality")
-IMAGE_PLACEHOLDER = "<image>"
 ROW_NUMBER = "clinkd_row"
 
 
@@ -59,16 +58,12 @@ class TrackedData:
         return aligned if choose is None else choose(aligned)
 
     def keep(self, aligned: Any, is_eval: bool, tokenize: Callable[[Any, bool], Any]) -> None:
-        """Stores the tokenised rows and their tokeniser."""
+        """Stores the rows that stock tokenises, and its tokeniser."""
         self._aligned[is_eval] = aligned
         self._tokenize = tokenize
 
     def aligned(self, is_eval: bool) -> Any:
-        """The aligned rows of a split.
-
-        Raises:
-            ValueError: If stock loaded only tokens (``tokenized_path``, ``streaming``).
-        """
+        """The aligned rows of a split; raises ValueError if stock loaded only tokens."""
         if is_eval not in self._aligned:
             raise ValueError(
                 "This phase needs the rows behind the tokens, but the data came from `tokenized_path` or `streaming`. "
@@ -82,16 +77,14 @@ class TrackedData:
 
     def number(self, tokenized: Any, *, known: bool = True) -> Any:
         """Adds the row numbers to tokenised training rows, ``-1`` for rows that are not of the training set."""
-        if not self.numbered:
-            return tokenized
-        return tokenized.add_column(ROW_NUMBER, list(range(len(tokenized))) if known else [-1] * len(tokenized))
+        numbers = list(range(len(tokenized))) if known else [-1] * len(tokenized)
+        return tokenized.add_column(ROW_NUMBER, numbers) if self.numbered else tokenized
 
 
 def describe_rows(aligned: Any) -> list[dict[str, Any]]:
     """Aligned rows as ``{"key", "id", "image", "question", "annotation", "task", "modality"}``.
 
-    ``key`` is unique in the data set (its index and the row's id); task and modality come from the side columns, or
-    from the text and the image's name where those are empty.
+    ``key`` (index and id) is unique; empty columns of task and modality are filled from text and image name.
     """
     described = []
     for index, row in enumerate(aligned):

@@ -25,7 +25,7 @@ coordinates below 0 or over 1000                   kept, not clipped: an oversho
 no width or no height (degenerate)                 a box, whose IoU with anything, itself included, is 0
 doubled tags ``<box><box>(1,2),(3,4)</box></box>``  one box
 one of the two tags missing                        not tagged: read by the bare rule, if nothing is tagged
-an opening and a closing tag of different styles   a tagged box (``tags_balanced`` says False)
+an opening and a closing tag of different styles   a tagged box (``tags_balanced`` is False)
 tagged text without coordinates                    no box; bare ones elsewhere in the text are then read
 full-width ``（１，２），（３，４）`` and ``＜box＞``      read like their ASCII forms
 numbers of more than nine digits                   not a number of a box
@@ -55,7 +55,7 @@ TAGS: dict[str, dict[str, str]] = {
     "qwen_vl": {"ref": "<ref>", "/ref": "</ref>", "box": "<box>", "/box": "</box>"},
 }
 
-# One character to one character, so that places found in the plain text hold in the original.
+# One character to one character, so that positions in the plain text are those in the original.
 _PLAIN = str.maketrans("（），、．＜＞／｜－０１２３４５６７８９", "(),,.<>/|-0123456789")
 _KINDS = {tag: (style, kind) for style, kinds in TAGS.items() for kind, tag in kinds.items()}
 _TAG = re.compile("|".join(re.escape(tag) for tag in _KINDS), re.IGNORECASE)
@@ -118,11 +118,7 @@ def has_box(text: str) -> bool:
 
 
 def format_box(box: Sequence[float], tags: TagStyle = "qwen2_vl") -> str:
-    """Writes a box with tags, as integers in [0, 1000): rounded, the far edge 1000 written as 999.
-
-    Args:
-        box: ``x1, y1, x2, y2`` in thousandths of the image, corners in any order.
-        tags: The tag style.
+    """Writes a box (corners in any order) with tags, as integers in [0, 1000): rounded, the far edge 1000 as 999.
 
     Raises:
         ValueError: If a coordinate, once rounded, is outside [0, 1000] or not finite, or the style is unknown.
@@ -136,11 +132,7 @@ def format_box(box: Sequence[float], tags: TagStyle = "qwen2_vl") -> str:
 
 
 def convert_tags(text: str, tags: TagStyle) -> str:
-    """Rewrites the reference and box tags of ``text`` to one style; coordinates and words stay as they are.
-
-    Raises:
-        ValueError: If the style is unknown.
-    """
+    """Rewrites the tags of ``text`` to one style, and nothing else; raises ValueError for an unknown style."""
     style, parts, position = _style(tags), [], 0
     for _, kind, start, end in _tags(text.translate(_PLAIN)):
         parts += (text[position:start], style[kind])
@@ -179,17 +171,9 @@ def tags_balanced(text: str) -> bool:
 
 
 def iou_matrix(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> np.ndarray:
-    """Intersection over union of every pair of boxes.
+    """Intersection over union of every pair of boxes ``[A, 4]`` and ``[B, 4]``: float64 ``[A, B]`` in [0, 1].
 
-    Areas are those of the plane, without the "+1" of pixel counting; touching boxes have 0, and so has any pair whose
-    union has no area.
-
-    Args:
-        a: Boxes ``[A, 4]``, corners in any order.
-        b: Boxes ``[B, 4]``, in the same unit.
-
-    Returns:
-        float64 ``[A, B]``, in [0, 1]; empty along an empty argument.
+    Corners may be in any order. Areas are without the "+1" of pixel counting; a union without an area gives 0.
     """
     first = np.asarray(a, dtype=np.float64).reshape(-1, 2, 2)
     second = np.asarray(b, dtype=np.float64).reshape(-1, 2, 2)
@@ -207,14 +191,11 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def task_of(question: str, answer: str) -> Task:
-    """Tells a row's task from its question and ground-truth answer; a ``task`` column in the data overrides it.
+    """A row's task, from its question and ground-truth answer; a ``task`` column in the data overrides it.
 
-    - no box in either: ``MIA``; a box in the answer only: ``VG``;
-    - a box in the question: ``ROC`` when the answer, boxes aside, is a label, ``RC`` when it is a description. Up to
-      three words are a label; more than eight words, or a verb, make a description; between, the question decides
-      (``RC`` when it asks to describe, to explain or for a caption).
-
-    Med-GRIT-270k's strings (design of its four tasks: BiRD, section 3) follow this; other data may need the column.
+    ``MIA`` without a box, ``VG`` with one in the answer only. With a box in the question, ``ROC`` if the answer is a
+    label (at most three words besides the boxes), ``RC`` if it is a description (more than eight words, or a verb);
+    between, the question decides. Med-GRIT-270k follows this (BiRD, section 3); other data may need the column.
     """
     if not has_box(question):
         return "VG" if has_box(answer) else "MIA"
@@ -228,10 +209,7 @@ def task_of(question: str, answer: str) -> Task:
 
 
 def modality_of(image: str) -> str:
-    """The modality that an image's name tells: lower-case, up to the first ``_``; without one, the name's stem.
-
-    Folders, with either slash, do not matter: ``images/CT_12.png`` is ``ct``.
-    """
+    """The modality in an image's name, lower-case, up to the first ``_`` or ``.``: ``images/CT_12.png`` is ``ct``."""
     name = re.split(r"[/\\]", image)[-1]
     return name.partition("_")[0].partition(".")[0].lower()
 

@@ -20,14 +20,9 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
 def split_clip_name(model: str, pretrained: Sequence[tuple[str, str]]) -> tuple[str, str | None]:
-    """Splits the name of a CLIP model into open_clip's model name and pretrained tag.
+    """Splits ``hf-hub:OWNER/NAME``, a folder, or ``ARCHITECTURE@TAG`` into open_clip's model name and pretrained tag.
 
-    Args:
-        model: ``hf-hub:OWNER/NAME``, a folder, or ``ARCHITECTURE@TAG``.
-        pretrained: What ``open_clip.list_pretrained()`` returns.
-
-    Raises:
-        ValueError: If the name is neither a hub name, a folder, nor an architecture with a known tag.
+    ``pretrained`` is ``open_clip.list_pretrained()``; a ValueError lists its tags if a name is none of these.
     """
     if model.startswith(("hf-hub:", "local-dir:")):
         return model, None
@@ -45,15 +40,7 @@ def split_clip_name(model: str, pretrained: Sequence[tuple[str, str]]) -> tuple[
 
 
 def load_text_encoder(model: str, device: str, batch_size: int) -> tuple[Callable[[list[str]], "np.ndarray"], str]:
-    """Loads a CLIP model for its text embeddings.
-
-    Args:
-        model: See :func:`split_clip_name`.
-        device: Where the model runs, as torch writes it.
-        batch_size: Texts embedded at once.
-
-    Returns:
-        The encoder, which maps K texts to float32 ``[K, D]``, and :func:`weights_sha256`.
+    """The text encoder of a CLIP model, which maps K texts to float32 ``[K, D]``, and its :func:`weights_sha256`.
 
     Raises:
         ValueError: See :func:`split_clip_name`.
@@ -77,15 +64,9 @@ def load_text_encoder(model: str, device: str, batch_size: int) -> tuple[Callabl
 
 
 def local_text_tower(model_name: str) -> dict[str, Any]:
-    """Arguments for ``open_clip.create_model`` that keep a local transformers text tower off the network.
+    """``text_cfg`` for ``open_clip.create_model`` if ``local-dir:FOLDER`` has a transformers text tower, else nothing.
 
-    Without them open_clip fetches the tower's ``config.json`` from the hub although the folder holds it.
-
-    Args:
-        model_name: The name as open_clip takes it; only ``local-dir:FOLDER`` can need arguments.
-
-    Returns:
-        ``{"text_cfg": ...}``, or an empty dictionary where the text tower is not a transformers model.
+    Without it open_clip fetches the tower's ``config.json`` from the hub although the folder holds it.
     """
     folder = Path(model_name.removeprefix("local-dir:"))
     if not model_name.startswith("local-dir:") or not (folder / "config.json").is_file():

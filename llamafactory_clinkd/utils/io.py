@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files that survive a crash: atomic JSON and JSONL, and the hashes that tell whether two inputs are the same.
+"""Files that survive a crash: atomic JSON and JSONL, and the hashes that identify inputs.
 
-Every writer goes through a temporary file in the same folder, ``fsync`` and ``os.replace``, so a reader sees the old
-content or the new one, never half of it. The one exception is :func:`append_jsonl`, which can leave a torn last line
-when the machine dies in the middle of a write; :func:`read_jsonl` drops such a line and the next append cuts it off.
+A reader sees the old content or the new one, never half of it. Only :func:`append_jsonl` can leave a torn last line
+when the machine crashes during a write; :func:`read_jsonl` drops such a line and the next append cuts it off.
 """
 
 import hashlib
@@ -23,8 +22,8 @@ from typing import Any
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A new file beside ``path`` that replaces it when the block ends, synced to disk, and is removed if it raises.
 
-    Parent folders are created. The file keeps the mode of the one that it replaces; a new one follows the umask. A
-    killed process leaves a file whose name starts with a dot and ends in ``.tmp``.
+    Parent folders are created. The file keeps the mode of the one that it replaces, else follows the umask. A killed
+    process leaves a file whose name starts with a dot and ends in ``.tmp``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,16 +53,11 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If the file is not JSON; the message names the file.
-    """
+    """Reads a JSON file; raises FileNotFoundError, or a ValueError that names the file if it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Delete or mend it and run again.") from error
+        raise ValueError(f"{path} is not valid JSON ({error}). Delete or fix it and run again.") from error
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -74,14 +68,11 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Reads a JSONL file; a missing file is an empty list, a torn last line (no newline) is dropped.
 
-    Raises:
-        ValueError: If any complete line is not a JSON object; the message names file and line.
+    Raises a ValueError that names file and line if a complete line is not a JSON object.
     """
-    path = Path(path)
+    path, rows = Path(path), []
     if not path.exists():
-        return []
-
-    rows = []
+        return rows
     content = path.read_bytes()
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n"), start=1):
         if not line.strip():
@@ -126,10 +117,9 @@ def file_sha256(path: str | Path) -> str:
 
 
 def sampled_sha256(path: str | Path, blocks: int = 64, block_bytes: int = 65536) -> str:
-    """SHA-256 of a file's size and of blocks evenly spread over it, as 64 hexadecimal digits.
+    """SHA-256 of a file's size and of ``blocks`` evenly spread over it (4 MiB, or all), as 64 hexadecimal digits.
 
-    Reads at most ``blocks * block_bytes`` (4 MiB) of a file of any size, and all of a smaller one. For weights:
-    another training changes them nearly everywhere. Not for files that may have changed in one place only.
+    For weights: training changes them nearly everywhere. Not for files that may have changed in one place only.
     """
     size = Path(path).stat().st_size
     digest = hashlib.sha256(str(size).encode())

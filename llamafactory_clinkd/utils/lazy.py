@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Names of a room that are imported when they are first used (PEP 562), so that importing the room costs nothing."""
+"""A package's public names, imported at their first use (PEP 562), so that importing the package is cheap."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -9,12 +9,7 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's ``__getattr__``.
-
-    Args:
-        package: The room's ``__name__``.
-        homes: Offered name -> module of the room that defines it.
-    """
+    """The ``__getattr__`` of a package; ``homes`` maps each public name to the module that defines it."""
 
     def __getattr__(name: str) -> Any:
         if name not in homes:

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reaching into models: below their wrappers, to the language model's configuration, into 4-bit layers."""
+"""Models: the one below PEFT's wrapper, the language model's configuration, training of 4-bit layers."""
 
 from typing import Any
 
@@ -21,13 +21,9 @@ def text_config(config: Any) -> Any:
 def keep_trainable(model: nn.Module) -> Any:
     """Switches the CPU repacking off in every 4-bit layer of a model that is to be trained; returns the model.
 
-    At its first forward pass in evaluation mode, on a processor with AVX512-BF16, bitsandbytes repacks a
-    ``Linear4bit`` for a product without a gradient, and never unpacks it. A student generates in the middle of its
-    training (beside a teacher that shares its base, in Reflective Correction, in an evaluation); from then on only
-    its last layer would learn.
-
-    Args:
-        model: As it was loaded. Layers of other kinds, and a layer on a GPU, are as they were.
+    At its first forward pass in evaluation mode, on a CPU with AVX512-BF16, bitsandbytes repacks a ``Linear4bit`` for
+    a product without a gradient, and never unpacks it. A student is evaluated in the middle of its training (its
+    teacher shares its base, or it generates); from then on only its last layer would learn.
     """
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Attributes of modules, classes and objects, replaced for a while or for good."""
+"""Replaces attributes of modules, classes and instances, within a block or permanently."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,10 +22,7 @@ def patch_attr(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def patch_instance(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Sets an instance attribute, and restores afterwards what the instance (not its class) held.
-
-    A model that is spread over devices holds a ``forward`` with hooks of its own, others the one of their class.
-    """
+    """Sets an instance attribute, and restores afterwards what the instance (not its class) held, such as a hook."""
     before = vars(owner).get(name)
     setattr(owner, name, value)
     try:

@@ -1,28 +1,24 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""How far work in several parts is, each of which is shown from when it begins."""
+"""Progress of work in several parts, each of which is shown from its start."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
-Show = Callable[..., None]
-"""Called with (name of the part, steps done, steps, note)."""
+Show = Callable[..., None]  # (name of the part, steps done, steps, note)
 
 
 @contextmanager
-def bars_of_parts(console: "Console") -> Iterator[Show]:
-    """Inside, the function that it gives shows how far a part is: a bar each, or lines where output goes to a file."""
+def bars_of_parts(console: Console) -> Iterator[Show]:
+    """Yields a function that shows a part's progress: one bar each, or lines where the output is not a terminal."""
     if not console.is_terminal:
         yield lines_of_parts(console)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
     with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
@@ -36,8 +32,8 @@ def bars_of_parts(console: "Console") -> Iterator[Show]:
         yield show
 
 
-def lines_of_parts(console: "Console") -> Show:
-    """Prints a line when a part begins and at every tenth of it, for the log of a job that nobody watches."""
+def lines_of_parts(console: Console) -> Show:
+    """Prints a line when a part begins and at every tenth of it, for a log file."""
     tenths: dict[str, int] = {}
 
     def show(name: str, done: int, total: int, note: str = "") -> None:
