@@ -4,8 +4,7 @@
 """The YAML keys of ClinKD: one dataclass with help, ranges and conflicts, in LLaMA-Factory's style.
 
 :mod:`llamafactory_clinkd.attach` mixes ``ClinkdArguments`` into LLaMA-Factory's ``FinetuningArguments``, so each field
-is a recipe key and a ``llamafactory-cli train`` option. Every error message names the key, the value found, what is
-allowed, and the fix. This module imports neither torch nor LLaMA-Factory.
+is a recipe key and a ``llamafactory-cli train`` option. This module imports neither torch nor LLaMA-Factory.
 """
 
 import math
@@ -48,8 +47,7 @@ class ClinkdArguments:
 
     use_clinkd: bool = _key(False, "Whether or not to run ClinKD's phases. Every other key of this group needs it.")
     clinkd_phases: str = _key(
-        ",".join(PHASES),
-        f"The phases to run: any subset of {', '.join(PHASES)}, in this order, separated by commas.",
+        ",".join(PHASES), f"The phases to run: any subset of {', '.join(PHASES)}, in this order, separated by commas."
     )
     rope_variant: Literal["mrope", "mcg", "mcg_released", "rope_2d", "rope_mixed"] = _key(
         "mcg",
@@ -69,8 +67,7 @@ class ClinkdArguments:
     )
     image_square: bool = _key(True, "Whether or not to resample images to width = height (section 4.3 of the paper).")
     kd_method: Literal["pseudo_kd", "vkd", "none"] = _key(
-        "pseudo_kd",
-        "Distillation loss: pseudo_kd (Eq. 12-16), vkd (orthogonal feature projection) or none (CE only).",
+        "pseudo_kd", "Distillation loss: pseudo_kd (Eq. 12-16), vkd (orthogonal feature projection) or none (CE only)."
     )
     kd_alpha: float = _key(0.5, "Weight of the distillation term in Eq. 16, >= 0.")
     kd_temperature: float = _key(0.5, "Temperature T of Eq. 13-15, > 0.")
@@ -166,13 +163,14 @@ class ClinkdArguments:
         return self
 
     def check_clinkd(self) -> None:
-        """Normalises and validates this group.
-
-        Raises:
-            ValueError: If a key is set without ``use_clinkd``, out of range, or in conflict with another key.
-        """
+        """Normalises this group; ``ValueError`` for keys without ``use_clinkd``, out of range or in conflict."""
         if not self.use_clinkd:
-            self._reject_keys_without_switch()
+            for key, value in self.clinkd_dict().items():
+                if key != "use_clinkd" and self.is_set(key):
+                    raise ValueError(
+                        f"`{key}: {value}` is a ClinKD key, but `use_clinkd` is false. "
+                        f"Set `use_clinkd: true`, or remove `{key}`."
+                    )
             return
 
         self.clinkd_phases = self._parse_phases()
@@ -196,15 +194,6 @@ class ClinkdArguments:
     def is_set(self, key: str) -> bool:
         """Whether a key was written, or set to another value than its default."""
         return key in self.clinkd_written or getattr(self, key) != type(self).__dataclass_fields__[key].default
-
-    def _reject_keys_without_switch(self) -> None:
-        for item in fields(ClinkdArguments):
-            value = getattr(self, item.name)
-            if item.name != "use_clinkd" and self.is_set(item.name):
-                raise ValueError(
-                    f"`{item.name}: {value}` is a ClinKD key, but `use_clinkd` is false. "
-                    f"Set `use_clinkd: true`, or remove `{item.name}`."
-                )
 
     def _parse_phases(self) -> list[str]:
         phases = split_list(self.clinkd_phases)
@@ -244,30 +233,26 @@ class ClinkdArguments:
                 f"{self.clinkd_phases}. Add pseudo_label to it, or set `pseudo_label_target: ground_truth`."
             )
         if self.kd_method == "vkd" and distils and getattr(self, "use_badam", False):
-            raise ValueError(
-                "`kd_method: vkd` trains a projection beside the model, which `use_badam: true` would leave out. "
-                "Set one of them."
-            )
+            allowed = "false with `kd_method: vkd`, whose projection beside the model it would leave out"
+            raise bad_value("use_badam", "true", allowed, "set one of them")
         bits = getattr(self, "ref_model_quantization_bit", None)
         if self.kd_teacher_offload and bits is not None:
-            raise ValueError(
-                f"`ref_model_quantization_bit: {bits}` keeps the teacher on the GPU, `kd_teacher_offload: true` "
-                "off it. Remove one of them."
-            )
+            allowed = "no value with `kd_teacher_offload: true`, because quantised weights stay on the GPU"
+            raise bad_value("ref_model_quantization_bit", bits, allowed, "remove one of them")
         if self.correction_scorer == "logprob":
             raise bad_value("correction_scorer", "logprob", "an open_clip model", "name one, or remove the key")
         if self.kd_method == "pseudo_kd" and distils and self.kd_alpha == 0 and self.kd_noise_std > 0:
             raise ValueError("`kd_noise_std` has no effect with `kd_alpha: 0`. Raise `kd_alpha` or remove the noise.")
-        if self.rope_variant != "mcg" and (self.mcg_alpha_h, self.mcg_alpha_w) != (1, 1):
-            raise ValueError(
-                f"`mcg_alpha_h: {self.mcg_alpha_h}` and `mcg_alpha_w: {self.mcg_alpha_w}` apply to `rope_variant: "
-                f"mcg` only, found `rope_variant: {self.rope_variant}`. Change one of them."
-            )
-        if self.rope_variant != "mcg_released" and self.mcg_gap != 2:
-            raise ValueError(
-                f"`mcg_gap: {self.mcg_gap}` applies to `rope_variant: mcg_released` only, found "
-                f"`rope_variant: {self.rope_variant}`. Change one of them."
-            )
+        for key, default, variant in (
+            ("mcg_alpha_h", 1, "mcg"),
+            ("mcg_alpha_w", 1, "mcg"),
+            ("mcg_gap", 2, "mcg_released"),
+        ):
+            if getattr(self, key) != default and self.rope_variant != variant:
+                raise ValueError(
+                    f"`{key}: {getattr(self, key)}` applies to `rope_variant: {variant}` only, found "
+                    f"`rope_variant: {self.rope_variant}`. Change one of them."
+                )
         if math.isinf(self.kd_alpha) or math.isinf(self.kd_temperature):
             raise ValueError("`kd_alpha` and `kd_temperature` must be finite.")
         for switch in ("use_mca", "use_hyper_parallel", "use_dft_loss", "use_asft_loss", "use_eaft_loss"):

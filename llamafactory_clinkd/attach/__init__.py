@@ -3,9 +3,8 @@
 
 """Attaching to stock LLaMA-Factory: the only place that names one of its seams.
 
-torch calls :func:`autoload` at the end of ``import torch`` (entry point group ``torch.backends``). It only registers
-post-import hooks, so that it costs a few milliseconds and cannot break ``import torch``: an error is kept and raised
-when a recipe sets ``use_clinkd``. :func:`attach`, :func:`detach` and :func:`status` are for users.
+torch calls :func:`autoload` at the end of ``import torch`` (entry point group ``torch.backends``). It registers
+post-import hooks and never raises. :func:`attach`, :func:`detach` and :func:`status` are for users.
 """
 
 import sys
@@ -53,12 +52,7 @@ def detach() -> None:
 
 
 def status() -> dict[str, Any]:
-    """What is attached.
-
-    Returns:
-        ``{"attached": bool, "error": str | None, "versions": {...}, "seams": {module: "waiting" | "patched" |
-        error}}``.
-    """
+    """``{"attached": bool, "error": str | None, "versions": {}, "seams": {name: "waiting" | "patched" | error}}``."""
     seams = {name: REGISTRY.seams.get(name, "waiting") for name in HOOKS}
     error = None if REGISTRY.error is None else f"{type(REGISTRY.error).__name__}: {REGISTRY.error}"
     return {"attached": REGISTRY.attached, "error": error, "versions": found_versions(), "seams": seams}

@@ -60,10 +60,7 @@ def _refuse_clinkd_keys(parser: ModuleType, error: Exception) -> None:
 
 
 def extend_finetuning_arguments(stock: type) -> type:
-    """LLaMA-Factory's ``FinetuningArguments`` with the keys of ``ClinkdArguments`` after its own.
-
-    The subclass keeps stock's name, so that logs, model cards and error messages stay the same.
-    """
+    """LLaMA-Factory's ``FinetuningArguments`` with the keys of ``ClinkdArguments`` after its own; its name stays."""
     from ..arguments import ClinkdArguments
 
     @dataclass
@@ -86,11 +83,7 @@ def _written_options(parser: argparse.ArgumentParser, args: list[str]) -> frozen
 
 
 def _resumable_folder(folder: str) -> str | None:
-    """A ClinKD ``output_dir`` resumes by its ``clinkd/state.json``, with or without a stock checkpoint in it.
-
-    Stock refuses to run in a folder that holds a model and no checkpoint, as a finished run's does. Each phase finds
-    its own checkpoint, so the value only has to be a path.
-    """
+    """A path, for a started ClinKD run: stock refuses a model without a checkpoint, but each phase finds its own."""
     state = Path(folder) / "clinkd" / "state.json"
     return str(state.parent) if state.is_file() else None
 
@@ -119,9 +112,7 @@ def hook_other_stage(workflow: ModuleType) -> None:
     _wrap_run(workflow, workflow.__name__.split(".")[-2], functools.partial(_run_with_saved_positions, workflow))
 
 
-def _run_with_saved_positions(
-    workflow: ModuleType, stock: Callable[..., None], model_args: Any, *args: Any, **kwargs: Any
-) -> None:
+def _run_with_saved_positions(workflow: ModuleType, stock: Callable[..., None], model_args, *args, **kwargs) -> None:
     from ..phases.stock_sft import fetch_from_other_hub, saved_positions
 
     fetch_from_other_hub(model_args)
@@ -228,11 +219,8 @@ def hook_webui_runner(runner: ModuleType) -> None:
     """Carries the accordion's keys into preview, start and saved configurations, and checks them before a start."""
     from ..webui import board_runner, monitor
 
-    REGISTRY.wrap(runner.Runner, "_parse_train_args", board_runner.parse_train_args)
-    REGISTRY.wrap(runner.Runner, "_parse_eval_args", board_runner.parse_eval_args)
-    REGISTRY.wrap(runner.Runner, "_initialize", board_runner.initialize)
-    REGISTRY.wrap(runner.Runner, "_build_config_dict", board_runner.build_config_dict)
-    REGISTRY.wrap(runner.Runner, "load_args", board_runner.load_args)
+    for name in ("_parse_train_args", "_parse_eval_args", "_initialize", "_build_config_dict", "load_args"):
+        REGISTRY.wrap(runner.Runner, name, getattr(board_runner, name.lstrip("_")))
     REGISTRY.wrap(runner.Runner, "check_output_dir", board_runner.load_args)
     REGISTRY.replace(runner.Runner, "monitor", monitor.with_report(runner.Runner.monitor))
     REGISTRY.wrap(runner, "get_trainer_info", monitor.trainer_info)

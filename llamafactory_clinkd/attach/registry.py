@@ -1,14 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What has been replaced in LLaMA-Factory, how to restore it, and when to replace it: as soon as a module is imported.
-
-torch may be imported, and this plugin with it, from *inside* a LLaMA-Factory module: with
-``from llamafactory.train.sft import run_sft`` as a program's first line, ``train.sft.workflow`` is in ``sys.modules``
-but its functions do not exist yet. ``wrapt`` would call the hook at once. Such a module gets a class whose attribute
-access waits for the end of the import: the importer's own ``from .workflow import run_sft`` is the first access after
-it.
-"""
+"""What has been replaced in LLaMA-Factory, how to restore it, and when to replace it: when a module is imported."""
 
 import functools
 import sys
@@ -20,20 +13,13 @@ import wrapt
 
 
 class Registry:
-    """The plugin's replaced objects in this process.
-
-    Attributes:
-        attached: Whether hooks may patch.
-        watched: Names of modules that a hook has been registered for.
-        seams: Module name -> ``"patched"`` or the error of its hook.
-        error: The first error of attaching, raised when a recipe sets ``use_clinkd``.
-    """
+    """The plugin's replaced objects in this process."""
 
     def __init__(self) -> None:
-        self.attached = False
-        self.watched: set[str] = set()
-        self.seams: dict[str, str] = {}
-        self.error: Exception | None = None
+        self.attached = False  # whether hooks may patch
+        self.watched: set[str] = set()  # modules that a hook has been registered for
+        self.seams: dict[str, str] = {}  # module -> "patched" or the error of its hook
+        self.error: Exception | None = None  # the first one
         self._undo: list[Callable[[], None]] = []
 
     def run(self, name: str, hook: Callable[[ModuleType], None], module: ModuleType) -> None:
@@ -61,10 +47,7 @@ class Registry:
                 self._undo.append(lambda index=index: items.__setitem__(index, old))
 
     def wrap(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> Callable[..., Any]:
-        """Replaces a function by one that calls ``wrapper(original, *args, **kwargs)``; returns it.
-
-        A reference to it that survives :meth:`undo` calls the original.
-        """
+        """Replaces a function by ``wrapper(original, *args, **kwargs)`` until :meth:`undo`; returns the new one."""
         original = getattr(owner, name)
 
         @functools.wraps(original)
@@ -81,11 +64,7 @@ class Registry:
         self.seams.clear()
 
     def raise_kept_error(self) -> None:
-        """Raises the first error of attaching, if there was one.
-
-        Raises:
-            RuntimeError: If a seam could not be patched.
-        """
+        """Raises ``RuntimeError`` if a seam could not be patched."""
         if self.error is not None:
             raise RuntimeError(
                 f"llamafactory-clinkd could not attach to LLaMA-Factory: {self.error} "
@@ -97,7 +76,7 @@ REGISTRY = Registry()
 
 
 def when_imported(name: str, callback: Callable[[ModuleType], None]) -> None:
-    """Calls ``callback(module)`` once: now if the module is complete, else as soon as it is."""
+    """Calls ``callback(module)`` once: now if the module is complete, else when it is (see ``docs/attaching.md``)."""
     module = sys.modules.get(name)
     if module is None or not _is_initializing(module):
         wrapt.register_post_import_hook(callback, name)

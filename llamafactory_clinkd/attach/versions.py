@@ -7,9 +7,7 @@ import contextlib
 import functools
 import importlib
 import inspect
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 
 SUPPORTED = {
@@ -31,13 +29,9 @@ def found_versions() -> dict[str, str | None]:
     return versions
 
 
-@cache
+@functools.cache
 def require_supported_versions() -> None:
-    """Checks every package once in a process.
-
-    Raises:
-        UnsupportedVersionError: With the installed version, the required one, and the command that installs it.
-    """
+    """Raises ``UnsupportedVersionError``, with the installing command, if a package is outside its range."""
     from packaging.specifiers import SpecifierSet
 
     for package, found in found_versions().items():
@@ -97,11 +91,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
 
 
 def missing_seams(seams: dict[str, tuple[str, ...]] | None = None) -> list[str]:
-    """Names that the installed packages lack, each as one line with what is wrong; imports every module.
-
-    Args:
-        seams: Another table than :data:`SEAMS`.
-    """
+    """Names of ``seams`` (default :data:`SEAMS`) that the installed packages lack, with what is wrong, one a line."""
     problems = []
     for module_name, names in (SEAMS if seams is None else seams).items():
         try:
@@ -110,19 +100,12 @@ def missing_seams(seams: dict[str, tuple[str, ...]] | None = None) -> list[str]:
             problems.append(f"{module_name}: cannot be imported ({error})")
             continue
         for name in names:
-            problem = _problem(module, name)
-            if problem is not None:
-                problems.append(f"{module_name}.{name}: {problem}")
+            path, _, parameter = name.rstrip(")").partition("(")
+            try:
+                value = functools.reduce(getattr, path.split("."), module)
+            except AttributeError:
+                problems.append(f"{module_name}.{name}: does not exist")
+                continue
+            if parameter and parameter not in inspect.signature(value).parameters:
+                problems.append(f"{module_name}.{name}: takes no parameter `{parameter}`")
     return problems
-
-
-def _problem(module: Any, name: str) -> str | None:
-    """What is wrong with ``path`` or ``path(parameter)`` in a module."""
-    path, _, parameter = name.rstrip(")").partition("(")
-    try:
-        value = functools.reduce(getattr, path.split("."), module)
-    except AttributeError:
-        return "does not exist"
-    if parameter and parameter not in inspect.signature(value).parameters:
-        return f"takes no parameter `{parameter}`"
-    return None

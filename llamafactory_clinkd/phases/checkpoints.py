@@ -3,7 +3,6 @@
 
 """Which checkpoint a run continues from: the newest complete one."""
 
-import json
 import logging
 import shutil
 import zipfile
@@ -12,6 +11,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..utils.io import read_json
 
 
 logger = logging.getLogger(__name__)
@@ -45,12 +46,11 @@ def remove_broken_checkpoints(folder: Path) -> None:
 def checkpoint_fault(folder: Path) -> str | None:
     """Why a checkpoint cannot be continued from, ``None`` if it is complete.
 
-    Rank 0 writes ``trainer_state.json`` last. Files that other ranks write at the same time, and files that a full
-    disk cut off, are checked one by one: a safetensors file by the sizes in its header, a ``torch.save`` file by the
-    directory at its end, an index by the files that it names.
+    Rank 0 writes ``trainer_state.json`` last. Other ranks' files, and those that a full disk cut off, are checked by
+    the sizes in a safetensors header, the directory at the end of a ``torch.save`` file, and the index of the shards.
     """
     try:
-        state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        state = read_json(folder / TRAINER_STATE_NAME)
     except FileNotFoundError:
         return f"{TRAINER_STATE_NAME} is missing"
     except ValueError:
@@ -63,7 +63,7 @@ def checkpoint_fault(folder: Path) -> str | None:
         if path.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(path):
             return f"{path.relative_to(folder)} is cut off"
         if path.name.endswith(".safetensors.index.json"):
-            shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+            shards = set(read_json(path)["weight_map"].values())
             missing = sorted(name for name in shards if not (path.parent / name).is_file())
             if missing:
                 return f"{missing[0]} is missing"

@@ -22,18 +22,7 @@ from .stock_sft import StockWorkflow
 
 
 class Run:
-    """One run of a recipe.
-
-    Attributes:
-        workflow: The stock workflow that phases delegate to.
-        callbacks: LLaMA-Factory's callbacks and the one that stops training at a checkpoint.
-        ranks: All ranks of the run.
-        output_dir: The recipe's ``output_dir``.
-        folder: ``<output_dir>/clinkd``.
-        phases: The chosen phases, in order.
-        model_folder: Where the last training phase wrote its model; ``None`` before.
-        resumes: Whether the current phase continues an earlier attempt.
-    """
+    """One run of a recipe, with the stock workflow that its phases delegate to."""
 
     def __init__(
         self, workflow: StockWorkflow, arguments: RecipeArguments, callbacks: list[Any], ranks: Ranks
@@ -41,13 +30,13 @@ class Run:
         self.workflow = workflow
         self.ranks = ranks
         self._arguments = arguments
-        self._stock_callbacks = callbacks
-        self.callbacks = [*callbacks[:-1], StopCallback(ranks, self.was_aborted), *callbacks[-1:]]
+        self._callbacks = callbacks
+        self._stop_callback = StopCallback(ranks, self.was_aborted)
         self.output_dir = Path(arguments.training.output_dir)
         self.folder = self.output_dir / "clinkd"
         self.phases = [phase for phase in PHASES if phase in arguments.finetuning.clinkd_phases]
-        self.model_folder: Path | None = None
-        self.resumes = False
+        self.model_folder: Path | None = None  # where the last training phase wrote its model
+        self.resumes = False  # whether the current phase continues an earlier attempt
 
     @property
     def recipe(self) -> RecipeArguments:
@@ -73,10 +62,7 @@ class Run:
         return all((self.output_dir / name).exists() for name in outputs)
 
     def training_arguments(self, phase: str, epochs: float) -> RecipeArguments:
-        """The recipe of a training phase, from its last whole checkpoint if it resumes.
-
-        ``num_train_epochs`` of the recipe is not used, and only the recipe's final model may be pushed to the hub.
-        """
+        """A training phase's recipe, which resumes from a whole checkpoint; only the final model goes to the hub."""
         folder, recipe = self.folder_of(phase), self.recipe
         checkpoint = last_whole_checkpoint(folder) if self.resumes else None
         return phase_arguments(
@@ -107,14 +93,20 @@ class Run:
         def set_positions(model: Any) -> Any:
             return apply_saved_positions(model, arguments.model, arguments.finetuning)
 
-        self.workflow.run(
-            arguments,
-            [*self.callbacks[:-1], *more_callbacks, *self.callbacks[-1:]],
-            make_trainer=make_trainer,
-            data=data,
-            after_load=after_load or set_positions,
-            image_square=self.settings.image_square,
-        )
+        try:
+            self.workflow.run(
+                arguments,
+                [*self._callbacks[:-1], self._stop_callback, *more_callbacks, *self._callbacks[-1:]],
+                make_trainer=make_trainer,
+                data=data,
+                after_load=after_load or set_positions,
+                image_square=self.settings.image_square,
+            )
+        except RuntimeError as error:
+            # A scheduler's SIGTERM also ends the forked workers of `datasets`, which reports them as crashed.
+            if self.should_stop() and "subprocesses has abruptly died" in str(error):
+                raise Stopped("while rows were tokenized") from error
+            raise
 
     def generate(
         self,
@@ -129,8 +121,7 @@ class Run:
     ) -> None:
         """Generates into ``clinkd/<phase>/answers.jsonl``; an attempt with other inputs is removed first.
 
-        ``check_rows`` gets the described rows before generation, ``finish`` rows and answers on rank 0; it returns
-        metrics. ``options`` are those of ``GeneratingTrainer``.
+        ``check_rows`` gets the described rows first; ``finish`` gets rows and answers on rank 0 and returns metrics.
         """
         folder = self.folder / phase
         rows: list[dict[str, Any]] = []
@@ -156,7 +147,7 @@ class Run:
 
     def was_aborted(self) -> bool:
         """Whether LLaMA Board's Abort was pressed."""
-        return any(getattr(callback, "aborted", False) for callback in self._stock_callbacks)
+        return any(getattr(callback, "aborted", False) for callback in self._callbacks)
 
     def should_stop(self) -> bool:
         """Whether to stop at the next point from which the run can resume."""
@@ -165,11 +156,7 @@ class Run:
         return bool(self.ranks.stop_reason())
 
     def stop_if_requested(self, location: str) -> None:
-        """Stops here, where no work is in progress, if a stop was requested.
-
-        Raises:
-            Stopped: If this rank was requested to stop.
-        """
+        """Raises ``Stopped`` here, where no work is in progress, if a stop was requested."""
         if self.should_stop():
             raise Stopped(location)
 
@@ -180,10 +167,7 @@ class Run:
 
 
 def seeded_subset(size: int, wanted: int, seed: int, purpose: str) -> list[int]:
-    """``min(wanted, size)`` distinct row numbers in ascending order, the same on every machine for the same seed.
-
-    Rows are ordered by a hash of seed, purpose and number, so the choice does not depend on a random generator.
-    """
+    """``min(wanted, size)`` distinct row numbers, ascending; drawn by a hash, so the same on every machine."""
     if wanted >= size:
         return list(range(size))
     order = sorted(range(size), key=lambda index: content_hash([seed, purpose, index]))

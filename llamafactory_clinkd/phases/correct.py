@@ -21,7 +21,7 @@ from ..kd import distill_loss, logits_distill_loss
 from ..select import Scorer, check_scorer, load_scorer
 from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.boxes import strip_boxes
-from ..utils.io import read_json, read_jsonl, write_json
+from ..utils.io import read_jsonl, write_json
 from .context import Run, seeded_subset
 from .recipe import RecipeArguments, beam_settings
 from .validation import check_images
@@ -48,13 +48,6 @@ class CorrectionRounds:
 
     ``round-N.outputs.jsonl`` holds the answers after round N, ``round-N.jsonl`` the result for each row, and
     ``round-N.summary.json`` the counts. The summary is written last, so that it exists only for a complete round.
-
-    Args:
-        run: The run.
-        arguments: The phase's recipe.
-
-    Raises:
-        ScorerError: If ``correction_scorer`` cannot be loaded (on rank 0, where it scores).
     """
 
     def __init__(self, run: Run, arguments: RecipeArguments) -> None:
@@ -70,13 +63,13 @@ class CorrectionRounds:
         self._rows: dict[int, Any] = {}
 
     def clear(self, *, fresh: bool) -> None:
-        """Removes the corrections of an earlier training if this one starts from the beginning."""
+        """Removes an earlier training's corrections if this one starts from the beginning."""
         if fresh and self._run.ranks.rank == 0 and self.folder.is_dir():
             shutil.rmtree(self.folder)
         self._run.ranks.wait("the old corrections")
 
     def make_trainer(self, **kwargs: Any) -> CorrectionTrainer:
-        """The phase's trainer, with stock's arguments."""
+        """The phase's trainer; ``kwargs`` are stock's."""
         if self._records:
             self._recorder = ArgmaxRecorder(self.folder, kwargs["tokenizer"], self._arguments.training)
         self._trainer = CorrectionTrainer(
@@ -113,9 +106,15 @@ class CorrectionRounds:
 
     def corrected_rows(self, number: int) -> Any:
         """Tokenised corrected rows that join round ``number`` (counted from 0), ``None`` if there are none."""
-        if number not in self._rows and self._summary_path(number).is_file():
-            self._rows[number] = self._tokenize_corrected(number)
-        return self._rows.get(number)
+        if number in self._rows or not self._summary_path(number).is_file():
+            return self._rows.get(number)
+        corrected = [row for row in read_jsonl(self._path(number)) if row["status"] == "corrected"]
+        self._rows[number] = None
+        if corrected:
+            rows = self.data.aligned(is_eval=False).select([int(row["id"].split(":", 1)[0]) for row in corrected])
+            rows = with_answers(rows, [row["corrected"] for row in corrected])
+            self._rows[number] = self.data.number(self.data.tokenize(rows, for_generation=False), known=False)
+        return self._rows[number]
 
     def _check_rows(self, rows: Any) -> Any:
         check_images(describe_rows(rows), required=self._settings.rope_variant != "mrope")
@@ -126,10 +125,10 @@ class CorrectionRounds:
     ) -> None:
         """Judges and corrects on rank 0, which may take hours; may stop between two groups of rows."""
         settings = self._settings
-        rows = [
-            {**described[index], "id": described[index]["key"], "response": _first_candidate(answer)}
-            for index, answer in zip(chosen, answers, strict=True)
-        ]
+        rows = []
+        for index, answer in zip(chosen, answers, strict=True):
+            response = answer["candidates"][0]["text"] if answer["candidates"] else ""  # could not be generated
+            rows.append({**described[index], "id": described[index]["key"], "response": response})
         earlier = [row for number in range(1, ended) for row in read_jsonl(self._path(number))]
         earlier_corrections = [row["corrected"] for row in earlier if row["status"] == "corrected"]
         summary = correct_round(
@@ -148,7 +147,7 @@ class CorrectionRounds:
         write_json(self._summary_path(ended), summary.as_dict())
 
     def _progress(self) -> Callable[[str, int, int], None]:
-        """Logs each tenth of a stage, which a slow server can stretch to hours, and stops the run if requested."""
+        """Logs each tenth of a stage, which may take hours, and stops the run if requested."""
         logged: set[tuple[str, int]] = set()
 
         def report(stage: str, done: int, total: int) -> None:
@@ -160,16 +159,7 @@ class CorrectionRounds:
 
         return report
 
-    def _tokenize_corrected(self, number: int) -> Any:
-        if read_json(self._summary_path(number))["corrected"] == 0:
-            return None
-        corrected = [row for row in read_jsonl(self._path(number)) if row["status"] == "corrected"]
-        rows = self.data.aligned(is_eval=False).select([int(row["id"].split(":", 1)[0]) for row in corrected])
-        rows = with_answers(rows, [row["corrected"] for row in corrected])
-        return self.data.number(self.data.tokenize(rows, for_generation=False), known=False)
-
     def _generate(self, aligned: Any, keys: list[str], ended: int) -> list[dict[str, Any]]:
-        """The model's answers to the training questions."""
         trainer = self._trainer
         tokenizer = trainer.processing_class
         collate = copy.copy(trainer.data_collator)
@@ -198,16 +188,11 @@ class CorrectionRounds:
         return self.folder / f"round-{number}.summary.json"
 
 
-def _first_candidate(answer: dict[str, Any]) -> str:
-    """A row that could not be generated counts as an empty answer."""
-    return answer["candidates"][0]["text"] if answer["candidates"] else ""
-
-
 def check_correction(settings: Any) -> None:
     """Checks, before the first phase, what would end the run after its first round; loads no model.
 
     Raises:
-        ValueError: See :func:`recipe_corrector`; also if the similarity takes no such model.
+        ValueError: If the server may not be used, its key is missing, or the similarity takes no such model.
         ImportError: If a library, or the packaged sentence model, is not installed.
         ScorerError: If ``correction_scorer`` is not a usable scorer.
     """
@@ -219,12 +204,7 @@ def check_correction(settings: Any) -> None:
 
 
 def recipe_corrector(settings: Any) -> Corrector:
-    """Builds the corrector that the ClinKD keys name.
-
-    Raises:
-        ValueError: If the server is not on this machine and may not be used, or its key is missing.
-        ImportError: If its client is not installed.
-    """
+    """Builds the corrector that the ClinKD keys name."""
     return make_corrector(
         settings.corrector,
         model=settings.correction_model,
@@ -241,9 +221,6 @@ class ImageTextScore:
     """The CLIP score of a row's image and a wording as a cosine in [-1, 1], the scale of the text similarity.
 
     Boxes and tags are removed from the wording first. Without an image or without words the score is 0.
-
-    Args:
-        scorer: From :func:`llamafactory_clinkd.select.load_scorer`; one that reads images.
     """
 
     def __init__(self, scorer: Scorer) -> None:
@@ -251,7 +228,7 @@ class ImageTextScore:
         self._scorer = scorer
 
     def scores(self, image: Any, texts: Sequence[str]) -> list[float]:
-        """The score of each text for the image at the path ``image``; the image is encoded once."""
+        """The score of each text for the image at the path ``image``."""
         words = [strip_boxes(text) for text in texts]
         if not image or not any(words):
             return [0.0] * len(texts)
@@ -261,9 +238,5 @@ class ImageTextScore:
 
 
 def recipe_scorer(settings: Any) -> ImageTextScore | None:
-    """Loads the scorer that ``correction_scorer`` names, if any.
-
-    Raises:
-        ScorerError: If it cannot be loaded; the message contains the fix.
-    """
+    """Loads the scorer that ``correction_scorer`` names, if any; ``ScorerError`` if it cannot be loaded."""
     return ImageTextScore(load_scorer(settings.correction_scorer)) if settings.correction_scorer else None

@@ -80,13 +80,7 @@ def _choose_rows(run: Run, rows: Any) -> Any:
 
 
 def load_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a ``DistillTrainer`` that concern its teacher.
-
-    Args:
-        run: The run.
-        arguments: The phase's recipe.
-        trainer_kwargs: Stock's arguments of the trainer: ``model``, ``args``, ``processor``, ``train_dataset``,
-            ``eval_dataset``.
+    """The arguments of a ``DistillTrainer`` that concern its teacher; ``trainer_kwargs`` are stock's.
 
     Raises:
         ValueError: If the recipe's keys do not fit this teacher.
@@ -107,34 +101,26 @@ def load_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: dict[str,
         if shares_base:
             if settings.kd_teacher_offload:
                 logger.warning("`kd_teacher_offload: true` moves nothing: the teacher's base is the student's own.")
-            names = add_teacher_adapters(
-                trainer_kwargs["model"], teacher_model.adapter_name_or_path, **_hub_options(teacher_model)
-            )
+            student, adapters = trainer_kwargs["model"], teacher_model.adapter_name_or_path
+            names = add_teacher_adapters(student, adapters, **_hub_options(teacher_model))
             logger.info(
-                "The teacher is %s over the student's own weights: one copy of them is in memory.",
-                ", ".join(teacher_model.adapter_name_or_path),
+                "The teacher is %s over the student's own weights: one copy of them is in memory.", ", ".join(adapters)
             )
-            return AdapterTeacher(trainer_kwargs["model"], names)
+            return AdapterTeacher(student, names)
         model = bind_settings(run.workflow.load_teacher(arguments), positions)
         return (OffloadedTeacher if settings.kd_teacher_offload else Teacher)(model, same_positions=shares_positions)
 
     if settings.kd_cache == "off":
         return {"teacher": load(), "pixel_settings": None}
-    return {
-        "teacher": _cached_teacher(run, load, teacher_model, positions, trainer_kwargs, shares_base=shares_base),
-        "pixel_settings": pixel_settings(
-            trainer_kwargs.get("processor"), arguments.model, image_square=settings.image_square
-        ),
-    }
+    teacher = _cached_teacher(run, load, teacher_model, positions, shares_base, trainer_kwargs)
+    processor = trainer_kwargs.get("processor")
+    pixels = pixel_settings(processor, arguments.model, image_square=settings.image_square)
+    return {"teacher": teacher, "pixel_settings": pixels}
 
 
-def _hub_options(model_arguments: Any) -> dict[str, Any]:
+def _hub_options(model: Any) -> dict[str, Any]:
     """PEFT's options for adapters on the hub."""
-    return {
-        "revision": model_arguments.model_revision,
-        "token": model_arguments.hf_hub_token,
-        "cache_dir": model_arguments.cache_dir,
-    }
+    return {"revision": model.model_revision, "token": model.hf_hub_token, "cache_dir": model.cache_dir}
 
 
 def _shares_base(
@@ -144,7 +130,9 @@ def _shares_base(
     finetuning, model = arguments.finetuning, arguments.model
     if not finetuning.ref_model_adapters or finetuning.finetuning_type != "lora":
         return False
-    if not _is_same_model(finetuning.ref_model or model.model_name_or_path, model.model_name_or_path):
+    student_base, teacher_base = model.model_name_or_path, finetuning.ref_model or model.model_name_or_path
+    same_folder = Path(teacher_base).is_dir() and Path(teacher_base).resolve() == Path(student_base).resolve()
+    if teacher_base != student_base and not same_folder:
         return False
     merged = len(model.adapter_name_or_path or []) > (0 if finetuning.create_new_adapter else 1)
     bits = finetuning.ref_model_quantization_bit
@@ -166,10 +154,6 @@ def _shares_base(
     return not reasons
 
 
-def _is_same_model(a: str, b: str) -> bool:
-    return a == b or (Path(a).is_dir() and Path(b).is_dir() and Path(a).resolve() == Path(b).resolve())
-
-
 def _same_rotation(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
     """Whether one model serves both: same positions, same frequencies, none of them learned."""
     learned = any(each is not None and each["variant"] == "rope_mixed" for each in (a, b))
@@ -178,13 +162,7 @@ def _same_rotation(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
 
 
 def _cached_teacher(
-    run: Run,
-    load: Callable[[], Teacher],
-    teacher_model: Any,
-    positions: dict[str, Any] | None,
-    trainer_kwargs: dict[str, Any],
-    *,
-    shares_base: bool,
+    run: Run, load: Callable[[], Teacher], teacher_model: Any, positions: Any, shares_base: bool, trainer_kwargs: Any
 ) -> CachedTeacher:
     """A cache in ``clinkd/teacher_cache``; the teacher is loaded now only if the cache lacks its head."""
     from llamafactory.model import load_config
@@ -210,12 +188,7 @@ def _cached_teacher(
 
 
 def _check_cache_space(folder: Path, config: Any, trainer_kwargs: dict[str, Any]) -> None:
-    """Logs the disk space that the cache needs, before training starts.
-
-    Raises:
-        ValueError: If the data set is streamed: its size is unknown.
-        OSError: If the cache does not fit.
-    """
+    """Logs the disk space that the cache needs, and raises ``OSError`` if it does not fit."""
     tokens, samples = 0, 0
     evaluation = trainer_kwargs.get("eval_dataset") or {}
     evaluation = evaluation.values() if isinstance(evaluation, dict) else [evaluation]
@@ -241,7 +214,7 @@ def _check_cache_space(folder: Path, config: Any, trainer_kwargs: dict[str, Any]
 
 
 def _supervised_tokens(dataset: Any) -> int:
-    """Supervised tokens of a tokenised data set; the first token of a row is never predicted."""
+    """The number of predicted tokens, which excludes the first of a row."""
     return sum(
         sum(label != -100 for label in labels[1:])
         for batch in dataset.select_columns(["labels"]).iter(batch_size=512)

@@ -3,12 +3,13 @@
 
 """Failing, stopping and starting a phase on several ranks.
 
-An error on one rank ends all of them, SIGTERM or LLaMA Board's Abort stops all of them at the same step, and each
+An error on one rank ends all of them, a signal or LLaMA Board's Abort stops all of them at the same step, and each
 phase starts with an engine of its own. The ranks communicate through :mod:`llamafactory_clinkd.utils.ranks`.
 """
 
 import errno
 import functools
+import os
 import shutil
 import signal
 import threading
@@ -39,11 +40,7 @@ class DiskFullError(OSError):
 
 @contextmanager
 def propagate_failure(ranks: Ranks, output_dir: Path) -> Iterator[None]:
-    """Inside, an error ends every rank, and torchrun shows the first one as the root cause.
-
-    Raises:
-        DiskFullError: In place of an error that a full disk caused.
-    """
+    """Inside, an error ends every rank, and torchrun shows the first; a full disk's becomes ``DiskFullError``."""
     try:
         yield
     except Stopped as stop:
@@ -61,64 +58,70 @@ def propagate_failure(ranks: Ranks, output_dir: Path) -> Iterator[None]:
 
 def disk_full(error: BaseException, output_dir: Path) -> DiskFullError | None:
     """The error to show if ``error``, or one of its causes, is a full disk; otherwise ``None``."""
-    chain: list[BaseException] = []
+    visited: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    for each in chain:
-        number = each.errno if isinstance(each, OSError) else None
-        if number in DISK_ERRORS or any(text in str(each) for text in DISK_TEXTS):
+    while cause is not None and cause not in visited:
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in DISK_ERRORS or any(text in str(cause) for text in DISK_TEXTS):
             free = shutil.disk_usage(output_dir if output_dir.is_dir() else Path.cwd()).free
             return DiskFullError(
                 number or errno.ENOSPC,
-                f"A file could not be written ({each}); {free / 2**20:.0f} MiB free at `output_dir: {output_dir}`. "
+                f"A file could not be written ({cause}); {free / 2**20:.0f} MiB free at `output_dir: {output_dir}`. "
                 "Nothing finished is lost: make room (or raise the quota, or lower `save_total_limit`) and start "
                 "the same command again",
             )
+        visited.append(cause)
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
 @contextmanager
-def stopped_by_sigterm(ranks: Ranks) -> Iterator[None]:
-    """Inside, SIGTERM requests a stop of all ranks; a second one some seconds later ends this process at once.
+def stopped_by_signal(ranks: Ranks) -> Iterator[None]:
+    """Inside, SIGTERM or SIGINT (Ctrl-C) requests a stop of all ranks; a second one ends this process at once.
 
     A scheduler that signals every process of a job reaches a worker twice, because torchrun passes its own SIGTERM
-    on. Signals within :data:`SAME_SIGNAL_SECONDS` of the first are one request.
-
-    Only the main thread can handle signals: in any other thread this does nothing.
+    on: a SIGTERM within :data:`SAME_SIGNAL_SECONDS` of the first signal is the same request. Only the main thread can
+    handle signals: in any other thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    first: float | None = None
+    process = os.getpid()
+    first: float | None = None  # when the first signal arrived
 
     def handle(number: int, frame: Any) -> None:
         nonlocal first
+        if os.getpid() != process:  # a forked worker: its pool ends it by SIGTERM, Ctrl-C is for its parent
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
         now = time.monotonic()
+        if first is not None and (number == signal.SIGINT or now - first > SAME_SIGNAL_SECONDS):
+            # Not KeyboardInterrupt: a worker pool that it unwinds waits for its workers.
+            at_once = before[number] is signal.default_int_handler
+            signal.signal(number, signal.SIG_DFL if at_once else before[number])
+            signal.raise_signal(number)
         first = now if first is None else first
-        if now - first > SAME_SIGNAL_SECONDS:
-            signal.signal(signal.SIGTERM, before)
-            signal.raise_signal(signal.SIGTERM)
-        ranks.request_stop("SIGTERM")
+        name = signal.Signals(number).name
+        os.write(2, f"{name}: the run stops where it can be continued. A later signal ends it at once.\n".encode())
+        ranks.request_stop(name)
 
-    before = signal.signal(signal.SIGTERM, handle)
+    # A shell starts background jobs with SIGINT ignored, and they keep that.
+    numbers = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopCallback(TrainerCallback):
     """Stops training where all ranks can: at the end of a step, after a checkpoint.
 
-    Each step costs one all-reduce of a single number, so that all ranks stop at the same step, whichever received the
-    request. LLaMA-Factory's own callback stops its rank alone, in the middle of a step; this one delays that.
-
-    Args:
-        ranks: All ranks of the run.
-        aborted: Whether LLaMA Board's Abort was pressed.
+    All ranks stop at the same step, whichever received the request. LLaMA-Factory's own callback stops its rank alone,
+    in the middle of a step; this one delays that.
     """
 
     def __init__(self, ranks: Ranks, aborted: Callable[[], bool]) -> None:
@@ -145,11 +148,7 @@ class StopCallback(TrainerCallback):
             control.should_epoch_stop = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ends training once the checkpoint is written.
-
-        Raises:
-            Stopped: If the ranks agreed to stop at this step.
-        """
+        """Ends training with ``Stopped`` once the checkpoint of a stop is written."""
         if self._stops:
             raise Stopped(f"a checkpoint was saved at step {state.global_step}")
 
@@ -158,8 +157,7 @@ class StopCallback(TrainerCallback):
 def load_on_numbered_cpus() -> None:
     """Lets ``torch.load`` put tensors on ``cpu:0``, the device that several processes without accelerators resume on.
 
-    The trainer loads an optimizer to its own device, which LLaMA-Factory numbers; torch (seen up to 2.14) accepts only
-    ``cpu`` and raises "don't know how to restore data location". A second call changes nothing.
+    torch (seen up to 2.14) accepts only ``cpu`` and raises "don't know how to restore data location".
     """
     torch.serialization.register_package(
         90, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
@@ -167,11 +165,7 @@ def load_on_numbered_cpus() -> None:
 
 
 def fresh_engine(training: Any) -> Any:
-    """Gives a phase's copy of the training arguments a DeepSpeed configuration that no earlier phase has used.
-
-    Args:
-        training: ``TrainingArguments``, already a copy; returned.
-    """
+    """Gives a phase's copy of the training arguments a DeepSpeed configuration that no earlier phase has used."""
     if not training.deepspeed:
         return training
 

@@ -3,8 +3,8 @@
 
 """What each phase ran with: the recipe's values, its data and models, and the phase before it.
 
-Every field of every argument group counts, unless :data:`IGNORED` names it with a reason. So a key that a newer
-LLaMA-Factory or transformers adds is noticed without a change here.
+Every field of every argument group counts, also one that a newer LLaMA-Factory or transformers adds, unless
+:data:`IGNORED` names it with a reason.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import TRAINING_PHASES, ClinkdArguments
-from ..utils.io import content_hash, file_sha256, sampled_sha256
+from ..utils.io import file_sha256, read_json, sampled_sha256
 from ..utils.value_checks import split_list
 
 
@@ -105,13 +105,7 @@ WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 
 
 def phase_inputs(phase: str, arguments: Any, previous: str | None) -> dict[str, Any]:
-    """Everything that changes a phase's result, JSON-able.
-
-    Args:
-        phase: One of :data:`llamafactory_clinkd.arguments.PHASES`.
-        arguments: The recipe, a ``RecipeArguments``.
-        previous: Hash of the phase before this one.
-    """
+    """Everything that changes a phase's result, JSON-able; ``previous`` is the hash of the phase before this one."""
     data, model, finetuning = arguments.data, arguments.model, arguments.finetuning
     selects_model = bool(arguments.training.load_best_model_at_end or finetuning.early_stopping_steps)
     ignored = {*RECORDED_BY_CONTENT, *(name for names in IGNORED.values() for name in names)}
@@ -126,7 +120,8 @@ def phase_inputs(phase: str, arguments: Any, previous: str | None) -> dict[str, 
     for group, default_phases in GROUP_PHASES.items():
         for item in fields(getattr(arguments, group)):
             value = getattr(getattr(arguments, group), item.name)
-            counts = item.name not in ignored and phase in _phases_of(item.name, default_phases)
+            own_phases = (phases for phases, starts in FIELD_PHASES.items() if item.name.startswith(starts))
+            counts = item.name not in ignored and phase in next(own_phases, default_phases)
             if counts and (item.name in ALWAYS_RECORDED or not _is_default(item, value)):
                 inputs[item.name] = asdict(value) if is_dataclass(value) else value
     if phase in MODEL_PHASES:
@@ -147,11 +142,6 @@ def phase_inputs(phase: str, arguments: Any, previous: str | None) -> dict[str, 
     return json.loads(json.dumps(inputs, default=str))
 
 
-def inputs_hash(inputs: dict[str, Any]) -> str:
-    """The hash by which a phase's inputs are compared."""
-    return content_hash(inputs)
-
-
 def changed_inputs(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """``"key was X, is Y"`` for each difference."""
 
@@ -163,11 +153,7 @@ def changed_inputs(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def model_fingerprint(name_or_path: str) -> Any:
-    """A hub name unchanged; a local folder as the hashes of its configuration and its weight files.
-
-    A weight file is recorded as its name, its size in bytes and 16 digits of
-    :func:`llamafactory_clinkd.utils.io.sampled_sha256`.
-    """
+    """A hub name unchanged; a local folder as the hashes of its configuration and (sampled) of its weight files."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return name_or_path
@@ -182,7 +168,7 @@ def model_fingerprint(name_or_path: str) -> Any:
 def dataset_fingerprint(names: Any, dataset_dir: Any) -> dict[str, Any]:
     """Data set -> hash of its local file; the entry in ``dataset_info.json`` if it has none."""
     info_path = Path(dataset_dir, "dataset_info.json") if isinstance(dataset_dir, str) else None
-    info = json.loads(info_path.read_text(encoding="utf-8")) if info_path and info_path.is_file() else {}
+    info = read_json(info_path) if info_path and info_path.is_file() else {}
     hashes = {}
     for name in split_list(names or []):
         entry = info.get(name, {})
@@ -191,16 +177,10 @@ def dataset_fingerprint(names: Any, dataset_dir: Any) -> dict[str, Any]:
     return hashes
 
 
-def _phases_of(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    return next((phases for phases, starts in FIELD_PHASES.items() if name.startswith(starts)), default)
-
-
 def _is_default(item: Field, value: Any) -> bool:
-    """Whether a value is the field's default, also in the form that parsing gives it: a list, a dataclass."""
+    """Whether a value is the field's default, also as the list or dataclass that parsing makes of it."""
     default = item.default if item.default_factory is MISSING else item.default_factory()
-    defaults = [default]
-    if default in (None, {}, []):
-        defaults += [None, {}, []]
+    defaults = [default, None, {}, []] if default in (None, {}, []) else [default]
     if isinstance(default, str):
         defaults.append(split_list(default))
     if is_dataclass(value):

@@ -62,28 +62,24 @@ def with_model(arguments: RecipeArguments, folder: Path | None) -> RecipeArgumen
     """Arguments that load the model (or adapter) an earlier phase wrote to ``folder``; ``None`` changes nothing."""
     if folder is None:
         return arguments
-    model = copy.copy(arguments.model)
+    model, finetuning = copy.copy(arguments.model), copy.copy(arguments.finetuning)
     if (folder / "adapter_config.json").is_file():
         model.adapter_name_or_path = [*_merged_adapters(arguments), str(folder)]
-        finetuning = copy.copy(arguments.finetuning)
         finetuning.create_new_adapter = False
-        return arguments._replace(model=model, finetuning=finetuning)
-    model.model_name_or_path = str(folder)
-    return arguments._replace(model=model)
+    else:
+        model.model_name_or_path = str(folder)
+    return arguments._replace(model=model, finetuning=finetuning)
 
 
 def _merged_adapters(arguments: RecipeArguments) -> list[str]:
-    """The recipe's adapters that stock merges into the base before training; the trained adapter needs them below it.
-
-    Over quantised weights and under ZeRO-3 stock merges nothing: it takes one adapter and continues to train it.
-    """
+    """The recipe's adapters that stock merges into the base; the trained adapter needs them below it."""
     adapters = list(arguments.model.adapter_name_or_path or [])
     if arguments.model.quantization_bit is not None or is_deepspeed_zero3_enabled():
-        return []
+        return []  # stock merges nothing: it takes one adapter and continues to train it
     return adapters if arguments.finetuning.create_new_adapter else adapters[:-1]
 
 
 def beam_settings(generating: Any, beams: int) -> dict[str, Any]:
-    """Keyword arguments of beam search (section 4.3) without sampling keys."""
+    """Keyword arguments of beam search (section 4.3), without sampling."""
     sampling_off = {"temperature": None, "top_p": None, "top_k": None}
     return {"do_sample": False, "num_beams": max(beams, generating.num_beams), **sampling_off}

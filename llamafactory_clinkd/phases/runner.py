@@ -10,6 +10,7 @@ finished phases and continues the unfinished one.
 import gc
 import logging
 import shutil
+import signal
 import time
 from importlib import import_module
 from pathlib import Path
@@ -21,12 +22,13 @@ from ..arguments import TRAINING_PHASES
 from ..generation.shards import UnfinishedError
 from ..rope.saved_positions import with_saved_positions
 from ..select import check_scorer
+from ..utils.io import content_hash
 from ..utils.ranks import Ranks, Stopped
 from .checkpoints import remove_broken_checkpoints
 from .context import Run
 from .correct import check_correction
-from .distributed import ABORTED, load_on_numbered_cpus, propagate_failure, stopped_by_sigterm
-from .fingerprint import inputs_hash, phase_inputs
+from .distributed import ABORTED, load_on_numbered_cpus, propagate_failure, stopped_by_signal
+from .fingerprint import phase_inputs
 from .recipe import RecipeArguments
 from .state import ProcedureState, check_output_dirs
 from .stock_sft import StockWorkflow
@@ -35,25 +37,18 @@ from .validation import check_recipe
 
 logger = logging.getLogger(__name__)
 
-SIGTERM_CODE = 128 + 15
-
 
 def run_procedure(workflow: StockWorkflow, arguments: RecipeArguments, callbacks: list[Any]) -> None:
-    """Runs the phases that the recipe chooses.
-
-    Args:
-        workflow: LLaMA-Factory's SFT workflow.
-        arguments: The recipe.
-        callbacks: LLaMA-Factory's callbacks, ``ReporterCallback`` last.
+    """Runs the phases that the recipe chooses; ``callbacks`` are LLaMA-Factory's, ``ReporterCallback`` last.
 
     Raises:
         ValueError: If the recipe is incomplete, or changed since a training phase of the same ``output_dir`` ran.
-        SystemExit: With 143, after SIGTERM.
+        SystemExit: With 143 after SIGTERM, 130 after SIGINT.
     """
     load_on_numbered_cpus()
     ranks = Ranks.of_process_group(arguments.training.ddp_timeout)
     try:
-        with stopped_by_sigterm(ranks), propagate_failure(ranks, Path(arguments.training.output_dir)):
+        with stopped_by_signal(ranks), propagate_failure(ranks, Path(arguments.training.output_dir)):
             ranks.wait("the start")
             check_recipe(arguments)
             finetuning = with_saved_positions(arguments.model, arguments.finetuning)
@@ -63,7 +58,7 @@ def run_procedure(workflow: StockWorkflow, arguments: RecipeArguments, callbacks
         reason = ranks.agreed_stop_reason()
         _log(ranks, f"Stopped by {reason} at {ranks.location}: {stop}. The same command continues the run.")
         if reason != ABORTED:
-            raise SystemExit(SIGTERM_CODE) from None
+            raise SystemExit(128 + signal.Signals[reason]) from None
     finally:
         ranks.close()
 
@@ -83,7 +78,7 @@ def _run_phases(run: Run) -> None:
     previous = None
     for number, phase in enumerate(run.phases, start=1):
         inputs = phase_inputs(phase, arguments, previous)
-        previous = inputs_hash(inputs)
+        previous = content_hash(inputs)
         title = f"ClinKD phase {number}/{len(run.phases)}: {phase}"
         if state.is_finished(phase, inputs) and run.outputs_exist(state.phases[phase]["outputs"]):
             _log(ranks, f"{title} is finished already, skipped.")
@@ -102,7 +97,7 @@ def _run_phases(run: Run) -> None:
 
 
 def _run_phase(run: Run, state: ProcedureState, phase: str, inputs: dict[str, Any], title: str) -> None:
-    """Runs one phase from its start or its last checkpoint, and records it."""
+    """Runs and records one phase."""
     ranks, folder = run.ranks, None
     run.resumes = state.was_started(phase, inputs)
     if phase in TRAINING_PHASES:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import TRAINING_PHASES
-from ..utils.io import read_json, write_json
+from ..utils.io import content_hash, read_json, write_json
 from .checkpoints import checkpoints_in
 from .context import Run
-from .fingerprint import changed_inputs, inputs_hash
+from .fingerprint import changed_inputs
 
 
 logger = logging.getLogger(__name__)
@@ -21,11 +21,7 @@ FORMAT = 1
 
 
 class ProcedureState:
-    """The state of a run, in ``<output_dir>/clinkd/state.json``; only rank 0 writes.
-
-    Raises:
-        ValueError: If the file has another format.
-    """
+    """The state of a run, in ``<output_dir>/clinkd/state.json``; only rank 0 writes."""
 
     def __init__(self, folder: Path, writes: bool) -> None:
         self.path = folder / "state.json"
@@ -43,16 +39,12 @@ class ProcedureState:
     def is_finished(self, phase: str, inputs: dict[str, Any]) -> bool:
         """Whether the phase finished with exactly these inputs.
 
-        Prediction and evaluation run again with new inputs, which the log reports. Pseudo-labels and models of
-        different inputs are never mixed.
-
-        Raises:
-            ValueError: With each changed key, its old and its new value, if the phase is not one that runs again.
+        If they changed, prediction and evaluation run again; other phases raise ``ValueError`` with each changed key.
         """
         record = self.phases.get(phase)
         if record is None:
             return False
-        if record["hash"] == inputs_hash(inputs):
+        if record["hash"] == content_hash(inputs):
             return record["status"] == "finished"
 
         changes = "; ".join(changed_inputs(record["inputs"], inputs))
@@ -68,7 +60,7 @@ class ProcedureState:
     def was_started(self, phase: str, inputs: dict[str, Any]) -> bool:
         """Whether an unfinished attempt with the same inputs can be continued."""
         record = self.phases.get(phase)
-        return record is not None and record["hash"] == inputs_hash(inputs)
+        return record is not None and record["hash"] == content_hash(inputs)
 
     def folder_of(self, phase: str) -> str | None:
         """Where a training phase wrote, relative to ``output_dir``; ``None`` if it never started."""
@@ -76,17 +68,11 @@ class ProcedureState:
         return str(Path(record["outputs"][0]).parent) if "outputs" in record else record.get("folder")
 
     def start(self, phase: str, inputs: dict[str, Any], folder: str | None = None) -> None:
-        """Records the start of a phase.
-
-        Args:
-            phase: The phase.
-            inputs: From :func:`.fingerprint.phase_inputs`.
-            folder: Where a training phase writes, relative to ``output_dir``.
-        """
+        """Records the start of a phase; ``folder`` is where a training phase writes, relative to ``output_dir``."""
         earlier = self.phases[phase] if self.was_started(phase, inputs) else {}
         self.phases[phase] = {
             "status": "started",
-            "hash": inputs_hash(inputs),
+            "hash": content_hash(inputs),
             "inputs": inputs,
             "started": _now(),
             "attempts": earlier.get("attempts", 0) + 1,
@@ -118,40 +104,35 @@ def check_output_dirs(run: Run, state: ProcedureState) -> None:
     """Checks the folder of every training phase before the first phase starts.
 
     The last training phase of a recipe writes into ``output_dir``, the others into ``clinkd/``, so a phase has another
-    folder after ``clinkd_phases`` changed. Its model is read from where it is; no phase overwrites another's model or
-    continues from another's checkpoints.
+    folder after ``clinkd_phases`` changed. Its model is read from where it is.
 
     Raises:
         ValueError: If a phase was trained in ``output_dir`` and another one would now write there, if an unfinished
             phase has its checkpoints in another folder, or if a folder holds checkpoints of another run.
     """
-    for phase in run.phases:
-        if phase not in TRAINING_PHASES:
-            continue
+    for phase in [name for name in run.phases if name in TRAINING_PHASES]:
         folder, recorded = run.folder_of(phase), state.folder_of(phase)
         checkpoints = checkpoints_in(folder)
         if phase not in state.phases and checkpoints:
             raise ValueError(
-                f"{checkpoints[-1]} is of another run: phase `{phase}` would go on from it after an interruption. "
+                f"{checkpoints[-1]} is of another run: phase `{phase}` would continue from it after an interruption. "
                 "Choose a new `output_dir`, or set `overwrite_output_dir: true`."
             )
-        if recorded is not None and run.output_dir / recorded != folder:
-            _check_moved(run, state.phases[phase], phase, run.output_dir / recorded)
+        if recorded is None or run.output_dir / recorded == folder:
+            continue
 
-
-def _check_moved(run: Run, record: dict[str, Any], phase: str, old_folder: Path) -> None:
-    """Refuses a phase that ran in another folder under other ``clinkd_phases``, unless its model can be read there."""
-    phases, advice = ", ".join(run.phases), "or set `overwrite_output_dir: true` to start over"
-    if record["status"] != "finished" or not run.outputs_exist(record["outputs"]):
-        raise ValueError(
-            f"Phase `{phase}` was started in {old_folder}; with `clinkd_phases: {phases}` it belongs in "
-            f"{run.folder_of(phase)}. Change `clinkd_phases` back, choose a new `output_dir`, {advice}."
-        )
-    if old_folder == run.output_dir:
-        later = run.phases[run.phases.index(phase) + 1 :]
-        key = "adapter_name_or_path" if (old_folder / "adapter_config.json").is_file() else "model_name_or_path"
-        raise ValueError(
-            f"Phase `{phase}` finished in {old_folder} as the last training phase of its recipe; with "
-            f"`clinkd_phases: {phases}` another model would overwrite it. Continue from it with `clinkd_phases: "
-            f"{', '.join(later)}`, `{key}: {old_folder}` and a new `output_dir`, {advice}."
-        )
+        record, old_folder = state.phases[phase], run.output_dir / recorded
+        phases, advice = ", ".join(run.phases), "or set `overwrite_output_dir: true` to start over"
+        if record["status"] != "finished" or not run.outputs_exist(record["outputs"]):
+            raise ValueError(
+                f"Phase `{phase}` was started in {old_folder}; with `clinkd_phases: {phases}` it belongs in {folder}. "
+                f"Change `clinkd_phases` back, choose a new `output_dir`, {advice}."
+            )
+        if old_folder == run.output_dir:
+            later = run.phases[run.phases.index(phase) + 1 :]
+            key = "adapter_name_or_path" if (old_folder / "adapter_config.json").is_file() else "model_name_or_path"
+            raise ValueError(
+                f"Phase `{phase}` finished in {old_folder} as the last training phase of its recipe; with "
+                f"`clinkd_phases: {phases}` another model would overwrite it. Continue from it with `clinkd_phases: "
+                f"{', '.join(later)}`, `{key}: {old_folder}` and a new `output_dir`, {advice}."
+            )

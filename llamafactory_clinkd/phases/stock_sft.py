@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from ..rope.saved_positions import apply_saved_positions, saved_settings
 from ..rope.square import with_square_images
 from ..training.tracked_data import TrackedData
@@ -44,7 +46,7 @@ class StockWorkflow:
         """Runs stock ``run_sft``.
 
         Args:
-            arguments: What stock is called with.
+            arguments: The recipe.
             callbacks: Trainer callbacks, ``ReporterCallback`` last.
             make_trainer: Called in place of ``CustomSeq2SeqTrainer``, with the same keyword arguments.
             data: Receives the rows behind each tokenised data set, and may choose or change them first.
@@ -72,10 +74,7 @@ class StockWorkflow:
             self._run_sft(*arguments, callbacks)
 
     def load_teacher(self, arguments: RecipeArguments) -> Any:
-        """The frozen teacher in evaluation mode, as stock's ``create_ref_model`` loads it.
-
-        With ``kd_teacher_offload`` it is loaded into CPU memory, otherwise onto this rank's device.
-        """
+        """The frozen teacher in evaluation mode, from stock's ``create_ref_model``; in CPU memory if offloaded."""
         finetuning, model = copy.copy(arguments.finetuning), copy.copy(arguments.model)
         finetuning.ref_model = finetuning.ref_model or model.model_name_or_path
         if finetuning.kd_teacher_offload:
@@ -97,7 +96,7 @@ def _keep_side_columns(stock: Callable[..., Any]) -> Callable[..., Any]:
         if data_args.streaming:
             return aligned
         for column in SIDE_COLUMNS:
-            values = dataset[column] if column in dataset.column_names else [None] * len(dataset)
+            values = dataset[column] if column in dataset.column_names else [""] * len(dataset)
             values = ["" if value is None else str(value) for value in values]
             aligned = aligned.add_column(f"_clinkd_{column}", values)
         return aligned
@@ -108,29 +107,41 @@ def _keep_side_columns(stock: Callable[..., Any]) -> Callable[..., Any]:
 def _track_rows(stock: Callable[..., Any], data: TrackedData) -> Callable[..., Any]:
     """Lets ``data`` choose the rows that stock tokenises, and keep them beside the result."""
 
-    def _get_preprocessed_dataset(
-        dataset: Any, data_args: Any, training_args: Any, stage: str, template: Any, tokenizer: Any, processor: Any =
-        None,
-        is_eval: bool = False,
-    ) -> Any:  # fmt: skip
+    def _get_preprocessed_dataset(dataset, data_args, training_args, *rest, is_eval: bool = False) -> Any:
+        preprocess = _one_torch_thread()(stock) if (data_args.preprocessing_num_workers or 1) > 1 else stock
+
         def tokenize(rows: Any, for_generation: bool) -> Any:
             settings = copy.copy(training_args)
             settings.predict_with_generate = for_generation
-            return stock(rows, data_args, settings, stage, template, tokenizer, processor, is_eval=for_generation)
+            return preprocess(rows, data_args, settings, *rest, is_eval=for_generation)
 
         if dataset is None or data_args.streaming:
-            return stock(dataset, data_args, training_args, stage, template, tokenizer, processor, is_eval=is_eval)
+            return stock(dataset, data_args, training_args, *rest, is_eval=is_eval)
 
         rows = data.choose(dataset, is_eval)
-        result = stock(rows, data_args, training_args, stage, template, tokenizer, processor, is_eval=is_eval)
+        result = preprocess(rows, data_args, training_args, *rest, is_eval=is_eval)
         data.keep(rows, is_eval, tokenize)
         return result if is_eval else data.number(result)
 
     return _get_preprocessed_dataset
 
 
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Inside, torch computes on one thread: a forked worker waits for ever for threads that fork does not copy.
+
+    See https://docs.pytorch.org/docs/stable/notes/multiprocessing.html#avoiding-and-fighting-deadlocks.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def fetch_from_other_hub(model_args: Any) -> None:
-    """Downloads a model of ModelScope or openMind now, as stock does later, so that its saved settings can be read."""
+    """Downloads a model of ModelScope or openMind as stock does later, so that its saved settings can be read."""
     from llamafactory.extras.misc import try_download_model_from_other_hub
 
     model_args.model_name_or_path = try_download_model_from_other_hub(model_args)
@@ -138,12 +149,7 @@ def fetch_from_other_hub(model_args: Any) -> None:
 
 @contextlib.contextmanager
 def saved_positions(workflow: ModuleType, model_args: Any) -> Iterator[None]:
-    """Inside, the workflow loads models with their saved positions, and square images if they were trained on them.
-
-    Args:
-        workflow: One of LLaMA-Factory's ``train.*.workflow`` modules.
-        model_args: Of the recipe; nothing is changed if no settings were saved beside its model or adapters.
-    """
+    """Inside, a ``train.*.workflow`` module loads models with the positions and square images saved beside them."""
     settings = saved_settings(model_args)
     if settings is None:
         yield

@@ -12,6 +12,7 @@ from ..evaluate import require_spice
 from ..kd.teacher import OFFLOAD_UNDER_FSDP
 from ..kd.vkd import UNSUPPORTED_ENGINE
 from ..rope.saved_positions import settings_of_run, teacher_settings
+from ..utils.value_checks import bad_value
 
 
 def check_recipe(arguments: Any) -> None:
@@ -30,10 +31,8 @@ def check_recipe(arguments: Any) -> None:
     if "predict" in phases and not data.eval_dataset and data.val_size < 1e-6:
         raise ValueError("`eval_dataset` is missing: phase predict answers its questions. Name it, or set `val_size`.")
     if training.max_steps > 0:
-        raise ValueError(
-            f"`max_steps: {training.max_steps}` cuts phases short. Set `kd_epochs` and `correction_rounds` instead, "
-            "and `max_samples` for a short trial."
-        )
+        fix = "set `kd_epochs` and `correction_rounds` instead, and `max_samples` for a short trial"
+        raise bad_value("max_steps", training.max_steps, "no limit, because it cuts phases short", fix)
     if training.label_smoothing_factor > 0:
         raise ValueError(
             f"`label_smoothing_factor: {training.label_smoothing_factor}` is not part of ClinKD's loss, whose soft "
@@ -80,17 +79,14 @@ def _check_resume(training: Any) -> None:
 
 
 def _check_recording(data: Any) -> None:
-    """Refuses settings under which the training logits do not hold one row's answer."""
-    if data.packing or data.neat_packing:
-        raise ValueError(
-            "`correction_outputs: forward` records row by row, but `packing` joins rows. Set `packing: false` and "
-            "`neat_packing: false`, or `correction_outputs: generate`."
-        )
-    if data.train_on_prompt:
-        raise ValueError(
-            "`correction_outputs: forward` records every supervised token, and with `train_on_prompt: true` these "
-            "include the prompt. Set `train_on_prompt: false`, or `correction_outputs: generate`."
-        )
+    """Refuses settings under which a row's supervised tokens are not its answer."""
+    effects = {"packing": "joins rows", "neat_packing": "joins rows", "train_on_prompt": "adds the prompt to these"}
+    for key, effect in effects.items():
+        if getattr(data, key):
+            raise ValueError(
+                f"`correction_outputs: forward` records each row's supervised tokens, and `{key}: true` {effect}. "
+                f"Set `{key}: false`, or `correction_outputs: generate`."
+            )
 
 
 def _check_positions(model: Any, finetuning: Any) -> None:
@@ -103,15 +99,8 @@ def _check_positions(model: Any, finetuning: Any) -> None:
 
 
 def check_model_path(key: str, name_or_path: str) -> None:
-    """Checks that a value that looks like a path is a model's folder.
-
-    A value is a path if it starts with ``.``, ``/`` or ``~``, or has more than one ``/`` (hub names have one at most).
-
-    Raises:
-        FileNotFoundError: If it looks like a path and is not a folder with a ``config.json`` or
-        ``adapter_config.json``.
-    """
-    looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    """Raises ``FileNotFoundError`` if a value that looks like a path is not the folder of a model or adapter."""
+    looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1  # hub names have one
     folder = Path(name_or_path).expanduser()
     if looks_like_path and not folder.is_dir():
         raise FileNotFoundError(f"`{key}: {name_or_path}` does not exist. Correct the path of the model's folder.")
@@ -122,14 +111,10 @@ def check_model_path(key: str, name_or_path: str) -> None:
 
 
 def check_images(rows: list[dict[str, Any]], *, required: bool) -> None:
-    """Checks that every image of the rows exists and is complete, by its header and its end marker.
-
-    Args:
-        rows: From :func:`llamafactory_clinkd.training.tracked_data.describe_rows`.
-        required: Whether a data set without any image is an error.
+    """Checks that every image of described rows exists and is complete, by its header and its end marker.
 
     Raises:
-        ValueError: If images are required and no row has one, or an image is truncated.
+        ValueError: If images are ``required`` and no row has one, or an image is truncated.
         FileNotFoundError: If an image does not exist.
     """
     images = sorted({row["image"] for row in rows if row["image"]})

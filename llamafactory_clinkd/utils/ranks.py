@@ -1,11 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Waiting, failing and stopping together on all ranks, through the process group's key-value store.
-
-``docs/scaling.md`` explains why torch's ``monitored_barrier``, torchrun's teardown and transformers' checkpoint on
-SIGTERM do not suffice.
-"""
+"""Waiting, failing and stopping together on all ranks, through the process group's store (see ``docs/scaling.md``)."""
 
 import logging
 import os
@@ -21,10 +17,6 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 2.0
-SILENT_SECONDS = 180.0
-GRACE_SECONDS = 20.0
-
 _runs = 0
 
 
@@ -37,21 +29,15 @@ class Stopped(RuntimeError):
 
 
 class Ranks:
-    """This rank and the others. A single process never waits.
+    """This rank and the others; a single process (``store=None``) never waits.
 
     Args:
-        rank: This process's global rank.
-        size: The number of ranks.
-        store: A ``torch.distributed.Store`` that all ranks share; ``None`` for a single process.
+        store: A ``torch.distributed.Store`` that all ranks share.
         timeout: Seconds that a rank may be late at :meth:`wait`, unless one works in :meth:`long_running`.
         beat: Seconds between two heartbeats.
         silent: Seconds without a heartbeat after which a rank counts as dead.
         grace: Seconds that this process has to end by itself after another rank failed.
         end: Ends this process; replaced in tests.
-
-    Attributes:
-        phase: The phase that all ranks run; prefix of every location.
-        location: The last point that this rank reached.
     """
 
     def __init__(
@@ -61,15 +47,16 @@ class Ranks:
         store: Any = None,
         *,
         timeout: float = 1800.0,
-        beat: float = HEARTBEAT_SECONDS,
-        silent: float = SILENT_SECONDS,
-        grace: float = GRACE_SECONDS,
+        beat: float = 2.0,
+        silent: float = 180.0,
+        grace: float = 20.0,
         end: Callable[[int], Any] = os._exit,
     ) -> None:
         self.rank, self.size, self.timeout = rank, size, timeout
         self._store = store
         self._beat, self._max_missed, self._grace, self._end = beat, max(1, round(silent / beat)), grace, end
-        self.phase, self.location = "", "the start"
+        self.phase = ""  # prefix of every location
+        self.location = "the start"  # the last point that this rank reached
         self._waits = 0
         self._stop = ""
         self._closed = threading.Event()
@@ -88,15 +75,12 @@ class Ranks:
         if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
             return cls(timeout=timeout)
         _runs += 1  # one process may run several recipes, on all ranks alike
-        store = _connection(distributed.distributed_c10d._get_default_store())
-        store = distributed.PrefixStore(f"clinkd/{_runs}", store)
+        connection = _connection(distributed.distributed_c10d._get_default_store())
+        store = distributed.PrefixStore(f"clinkd/{_runs}", connection)
         return cls(distributed.get_rank(), distributed.get_world_size(), store, timeout=timeout)
 
     def wait(self, location: str) -> None:
-        """Waits for all ranks.
-
-        Args:
-            location: The point that this rank has reached; part of the error of any rank that is kept waiting.
+        """Waits for all ranks at ``location``, which is part of the error of any rank that is kept waiting.
 
         Raises:
             RankError: If a rank failed or is late; the message names it and its last location.
@@ -152,11 +136,7 @@ class Ranks:
                 logger.warning("Rank %d could not report its failure to the other ranks: %s", self.rank, error)
 
     def raise_failure(self) -> None:
-        """Raises the failure that another rank reported.
-
-        Raises:
-            RankError: If one did.
-        """
+        """Raises ``RankError`` if another rank reported a failure."""
         if self.size > 1 and self._store.check(["failure"]):
             time.sleep(self._beat)  # launchers show the earliest error: the cause has to be recorded before this one
             raise RankError(self._get("failure"))
@@ -220,8 +200,7 @@ class Ranks:
             missed = 0 if beat != before else missed + 1
             heartbeats[rank] = (beat, missed)
             if missed == self._max_missed:
-                location = store.get(f"at/{rank}").decode("utf-8")
-                seconds = self._max_missed * self._beat
+                location, seconds = store.get(f"at/{rank}").decode("utf-8"), missed * self._beat
                 reason = f"Rank {rank} gave no sign of life for {seconds:.0f} s; it was last at {location}."
                 store.compare_set("failure", "", reason)
 

@@ -22,11 +22,7 @@ def split_list(value: str | list[Any] | tuple[Any, ...]) -> list[Any]:
 
 
 def parse_numbers(key: str, value: Any, kind: Callable[[Any], Any], expected: str, example: str) -> list[Any] | None:
-    """The numbers of a comma-separated value, ``None`` where there is none.
-
-    Raises:
-        ValueError: If one of them is no ``kind``.
-    """
+    """The numbers of a comma-separated value (``None`` for ``None``); ``ValueError`` if one is not a ``kind``."""
     if value is None:
         return None
     try:
@@ -36,11 +32,7 @@ def parse_numbers(key: str, value: Any, kind: Callable[[Any], Any], expected: st
 
 
 def require_choice(item: Field, value: Any) -> None:
-    """Checks a ``Literal`` field.
-
-    Raises:
-        ValueError: If ``value`` is not among the choices.
-    """
+    """Raises ``ValueError`` if ``value`` is not among the choices of a ``Literal`` field."""
     if get_origin(item.type) is Literal and value not in get_args(item.type):
         choices = get_args(item.type)
         raise bad_value(item.name, value, f"one of {', '.join(choices)}", f"choose one, e.g. {choices[0]}")
@@ -55,11 +47,7 @@ def require_range(
     open_minimum: bool = False,
     integer: bool = False,
 ) -> None:
-    """Checks that a number lies in ``[minimum, maximum]`` (``(minimum, ...`` if ``open_minimum``).
-
-    Raises:
-        ValueError: If it is not a number, not an integer where one is needed, or out of range.
-    """
+    """Raises ``ValueError`` unless a number lies in ``[minimum, maximum]`` (``(minimum, ...`` if ``open_minimum``)."""
     kind = "an integer" if integer else "a number"
     low = "" if minimum is None else f" {'>' if open_minimum else '>='} {minimum:g}"
     high = "" if maximum is None else f" and <= {maximum:g}"

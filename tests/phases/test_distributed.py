@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""SIGTERM and LLaMA Board's Abort, in every phase: nothing is lost, and the same command continues the run."""
+"""SIGTERM, SIGINT and LLaMA Board's Abort, in every phase: nothing is lost, and the same command continues the run."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from llamafactory_clinkd.phases.distributed import (
     ABORTED,
     StopCallback,
     load_on_numbered_cpus,
-    stopped_by_sigterm,
+    stopped_by_signal,
 )
 from llamafactory_clinkd.utils.io import read_jsonl
 from llamafactory_clinkd.utils.ranks import Ranks, Stopped
@@ -36,7 +37,7 @@ def test_sigterm_asks_and_a_later_one_ends(monkeypatch):
     ranks, ended = Ranks(), []
     earlier = signal.signal(signal.SIGTERM, lambda *args: ended.append(args))
     try:
-        with stopped_by_sigterm(ranks):
+        with stopped_by_signal(ranks):
             os.kill(os.getpid(), signal.SIGTERM)
             assert ranks.stop_reason() == "SIGTERM"
             os.kill(os.getpid(), signal.SIGTERM)
@@ -50,11 +51,62 @@ def test_sigterm_asks_and_a_later_one_ends(monkeypatch):
         signal.signal(signal.SIGTERM, earlier)
 
 
+def test_interrupt_asks_and_a_second_one_ends():
+    ranks, ended = Ranks(), []
+    earlier = signal.signal(signal.SIGINT, lambda *args: ended.append(args))
+    try:
+        with stopped_by_signal(ranks):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert ranks.stop_reason() == "SIGINT" and not ended
+            os.kill(os.getpid(), signal.SIGINT)
+            assert len(ended) == 1
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
+def interrupt_twice():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stopped_by_signal(Ranks()):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_second_interrupt_is_no_exception():
+    """A library's handling of KeyboardInterrupt could wait for ever."""
+    process = multiprocessing.get_context("fork").Process(target=interrupt_twice)
+    process.start()
+    process.join(timeout=20)
+    assert process.exitcode == -signal.SIGINT
+
+
+def test_ignored_interrupt_stays_ignored():
+    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopped_by_signal(Ranks()):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
+def test_forked_worker_is_ended_by_its_pool_only():
+    """A worker inherits the handler: SIGTERM from its pool ends it, Ctrl-C in the terminal does not."""
+    ranks = Ranks()
+    with stopped_by_signal(ranks):
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+        worker.start()
+        os.kill(worker.pid, signal.SIGINT)
+        worker.join(timeout=1)
+        assert worker.is_alive()
+        worker.terminate()
+        worker.join(timeout=20)
+    assert worker.exitcode == 143 and not ranks.stop_reason()
+
+
 def test_other_threads_leave_signals_alone():
     seen = []
 
     def run():
-        with stopped_by_sigterm(Ranks()):
+        with stopped_by_signal(Ranks()):
             seen.append(signal.getsignal(signal.SIGTERM))
 
     before = signal.getsignal(signal.SIGTERM)
@@ -105,7 +157,10 @@ def run_with_signals(recipe_path, output_dir, plan, number, **env):
     """
     for phase, sign in plan:
         with open(output_dir.with_suffix(".log"), "w+") as log:
-            process = start_recipe(recipe_path, env=env, stdout=log, stderr=subprocess.STDOUT)
+            process = start_recipe(
+                recipe_path, env=env, stdout=log, stderr=subprocess.STDOUT,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background
+            )  # fmt: skip
             state = output_dir / "clinkd" / "state.json"
             deadline = time.monotonic() + 300
             while time.monotonic() < deadline and process.poll() is None:
@@ -136,7 +191,7 @@ def keys(workspace, output_dir):
 
 
 @pytest.mark.long  # tests/engines/test_stop.py stops two ranks
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGABRT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGABRT"])
 def test_stopped_in_every_phase(workspace, tmp_path, name):
     out, whole = tmp_path / "out", tmp_path / "whole"
     out.mkdir()
@@ -145,8 +200,8 @@ def test_stopped_in_every_phase(workspace, tmp_path, name):
     for (code, text), (phase, _) in zip(
         run_with_signals(path, out, SIGNS, getattr(signal, name), **board), SIGNS, strict=True
     ):
-        assert code == (0 if board else 143), text[-2000:]
-        assert f"Stopped by {ABORTED if board else 'SIGTERM'} at" in text and "The same command continues" in text
+        assert code == (0 if board else 128 + getattr(signal, name)), text[-2000:]
+        assert f"Stopped by {ABORTED if board else name} at" in text and "The same command continues" in text
         state = json.loads((out / "clinkd" / "state.json").read_text(encoding="utf-8"))["phases"]
         assert state[phase]["status"] == "started" and list(state)[-1] == phase
         if phase == "distill":

@@ -6,9 +6,8 @@
 import pytest
 from small_run import recipe
 
-from llamafactory_clinkd.phases.fingerprint import inputs_hash
 from llamafactory_clinkd.phases.state import ProcedureState
-from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json
+from llamafactory_clinkd.utils.io import content_hash, read_json, read_jsonl, write_json
 
 
 def run(keys):
@@ -50,7 +49,7 @@ def test_phase_is_not_continued_in_another_folder(workspace, tmp_path):
 
 def test_checkpoints_of_another_run_are_not_continued_from(workspace, tmp_path):
     (tmp_path / "checkpoint-2").mkdir()
-    with pytest.raises(ValueError, match="checkpoint-2 is of another run: phase `correct` would go on from it"):
+    with pytest.raises(ValueError, match="checkpoint-2 is of another run: phase `correct` would continue from it"):
         run(recipe(workspace, tmp_path, clinkd_phases="distill,correct"))
     assert not (tmp_path / "clinkd").exists()
 
@@ -58,7 +57,7 @@ def test_checkpoints_of_another_run_are_not_continued_from(workspace, tmp_path):
 def test_state_of_an_earlier_version_is_read_and_a_new_key_reported_once(tmp_path, caplog):
     """An earlier version did not record every key; what it recorded is compared as before."""
     inputs = {"previous": None, "seed": 42, "sasg_candidates": 3}
-    record = {"status": "finished", "hash": inputs_hash(inputs), "inputs": inputs, "outputs": ["clinkd/predictions"]}
+    record = {"status": "finished", "hash": content_hash(inputs), "inputs": inputs, "outputs": ["clinkd/predictions"]}
     record |= {"started": "", "attempts": 1, "seconds": 3.0}
     write_json(tmp_path / "clinkd" / "state.json", {"format": 1, "phases": {"predict": record, "distill": record}})
     state, newer = ProcedureState(tmp_path / "clinkd", writes=True), {**inputs, "compute_dtype": "torch.bfloat16"}
