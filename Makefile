@@ -6,7 +6,7 @@ QUICK ?=
 WORKERS ?= 2
 TOGETHER := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-fast test-slow test-long lint bench clean
+.PHONY: setup demo demo-models test test-fast test-slow test-long lint bench clean
 
 # A stamp per set of extras makes the second call a matter of seconds: it is older than setup.cfg only after a change
 # of requirements.
@@ -27,7 +27,7 @@ $(VENV)/.dev: setup.cfg pyproject.toml
 setup: $(VENV)/.dev
 
 demo: $(VENV)/.demo
-	PYTHONPATH=benchmarks $(BIN)/clinkd demo --directory runs/demo$(if $(QUICK),-quick) $(if $(QUICK),--quick)
+	$(BIN)/clinkd demo --directory runs/demo$(if $(QUICK),-quick) $(if $(QUICK),--quick)
 
 # Fast and slow tests together, a file at a time on each worker, a thread for each: two cores are busy all the time.
 test: setup
@@ -53,3 +53,7 @@ bench: setup
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
+
+# Draws the data and trains the models that llamafactory_clinkd/demo ships, into runs/demo-models (about an hour).
+demo-models: setup
+	PYTHON=$(BIN)/python benchmarks/miniature/demo/rebuild.sh

@@ -145,7 +145,9 @@ class ClinkdArguments:
         "ranks by the model's own log-probability instead.",
     )
     sasg_region: Literal["image", "crop"] = _key(
-        "image", "Image region that is scored against the text: the whole image, or the candidate's box (crop)."
+        "image",
+        "Image region that is scored against the text: the whole image, or crop, the box of the candidate, else the box "
+        "of the question, else the whole image.",
     )
     spice_jars: str | None = _key(
         None,

@@ -18,8 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-PROBLEMS_SHOWN = 20
-"""Malformed rows that `clinkd evaluate` prints in the terminal."""
+PROBLEMS_SHOWN = 20  # malformed rows that `clinkd evaluate` prints
 
 
 @app.command()
@@ -28,7 +27,7 @@ def demo(
     quick: Annotated[bool, typer.Option(help="Less data and training: a few minutes instead of fifteen.")] = False,
 ) -> None:
     """Prepares real scans and small models, and runs the full pipeline on them."""
-    from .demo.run import run_demo
+    from .demo.run_demo import run_demo
 
     run_demo(directory, quick=quick)
 
@@ -95,9 +94,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     recipe: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Check what this recipe uses, and list the text it would send."
-        ),
+        typer.Option(exists=True, dir_okay=False, help="Check what this recipe uses and list the text it would send."),
     ] = None,
     plan: Annotated[
         Path | None,
@@ -124,14 +121,8 @@ def doctor(
         from .doctor.plan import make_plan, plan_table
 
         with exit_on_error():
-            estimate = make_plan(
-                read_recipe(plan),
-                gpus=gpus,
-                gib=gpu_memory,
-                rows=(train_rows, eval_rows),
-                row_tokens=row_tokens,
-                answer_tokens=answer_tokens,
-            )
+            options = {"rows": (train_rows, eval_rows), "row_tokens": row_tokens, "answer_tokens": answer_tokens}
+            estimate = make_plan(read_recipe(plan), gpus=gpus, gib=gpu_memory, **options)
         console.print_json(data=estimate) if as_json else console.print(plan_table(estimate))
         raise typer.Exit(code=not estimate["fits"])
     results = check_seams() if seams else check_all(recipe)

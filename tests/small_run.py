@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from tiny_models import build_tiny_qwen2vl
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
-from llamafactory_clinkd.utils.llamafactory_cli import cli_command, cli_environment
+from llamafactory_clinkd.utils.environment import cli_command, cli_environment
 
 
 WIDTH, HEIGHT, SIDE = 112, 84, 30

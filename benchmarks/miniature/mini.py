@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from llamafactory_clinkd.reproduce.prepare import MINI_MODELS, write_blind
+from llamafactory_clinkd.utils.boxes import strip_boxes
 from llamafactory_clinkd.utils.io import content_hash, file_sha256, read_json, write_json
 
 from . import models as demo_models
 from . import pretrain as demo_pretrain
 from . import scans as demo_scans
+from .clip_scorer import train_demo_scorer
 from .held_out import VALIDATION, hold_out
 from .pretrain import PretrainSettings
 from .render import SIZE
@@ -77,15 +79,20 @@ def build_mini(
 
 
 def _build_scorer(directory: Path, show: Callable[..., None]) -> None:
-    """Trains the CLIP model that ranks candidates, or finds it trained."""
-    from llamafactory_clinkd.demo.run import train_scorer
-
+    """Trains the CLIP model that ranks candidates on the training captions, or finds it trained."""
     data, scorer, marker = directory / "data", directory / "models" / "scorer", directory / "models" / "scorer.json"
-    if not marker.is_file() or read_json(marker) != {"benchmark": benchmark_id()}:
-        for name in ("open_clip_config.json", "open_clip_model.safetensors"):
-            (scorer / name).unlink(missing_ok=True)
-        train_scorer(data, scorer, show, steps=SCORER_STEPS)
-        write_json(marker, {"benchmark": benchmark_id()})
+    if marker.is_file() and read_json(marker) == {"benchmark": benchmark_id()}:
+        return
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        (scorer / name).unlink(missing_ok=True)
+    captions = [row for row in read_json(data / "demo_train.json") if row["task"] in ("RC", "MIA")]
+    pairs = [(data / row["images"][0], strip_boxes(row["messages"][1]["content"])) for row in captions]
+
+    def advance(step: int, total: int, loss: float) -> None:
+        show("training: CLIP scorer", step, total, f"loss {loss:.2f}")
+
+    train_demo_scorer(pairs, scorer, steps=SCORER_STEPS, advance=advance)
+    write_json(marker, {"benchmark": benchmark_id()})
 
 
 def build_benchmark_data(

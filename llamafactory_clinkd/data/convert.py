@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..utils.boxes import TASKS, TagStyle, task_of
+from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, TagStyle, task_of
 from ..utils.io import content_hash
-from ..utils.rows import IMAGE_PLACEHOLDER
 from .formats import FORMATS, Conversation, Format, detect_format
 from .images import known_modality, relative_path
 from .problems import CHOICES, Reject

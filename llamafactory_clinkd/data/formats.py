@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..utils.rows import IMAGE_PLACEHOLDER
+from ..utils.boxes import IMAGE_PLACEHOLDER
 from .images import relative_path
 from .problems import Reject
 from .scans import is_scan

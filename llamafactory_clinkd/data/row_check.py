@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..utils.boxes import parse_boxes
-from ..utils.rows import IMAGE_PLACEHOLDER
+from ..utils.boxes import IMAGE_PLACEHOLDER, parse_boxes
 from .formats import FORMATS, Conversation
 from .images import relative_path
 from .problems import Problem, Reject

@@ -17,9 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..utils.boxes import convert_tags
+from ..utils.boxes import IMAGE_PLACEHOLDER, SIDE_COLUMNS, convert_tags
 from ..utils.io import atomic_path, read_json, write_json
-from ..utils.rows import IMAGE_PLACEHOLDER, SIDE_COLUMNS
 
 
 CHECKPOINT = 5000  # rows of the source

@@ -11,8 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..utils.boxes import box_strings, task_of
-from ..utils.rows import IMAGE_PLACEHOLDER
+from ..utils.boxes import IMAGE_PLACEHOLDER, box_strings, task_of
 from .images import known_modality, path_within
 from .problems import Reject
 from .reader import read_rows

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..utils.boxes import TASKS, sort_modalities
-from ..utils.progress import bars_of_parts
+from ..utils.console import bars_of_parts
 from .java import Progress
 from .paper_tables import TASK_METRICS
 

@@ -15,9 +15,9 @@ import torch
 from ..rope.saved_positions import apply_saved_positions, saved_settings
 from ..rope.square import with_square_images
 from ..training.tracked_data import TrackedData
+from ..utils.boxes import SIDE_COLUMNS
 from ..utils.models import keep_trainable
 from ..utils.patching import patch_attr
-from ..utils.rows import SIDE_COLUMNS
 from .recipe import RecipeArguments
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..utils.progress import bars_of_parts
+from ..utils.console import bars_of_parts
 from .costs import cost_of, cost_table, measured_seconds
 from .prepare import benchmark_of, inputs_of, prepare
 from .results import results_folder

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..arguments import TRAINING_PHASES
+from ..utils.environment import cli_command, cli_environment
 from ..utils.io import read_json
-from ..utils.llamafactory_cli import cli_command, cli_environment
 from .row_recipes import Plan, hash_line, run_folder, write_recipe
 
 

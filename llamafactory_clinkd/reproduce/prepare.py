@@ -15,8 +15,8 @@ from rich.console import Console
 
 from ..data.sharegpt import dataset_info_entry, write_dataset_info
 from ..utils.boxes import modality_of
+from ..utils.console import bars_of_parts
 from ..utils.io import content_hash, file_sha256, read_json, write_json
-from ..utils.progress import bars_of_parts
 from .row_recipes import RECIPES_DIR, Plan, models_of, read_recipe
 
 

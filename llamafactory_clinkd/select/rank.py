@@ -59,7 +59,8 @@ def select_rows(
         load_image: Opens a row's image.
         out_path: The predictions, written atomically at the end; ``<out_path>.<hash>.part`` grows until then.
             The scorer's identity and the region go to ``predictions.scorer.json`` beside it.
-        region: ``image`` scores the whole image, ``crop`` each candidate's own first box (the image without one).
+        region: ``image`` scores the whole image, ``crop`` the first box of the candidate, else of the question, else the
+            whole image.
         batch_size: Rows per pass of the scorer.
         resume: Reuse the rows of an interrupted run with the same scorer and region.
         progress: Show a progress bar.
@@ -196,9 +197,10 @@ def _score_images(rows, scorer, load_image, region) -> list[tuple[list[float | N
         except Exception as problem:  # a missing, broken or forbidden image must not lose the other rows
             results.append((None, f"The image cannot be read ({type(problem).__name__}: {problem})."))
             continue
+        question_boxes = parse_boxes(str(row.get("question") or ""))
         for candidate in row["candidates"]:
             words = strip_boxes(candidate["text"])
-            boxes = parse_boxes(candidate["text"]) if region == "crop" else []
+            boxes = (parse_boxes(candidate["text"]) or question_boxes) if region == "crop" else []
             crop = crop_box(images[name], boxes[0]) if boxes else None
             view = (name, None if crop is None else boxes[0])
             keys.append((view, words))

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..utils.boxes import modality_of, task_of
-from ..utils.rows import IMAGE_PLACEHOLDER
+from ..utils.boxes import IMAGE_PLACEHOLDER, modality_of, task_of
 
 
 logger = logging.getLogger(__name__)

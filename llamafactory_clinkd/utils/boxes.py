@@ -43,6 +43,8 @@ import numpy as np
 TagStyle = Literal["qwen2_vl", "qwen_vl"]
 Task = Literal["VG", "ROC", "RC", "MIA"]
 
+SIDE_COLUMNS = ("id", "task", "modality")  # of a ShareGPT row; LLaMA-Factory ignores them
+IMAGE_PLACEHOLDER = "<image>"
 TASKS: tuple[Task, ...] = ("VG", "ROC", "RC", "MIA")
 MODALITIES = ("ct", "mr", "x", "pet", "endoscopy", "dermoscopy", "fundus", "ultrasound")
 TAGS: dict[str, dict[str, str]] = {

