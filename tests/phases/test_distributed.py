@@ -18,12 +18,14 @@ from small_run import llamafactory_cli, losses, recipe, start_recipe, write_reci
 from transformers import TrainerControl
 
 from llamafactory_clinkd.phases import distributed
+from llamafactory_clinkd.phases.context import Run
 from llamafactory_clinkd.phases.distributed import (
     ABORTED,
     StopCallback,
     load_on_numbered_cpus,
     stopped_by_signal,
 )
+from llamafactory_clinkd.phases.recipe import RecipeArguments
 from llamafactory_clinkd.utils.io import read_jsonl
 from llamafactory_clinkd.utils.ranks import Ranks, Stopped
 
@@ -100,6 +102,21 @@ def test_forked_worker_is_ended_by_its_pool_only():
         worker.terminate()
         worker.join(timeout=20)
     assert worker.exitcode == 143 and not ranks.stop_reason()
+
+
+@pytest.mark.parametrize(("stops", "error"), [(True, Stopped), (False, RuntimeError)])
+def test_worker_of_datasets_ended_by_the_same_signal_is_no_failure(tmp_path, stops, error):
+    def run_sft(*args, **kwargs):
+        raise RuntimeError("One of the subprocesses has abruptly died during map operation.")
+
+    finetuning = SimpleNamespace(clinkd_phases=["distill"], image_square=True)
+    arguments = RecipeArguments(None, None, SimpleNamespace(output_dir=str(tmp_path)), finetuning, None)
+    run = Run(SimpleNamespace(run=run_sft), arguments, [], Ranks())
+    if stops:
+        run.ranks.request_stop("SIGTERM")
+    with pytest.raises(error) as raised:
+        run.run_sft(arguments, None, None)
+    assert type(raised.value) is error
 
 
 def test_other_threads_leave_signals_alone():
