@@ -142,7 +142,10 @@ def test_off_is_stock(engine, page):
         ({"clinkd__kd_temperature": 0}, "`kd_temperature: 0.0` is not allowed"),
         ({"train__training_stage": "DPO"}, "`stage: dpo` is not allowed"),
         ({"train__extra_args": '{"use_dft_loss": true}'}, "`use_dft_loss: true` replaces"),
-        ({"train__extra_args": '{"max_steps": 3}'}, "`max_steps: 3` cuts phases short"),
+        (
+            {"train__extra_args": '{"max_steps": 3}'},
+            "`max_steps: 3` is not allowed. Expected no limit, because it cuts phases short",
+        ),
         ({"train__val_size": 0.5}, "Cannot specify `val_size` if `eval_dataset` is not None"),
         ({"clinkd__use_clinkd": False, "train__extra_args": '{"kd_alpha": 1}'}, "`use_clinkd` is false"),
     ],
