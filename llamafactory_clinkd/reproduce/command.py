@@ -36,11 +36,7 @@ class Request:
 def read_request(
     what: str, scale: str, rows: str | None, seeds: str, validation: bool, directory: Path, results: Sequence[Path]
 ) -> Request:
-    """Reads the options.
-
-    Raises:
-        ValueError: If one of them is wrong; the message names what is expected.
-    """
+    """Reads the options; ValueError for a wrong one, with what is expected."""
     if validation and scale != "mini":
         raise ValueError("`--validation` needs `--scale mini`: Med-GRIT-270k has no validation part.")
     part, benchmark = "validation" if validation else "test", benchmark_of(scale)
@@ -57,11 +53,7 @@ def read_request(
 
 
 def choose_rows(what: str, scale: str, names: str | None) -> list[Row]:
-    """The rows of a table, or the named ones among them.
-
-    Raises:
-        ValueError: If the table has no row of that name at this scale.
-    """
+    """The rows of a table, or the named ones among them; ValueError for a name that the table does not have."""
     known = {row.name: row for row in rows_of(what, scale)}
     wanted = list(known) if names is None else [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in wanted if name not in known]
@@ -74,11 +66,7 @@ def choose_rows(what: str, scale: str, names: str | None) -> list[Row]:
 
 
 def choose_seeds(text: str) -> list[int]:
-    """``1,2,3`` as numbers.
-
-    Raises:
-        ValueError: If they are not distinct whole numbers.
-    """
+    """``1,2,3`` as distinct whole numbers; ValueError for anything else."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or len(set(parts)) < len(parts) or not all(part.isdecimal() for part in parts):
         raise ValueError(f"`--seeds {text}`: expected distinct whole numbers with commas, such as 1,2,3.")
@@ -93,11 +81,7 @@ def jobs_of(scale: str, jobs: int | None) -> int:
 def make(
     request: Request, console: Console, *, cache: Path, fresh: bool, runs: bool, report: bool, jobs: int
 ) -> dict[str, str]:
-    """Runs what is missing and writes the table.
-
-    Returns:
-        Failed run -> reason.
-    """
+    """Runs what is missing and writes the table, with ``report`` also the HTML page; returns failed run -> reason."""
     missing, finished = missing_runs(request.plans, request.rows, request.directory, request.folders)
     failed: dict[str, str] = {}
     if missing and runs:

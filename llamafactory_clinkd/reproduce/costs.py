@@ -11,8 +11,8 @@ from typing import Any
 
 from ..doctor.plan import RecipeSpec, make_plan, read_spec
 from .prepare import models_are_built
-from .results import find_result
 from .row_recipes import Plan, local_keys
+from .write import collect
 
 
 PEAK_FLOPS, UTILISATION = 312e12, 0.4
@@ -43,12 +43,8 @@ class Cost:
 
 def measured_seconds(plans: Sequence[Plan], folders: Sequence[Path]) -> dict[str, float]:
     """Row -> mean seconds of its finished runs."""
-    found: dict[str, list[float]] = {}
-    for plan in plans:
-        result = find_result(plan, folders)
-        if result is not None:
-            found.setdefault(plan.row.name, []).append(result["seconds"])
-    return {row: fmean(seconds) for row, seconds in found.items()}
+    results = collect(plans, folders)
+    return {row: fmean(result["seconds"] for result in seeds.values()) for row, seeds in results.items()}
 
 
 def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gib: float) -> Cost:

@@ -29,10 +29,7 @@ class RunFailed(RuntimeError):
 
 
 def launch(plan: Plan, directory: Path, on_phase: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Trains and evaluates, or resumes an earlier attempt.
-
-    Returns:
-        Metrics, and phase -> seconds.
+    """Trains and evaluates, or resumes; returns metrics, and phase -> seconds.
 
     Raises:
         RunFailed: With the last lines of the log.
@@ -76,11 +73,7 @@ def _take_alone(log: BinaryIO, folder: Path) -> None:
 
 
 def take_folder(plan: Plan, directory: Path, *, fresh: bool) -> None:
-    """Checks that the run's folder is empty or holds an earlier attempt at exactly this run.
-
-    Raises:
-        RunFailed: If it holds another recipe's run and ``fresh`` is false.
-    """
+    """Checks that the run's folder is empty or holds an earlier attempt at exactly this run; ``fresh`` clears it."""
     folder = run_folder(plan, directory)
     left = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if left in ([], ["log.txt"]) or _is_same(plan, directory):

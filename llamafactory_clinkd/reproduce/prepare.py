@@ -56,14 +56,9 @@ def models_are_built(plan: Plan, directory: Path) -> bool:
 
 
 def prepare(scale: str, directory: Path, cache: Path, console: Console, plans: Collection[Plan] | None = None) -> None:
-    """Builds the miniature benchmark, or the noise copies of Med-GRIT's data sets.
+    """Builds the miniature benchmark in ``directory``, or the noise copies of Med-GRIT's data sets.
 
-    Args:
-        scale: ``paper`` or ``mini``.
-        directory: The folder that replaces ``runs/reproduce``.
-        cache: Folder of downloaded scans.
-        console: Where progress is shown.
-        plans: Build only the models that these runs need; all models by default.
+    Of the models, only those that ``plans`` need are built; all by default.
 
     Raises:
         FileNotFoundError: At mini scale without a checkout, or at paper scale without Med-GRIT.
@@ -92,22 +87,14 @@ def _miniature() -> ModuleType:
 
 
 def write_blind(data: Path, names: Sequence[str], *, side: int, seed: int = 0) -> list[str]:
-    """Writes a copy of each data set with noise in the place of its images, named ``<name>_blind``.
+    """Writes a copy of each data set with noise instead of its images, named ``<name>_blind``; returns their names.
 
-    Ids, tasks and modalities stay; a modality that only the image's name told is written down first.
-
-    Args:
-        data: LLaMA-Factory's ``dataset_dir``.
-        names: Data sets in its ``dataset_info.json``, in the layout of ``clinkd data convert``.
-        side: Pixels a side of the noise.
-        seed: Of the noise, and of which row gets which picture.
-
-    Returns:
-        The names of the copies.
+    ``data`` is LLaMA-Factory's ``dataset_dir``, ``side`` the noise's side in pixels; ``seed`` sets the noise and which
+    row gets which image. Ids, tasks and modalities stay; a modality that only the image's name holds is written down.
 
     Raises:
-        FileNotFoundError: If ``dataset_info.json`` or a data set's file is not there.
-        ValueError: If ``dataset_info.json`` does not have a data set.
+        FileNotFoundError: If ``dataset_info.json`` or a data set's file does not exist.
+        ValueError: If ``dataset_info.json`` has no entry for a data set.
     """
     info = read_json(data / "dataset_info.json")
     unknown = [name for name in names if name not in info]

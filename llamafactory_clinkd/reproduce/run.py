@@ -75,19 +75,10 @@ def run_missing(
     launch_run: Launch = launch,
     on_progress: Callable[[Plan, str], None] = lambda plan, state: None,
 ) -> Outcome:
-    """Runs the plans, some at a time, and writes a result of each; a failed run does not stop the others.
+    """Runs the plans, ``jobs`` at a time, and writes a result of each; a failed run does not stop the others.
 
-    Args:
-        plans: From :func:`missing_runs`: a run comes after the one whose model it uses, and waits for it.
-        directory: The folder that replaces ``runs/reproduce``.
-        jobs: Runs at a time.
-        fresh: Whether to remove runs of other recipes that occupy a run's folder.
-        inputs: Returns the hashes of a run's data and models.
-        launch_run: Trains and evaluates.
-        on_progress: Called with a run and its state, by one thread at a time.
-
-    Returns:
-        The outcome, in the order of the plans.
+    A run waits for the one whose model it uses. ``fresh`` removes runs of other recipes that occupy a run's folder,
+    ``inputs`` returns the hashes of a run's data and models, ``on_progress`` gets a run and its state, one at a time.
     """
     interrupted, lock = threading.Event(), threading.Lock()
 

@@ -47,16 +47,10 @@ Test = Literal["welch", "paired", "fixed"]
 
 
 def difference(row: Mapping[int, float], reference: Mapping[int, float], test: Test = "welch") -> Difference | None:
-    """The difference of two rows' means, with a t-test over seeds.
+    """The difference of two rows' means (seed -> score) with a t-test over seeds; None if one of them has no score.
 
-    Args:
-        row: Seed -> score.
-        reference: Seed -> score.
-        test: ``welch`` for two trained rows; ``paired`` where both scores of a seed come from the same trained model;
-            ``fixed`` for a row that no seed changes.
-
-    Returns:
-        None if one of them has no score. If no score varies over seeds, any difference is beyond noise.
+    ``welch`` is for two trained rows, ``paired`` where both scores of a seed come from the same trained model,
+    ``fixed`` for a row that no seed changes. If no score varies over seeds, any difference is beyond noise.
     """
     if test == "paired":
         shared = sorted(row.keys() & reference.keys())

@@ -44,11 +44,7 @@ def write_report(what: str, plans: Sequence[Plan], directory: Path) -> Path | No
 def write_tables(
     what: str, plans: Sequence[Plan], directory: Path, folders: Sequence[Path], console: Console
 ) -> list[Path]:
-    """Writes ``<what>.md``, ``<what>.csv`` and for figure 4 ``<what>.png`` beside the runs, and prints the Markdown.
-
-    Returns:
-        The files; none without a result.
-    """
+    """Writes ``<what>.md``, ``.csv`` and for figure 4 ``.png``, and prints the Markdown; returns the files."""
     results, scale = collect(plans, folders), plans[0].scale
     if not results:
         console.print("No result yet, so no table.")
@@ -66,13 +62,7 @@ def write_tables(
 
 
 def draw_figure4(results: Results, path: Path) -> Path:
-    """Draws mean and standard deviation over seeds for each task and the average.
-
-    A dotted line shows the row without distillation.
-
-    Raises:
-        ValueError: If no value of alpha has a result.
-    """
+    """Draws mean and standard deviation over seeds for each task; a dotted line shows the row without distillation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
