@@ -146,8 +146,8 @@ class ClinkdArguments:
     )
     sasg_region: Literal["image", "crop"] = _key(
         "image",
-        "Image region that is scored against the text: the whole image, or crop, the box of the candidate, else the box "
-        "of the question, else the whole image.",
+        "Image region to score against the text: the whole image, or crop: the box of the candidate, else of the "
+        "question, else the whole image.",
     )
     spice_jars: str | None = _key(
         None,

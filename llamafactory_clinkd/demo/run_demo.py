@@ -8,7 +8,6 @@ cards are ``models/*/README.md``; ``benchmarks/miniature`` draws the data and tr
 """
 
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..evaluate.score_table import format_percent
 from ..report import build_report
 from ..utils.boxes import TASKS
 from ..utils.console import bars_of_parts, console
-from ..utils.environment import cli_command, cli_environment
+from ..utils.environment import cli_command, run_logged
 from ..utils.io import file_sha256, read_json, read_jsonl, write_json
 from ..webui.run_progress import progress_of
 
@@ -36,9 +35,9 @@ QUICK_CHANGES = {
     "sasg_candidates": 1,
     "sasg_scorer": "logprob",
 }
+FIRST_LAST = ("before (base)", "after selection")
 ONLY_PREDICT = {"clinkd_phases": "predict,evaluate", "sasg_candidates": 1, "sasg_scorer": "logprob"}
 ANSWERS = {"pseudo_label": 900, "predict": 440}  # rows of the data, for the progress bars
-POLL_SECONDS = 0.5
 
 
 def run_demo(directory: Path, *, quick: bool) -> None:
@@ -64,10 +63,8 @@ def run_demo(directory: Path, *, quick: bool) -> None:
     path = run / "clinkd" / "metrics.json"
     write_json(path, {**read_json(path), "baselines": {"mean_box": stages["blind answers"]["VG"]}})
     report = build_report([before, run], run / "clinkd" / "report.html")
-    scores = ", ".join(
-        f"{task} {_percent(stages['before (base)'][task])} -> {_percent(stages['after selection'][task])}"
-        for task in TASKS
-    )
+    first, last = ({task: f"{100 * stages[name][task]['macro']:.1f}" for task in TASKS} for name in FIRST_LAST)
+    scores = ", ".join(f"{task} {first[task]} -> {last[task]}" for task in TASKS)
     console.print(f"\n{scores} in {time.monotonic() - start:.0f} s. Report: {report.resolve()} (open it in a browser)")
 
 
@@ -98,20 +95,14 @@ def _train(output_dir: Path, show: Callable[..., None], title: str, changes: dic
     log = output_dir.with_suffix(".log")
     command = cli_command("train", RECIPE, *(f"{key}={value}" for key, value in keys.items()))
     phases = str(changes.get("clinkd_phases", ",".join(PHASES))).split(",")
+    # So small a model is fastest on one thread; several wait for each other on a machine that is not idle.
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
     with open(log, "ab") as file:
-        # Models of this size run fastest on one thread; several wait for each other as soon as the machine is not idle.
-        environment = cli_environment(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            while process.poll() is None:
-                _show_progress(output_dir, phases, show, title)
-                time.sleep(POLL_SECONDS)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if process.returncode != 0:
-        raise RuntimeError(f"Training ended with code {process.returncode}; see the end of {log}. Rerun to resume.")
+        code = run_logged(
+            command, file, lambda: _show_progress(output_dir, phases, show, title), OMP_NUM_THREADS=threads
+        )
+    if code != 0:
+        raise RuntimeError(f"Training ended with code {code}; see the end of {log}. Rerun to resume.")
     _show_progress(output_dir, phases, show, title)
 
 
@@ -122,10 +113,9 @@ def _show_progress(output_dir: Path, phases: list[str], show: Callable[..., None
         return
     for number, phase in enumerate(phases[: progress.finished + 1], start=1):
         is_finished = number <= progress.finished
-        note = f"{progress.answers} answers" if progress.answers is not None and not is_finished else ""
-        show(
-            f"phase {number}/{len(phases)}: {phase}", 100 if is_finished else round(100 * progress.fraction), 100, note
-        )
+        fraction = progress.fraction if progress.answers is None else progress.answers / ANSWERS.get(phase, 1e9)
+        percent = 100 if is_finished else min(round(100 * fraction), 100)
+        show(f"phase {number}/{len(phases)}: {phase}", percent, 100)
 
 
 def _stages(before: Path, distilled: Path, run: Path) -> dict[str, dict[str, Any]]:
@@ -142,10 +132,6 @@ def _stages(before: Path, distilled: Path, run: Path) -> dict[str, dict[str, Any
     }
 
 
-def _percent(entry: dict[str, Any]) -> str:
-    return format_percent(100 * entry["macro"], 1)
-
-
 def _score_table(stages: dict[str, dict[str, Any]]) -> Table:
     metrics = {task: stages["after selection"][task]["metric"] for task in TASKS}
     table = Table("", *(f"{task}\n{metrics[task]}" for task in TASKS), title="Scores in %, with 95 % intervals")
@@ -153,7 +139,7 @@ def _score_table(stages: dict[str, dict[str, Any]]) -> Table:
         cells = []
         for task in TASKS:
             low, high = tasks[task]["ci"]
-            cells.append(f"{_percent(tasks[task])} [{100 * low:.0f}, {100 * high:.0f}]")
+            cells.append(f"{format_percent(100 * tasks[task]['macro'], 1)} [{100 * low:.0f}, {100 * high:.0f}]")
         table.add_row(stage, *cells)
     table.caption = "The teacher and the blind answers, which use no image, were scored when the models were built."
     return table

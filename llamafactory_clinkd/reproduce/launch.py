@@ -7,20 +7,17 @@ import fcntl
 import os
 import re
 import shutil
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..arguments import TRAINING_PHASES
-from ..utils.environment import cli_command, cli_environment
+from ..utils.environment import cli_command, run_logged
 from ..utils.io import read_json
 from .row_recipes import Plan, hash_line, run_folder, write_recipe
 
 
 LAST_LINES = 12
-POLL_SECONDS = 0.5
 _BREAK = re.compile(r"[\r\n]+")
 
 
@@ -44,17 +41,9 @@ def launch(plan: Plan, directory: Path, on_phase: Callable[[str], None]) -> tupl
         _take_alone(file, folder)
         write_recipe(plan, directory)
         command = cli_command("train", folder / "recipe.yaml")
-        process = subprocess.Popen(command, env=cli_environment(**changes), stdout=file, stderr=subprocess.STDOUT)
-        try:
-            while process.poll() is None:
-                on_phase(_phase(folder))
-                time.sleep(POLL_SECONDS)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if process.returncode != 0:
-        raise RunFailed(f"ended with {process.returncode}; the end of {log}:\n{last_lines(log)}")
+        code = run_logged(command, file, lambda: on_phase(_phase(folder)), **changes)
+    if code != 0:
+        raise RunFailed(f"ended with {code}; the end of {log}:\n{last_lines(log)}")
     metrics = folder / "clinkd" / "metrics.json"
     if not metrics.is_file():
         raise RunFailed(f"wrote no {metrics}: `clinkd_phases` has to end with evaluate.")

@@ -59,8 +59,8 @@ def select_rows(
         load_image: Opens a row's image.
         out_path: The predictions, written atomically at the end; ``<out_path>.<hash>.part`` grows until then.
             The scorer's identity and the region go to ``predictions.scorer.json`` beside it.
-        region: ``image`` scores the whole image, ``crop`` the first box of the candidate, else of the question, else the
-            whole image.
+        region: ``image`` scores the whole image, ``crop`` the first box of the candidate, else of the question, else
+            the whole image.
         batch_size: Rows per pass of the scorer.
         resume: Reuse the rows of an interrupted run with the same scorer and region.
         progress: Show a progress bar.

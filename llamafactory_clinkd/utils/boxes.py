@@ -187,11 +187,6 @@ def iou_matrix(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> np
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
-def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes: see :func:`iou_matrix`."""
-    return float(iou_matrix([a], [b])[0, 0])
-
-
 def task_of(question: str, answer: str) -> Task:
     """A row's task, from its question and ground-truth answer; a ``task`` column in the data overrides it.
 

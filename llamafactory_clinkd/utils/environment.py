@@ -5,10 +5,16 @@
 
 import os
 import platform
+import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import BinaryIO
+
+
+POLL_SECONDS = 0.5
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
@@ -31,3 +37,20 @@ def cli_environment(**changes: str) -> dict[str, str]:
     """The environment with this Python's scripts on ``PATH`` (``FORCE_TORCHRUN=1`` calls ``torchrun`` by its name)."""
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": search_path, **changes}
+
+
+def run_logged(command: list[str], log: BinaryIO, on_poll: Callable[[], None], **changes: str) -> int:
+    """Runs a command with its output in ``log`` and returns its code; an exception of ``on_poll`` terminates it.
+
+    ``on_poll`` is called twice a second; ``changes`` are those of :func:`cli_environment`.
+    """
+    process = subprocess.Popen(command, env=cli_environment(**changes), stdout=log, stderr=subprocess.STDOUT)
+    try:
+        while process.poll() is None:
+            on_poll()
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    return process.returncode

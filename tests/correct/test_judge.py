@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llamafactory_clinkd.correct.judge import judge, judge_grounding
 from llamafactory_clinkd.correct.similarity import load_similarity
-from llamafactory_clinkd.utils.boxes import iou, parse_boxes
+from llamafactory_clinkd.utils.boxes import parse_boxes
 
 
 LEXICAL = load_similarity("lexical")
@@ -74,7 +74,10 @@ def test_matching_is_the_best_of_all(truth, found):
     result = judge_grounding(text(truth), text(found), 0.5)
     a, b = parse_boxes(text(truth)), parse_boxes(text(found))
     short, long = (a, b) if len(a) <= len(b) else (b, a)
-    best = max(sum(map(iou, short, chosen)) for chosen in itertools.permutations(long, len(short)))
+    best = max(
+        sum(iou_matrix([a], [b])[0, 0] for a, b in zip(short, chosen, strict=True))
+        for chosen in itertools.permutations(long, len(short))
+    )
     assert sum(result.iou) == pytest.approx(best)
     assert len(result.iou) == len(truth)
     assert (result.grounding == "ok") == (len(truth) == len(found) and min(result.iou) >= 0.5)

@@ -14,7 +14,6 @@ from llamafactory_clinkd.utils.boxes import (
     convert_tags,
     format_box,
     has_box,
-    iou,
     iou_matrix,
     modality_of,
     parse_boxes,
@@ -22,6 +21,10 @@ from llamafactory_clinkd.utils.boxes import (
     tags_balanced,
     task_of,
 )
+
+
+def iou(a, b):
+    return float(iou_matrix([a], [b])[0, 0])
 
 
 QWEN2 = "<|object_ref_start|>left hip<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>"
