@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llamafactory_clinkd.correct.judge import judge, judge_grounding
 from llamafactory_clinkd.correct.similarity import load_similarity
-from llamafactory_clinkd.utils.boxes import parse_boxes
+from llamafactory_clinkd.utils.boxes import iou_matrix, parse_boxes
 
 
 LEXICAL = load_similarity("lexical")

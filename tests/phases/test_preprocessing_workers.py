@@ -10,8 +10,8 @@ import subprocess
 import pytest
 from small_run import build_workspace, recipe, write_recipe
 
+from llamafactory_clinkd.utils.environment import cli_command, cli_environment
 from llamafactory_clinkd.utils.io import read_json
-from llamafactory_clinkd.utils.llamafactory_cli import cli_command, cli_environment
 
 
 @pytest.mark.slow
