@@ -41,11 +41,7 @@ ANSWERS = {"pseudo_label": 900, "predict": 440}  # rows of the data, for the pro
 
 
 def run_demo(directory: Path, *, quick: bool) -> None:
-    """Runs the procedure, or the rest of it, and prints the scores before and after it.
-
-    Raises:
-        RuntimeError: If shipped files are damaged, or training failed; the same command then resumes.
-    """
+    """Runs the procedure, or the rest of it, and prints the scores; RuntimeError if training fails."""
     check_assets()
     console.print(
         f"ClinKD with miniature models on two CPU cores: about {'90 seconds' if quick else '5 minutes'}. "
@@ -69,11 +65,7 @@ def run_demo(directory: Path, *, quick: bool) -> None:
 
 
 def check_assets() -> None:
-    """Compares the shipped models with their SHA-256.
-
-    Raises:
-        RuntimeError: If a file is missing or differs.
-    """
+    """Compares the shipped models with their SHA-256; RuntimeError if a file is missing or differs."""
     for name, sha256 in read_json(HERE / "models" / "sha256.json").items():
         path = HERE / "models" / name
         if not path.is_file() or file_sha256(path) != sha256:

@@ -1,15 +1,23 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reads and writes ``pseudo_labels.jsonl``: the teacher's answers, targets of the student."""
+"""Which rows the teacher labels, and ``pseudo_labels.jsonl``, its answers and the student's targets."""
 
 from pathlib import Path
 from typing import Any
 
-from ..utils.io import read_jsonl, write_jsonl
+from ..utils.io import content_hash, read_jsonl, write_jsonl
 
 
 Rows = list[dict[str, Any]]
+
+
+def seeded_subset(size: int, wanted: int, seed: int, purpose: str) -> list[int]:
+    """``min(wanted, size)`` distinct row numbers, ascending; drawn by a hash, so the same on every machine."""
+    if wanted >= size:
+        return list(range(size))
+    order = sorted(range(size), key=lambda index: content_hash([seed, purpose, index]))
+    return sorted(order[:wanted])
 
 
 def write_pseudo_labels(path: Path, described: Rows, answers: Rows) -> dict[str, float]:

@@ -11,14 +11,14 @@ from typing import Any
 
 from ..arguments import PHASES, TRAINING_PHASES
 from ..generation.generation_trainer import GeneratingTrainer
+from ..kd.pseudo_labels import seeded_subset
 from ..rope.saved_positions import apply_saved_positions
 from ..training.tracked_data import TrackedData, describe_rows
-from ..utils.io import content_hash
 from ..utils.ranks import Ranks, Stopped
 from .checkpoints import last_whole_checkpoint
-from .distributed import ABORTED, StopCallback
 from .recipe import RecipeArguments, phase_arguments, with_model
 from .stock_sft import StockWorkflow
+from .stopping import ABORTED, StopCallback
 
 
 class Run:
@@ -164,11 +164,3 @@ class Run:
         """The ``pseudo_label_samples`` rows that the teacher labels and the student is distilled on (section 4.1)."""
         count, seed = self.settings.pseudo_label_samples, self.recipe.training.seed
         return rows.select(seeded_subset(len(rows), count, seed, "pseudo_label"))
-
-
-def seeded_subset(size: int, wanted: int, seed: int, purpose: str) -> list[int]:
-    """``min(wanted, size)`` distinct row numbers, ascending; drawn by a hash, so the same on every machine."""
-    if wanted >= size:
-        return list(range(size))
-    order = sorted(range(size), key=lambda index: content_hash([seed, purpose, index]))
-    return sorted(order[:wanted])

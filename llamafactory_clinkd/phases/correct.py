@@ -18,11 +18,12 @@ from ..correct.argmax_recorder import ArgmaxRecorder
 from ..correct.correction_trainer import CorrectionTrainer, ReflectiveCorrectionCallback
 from ..generation.generation_trainer import generate_with_trainer, shards_parameters
 from ..kd import distill_loss, logits_distill_loss
+from ..kd.pseudo_labels import seeded_subset
 from ..select import Scorer, check_scorer, load_scorer
 from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.boxes import strip_boxes
 from ..utils.io import read_jsonl, write_json
-from .context import Run, seeded_subset
+from .context import Run
 from .recipe import RecipeArguments, beam_settings
 from .validation import check_images
 

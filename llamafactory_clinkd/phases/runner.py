@@ -27,11 +27,12 @@ from ..utils.ranks import Ranks, Stopped
 from .checkpoints import remove_broken_checkpoints
 from .context import Run
 from .correct import check_correction
-from .distributed import ABORTED, load_on_numbered_cpus, propagate_failure, stopped_by_signal
+from .distributed import load_on_numbered_cpus, propagate_failure
 from .fingerprint import phase_inputs
 from .recipe import RecipeArguments
 from .state import ProcedureState, check_output_dirs
 from .stock_sft import StockWorkflow
+from .stopping import ABORTED, stopped_by_signal
 from .validation import check_recipe
 
 

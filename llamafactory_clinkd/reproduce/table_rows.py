@@ -6,6 +6,7 @@
 ``recipes/<scale>/<row>.yaml`` has what a row does: its difference to ``base.yaml``.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,16 +26,12 @@ class Row:
 
     name: str  # of its YAML file; its runs' folders start with it
     title: str  # its label in a table
-    parts: frozenset[str] = frozenset()  # the method's parts in it: ``mcg``, ``kd``, ``sasg``, ``correction``
+    parts: Set[str] = frozenset()  # the method's parts in it: ``mcg``, ``kd``, ``sasg``, ``correction``
     uses: str | None = None  # the row whose trained model it predicts with; None if it trains its own or needs none
     seeded: bool = True  # whether a seed changes it
     scales: tuple[str, ...] = SCALES  # the scales at which it runs
     computed: bool = False  # whether it is computed from the data set, without a recipe
     sanity: bool = False  # whether it is a sanity check, not a competitor
-
-
-def _parts(text: str) -> frozenset[str]:
-    return frozenset(text.split())
 
 
 ALPHAS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -50,24 +47,24 @@ _PAPER_ONLY = ("paper",)
 _ROWS = (
     Row("sft", "Qwen2-VL, SFT"),
     Row("bird", "BiRD-like: 2D-RoPE, SFT"),
-    Row("mcg", "+ MCG-RoPE", _parts("mcg")),
-    Row("pseudo_kd", "+ Pseudo-KD", _parts("kd")),
-    Row("sasg", "+ SASG", _parts("sasg"), uses="sft"),
-    Row("clinkd", "ClinKD", _parts("mcg kd sasg correction")),
-    Row("correction", "+ Reflective Correction", _parts("correction")),
-    Row("clinkd_uncorrected", "ClinKD without Reflective Correction", _parts("mcg kd sasg")),
-    Row("clinkd_first_beam", "ClinKD without SASG", _parts("mcg kd correction"), uses="clinkd"),
+    Row("mcg", "+ MCG-RoPE", {"mcg"}),
+    Row("pseudo_kd", "+ Pseudo-KD", {"kd"}),
+    Row("sasg", "+ SASG", {"sasg"}, uses="sft"),
+    Row("clinkd", "ClinKD", {"mcg", "kd", "sasg", "correction"}),
+    Row("correction", "+ Reflective Correction", {"correction"}),
+    Row("clinkd_uncorrected", "ClinKD without Reflective Correction", {"mcg", "kd", "sasg"}),
+    Row("clinkd_first_beam", "ClinKD without SASG", {"mcg", "kd", "correction"}, uses="clinkd"),
     Row("rope_mixed", "+ RoPE-Mixed"),
     Row("vkd", "+ VkD"),
     Row("llava", "LLaVA-1.5 (LLaVA-Med's architecture), SFT", scales=_PAPER_ONLY),
     Row("llava_qa", "LLaVA-1.5 (LLaVA-Med's architecture), SFT", uses="llava", scales=_PAPER_ONLY),
     Row("bird_qa", "BiRD-like: 2D-RoPE, SFT", uses="bird", scales=_PAPER_ONLY),
-    Row("clinkd_qa", "ClinKD", _parts("mcg kd sasg correction"), uses="clinkd", scales=_PAPER_ONLY),
+    Row("clinkd_qa", "ClinKD", {"mcg", "kd", "sasg", "correction"}, uses="clinkd", scales=_PAPER_ONLY),
     Row("mean_box", "mean box, blind", seeded=False, computed=True, sanity=True),
     Row("blind", "SFT on noise instead of images", sanity=True),
     Row("teacher", "the teacher itself", seeded=False, sanity=True),
     Row("pseudo_labels", "SFT on pseudo-labels alone", sanity=True),
-    *(Row(alpha_row(alpha), f"alpha = {alpha:g}", _parts("kd")) for alpha in ALPHAS if alpha != 0.5),
+    *(Row(alpha_row(alpha), f"alpha = {alpha:g}", {"kd"}) for alpha in ALPHAS if alpha != 0.5),
 )
 ROWS = {row.name: row for row in _ROWS}
 

@@ -17,15 +17,11 @@ import torch
 from small_run import llamafactory_cli, losses, recipe, start_recipe, write_recipe
 from transformers import TrainerControl
 
-from llamafactory_clinkd.phases import distributed
+from llamafactory_clinkd.phases import stopping
 from llamafactory_clinkd.phases.context import Run
-from llamafactory_clinkd.phases.distributed import (
-    ABORTED,
-    StopCallback,
-    load_on_numbered_cpus,
-    stopped_by_signal,
-)
+from llamafactory_clinkd.phases.distributed import load_on_numbered_cpus
 from llamafactory_clinkd.phases.recipe import RecipeArguments
+from llamafactory_clinkd.phases.stopping import ABORTED, StopCallback, stopped_by_signal
 from llamafactory_clinkd.utils.io import read_jsonl
 from llamafactory_clinkd.utils.ranks import Ranks, Stopped
 
@@ -44,7 +40,7 @@ def test_sigterm_asks_and_a_later_one_ends(monkeypatch):
             assert ranks.stop_reason() == "SIGTERM"
             os.kill(os.getpid(), signal.SIGTERM)
             assert not ended
-            monkeypatch.setattr(distributed, "SAME_SIGNAL_SECONDS", 0.0)
+            monkeypatch.setattr(stopping, "SAME_SIGNAL_SECONDS", 0.0)
             os.kill(os.getpid(), signal.SIGTERM)
             assert len(ended) == 1
         os.kill(os.getpid(), signal.SIGTERM)
