@@ -5,7 +5,12 @@ import pytest
 from chromium import chromium_or_skip
 
 
-LONGEST = ("tests/webui/test_run.py", "tests/engines/test_engines.py", "tests/attach/test_attach.py")
+LONGEST = (
+    "tests/demo/test_run_demo.py",
+    "tests/webui/test_run_browser.py",
+    "tests/engines/test_engines.py",
+    "tests/attach/test_attach.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
