@@ -11,11 +11,6 @@ LONGEST = (
     "tests/engines/test_engines.py",
     "tests/attach/test_attach.py",
 )
-    "tests/demo/test_run_demo.py",
-    "tests/webui/test_run_browser.py",
-    "tests/engines/test_engines.py",
-    "tests/attach/test_attach.py",
-)
 
 
 @pytest.hookimpl(tryfirst=True)
