@@ -43,8 +43,7 @@ def require_supported_versions() -> None:
             )
 
 
-STAGES = ("pt", "dpo", "kto", "rm", "ppo")
-"""LLaMA-Factory's training stages besides SFT."""
+STAGES = ("pt", "dpo", "kto", "rm", "ppo")  # LLaMA-Factory's training stages besides SFT
 
 SEAMS: dict[str, tuple[str, ...]] = {
     "llamafactory.hparams.parser": (

@@ -8,8 +8,10 @@ cards are ``models/*/README.md``; ``benchmarks/miniature`` draws the data and tr
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +23,18 @@ from ..evaluate.score_table import format_percent
 from ..report import build_report
 from ..utils.boxes import TASKS
 from ..utils.console import bars_of_parts, console
-from ..utils.environment import cli_command, run_logged
+from ..utils.environment import POLL_SECONDS, cli_command, run_logged
 from ..utils.io import file_sha256, read_json, read_jsonl, write_json
 from ..webui.run_progress import progress_of
 
 
 HERE = Path(__file__).parent
 RECIPE = HERE / "clinkd_demo.yaml"
-QUICK_CHANGES = {
-    "kd_epochs": 2,
-    "pseudo_label_samples": 300,
-    "correction_rounds": 1,
-    "sasg_candidates": 1,
-    "sasg_scorer": "logprob",
-}
+SELECT_NOTHING = {"sasg_candidates": 1, "sasg_scorer": "logprob"}
+QUICK_CHANGES = {"kd_epochs": 2, "pseudo_label_samples": 300, "correction_rounds": 1, **SELECT_NOTHING}
 FIRST_LAST = ("before (base)", "after selection")
-ONLY_PREDICT = {"clinkd_phases": "predict,evaluate", "sasg_candidates": 1, "sasg_scorer": "logprob"}
-ANSWERS = {"pseudo_label": 900, "predict": 440}  # rows of the data, for the progress bars
+ONLY_PREDICT = {"clinkd_phases": "predict,evaluate", **SELECT_NOTHING}
+ANSWERS = {"pseudo_label": 1320, "predict": 440}  # rows of the data, for the progress bars
 
 
 def run_demo(directory: Path, *, quick: bool) -> None:
@@ -49,11 +46,23 @@ def run_demo(directory: Path, *, quick: bool) -> None:
     )
     start = time.monotonic()
     before, run, distilled = directory / "before", directory / "run", directory / "distilled"
-    with bars_of_parts(console) as show:
-        _train(before, show, "before: predict with the base model", ONLY_PREDICT)
-        _train(run, show, "", QUICK_CHANGES if quick else {})
+    stop = threading.Event()
+
+    def predictions() -> None:  # on the other core
+        _train(before, show, "before: predict with the base model", ONLY_PREDICT, stop)
+        while not _is_distilled(run):
+            if stop.wait(POLL_SECONDS):
+                return
         student = {"model_name_or_path": run / "clinkd" / "distill"}
-        _train(distilled, show, "after distillation: predict", ONLY_PREDICT | student)
+        _train(distilled, show, "after distillation: predict", ONLY_PREDICT | student, stop)
+
+    with bars_of_parts(console) as show, ThreadPoolExecutor(2) as pool:
+        procedure = pool.submit(_train, run, show, "", QUICK_CHANGES if quick else {}, stop)
+        try:
+            for future in as_completed([procedure, pool.submit(predictions)]):
+                future.result()
+        finally:
+            stop.set()
     stages = _stages(before, distilled, run)
     console.print(_score_table(stages))
     path = run / "clinkd" / "metrics.json"
@@ -72,7 +81,9 @@ def check_assets() -> None:
             raise RuntimeError(f"{path} is missing or damaged: its SHA-256 is not {sha256}. Reinstall the package.")
 
 
-def _train(output_dir: Path, show: Callable[..., None], title: str, changes: dict[str, Any]) -> None:
+def _train(
+    output_dir: Path, show: Callable[..., None], title: str, changes: dict[str, Any], stop: threading.Event
+) -> None:
     """Runs the recipe with ``changes``; shows a bar under ``title``, or one for each phase."""
     models = HERE / "models"
     keys = {
@@ -89,13 +100,22 @@ def _train(output_dir: Path, show: Callable[..., None], title: str, changes: dic
     phases = str(changes.get("clinkd_phases", ",".join(PHASES))).split(",")
     # So small a model is fastest on one thread; several wait for each other on a machine that is not idle.
     threads = os.environ.get("OMP_NUM_THREADS", "1")
+
+    def on_poll() -> None:
+        if stop.is_set():
+            raise InterruptedError(f"{output_dir} is incomplete. Rerun to resume.")
+        _show_progress(output_dir, phases, show, title)
+
     with open(log, "ab") as file:
-        code = run_logged(
-            command, file, lambda: _show_progress(output_dir, phases, show, title), OMP_NUM_THREADS=threads
-        )
+        code = run_logged(command, file, on_poll, OMP_NUM_THREADS=threads)
     if code != 0:
         raise RuntimeError(f"Training ended with code {code}; see the end of {log}. Rerun to resume.")
     _show_progress(output_dir, phases, show, title)
+
+
+def _is_distilled(run: Path) -> bool:
+    state = run / "clinkd" / "state.json"
+    return state.is_file() and read_json(state)["phases"].get("distill", {}).get("status") == "finished"
 
 
 def _show_progress(output_dir: Path, phases: list[str], show: Callable[..., None], title: str) -> None:

@@ -17,8 +17,7 @@ SERIES = {
     "learning_rate": "Learning rate",
 }  # fmt: skip
 """Keys of a log entry that are drawn, with their titles."""
-UNKNOWN = "training"
-"""The phase that logged into ``output_dir`` if no state names it."""
+UNKNOWN = "training"  # the phase that logged into ``output_dir`` if no state names it
 
 
 class TrainingLog(NamedTuple):

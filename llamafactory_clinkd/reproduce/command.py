@@ -5,8 +5,8 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -20,8 +20,7 @@ from .table_rows import Row, rows_of
 from .write import write_report, write_tables
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """The options of one call."""
 
     what: str  # the table

@@ -4,10 +4,9 @@
 """``--dry-run``: the estimated time, memory and disk of the runs of a table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..doctor.plan import RecipeSpec, make_plan, read_spec
 from .prepare import models_are_built
@@ -24,12 +23,10 @@ ASSUMED = (
     "~: estimated for A100s at 40 % of their peak, every row as long as `cutoff_len`, every answer corrected. Peak is "
     "that of the fullest GPU. Disk is one checkpoint; each run also leaves its model."
 )
-RECOMPUTED = 4 / 3
-"""Gradient checkpointing runs the forward pass twice."""
+RECOMPUTED = 4 / 3  # gradient checkpointing runs the forward pass twice
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """The cost of one run."""
 
     hours: float | None = None  # None if it cannot be estimated

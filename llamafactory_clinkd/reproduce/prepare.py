@@ -26,10 +26,8 @@ MINI_MODELS = {
     "scorer": "open_clip_model.safetensors",
 }
 """Models of the miniature: folder -> the file of its weights."""
-NOISE_SIDE = 448
-"""Side in pixels of the noise that replaces Med-GRIT's images."""
-NOISE_IMAGES = 64
-"""Noise images of a data set: too few to tell its rows apart by them."""
+NOISE_SIDE = 448  # side in pixels of the noise that replaces Med-GRIT's images
+NOISE_IMAGES = 64  # noise images of a data set: too few to tell its rows apart by them
 BLIND_SUFFIX = "_blind"
 
 

@@ -16,8 +16,7 @@ from .table_rows import ROWS, Row
 
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
-ROOT = "runs/reproduce"
-"""The first part of the recipes' paths; ``--directory`` replaces it."""
+ROOT = "runs/reproduce"  # the first part of the recipes' paths; ``--directory`` replaces it
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@
 """Means over seeds, and whether a difference is larger than the seeds explain."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from scipy import stats
 
@@ -14,8 +13,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """A score over seeds."""
 
     mean: float  # of the seeds
@@ -23,8 +21,7 @@ class Spread:
     count: int  # number of seeds
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """A row's mean minus the reference's."""
 
     value: float  # the difference

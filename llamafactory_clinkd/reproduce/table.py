@@ -4,8 +4,7 @@
 """The paper's tables in Markdown from results, with the paper's values beside ours."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..evaluate.paper_tables import MED_GRIT
 from ..evaluate.score_table import format_percent
@@ -30,8 +29,7 @@ Results = Mapping[str, Mapping[int, dict[str, Any]]]
 """Row -> seed -> result; a row that no seed changes has the first seed's key."""
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A row's score on one task."""
 
     spread: Spread | None  # over seeds; None without a result
