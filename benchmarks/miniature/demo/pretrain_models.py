@@ -155,7 +155,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=("tower", "teacher", "base"))
-    parser.add_argument("--work", type=Path, default=Path("/tmp/demo_lab/work"))
+    parser.add_argument("--work", type=Path, default=Path("runs/demo-models"))
     parser.add_argument("--pictures", type=int, default=PICTURES)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--peak", type=float, default=2e-3)
