@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Makes the demo's "pretrained" models: one vision tower, then a base, a teacher or both on top of it, side by side.
+"""Pretrains the miniature's models: one vision tower, then a base, a teacher or both on top of it, side by side.
 
-Nothing pretrained can be had offline, so the demo trains its own and says so. A finished model with the same settings
-is kept; an interrupted one goes on from its last checkpoint.
+A finished model with the same settings is kept; an interrupted one continues from its last checkpoint.
 """
 
 import multiprocessing

@@ -55,7 +55,7 @@ def find_archive(cache: str | Path, say: Callable[[str], None] = print) -> Path 
     try:
         return fetch_totalsegmentator(cache)
     except ScansUnavailable as reason:
-        say(f"CT and abdominal MR are left out: {reason} The demo goes on with brain MR only.")
+        say(f"CT and abdominal MR are left out: {reason} The rows show brain MR only.")
         return None
 
 

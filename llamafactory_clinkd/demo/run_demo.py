@@ -50,7 +50,7 @@ def run_demo(directory: Path, *, quick: bool) -> None:
 
     def predictions() -> None:  # on the other core
         _train(before, show, "before: predict with the base model", ONLY_PREDICT, stop)
-        while not _is_distilled(run):
+        while progress_of(run, list(PHASES)).finished <= PHASES.index("distill"):
             if stop.wait(POLL_SECONDS):
                 return
         student = {"model_name_or_path": run / "clinkd" / "distill"}
@@ -111,11 +111,6 @@ def _train(
     if code != 0:
         raise RuntimeError(f"Training ended with code {code}; see the end of {log}. Rerun to resume.")
     _show_progress(output_dir, phases, show, title)
-
-
-def _is_distilled(run: Path) -> bool:
-    state = run / "clinkd" / "state.json"
-    return state.is_file() and read_json(state)["phases"].get("distill", {}).get("status") == "finished"
 
 
 def _show_progress(output_dir: Path, phases: list[str], show: Callable[..., None], title: str) -> None:

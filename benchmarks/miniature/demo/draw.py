@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Draws pictures of the miniature and asks about them: a random view of a slice, and turns of the four tasks.
+"""Draws pictures of the miniature with questions: a random view of a slice, and turns of the four tasks.
 
 Picture ``number`` of a split depends on nothing but the scans, the seed, the split and the number.
 """

@@ -98,7 +98,7 @@ def ship(work: Path, scorer: Path, out: Path, machine: str) -> None:
         shutil.copy(scorer / name, out / "scorer" / name)
 
     tower = (
-        f"{_stages(first['tower'], records['tower'])}, 32 pictures a step, on all three scans: each patch tells what "
+        f"{_stages(first['tower'], records['tower'])}, 32 pictures a step, on all three scans: each patch names what "
     )
     tower += "its cells show and the box of it; the same in base and teacher"
     texts = {
