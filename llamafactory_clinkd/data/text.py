@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ..utils.boxes import convert_tags, tags_balanced
+from ..utils.control_text import control_character, special_token
 from .problems import Reject
 
 
@@ -35,7 +36,6 @@ _NUMBER = r"\s*([-+]?(?:\d{1,9}(?:\.\d{0,20})?|\.\d{1,20}))\s*"
 _GROUP = re.compile(rf"[(\[]{_NUMBER},{_NUMBER}(?:[)\]]\s*,?\s*[(\[]|,){_NUMBER},{_NUMBER}[)\]]")
 _BARE = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,?\s*\({_NUMBER},{_NUMBER}\)")
 _CANONICAL = re.compile(r"\((\d{1,3}),(\d{1,3})\),\((\d{1,3}),(\d{1,3})\)", re.ASCII)
-_CONTROL = re.compile(r"<\|(?!(?:box|object_ref)_(?:start|end)\|>)\w{1,40}\|>|<(?:video|audio)>", re.IGNORECASE)
 
 
 def clean_text(text: str, coordinates: Coordinates = "auto") -> str:
@@ -44,8 +44,8 @@ def clean_text(text: str, coordinates: Coordinates = "auto") -> str:
     ``coordinates`` is what the numbers of a box are; ``auto`` decides box by box (see the table).
     """
     check_unicode(text)
-    if control := _CONTROL.search(text):
-        raise Reject("control_token", f"found {control[0]!r}")
+    if control := special_token(text) or control_character(text):
+        raise Reject("control_token", f"found {control!r}")
     if "<" in text or "＜" in text:
         text = _AUTHORS_TAGS.sub(
             lambda match: f"<{'/' if match[1] or match[3].lower() == 'end' else ''}{match[2].lower()}>", text
