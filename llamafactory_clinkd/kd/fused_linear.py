@@ -28,8 +28,8 @@ BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 32 * 2**20}
 TILE_BYTES = {"cpu": 8 * 2**20, "cuda": 64 * 2**20}
 
 Kernel = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor, bool], torch.Tensor]
-"""``(student logits [R, V_s], teacher logits [R, V_t] or None, labels [R], need_grad) -> [5, R]``. It overwrites both
-logits and leaves the gradient in the student's if ``need_grad``."""
+"""``(student logits [R, V_s], teacher logits [R, V_t] or None, labels [R, ...], need_grad) -> [S, R]``. It overwrites
+both logits and leaves the gradient in the student's if ``need_grad``."""
 
 
 class Projection(NamedTuple):
@@ -56,18 +56,20 @@ def fused_linear_loss(
     labels: torch.Tensor,
     kernel: Kernel,
     *,
+    stats: int,
     need: tuple[bool, bool, bool],
     chunk_size: int | None,
     autocast: torch.dtype | None,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
     """Sums the kernel's results over rows; autograd and autocast must be off, both projections detached.
 
-    ``rows`` ``[n]`` int64 are the supervised ones of ``N``, with ``labels`` ``[n]`` int64 in ``[0, V_s)``. ``need``
-    selects the gradients of the student's rows, weight and bias; ``chunk_size`` rows are projected at once (None:
-    within :data:`CHUNK_BYTES`); ``autocast`` is the dtype of the caller's autocast, or None.
+    ``rows`` ``[n]`` int64 are the supervised ones of ``N``, with ``labels`` ``[n, ...]`` for the kernel, which
+    returns ``S = stats`` numbers a row. ``need`` selects the gradients of the student's rows, weight and bias;
+    ``chunk_size`` rows are projected at once (None: within :data:`CHUNK_BYTES`); ``autocast`` is the dtype of the
+    caller's autocast, or None.
 
     Returns:
-        Sums ``[5]``, and gradients of the sum: fp32 or fp64 (of given logits their dtype), None where not needed.
+        Sums ``[S]``, and gradients of the sum: fp32 or fp64 (of given logits their dtype), None where not needed.
     """
     x, weight, _ = student
     compute = torch.promote_types(x.dtype if weight is None else weight.dtype, x.dtype)
@@ -81,7 +83,7 @@ def fused_linear_loss(
     grad_rows = x.new_empty(len(rows), x.shape[1], dtype=x.dtype if weight is None else compute) if need[0] else None
     grad_weight = torch.zeros_like(weight, dtype=compute) if need[1] else None
     grad_bias = weight.new_zeros(student.width, dtype=compute) if need[2] else None
-    sums = x.new_zeros(5, dtype=compute)
+    sums = x.new_zeros(stats, dtype=compute)
     for start in range(0, len(rows), chunk_size):
         chunk = slice(start, min(start + chunk_size, len(rows)))
         z, t = project_student(rows[chunk]), None if teacher is None else project_teacher(rows[chunk])

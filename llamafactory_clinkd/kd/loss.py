@@ -9,8 +9,11 @@
 
 Both compute the gradient in the forward pass (see :mod:`llamafactory_clinkd.kd.fused_linear`) and scale it in
 backward. Rows whose label is -100 are never projected; a weight that does not require a gradient costs none.
-With ``z`` the student's logits, ``y`` the label, ``p_t`` and ``p_s`` the softmaxes of Eq. 15, ``a`` alpha, and ``s``
-either ``T^2`` (Eq. 13) or 1, one row has ``dL/dz = [softmax(z) - onehot(y) + a * s / T * (p_s - p_t)] / (1 + a)``.
+With ``z`` the student's logits, ``y`` the label, ``a`` alpha, ``s`` either ``T^2`` (Eq. 13) or 1, and ``g`` the
+gradient of the divergence (:mod:`.divergence`; ``p_s - p_t`` for Eq. 13), one row has
+``dL/dz = [softmax(z) - onehot(y) + a * s / T * g] / (1 + a)``.
+
+A row that the student sampled itself (on-policy) has no ground truth: its loss is ``L_KD`` alone.
 """
 
 import functools
@@ -19,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..training.lm_head import IGNORE_INDEX
+from .divergence import beta_of, divergence_
 from .fused_linear import PrecomputedGradient, Projection, fused_linear_loss
 
 
@@ -26,16 +30,18 @@ class DistillLoss(NamedTuple):
     """Result of a distillation loss; every field is a tensor of shape ``[]``, and only ``loss`` carries a graph.
 
     ``loss``, ``ce`` and ``kl`` are sums over the supervised rows divided by ``num_items``: they add up over the
-    micro-batches of a window, and ``loss == (ce + alpha * kl) / (1 + alpha)``. The next three are means over the rows
-    of this call; weight them by ``items`` to combine calls.
+    micro-batches of a window, and ``loss == (ce + alpha * kl) / (1 + alpha) + kl_on_policy``. The three after
+    ``kl_on_policy`` are means over the rows of this call; weight them by ``items`` to combine calls.
     """
 
     loss: torch.Tensor
     """Eq. 16."""
     ce: torch.Tensor
-    """L_CE of Eq. 12, in nats."""
+    """L_CE of Eq. 12, in nats, over the rows that are not on-policy."""
     kl: torch.Tensor
-    """L_KD of Eq. 13 (with T^2 unless switched off), in nats; 0 without a teacher."""
+    """L_KD of Eq. 13 (with T^2 unless switched off), in nats, over the same rows; 0 without a teacher."""
+    kl_on_policy: torch.Tensor
+    """L_KD over the on-policy rows; 0 without any."""
     agreement: torch.Tensor
     """Share of rows in which the teacher's most likely shared id is also the student's, without noise."""
     teacher_entropy: torch.Tensor
@@ -56,6 +62,9 @@ class _Options(NamedTuple):
     generator: torch.Generator | None = None
     num_items: int | float | torch.Tensor | None = None
     chunk_size: int | None = None
+    divergence: str = "forward_kl"
+    beta: float | None = None
+    on_policy: torch.Tensor | None = None
 
 
 def distill_loss(
@@ -74,6 +83,9 @@ def distill_loss(
     student_bias: torch.Tensor | None = None,
     teacher_bias: torch.Tensor | None = None,
     chunk_size: int | None = None,
+    divergence: str = "forward_kl",
+    beta: float | None = None,
+    on_policy: torch.Tensor | None = None,
 ) -> DistillLoss:
     """Eq. 16 from final hidden states and head weights, in chunks of rows.
 
@@ -97,19 +109,34 @@ def distill_loss(
         student_bias: ``[V_s]`` or None.
         teacher_bias: ``[V_t]`` or None.
         chunk_size: Rows projected at once; None keeps both logit buffers within 224 MiB.
+        divergence: ``forward_kl`` (Eq. 13), ``reverse_kl`` or ``jsd``, see :mod:`.divergence`.
+        beta: Weight of the teacher in the mixture of ``jsd``, 0 to 1; None is 0.5.
+        on_policy: ``[N]`` bool, the rows that the student sampled, or None for none. They have no cross-entropy, and
+            their L_KD enters the loss with weight 1, whatever ``alpha`` is.
 
     Returns:
         The loss and its terms. If every label is -100 the loss is 0 and its gradient finite and 0.
 
     Raises:
-        ValueError: If an option is out of range, shapes do not fit, a label is outside the student's vocabulary, or
-            ``alpha`` is above 0 without a teacher.
+        ValueError: If an option is out of range, shapes do not fit, a label is outside the student's vocabulary,
+            ``alpha`` is above 0 or a row is on-policy without a teacher, or the divergence is not finite.
     """
     if (teacher_hidden is None) != (teacher_head is None):
         raise ValueError("teacher_hidden and teacher_head belong together: pass both, or None for both.")
     student = Projection(student_hidden, student_head, student_bias)
     teacher = None if teacher_hidden is None else Projection(teacher_hidden, teacher_head, teacher_bias)
-    options = _Options(alpha, temperature, temperature_squared, noise_std, generator, num_items, chunk_size)
+    options = _Options(
+        alpha,
+        temperature,
+        temperature_squared,
+        noise_std,
+        generator,
+        num_items,
+        chunk_size,
+        divergence,
+        beta,
+        on_policy,
+    )
     return _distill(student, teacher, labels, options)
 
 
@@ -133,13 +160,18 @@ def _distill(student: Projection, teacher: Projection | None, labels: torch.Tens
         _check_projection("teacher", teacher, labels)
         teacher = teacher.detach()
     rows, row_labels = _supervised_rows(labels, student.width)
+    if options.on_policy is not None:
+        if options.on_policy.shape != labels.shape or options.on_policy.dtype != torch.bool:
+            found = f"{list(options.on_policy.shape)} {options.on_policy.dtype}"
+            raise ValueError(f"on_policy is {found}; expected bool of the labels' shape {list(labels.shape)}.")
+        row_labels = torch.stack([row_labels, options.on_policy[rows].long()], dim=1)
     need = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in student)
     device = student.x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     with torch.no_grad(), torch.autocast(device, enabled=False):
         sums, gradients = fused_linear_loss(
             student.detach(), teacher, rows, row_labels, functools.partial(_ce_kl_block_, options=options),
-            need=need, chunk_size=options.chunk_size, autocast=autocast,
+            stats=6, need=need, chunk_size=options.chunk_size, autocast=autocast,
         )  # fmt: skip
 
     alpha, num_items, count = options.alpha, options.num_items, len(rows)
@@ -148,32 +180,42 @@ def _distill(student: Projection, teacher: Projection | None, labels: torch.Tens
     elif not isinstance(num_items, torch.Tensor) and num_items <= 0:
         raise ValueError(f"num_items is {num_items} with {count} supervised rows; it must be above 0.")
     denominator = torch.as_tensor(num_items, dtype=sums.dtype, device=sums.device)
-    ce, kl = sums[0] / denominator, sums[1] / denominator
-    loss = PrecomputedGradient.apply((ce + alpha * kl) / (1 + alpha), *student, rows, denominator, *gradients)
-    means = (sums[2:] / max(count, 1)).unbind()
-    return DistillLoss(loss, ce, kl, *means, torch.tensor(count, device=sums.device))
+    if options.divergence != "forward_kl" and not bool((sums[1:3] < torch.finfo(sums.dtype).max ** 0.5).all()):
+        raise ValueError(
+            f"The divergence {options.divergence!r} is not finite. The student gives probability to ids that the "
+            "teacher forbids with a logit of -inf, or a model's weights are not finite. Choose divergence 'jsd' or "
+            "'forward_kl'."
+        )
+    ce, kl, kl_on_policy = (sums[:3] / denominator).unbind()
+    loss = (ce + alpha * kl) / (1 + alpha) + kl_on_policy
+    loss = PrecomputedGradient.apply(loss, *student, rows, denominator, *gradients)
+    means = (sums[3:] / max(count, 1)).unbind()
+    return DistillLoss(loss, ce, kl, kl_on_policy, *means, torch.tensor(count, device=sums.device))
 
 
 def _ce_kl_block_(
     z: torch.Tensor, t: torch.Tensor | None, labels: torch.Tensor, need_grad: bool, options: _Options
 ) -> torch.Tensor:
-    """The :data:`.fused_linear.Kernel`, Eq. 12-16 for a few rows.
+    """The :data:`.fused_linear.Kernel`, Eq. 12-16 for a few rows; ``labels`` is ``[R]``, or ``[R, 2]`` with on-policy.
 
-    Returns ``[5, R]``: CE, KD (scaled), top-1 agreement, teacher entropy, teacher mass outside the shared ids.
+    Returns ``[6, R]``: CE, KD (scaled), KD on-policy, top-1 agreement, teacher entropy, teacher mass outside the
+    shared ids.
     """
+    labels, sampled = labels.unbind(1) if labels.dim() == 2 else (labels, None)
+    sampled = None if sampled is None else sampled.to(z.dtype)
     alpha, temperature, generator = options.alpha, options.temperature, options.generator
     kd_scale = temperature**2 if options.temperature_squared else 1.0
-    stats = z.new_zeros(5, z.shape[0])
+    stats = z.new_zeros(6, z.shape[0])
     log_p = torch.log_softmax(z, dim=-1)
     stats[0] = -log_p.gather(1, labels[:, None]).squeeze(1)
     if t is not None:
         shared = min(z.shape[1], t.shape[1])
         z_k, t_k = z[:, :shared], t[:, :shared]
         top = t_k.argmax(dim=-1, keepdim=True)
-        stats[2] = (z_k.gather(1, top) >= z_k.amax(dim=-1, keepdim=True)).squeeze(1)
+        stats[3] = (z_k.gather(1, top) >= z_k.amax(dim=-1, keepdim=True)).squeeze(1)
         if t.shape[1] > shared:
             scaled = t / temperature
-            stats[4] = (scaled[:, shared:].logsumexp(dim=-1) - scaled.logsumexp(dim=-1)).exp()
+            stats[5] = (scaled[:, shared:].logsumexp(dim=-1) - scaled.logsumexp(dim=-1)).exp()
         if options.noise_std > 0:  # drawn row by row: the ends of chunks do not matter
             device = z.device if generator is None else generator.device
             noise = [torch.randn(2, shared, generator=generator, device=device, dtype=z.dtype) for _ in range(len(z))]
@@ -185,12 +227,20 @@ def _ce_kl_block_(
         log_ps = torch.log_softmax(z_k / temperature, dim=-1).clamp_(min=lowest)
         log_pt = torch.log_softmax(t_k / temperature, dim=-1).clamp_(min=lowest)
         p_t = log_pt.exp()
-        stats[3] = -torch.linalg.vecdot(p_t, log_pt)
-        stats[1] = torch.linalg.vecdot(p_t, log_pt.sub_(log_ps)) * kd_scale
+        stats[4] = -torch.linalg.vecdot(p_t, log_pt)
+        divergence, gradient = divergence_(log_pt, log_ps, p_t, beta_of(options.divergence, options.beta))
+        stats[1] = divergence * kd_scale
+    if sampled is not None:
+        stats[2] = stats[1] * sampled
+        stats[:2] *= 1 - sampled
     if need_grad:
         torch.exp(log_p, out=z)
-        if t is not None:
-            z_k.add_(log_ps.exp_().sub_(p_t), alpha=alpha * kd_scale / temperature)
+        if t is not None and sampled is not None:
+            z.mul_((1 - sampled)[:, None])
+            weight = alpha + sampled  # of the KD term: 1 + alpha for on-policy rows, divided by it below
+            z_k.addcmul_(gradient, weight[:, None], value=kd_scale / temperature)
+        elif t is not None:
+            z_k.add_(gradient, alpha=alpha * kd_scale / temperature)
         # The gradient of a softmax sums to 0. Late in training 1 - p(label) has no digits left; the others have all.
         z.scatter_(1, labels[:, None], 0.0)
         z.scatter_(1, labels[:, None], -z.sum(dim=-1, keepdim=True))
@@ -207,6 +257,9 @@ def _check_options(options: _Options, teacher: Projection | None) -> None:
         raise ValueError(f"noise_std is {options.noise_std}; it must be at least 0, and 0 switches the noise off.")
     if options.chunk_size is not None and options.chunk_size < 1:
         raise ValueError(f"chunk_size is {options.chunk_size}; it must be at least 1, or None to choose by memory.")
+    beta_of(options.divergence, options.beta)
+    if teacher is None and options.on_policy is not None:
+        raise ValueError("on_policy marks rows without a ground truth, but there is no teacher. Pass one.")
     if teacher is None and options.alpha != 0:
         raise ValueError(f"alpha is {options.alpha} but there is no teacher. Pass one, or alpha=0 for plain CE.")
 
