@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from .utils.clip import BIOMED_CLIP
-from .utils.value_checks import bad_value, parse_numbers, require_choice, require_range, split_list
+from .utils.value_checks import bad_value, did_you_mean, parse_numbers, require_range, require_type, split_list
 
 
 PHASES = ("pseudo_label", "distill", "correct", "predict", "evaluate")
@@ -27,14 +27,18 @@ def _key(default: Any, text: str) -> Any:
 
 
 RANGES: dict[tuple[str, ...], dict[str, Any]] = {
+    ("mcg_alpha_h", "mcg_alpha_w", "mcg_gap"): {"minimum": 1, "maximum": 10_000, "integer": True},
     (
-        "mcg_alpha_h", "mcg_alpha_w", "mcg_gap", "pseudo_label_samples", "correction_rounds", "correction_candidates",
-        "correction_concurrency", "sasg_candidates", "correction_max_samples", "correction_max_requests",
-    ): {"minimum": 1, "integer": True},
-    ("kd_alpha", "kd_noise_std"): {"minimum": 0.0},
-    ("kd_temperature", "kd_epochs"): {"minimum": 0.0, "open_minimum": True},
-    ("correction_threshold", "correction_iou"): {"minimum": 0.0, "maximum": 1.0},
+        "pseudo_label_samples", "correction_rounds", "correction_candidates", "correction_concurrency",
+        "sasg_candidates", "correction_max_samples", "correction_max_requests",
+    ): {"minimum": 1, "maximum": 10**9, "integer": True},
+    ("kd_alpha", "kd_noise_std"): {"maximum": 10_000},
+    # Outside, logits / T or T^2 leave the range in which a softmax can still be told from a constant.
+    ("kd_temperature",): {"minimum": 0.001, "maximum": 1000},
+    ("kd_epochs",): {"maximum": 100_000, "open_minimum": True},
+    ("correction_threshold", "correction_iou"): {"maximum": 1},
 }  # fmt: skip
+PARSED = ("clinkd_phases", "rope_sections", "correction_token_prices")
 OPTIONAL = ("correction_max_samples", "correction_max_requests")
 
 
@@ -70,7 +74,7 @@ class ClinkdArguments:
         "pseudo_kd", "Distillation loss: pseudo_kd (Eq. 12-16), vkd (orthogonal feature projection) or none (CE only)."
     )
     kd_alpha: float = _key(0.5, "Weight of the distillation term in Eq. 16, >= 0.")
-    kd_temperature: float = _key(0.5, "Temperature T of Eq. 13-15, > 0.")
+    kd_temperature: float = _key(0.5, "Temperature T of Eq. 13-15, 0.001 to 1000.")
     kd_temperature_squared: bool = _key(True, "Whether or not to multiply the KL divergence by T^2 as in Eq. 13.")
     kd_noise_std: float = _key(0.0, "Standard deviation of the Gaussian noise on the logits in Eq. 14, >= 0.")
     kd_epochs: float = _key(2.0, "Epochs of the distill phase, > 0.")
@@ -135,6 +139,9 @@ class ClinkdArguments:
     correction_allow_remote: bool = _key(
         False, "Whether or not medical text may be sent to a server that is not on this machine."
     )
+    correction_allow_http: bool = _key(
+        False, "Whether or not that server may be reached by plain http, which machines on the way can read."
+    )
     sasg_candidates: int = _key(3, "Answers generated for each question, >= 1.")
     sasg_mode: Literal["beam", "sample"] = _key(
         "beam", "Generation of the candidates: beam (section 4.3) or sample (seeded)."
@@ -181,12 +188,15 @@ class ClinkdArguments:
         self.rope_sections = self._parse_sections()
         self.correction_token_prices = self._parse_prices()
         for item in fields(ClinkdArguments):
-            require_choice(item, getattr(self, item.name))
+            if item.name not in PARSED:
+                require_type(item, getattr(self, item.name))
 
         for names, limits in RANGES.items():
             for key in names:
                 if getattr(self, key) is not None or key not in OPTIONAL:
                     require_range(key, getattr(self, key), **limits)
+                    if limits.get("integer"):
+                        setattr(self, key, int(getattr(self, key)))  # YAML's 2.0 and 1e3 are floats
         self._check_conflicts()
 
     def clinkd_dict(self) -> dict[str, Any]:
@@ -200,7 +210,9 @@ class ClinkdArguments:
     def _parse_phases(self) -> list[str]:
         phases = split_list(self.clinkd_phases)
         if not phases or not set(phases) <= set(PHASES):
-            raise bad_value("clinkd_phases", phases, f"a non-empty subset of {', '.join(PHASES)}", "correct the names")
+            unknown = next((phase for phase in phases if phase not in PHASES), "")
+            fix = f"correct the names.{did_you_mean(unknown, PHASES)}".removesuffix(".")
+            raise bad_value("clinkd_phases", phases, f"a non-empty subset of {', '.join(PHASES)}", fix)
         in_order = [phase for phase in PHASES if phase in phases]
         if phases != in_order:
             expected = f"each phase once, in the order {', '.join(PHASES)}"
@@ -255,8 +267,6 @@ class ClinkdArguments:
                     f"`{key}: {getattr(self, key)}` applies to `rope_variant: {variant}` only, found "
                     f"`rope_variant: {self.rope_variant}`. Change one of them."
                 )
-        if math.isinf(self.kd_alpha) or math.isinf(self.kd_temperature):
-            raise ValueError("`kd_alpha` and `kd_temperature` must be finite.")
         for switch in ("use_mca", "use_hyper_parallel", "use_dft_loss", "use_asft_loss", "use_eaft_loss"):
             if getattr(self, switch, False):
                 raise ValueError(f"`{switch}: true` replaces the loss or engine that ClinKD extends. Set one of them.")

@@ -24,7 +24,7 @@ def run(keys):
     ("changes", "expected"),
     [
         ({"kd_alpha": -0.5}, ["kd_alpha: -0.5", ">= 0"]),
-        ({"kd_temperature": 0}, ["kd_temperature: 0", "> 0"]),
+        ({"kd_temperature": 0}, ["kd_temperature: 0", ">= 0.001"]),
         ({"kd_temperature": "warm"}, ["kd_temperature: warm", "a number"]),
         ({"kd_temperature": float("nan")}, ["kd_temperature: nan", "a number"]),
         ({"mcg_alpha_h": 0}, ["mcg_alpha_h: 0", "an integer >= 1"]),
