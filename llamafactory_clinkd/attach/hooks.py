@@ -113,9 +113,8 @@ def hook_other_stage(workflow: ModuleType) -> None:
 
 
 def _run_with_saved_positions(workflow: ModuleType, stock: Callable[..., None], model_args, *args, **kwargs) -> None:
-    from ..phases.stock_sft import fetch_from_other_hub, saved_positions
+    from ..phases.stock_sft import saved_positions
 
-    fetch_from_other_hub(model_args)
     with saved_positions(workflow, model_args):
         return stock(model_args, *args, **kwargs)
 
@@ -149,8 +148,8 @@ def hook_chat_engine(engine: ModuleType) -> None:
         from ..rope.square import squared_template
 
         stock(self, model_args, data_args, finetuning_args, generating_args)
-        settings = settings_of_run(model_args, finetuning_args)
         apply_saved_positions(self.model, model_args, finetuning_args)
+        settings = settings_of_run(model_args, finetuning_args)
         if settings is not None and settings.get("image_square"):
             self.template = squared_template(self.template)
 
@@ -167,7 +166,16 @@ def hook_chat_model(chat_model: ModuleType) -> None:
         refuse_foreign_engine(parsed[0], parsed[2])
         return parsed
 
+    def init(stock, self, *args, **kwargs):
+        """Looks once more: a foreign engine may have downloaded the model."""
+        from ..rope.saved_positions import refuse_foreign_engine
+
+        stock(self, *args, **kwargs)
+        if hasattr(self.engine, "model_args"):  # vLLM's and SGLang's have it
+            refuse_foreign_engine(self.engine.model_args, None)
+
     REGISTRY.wrap(chat_model, "get_infer_args", get_infer_args)
+    REGISTRY.wrap(chat_model.ChatModel, "__init__", init)
 
 
 def hook_v1_parser(parser: ModuleType) -> None:

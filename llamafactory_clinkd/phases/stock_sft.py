@@ -149,21 +149,22 @@ def fetch_from_other_hub(model_args: Any) -> None:
 
 @contextlib.contextmanager
 def saved_positions(workflow: ModuleType, model_args: Any) -> Iterator[None]:
-    """Inside, a ``train.*.workflow`` module loads models with the positions and square images saved beside them."""
-    settings = saved_settings(model_args)
-    if settings is None:
-        yield
-        return
+    """Inside, a ``train.*.workflow`` module loads models with the positions and square images saved beside them.
 
+    The files are looked for when stock has loaded the tokenizer: a model of another hub is then in a local folder.
+    """
     from llamafactory.train import trainer_utils  # loads reference and reward models
 
-    get_template = workflow.get_template_and_fix_tokenizer
+    get_template = getattr(workflow, TEMPLATE)
+
+    def with_saved_images(*args: Any, **kwargs: Any) -> Any:
+        settings = saved_settings(model_args, hub=False) or {}
+        return (with_square_images(get_template) if settings.get("image_square") else get_template)(*args, **kwargs)
+
     with (
         patch_attr(workflow, "load_model", with_positions(workflow.load_model)),
         patch_attr(trainer_utils, "load_model", with_positions(trainer_utils.load_model)),
-        patch_attr(
-            workflow, TEMPLATE, with_square_images(get_template) if settings.get("image_square") else get_template
-        ),
+        patch_attr(workflow, TEMPLATE, with_saved_images),
     ):
         yield
 

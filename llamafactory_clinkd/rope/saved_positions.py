@@ -6,6 +6,9 @@
 A model that is served with other positions than those of its training silently gives wrong answers. So every saved
 model has this file: a format number, the arguments of :func:`.binding.apply_rope`, and ``image_square``. Training,
 prediction, chat, API and export apply it without a key; a recipe that disagrees is an error.
+
+Only a run with ``use_clinkd`` requests the file from the hub; without it only this machine is searched. A model whose
+own configuration, which stock reads, has the mark of the file is refused if the file is missing.
 """
 
 import copy
@@ -28,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "clinkd_config.json"
 FORMAT = 1
+MARK = "clinkd_config"
 RECIPE_KEYS = {  # setting in `clinkd_config.json` -> its key in a recipe
     "variant": "rope_variant",
     "alpha_h": "mcg_alpha_h",
@@ -122,38 +126,79 @@ def same_positions(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
     return dependencies(a) == dependencies(b)
 
 
-def saved_settings(model_args: Any) -> dict[str, Any] | None:
-    """The positions saved with the last adapter, else with the model; None if neither has any."""
-    folders = _folders_with(CONFIG_FILE, model_args)
+def saved_settings(model_args: Any, *, hub: bool = True) -> dict[str, Any] | None:
+    """The positions saved with the last adapter, else with the model; None if neither has any.
+
+    Without ``hub``, only files on this machine are read: in a folder, or in the hub's cache.
+    """
+    folders = _folders_with(CONFIG_FILE, model_args, hub)
     return read_rope_config(folders[-1]) if folders else None
 
 
-def _folders_with(file: str, model_args: Any) -> list[Path]:
+def _folders_with(file: str, model_args: Any, hub: bool) -> list[Path]:
     """The folders with ``file`` among those of the model and its adapters; of a hub model the folder in the cache."""
-    folders = []
-    for name in filter(None, [model_args.model_name_or_path, *split_list(model_args.adapter_name_or_path or [])]):
-        try:
-            path = cached_file(
-                name,
-                file,
-                cache_dir=getattr(model_args, "cache_dir", None),
-                revision=getattr(model_args, "model_revision", None),
-                token=getattr(model_args, "hf_hub_token", None),
-                _raise_exceptions_for_gated_repo=False,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-        except OSError:  # neither a folder nor a hub model: loading the model raises a more precise error
+    paths = (_find_file(name, file, model_args, hub) for name in _names(model_args))
+    return [path.parent for path in paths if path is not None]
+
+
+def _names(model_args: Any) -> list[str]:
+    names = [model_args.model_name_or_path, *split_list(model_args.adapter_name_or_path or [])]
+    return [name for name in names if name]
+
+
+def _find_file(name: str, file: str, model_args: Any, hub: bool) -> Path | None:
+    """The path of ``file`` of a model or adapter. Nothing is requested from the hub unless ``hub``."""
+    try:
+        path = cached_file(
+            name,
+            file,
+            cache_dir=getattr(model_args, "cache_dir", None),
+            revision=getattr(model_args, "model_revision", None),
+            token=getattr(model_args, "hf_hub_token", None),
+            local_files_only=not hub,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:  # neither a folder nor a hub model: loading the model raises a more precise error
+        return None
+    return None if path is None else Path(path)
+
+
+def write_mark(directory: str | Path) -> None:
+    """Marks a saved model's ``config.json`` (an adapter's ``auto_mapping``): beside it lies a file of ClinKD."""
+    adapter = Path(directory) / "adapter_config.json"
+    path = adapter if adapter.exists() else Path(directory) / "config.json"
+    if path.exists():
+        config = read_json(path)
+        marked = config | {MARK: FORMAT}
+        if path == adapter:  # PEFT warns of keys that it does not have; this one is free-form
+            marked = config | {"auto_mapping": (config.get("auto_mapping") or {}) | {MARK: FORMAT}}
+        write_json(path, marked)
+
+
+def refuse_missing_settings(model_args: Any) -> None:
+    """Raises a ValueError for a marked hub model without its settings on this machine. Nothing is requested."""
+    for name in _names(model_args):
+        if _find_file(name, CONFIG_FILE, model_args, hub=False) is not None or Path(name).is_dir():
             continue
-        if path is not None:
-            folders.append(Path(path).parent)
-    return folders
+        for file in ("config.json", "adapter_config.json"):
+            path = _find_file(name, file, model_args, hub=False)
+            config = {} if path is None else read_json(path)
+            if MARK in config or MARK in (config.get("auto_mapping") or {}):
+                raise ValueError(
+                    f"{name} was saved by ClinKD. The positions that it was trained with are in its {CONFIG_FILE}, "
+                    "which is not on this machine. With stock positions its answers would be silently wrong. Run "
+                    f"`hf download {name}` (a run without `use_clinkd` requests no file of ClinKD from the hub), or "
+                    "set `use_clinkd: true`."
+                )
 
 
 def settings_of_run(model_args: Any, finetuning_args: Any) -> dict[str, Any] | None:
     """The saved settings, completed by the recipe's (a ValueError if they disagree); None without either."""
-    saved = saved_settings(model_args)
-    if not getattr(finetuning_args, "use_clinkd", False):
+    use_clinkd = getattr(finetuning_args, "use_clinkd", False)
+    saved = saved_settings(model_args, hub=use_clinkd)
+    if not use_clinkd:
         return saved
     requested = {setting: getattr(finetuning_args, key) for setting, key in RECIPE_KEYS.items()}
     written = {setting: requested[setting] for setting, key in RECIPE_KEYS.items() if finetuning_args.is_set(key)}
@@ -193,6 +238,9 @@ def bind_settings(model: Any, settings: dict[str, Any] | None) -> Any:
 
 def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> Any:
     """Applies the run's positions to a loaded model, and to every later save and resume of it."""
+    use_clinkd = getattr(finetuning_args, "use_clinkd", False)
+    if not use_clinkd:
+        refuse_missing_settings(model_args)
     settings = settings_of_run(model_args, finetuning_args)
     if settings is None:
         return model
@@ -202,13 +250,14 @@ def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> 
     def save_pretrained(self: Any, save_directory: str, *args: Any, **kwargs: Any) -> Any:
         result = stock_save(self, save_directory, *args, **kwargs)
         write_rope_config(save_directory, settings)
+        write_mark(save_directory)
         if mixed:
             write_mixed(save_directory, self, state_dict=kwargs.get("state_dict"))
         return result
 
     bind_method(model, "save_pretrained", save_pretrained)
     if mixed:
-        for folder in _folders_with(MIXED_FILE, model_args):
+        for folder in _folders_with(MIXED_FILE, model_args, use_clinkd):
             read_mixed(folder, model)
     if mixed and hasattr(model, "load_adapter") and hasattr(model, "peft_config"):
         stock_load = model.load_adapter.__func__
@@ -229,6 +278,8 @@ def refuse_foreign_engine(model_args: Any, finetuning_args: Any) -> None:
     backend = getattr(model_args.infer_backend, "value", model_args.infer_backend)
     if backend in ("huggingface", "hf"):
         return
+    if not getattr(finetuning_args, "use_clinkd", False):
+        refuse_missing_settings(model_args)
     settings = settings_of_run(model_args, finetuning_args)
     if not is_stock(settings):
         raise ValueError(
