@@ -46,6 +46,7 @@ def make_corrector(
     concurrency: int = 16,
     max_requests: int | None = None,
     allow_remote: bool = False,
+    allow_http: bool = False,
     prompt_path: str | Path | None = None,
 ) -> Corrector:
     """Builds a corrector from the values of the YAML keys ``corrector`` and ``correction_*``.
@@ -58,6 +59,7 @@ def make_corrector(
         concurrency: Requests in flight at once, >= 1.
         max_requests: Budget of requests a round, retries included; rows beyond it keep their ground truth.
         allow_remote: Whether texts may go to another machine.
+        allow_http: Whether they may go there by plain http.
         prompt_path: A template in place of the built-in ``prompts/correction.txt``.
 
     Raises:
@@ -70,7 +72,7 @@ def make_corrector(
         from .client import OpenAICorrector
 
         return OpenAICorrector(
-            base_url=base_url, model=model, allow_remote=allow_remote, candidates=candidates, concurrency=concurrency,
-            max_requests=max_requests, prompt_path=prompt_path,
+            base_url=base_url, model=model, allow_remote=allow_remote, allow_http=allow_http, candidates=candidates,
+            concurrency=concurrency, max_requests=max_requests, prompt_path=prompt_path,
         )  # fmt: skip
     raise ValueError(f"Unknown corrector {kind!r}: expected one of offline, openai.")

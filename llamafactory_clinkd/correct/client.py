@@ -22,7 +22,8 @@ from typing import Any
 from ..utils.io import content_hash
 from .corrector import CorrectionItem, CorrectionResult, Usage
 from .privacy import is_loopback, quiet_http_loggers, redact_key, require_allowed, require_key, resolve_base_url
-from .prompt import PromptTemplate, parse_answer, response_format
+from .prompt import PromptTemplate, response_format
+from .server_answers import AnswerError, message_text, parse_answer
 
 
 try:
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 UNREACHABLE_AFTER = 20  # failed rows in a row
 MAX_RETRY_AFTER = 300.0  # seconds
+MAX_BODY = 4 * 2**20  # bytes of a response, decompressed
 MAX_GROUP = 32  # results
 MAX_WAIT = 1.0  # seconds without a result until an empty group
 
@@ -49,6 +51,33 @@ class RequestError(Exception):
         self.transient = transient  # whether the same request may succeed later
 
 
+class BodyTooLargeError(Exception):
+    """A response has more than :data:`MAX_BODY` bytes."""
+
+
+class BoundedHttpClient(openai.DefaultAsyncHttpxClient):
+    """Reads at most :data:`MAX_BODY` bytes of each response, those of errors included."""
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        """See the base class; the response is read already.
+
+        Raises:
+            BodyTooLargeError: If it has more bytes.
+        """
+        response = await super().send(request, **{**options, "stream": True})
+        body = bytearray()
+        try:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise BodyTooLargeError
+        finally:
+            await response.aclose()
+        dropped = ("content-encoding", "content-length", "transfer-encoding")
+        headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in dropped]
+        return type(response)(response.status_code, headers=headers, content=bytes(body), request=request)
+
+
 @dataclass(kw_only=True)
 class OpenAICorrector:
     """Requests rewordings through the official client; :func:`.make_corrector` documents arguments and errors."""
@@ -56,6 +85,7 @@ class OpenAICorrector:
     base_url: str | None = None
     model: str = "gpt-4o"
     allow_remote: bool = False
+    allow_http: bool = False
     candidates: int = 3
     concurrency: int = 16
     max_requests: int | None = None
@@ -71,7 +101,7 @@ class OpenAICorrector:
                 key = name if name == "max_attempts" else f"correction_{name}"
                 raise ValueError(f"{key} is {value}: expected at least 1.")
         self._url = resolve_base_url(self.base_url)
-        require_allowed(self._url, self.allow_remote)
+        require_allowed(self._url, self.allow_remote, self.allow_http)
         require_key(self._url)
         self._prompt = PromptTemplate(self.prompt_path)
         self.prompt_text = self._prompt.fixed_text
@@ -103,7 +133,7 @@ class OpenAICorrector:
     async def _correct_all(self, items: Iterator[CorrectionItem], emit: Callable[[CorrectionResult], None]) -> None:
         """Runs ``concurrency`` workers, each of which takes the next item when it is free."""
         # Redirects and, on loopback, the environment's proxies would carry texts to another machine.
-        http = openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not is_loopback(self._url))
+        http = BoundedHttpClient(follow_redirects=False, trust_env=not is_loopback(self._url))
         key = os.environ.get("OPENAI_API_KEY") or "no-key-needed"
         client = openai.AsyncOpenAI(
             api_key=key, base_url=self._url, timeout=self.timeout, max_retries=0, http_client=http
@@ -120,13 +150,14 @@ class OpenAICorrector:
     async def _correct_one(self, client: openai.AsyncOpenAI, item: CorrectionItem) -> CorrectionResult:
         try:
             content = await self._request_with_retries(client, self._prompt.render(item, self.candidates))
+            result = CorrectionResult(item.id, parse_answer(content, self.candidates))
         except RequestError as error:
             self._count_failure(error)
             return CorrectionResult(item.id, (), error.code)
+        except AnswerError as error:
+            result = CorrectionResult(item.id, (), str(error))
         self._failures_in_a_row = 0
-        candidates = parse_answer(content, self.candidates)
-        error = None if candidates else "unparsable" if content.strip() else "empty_answer"
-        return CorrectionResult(item.id, candidates, error)
+        return result
 
     async def _request_with_retries(self, client: openai.AsyncOpenAI, prompt: str) -> str:
         for attempt in range(self.max_attempts - 1):
@@ -151,7 +182,12 @@ class OpenAICorrector:
         return content
 
     async def _send(self, client: openai.AsyncOpenAI, prompt: str, **options: Any) -> str:
-        """Sends one request, if any is still allowed, and counts it; returns the text of the first choice."""
+        """Sends one request, if any is still allowed, and counts it; returns the text of the first choice.
+
+        Raises:
+            RequestError: If the request failed.
+            AnswerError: If the answer was cut off or refused.
+        """
         loop = asyncio.get_running_loop()
         while (pause := self._not_before - loop.time()) > 0:
             await asyncio.sleep(pause)
@@ -166,6 +202,8 @@ class OpenAICorrector:
             async with asyncio.timeout(self.timeout):  # the client's own timeout starts anew with every byte
                 completion = await client.chat.completions.create(model=self.model, messages=messages, **options)
         except openai.APIStatusError as error:
+            if error.code == "content_filter":
+                raise AnswerError(error.code) from None
             pause, status = retry_after(error), error.status_code
             transient = (status in (408, 409, 429) or status >= 500) and pause <= MAX_RETRY_AFTER
             if transient:
@@ -173,18 +211,20 @@ class OpenAICorrector:
             raise RequestError(f"http_{status}", transient=transient) from None
         except (openai.APITimeoutError, TimeoutError):
             raise RequestError("timeout", transient=True) from None
-        except openai.APIConnectionError:
+        except (openai.APIConnectionError, BodyTooLargeError) as error:  # some versions wrap every error
+            if BodyTooLargeError in (type(error), type(error.__cause__)):
+                raise RequestError("too_large") from None
             raise RequestError("connection", transient=True) from None
         except (openai.APIResponseValidationError, ValueError, RecursionError):  # not JSON, not UTF-8, deep nesting
             raise RequestError("bad_body", transient=True) from None
+        usage = getattr(completion, "usage", None)
+        for key in ("prompt_tokens", "completion_tokens"):
+            count = getattr(usage, key, None)
+            setattr(self.usage, key, getattr(self.usage, key) + (count if isinstance(count, int) else 0))
         try:
-            content = completion.choices[0].message.content
+            return redact_key(message_text(completion.choices[0]))
         except (AttributeError, LookupError, TypeError):  # JSON or text, but not a completion with a message
             raise RequestError("bad_body", transient=True) from None
-        for key in ("prompt_tokens", "completion_tokens"):
-            count = getattr(completion.usage, key, None)
-            setattr(self.usage, key, getattr(self.usage, key) + (count if isinstance(count, int) else 0))
-        return redact_key(content) if isinstance(content, str) else ""
 
     def _count_failure(self, error: RequestError) -> None:
         """Counts a failed row; stops the requests when the server refuses them or seems to be down."""

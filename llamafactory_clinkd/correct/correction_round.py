@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from ..utils.io import append_jsonl, content_hash, read_json, read_jsonl, write_json, write_jsonl
 from .corrector import CorrectionItem, CorrectionResult, Corrector, Usage
 from .judge import Verdict, judge
+from .rewording_text import text_reasons
 from .rewording_validation import candidate_similarities, is_too_long, label_key, prompt_runs, rejection_reasons
 from .similarity import Similarity
 
@@ -117,7 +118,8 @@ def correct_round(
         content_hash(sorted(existing)),
     ]  # fmt: skip
     fingerprints = {row["id"]: content_hash([settings, *(row.get(key) for key in INPUT_KEYS)])[:16] for row in rows}
-    records = {r["id"]: r for r in read_jsonl(out_path) if fingerprints.get(r.get("id"), "") == r.get("fingerprint")}
+    same = [r for r in read_jsonl(out_path) if fingerprints.get(r.get("id"), "") == r.get("fingerprint")]
+    records = {record["id"]: record for record in same if is_usable(record)}
     if records:
         logger.info("Reflective Correction: %d of %d rows are recorded already.", len(records), len(rows))
 
@@ -170,6 +172,11 @@ def correct_round(
     return summary
 
 
+def is_usable(record: Row) -> bool:
+    """Whether a record's rewording, if it has one, may still be trained on: an older version may have recorded it."""
+    return record["status"] != "corrected" or not text_reasons(record["corrected"], record["annotation"])
+
+
 def _check_ids(rows: Sequence[Row]) -> None:
     ids = set()
     for number, row in enumerate(rows):
@@ -200,13 +207,14 @@ def _corrected_record(row: Row, verdict: Verdict, result: CorrectionResult, vali
     """Validates the corrector's candidates for a row and records the best one."""
     texts = result.candidates[: validation.max_candidates]
     source = {"annotation": row["annotation"], "question": row["question"]}
-    scored = [text for text in texts if text.strip() and not is_too_long(text, row["annotation"])]
+    faults = {text: text_reasons(text, row["annotation"]) for text in texts}
+    scored = [text for text in texts if text.strip() and not faults[text] and not is_too_long(text, row["annotation"])]
     scores = candidate_similarities(scored, **source, similarity=validation.similarity)
     similarities = dict(zip(scored, scores, strict=True))
     candidates = []
     for text in texts:
         score = similarities.get(text, 0.0)
-        reasons = rejection_reasons(
+        reasons = faults[text] or rejection_reasons(
             text, **source, similarity=score, threshold=validation.threshold, existing=validation.existing,
             leaks=validation.leaks,
         )  # fmt: skip

@@ -3,13 +3,15 @@
 
 """Which texts leave the machine, where they go, and how the key stays out of records and the texts out of logs.
 
-Medical text goes to a loopback address, or nowhere, unless the recipe has ``correction_allow_remote: true``. Images
-are never sent: no code here reads one.
+Medical text goes to a loopback address, or nowhere, unless the recipe has ``correction_allow_remote: true``, and to
+another machine only by https, unless it has ``correction_allow_http: true`` too. Images are never sent: no code here
+reads one.
 """
 
 import ipaddress
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +23,8 @@ from ..utils.value_checks import split_list
 
 OPENAI_URL = "https://api.openai.com/v1"
 SENT_TEXTS = "question, ground-truth answer and model's answer of every row that needs correction (never an image)"
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?|[0-9A-Fa-f:.]+")
+_URL = re.compile(r"[A-Za-z0-9._~:/\[\]%!$&'()*+,;=@?-]+")  # libraries differ in how they read other characters
 MIN_KEY_LENGTH = 16  # a shorter one is a placeholder such as `none`, which an answer may contain as a word
 
 
@@ -32,17 +36,23 @@ def resolve_base_url(base_url: str | None) -> str:
     """The URL that a client would use: the argument, else ``OPENAI_BASE_URL``, else OpenAI's own.
 
     Raises:
-        ValueError: If it is not an http(s) URL with a host, or carries a user name or password.
+        ValueError: If it is not an http(s) URL with a host and a usable port, or carries a user name or password.
     """
     url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-    parts = urlsplit(url)
+    expected = "expected a URL such as http://127.0.0.1:8000/v1"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:  # a port out of range, a bracket without its partner
+        raise ValueError(f"correction_base_url is unusable ({error}): {expected}.") from None
     if parts.username is not None or parts.password is not None:
         raise ValueError(
             "correction_base_url carries a user name or password: remove them and set the environment variable "
             "OPENAI_API_KEY."
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"correction_base_url is {url!r}: expected a URL such as http://127.0.0.1:8000/v1.")
+    usable = _URL.fullmatch(url) and parts.scheme in ("http", "https") and not parts.query
+    if not usable or port == 0 or not _HOST.fullmatch(parts.hostname or ""):
+        raise ValueError(f"correction_base_url is {url!r}: {expected}.")
     return url
 
 
@@ -55,9 +65,17 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def require_allowed(url: str, allow_remote: bool) -> None:
+def require_allowed(url: str, allow_remote: bool, allow_http: bool = False) -> None:
     """Raises RemoteNotAllowedError if the server is on another machine and the recipe does not allow it."""
-    if not allow_remote and not is_loopback(url):
+    if is_loopback(url):
+        return
+    if allow_remote and not allow_http and urlsplit(url).scheme == "http":
+        raise RemoteNotAllowedError(
+            f"The corrector would send {SENT_TEXTS}, and the API key, to {urlsplit(url).hostname} by plain http, "
+            "which every machine on the way can read. Give correction_base_url an https:// address, or set "
+            "correction_allow_http: true if the network in between is your own."
+        )
+    if not allow_remote:
         raise RemoteNotAllowedError(
             f"The corrector would send {SENT_TEXTS} to {urlsplit(url).hostname}. If these texts may leave this "
             "machine, set correction_allow_remote: true; else give correction_base_url a loopback address "
@@ -66,7 +84,9 @@ def require_allowed(url: str, allow_remote: bool) -> None:
 
 
 def require_key(url: str) -> None:
-    """Raises ValueError if the server is on another machine and ``OPENAI_API_KEY`` is not set."""
+    """Raises ValueError if ``OPENAI_API_KEY`` cannot be sent, or is not set and the server is on another machine."""
+    if not re.fullmatch(r"[!-~]*", os.environ.get("OPENAI_API_KEY", "")):
+        raise ValueError("The environment variable OPENAI_API_KEY has blanks, line ends or characters outside ASCII.")
     if not os.environ.get("OPENAI_API_KEY") and not is_loopback(url):
         raise ValueError(
             f"The environment variable OPENAI_API_KEY is not set, and {urlsplit(url).hostname} requires a key: export "
@@ -121,5 +141,5 @@ def describe_recipe(keys: Mapping[str, Any]) -> str:
     kind, url = keys.get("corrector") or "offline", keys.get("correction_base_url")
     allowed = keys.get("correction_allow_remote") is True
     if kind != "offline":
-        require_allowed(resolve_base_url(url), allowed)
+        require_allowed(resolve_base_url(url), allowed, keys.get("correction_allow_http") is True)
     return describe_sending(kind, url, allowed)

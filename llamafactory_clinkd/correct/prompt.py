@@ -1,10 +1,8 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The prompt of a correction request, and the candidates in its answer."""
+"""The prompt of a correction request, and the form of its answer."""
 
-import json
-import re
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -13,10 +11,8 @@ from .corrector import CorrectionItem
 
 
 DEFAULT_PROMPT = Path(__file__).parent / "prompts" / "correction.txt"
-PARSE_ATTEMPTS = 32  # brackets at which JSON may start; bounds the time spent on nonsense
 REQUIRED = frozenset({"annotation", "count"})
 ALLOWED = REQUIRED | {"question", "response"}
-_BRACKET = re.compile(r"[\[{]")
 
 
 class PromptTemplate:
@@ -61,29 +57,3 @@ def response_format(count: int) -> dict[str, Any]:
         "additionalProperties": False,
     }
     return {"type": "json_schema", "json_schema": {"name": f"{count}_candidates", "strict": True, "schema": schema}}
-
-
-def parse_answer(content: str, count: int) -> tuple[str, ...]:
-    """Reads the candidates of an answer, at most ``count``, distinct, in order.
-
-    They are the first JSON value in the text that is a list of strings or an object with such a list under
-    ``candidates``, with or without a code fence or prose around it. Other text has no candidates. A string with half
-    of a surrogate pair is dropped: it can neither be saved nor tokenized.
-    """
-    decoder, position = json.JSONDecoder(), 0
-    for _ in range(PARSE_ATTEMPTS):
-        if not (bracket := _BRACKET.search(content, position)):
-            break
-        try:
-            value, position = decoder.raw_decode(content, bracket.start())
-        except (ValueError, RecursionError):
-            position = bracket.end()
-            continue
-        candidates = value.get("candidates") if isinstance(value, dict) else value
-        if isinstance(candidates, list) and (texts := [text.strip() for text in candidates if _is_text(text)]):
-            return tuple(dict.fromkeys(texts))[:count]
-    return ()
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)

@@ -15,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..correct import Corrector, check_similarity, correct_round, load_similarity, make_corrector
 from ..correct.argmax_recorder import ArgmaxRecorder
+from ..correct.correction_round import is_usable
 from ..correct.correction_trainer import CorrectionTrainer, ReflectiveCorrectionCallback
 from ..generation.generation_trainer import generate_with_trainer, shards_parameters
 from ..kd import distill_loss, logits_distill_loss
@@ -109,7 +110,7 @@ class CorrectionRounds:
         """Tokenised corrected rows that join round ``number`` (counted from 0), ``None`` if there are none."""
         if number in self._rows or not self._summary_path(number).is_file():
             return self._rows.get(number)
-        corrected = [row for row in read_jsonl(self._path(number)) if row["status"] == "corrected"]
+        corrected = [row for row in read_jsonl(self._path(number)) if row["status"] == "corrected" and is_usable(row)]
         self._rows[number] = None
         if corrected:
             rows = self.data.aligned(is_eval=False).select([int(row["id"].split(":", 1)[0]) for row in corrected])
@@ -214,6 +215,7 @@ def recipe_corrector(settings: Any) -> Corrector:
         concurrency=settings.correction_concurrency,
         max_requests=settings.correction_max_requests,
         allow_remote=settings.correction_allow_remote,
+        allow_http=settings.correction_allow_http,
         prompt_path=settings.correction_prompt,
     )
 

@@ -32,7 +32,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
     ),
     "is a secret, or permission to use a server or a hub": (
         "hub_token", "hf_hub_token", "ms_hub_token", "om_hub_token", "swanlab_api_key", "swanlab_lark_secret",
-        "trust_remote_code", "correction_allow_remote",
+        "trust_remote_code", "correction_allow_remote", "correction_allow_http",
     ),
     "publishes a finished model": (
         "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision",

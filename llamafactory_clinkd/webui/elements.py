@@ -27,7 +27,7 @@ GROUPS: dict[str, list[list[str]]] = {
         ["correction_similarity", "correction_similarity_model", "correction_scorer", "correction_max_samples"],
         ["corrector", "correction_candidates", "correction_model", "correction_base_url"],
         ["correction_prompt", "correction_concurrency", "correction_max_requests", "correction_token_prices"],
-        ["correction_allow_remote"],
+        ["correction_allow_remote", "correction_allow_http"],
     ],
     "selection": [["sasg_candidates", "sasg_mode", "sasg_region"], ["sasg_scorer", "spice_jars"]],
 }
@@ -76,7 +76,7 @@ def unused_elements(values: dict[str, Any]) -> dict[str, str]:
     phases, method = values["clinkd_phases"] or [], values["kd_method"]
     kd = ["kd_alpha", "kd_cache", "kd_teacher_offload"]
     pseudo_kd = ["kd_temperature", "kd_temperature_squared", "kd_noise_std"]
-    server = ["correction_model", "correction_base_url", *GROUPS["correction"][3], "correction_allow_remote"]
+    server = ["correction_model", "correction_base_url", *GROUPS["correction"][3], *GROUPS["correction"][4]]
     prediction = ["sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer"]
     needs_teacher = "pseudo_label" in phases or ("distill" in phases and method != "none")
     rules = [

@@ -47,7 +47,7 @@ def answer_text(kind: str, reference: str) -> str:
     candidates = {
         "wrong_boxes": [reworded.replace("(1", "(2"), reworded.replace(">(", ">((")],
         "huge": [reworded + " very" * 20000],
-        "leak": [f"Keep the exact meaning of the reference answer: {reworded}"],
+        "leak": [f"Keep the exact meaning of the reference answer, {reworded}"],
         "other_side": [reworded.replace("left", "right"), reworded.replace("is situated", "is not situated")],
     }.get(kind, [reworded, reference.replace("is located", "lies"), reference])
     text = json.dumps({"candidates": candidates})

@@ -72,10 +72,36 @@ def test_allowed_remote_is_built_without_connecting(connections, monkeypatch):
     assert connections == []
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1/v1", "127.0.0.1:8000", "http:///v1"])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://127.0.0.1/v1", "127.0.0.1:8000", "http:///v1", "http://127.0.0.1:99999/v1", "http://127.0.0.1:port/v1"]
+    + ["http://127.0.0.1:0/v1", "http://[::1/v1", "http://127.0.0.1\\.example.org/v1", "http://exa mple.org/v1"]
+    + ["http://%6c.example.org/v1", "http://127.0.0.1/v1?key=1", "http://127.0.0.1/\nv1", "http://-a.example.org"],
+)
 def test_unusable_urls(url):
     with pytest.raises(ValueError, match="expected a URL"):
-        resolve_base_url(url)
+        make_corrector("openai", base_url=url)
+
+
+def test_plain_http_to_another_machine_needs_a_key_of_its_own(monkeypatch, connections):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    remote = {"base_url": "http://llm.example.org/v1", "allow_remote": True}
+    with pytest.raises(RemoteNotAllowedError, match="correction_allow_http: true"):
+        make_corrector("openai", **remote)
+    assert make_corrector("openai", **remote, allow_http=True).base_url == remote["base_url"]
+    keys = {**CORRECTS, "correction_base_url": remote["base_url"], "correction_allow_remote": True}
+    with pytest.raises(ValueError, match="plain http"):
+        describe_recipe(keys)
+    assert "LEAVE THIS MACHINE" in describe_recipe({**keys, "correction_allow_http": True})
+    assert connections == []
+
+
+@pytest.mark.parametrize("key", ["sk-secret\n", "sk secret", "sk-sécret"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_repeated(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY has blanks") as caught:
+        make_corrector("openai", base_url="http://127.0.0.1:1/v1")
+    assert key not in str(caught.value)
 
 
 def test_a_password_in_the_url_is_refused_and_not_repeated():
@@ -173,7 +199,7 @@ def test_describing_a_recipe_that_would_stop_raises_the_same_error(keys):
 
 def test_doctor_reports_what_a_recipe_sends(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("use_clinkd: true\ncorrector: openai\ncorrection_base_url: http://10.1.2.3/v1\n")
+    path.write_text("use_clinkd: true\ncorrector: openai\ncorrection_base_url: https://10.1.2.3/v1\n")
     found = sending(read_recipe(path))
     assert (found.name, found.state) == ("sends", "broken") and "10.1.2.3" in found.fix
     path.write_text(path.read_text() + "correction_allow_remote: true\n")
@@ -197,7 +223,7 @@ def test_the_doctor_command_reports_it_without_a_connection(
         monkeypatch.setattr(doctor, name, lambda *_, name=name: doctor.CheckResult(name, "ok", ""))
     path = tmp_path / "recipe.yaml"
     path.write_text(
-        "use_clinkd: true\ncorrector: openai\ncorrection_base_url: http://10.1.2.3/v1\n"
+        "use_clinkd: true\ncorrector: openai\ncorrection_base_url: https://10.1.2.3/v1\n"
         f"correction_allow_remote: {allowed}\n"
     )
     done = CliRunner().invoke(app, ["doctor", "--json", "--recipe", str(path)])

@@ -1,12 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-import json
-
 import pytest
 
 from llamafactory_clinkd.correct.corrector import CorrectionItem
-from llamafactory_clinkd.correct.prompt import PromptTemplate, parse_answer
+from llamafactory_clinkd.correct.prompt import PromptTemplate
 
 
 ITEM = CorrectionItem("1", "Where is $it?", "The {hip} <box>(1,2),(3,4)</box>", 'said "left"')
@@ -47,25 +45,3 @@ def test_bad_templates(tmp_path, text, message):
 def test_missing_template(tmp_path):
     with pytest.raises(FileNotFoundError, match="correction_prompt"):
         PromptTemplate(tmp_path / "none.txt")
-
-
-GOOD = json.dumps({"candidates": ["a", " b ", "a", "c", "d"]})
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (GOOD, ("a", "b", "c")),
-        (f"Of course!\n```json\n{GOOD}\n```\nBye", ("a", "b", "c")),
-        ('["a", "b"]', ("a", "b")),
-        ('See [1]: {"candidates": ["a", 5, null]}', ("a",)),
-        (r'{"candidates": ["half \ud83d", "whole \ud83d\ude00"]}', ("whole \U0001f600",)),
-        ('{"candidates": "a"}', ()),
-        (GOOD[:20], ()),
-        ("The left hip.", ()),
-        ("", ()),
-        ("[" * 100_000, ()),
-    ],
-)
-def test_parse_answer(content, expected):
-    assert parse_answer(content, 3) == expected
