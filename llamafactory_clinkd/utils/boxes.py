@@ -12,14 +12,14 @@ qwen2_vl   ``<|object_ref_start|>liver<|object_ref_end|><|box_start|>(1,2),(3,4)
 qwen_vl    ``<ref>liver</ref><box>(1,2),(3,4)</box>`` (Qwen-VL, Med-GRIT-270k, BiRD)
 =========  ==============================================================================================
 
-What counts as a box, from the rule of BiRD's and ClinKD's released evaluation code (tagged boxes; only when there are
-none, bare ``(x1,y1),(x2,y2)``), with an outcome for what that code leaves to chance:
+``box_forms.py`` lists the forms that are read. As in BiRD's and ClinKD's released evaluation code, boxes without tags
+count only where there is no tagged one; for what that code leaves to chance:
 
 =================================================  ==========================================================
 text                                               outcome
 =================================================  ==========================================================
 floats, blanks, ``(1,2)(3,4)``                     read as they stand; nothing is rescaled
-``(1,2,3,4)`` or several boxes within one tag      read; without tags only the two-corner form is
+several boxes within one tag                       read; with a number left over (three pairs) none of them
 corners in reverse order                           the same rectangle, corners put in order
 coordinates below 0 or over 1000                   kept, not clipped: an overshooting box has a lower IoU
 no width or no height (degenerate)                 a box, whose IoU with anything, itself included, is 0
@@ -34,10 +34,13 @@ numbers of more than nine digits                   not a number of a box
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+
+from .box_forms import PLAIN, TAGS, find_boxes, find_untagged
+from .box_forms import tags as tags_in
 
 
 TagStyle = Literal["qwen2_vl", "qwen_vl"]
@@ -47,23 +50,6 @@ SIDE_COLUMNS = ("id", "task", "modality")  # of a ShareGPT row; LLaMA-Factory ig
 IMAGE_PLACEHOLDER = "<image>"
 TASKS: tuple[Task, ...] = ("VG", "ROC", "RC", "MIA")
 MODALITIES = ("ct", "mr", "x", "pet", "endoscopy", "dermoscopy", "fundus", "ultrasound")
-TAGS: dict[str, dict[str, str]] = {
-    "qwen2_vl": {
-        "ref": "<|object_ref_start|>",
-        "/ref": "<|object_ref_end|>",
-        "box": "<|box_start|>",
-        "/box": "<|box_end|>",
-    },
-    "qwen_vl": {"ref": "<ref>", "/ref": "</ref>", "box": "<box>", "/box": "</box>"},
-}
-
-# One character to one character, so that positions in the plain text are those in the original.
-_PLAIN = str.maketrans("（），、．＜＞／｜－０１２３４５６７８９", "(),,.<>/|-0123456789")
-_KINDS = {tag: (style, kind) for style, kinds in TAGS.items() for kind, tag in kinds.items()}
-_TAG = re.compile("|".join(re.escape(tag) for tag in _KINDS), re.IGNORECASE)
-_NUMBER = r"\s*([-+]?(?:\d{1,9}(?:\.\d{0,9})?|\.\d{1,9}))\s*"
-_PAIR = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,?\s*\({_NUMBER},{_NUMBER}\)")
-_PAIR_OR_FOUR = re.compile(rf"\({_NUMBER},{_NUMBER}(?:\)\s*,?\s*\(|,){_NUMBER},{_NUMBER}\)")
 
 _VERB = re.compile(
     r"\b(is|are|was|were|be|has|have|had|shows?|showing|shown|appears?|seems?|suggests?|indicates?|indicating|"
@@ -82,41 +68,23 @@ class Box(NamedTuple):
     y2: float
 
 
-def _tags(plain: str) -> Iterator[tuple[str, str, int, int]]:
-    """Yields (style, kind, start, end) of each tag; a kind is ``ref``, ``/ref``, ``box`` or ``/box``."""
-    for match in _TAG.finditer(plain):
-        yield *_KINDS[match[0].lower()], match.start(), match.end()
-
-
-def _box_matches(plain: str) -> list[re.Match]:
-    """The matches of all boxes in order: those between box tags or, when there are none, the bare ones."""
-    tagged, opened = [], None
-    for _, kind, start, end in _tags(plain):
-        if kind == "box" and opened is None:
-            opened = end
-        elif kind == "/box" and opened is not None:
-            tagged += _PAIR_OR_FOUR.finditer(plain, opened, start)
-            opened = None
-    return tagged or list(_PAIR.finditer(plain))
-
-
 def parse_boxes(text: str) -> list[Box]:
     """Reads every box of ``text`` in order, in any tag style; the table at the top of this file gives each outcome."""
     boxes = []
-    for match in _box_matches(text.translate(_PLAIN)):
-        x1, y1, x2, y2 = map(float, match.groups())
+    for found in find_boxes(text.translate(PLAIN)):
+        x1, y1, x2, y2 = map(float, found.numbers)
         boxes.append(Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
     return boxes
 
 
 def box_strings(text: str) -> list[str]:
     """The coordinates of every box of ``text`` without tags, character for character, in order."""
-    return [text[match.start() : match.end()] for match in _box_matches(text.translate(_PLAIN))]
+    return [text[box.start : box.end] for box in find_boxes(text.translate(PLAIN))]
 
 
 def has_box(text: str) -> bool:
     """Whether :func:`parse_boxes` finds a box in ``text``."""
-    return bool(_box_matches(text.translate(_PLAIN)))
+    return bool(find_boxes(text.translate(PLAIN)))
 
 
 def format_box(box: Sequence[float], tags: TagStyle = "qwen2_vl") -> str:
@@ -136,7 +104,7 @@ def format_box(box: Sequence[float], tags: TagStyle = "qwen2_vl") -> str:
 def convert_tags(text: str, tags: TagStyle) -> str:
     """Rewrites the tags of ``text`` to one style, and nothing else; raises ValueError for an unknown style."""
     style, parts, position = _style(tags), [], 0
-    for _, kind, start, end in _tags(text.translate(_PLAIN)):
+    for _, kind, start, end in tags_in(text.translate(PLAIN)):
         parts += (text[position:start], style[kind])
         position = end
     return "".join(parts) + text[position:]
@@ -144,14 +112,15 @@ def convert_tags(text: str, tags: TagStyle) -> str:
 
 def strip_boxes(text: str) -> str:
     """Takes tags and boxes, tagged or bare, out of ``text``; words are kept, white space becomes single blanks."""
-    plain = text.translate(_PLAIN)
-    spans = [(match.start(), match.end()) for match in _box_matches(plain)]
-    spans += [(match.start(), match.end()) for match in _PAIR.finditer(plain)]
-    spans += [(start, end) for _, _, start, end in _tags(plain)]
+    plain = text.translate(PLAIN)
+    boxes = find_boxes(plain) + find_untagged(plain)
+    spans = [(box.start, box.end, "") if box.form == "tagged" else (*box.outer, box.label) for box in boxes]
+    spans += [(start, end, "") for _, _, start, end in tags_in(plain)]
     parts, position = [], 0
-    for start, end in sorted(spans):
-        parts.append(text[position:start])
-        position = max(position, end)
+    for start, end, label in sorted(spans):
+        if end > position:
+            parts += (text[position:start], label)
+            position = end
     words = " ".join((" ".join(parts) + " " + text[position:]).split())
     words = re.sub(r"\s+(?=[,.;:?!])", "", words)
     return re.sub(r",(?:,)+", ",", words).strip(", ")
@@ -160,7 +129,7 @@ def strip_boxes(text: str) -> str:
 def tags_balanced(text: str) -> bool:
     """Whether every tag of ``text`` is closed by its partner of the same style before the next one opens."""
     opened = None
-    for style, kind, _, _ in _tags(text.translate(_PLAIN)):
+    for style, kind, _, _ in tags_in(text.translate(PLAIN)):
         if not kind.startswith("/"):
             if opened is not None:
                 return False
