@@ -3,19 +3,27 @@
 
 """Waiting, failing and stopping together on all ranks, through the process group's store (see ``docs/scaling.md``)."""
 
+import json
 import logging
 import os
+import secrets
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from .io import write_text
+
 
 logger = logging.getLogger(__name__)
+
+SHARED_FILE_SECONDS = 60.0  # a network file system may show a new file to other nodes this late
 
 _runs = 0
 
@@ -57,7 +65,7 @@ class Ranks:
         self._beat, self._max_missed, self._grace, self._end = beat, max(1, round(silent / beat)), grace, end
         self.phase = ""  # prefix of every location
         self.location = "the start"  # the last point that this rank reached
-        self._waits = 0
+        self._waits = self._shared = 0
         self._stop = ""
         self._closed = threading.Event()
         if size > 1:
@@ -127,6 +135,50 @@ class Ranks:
         if self.size > 1:
             self._store.add("working", -1)
 
+    def from_first(self, compute: Callable[[], Any], location: str) -> Any:
+        """The JSON-able result of ``compute``, which runs on rank 0 only; all ranks call this together."""
+        if self.size == 1:
+            return compute()
+        self._shared += 1
+        key = f"shared/{self._shared}"
+        if self.rank == 0:
+            with self.long_running(location):
+                self._store.set(key, json.dumps(compute()))
+        self.wait(location)
+        return json.loads(self._get(key))
+
+    def require_shared(self, folder: Path, seconds: float = SHARED_FILE_SECONDS) -> None:
+        """Checks that every rank sees a file that rank 0 writes to ``folder`` (``output_dir``).
+
+        Raises:
+            ValueError: If this rank does not see it within ``seconds``.
+            RankError: If another rank does not.
+        """
+        if self.size == 1:
+            return
+
+        def write() -> str:
+            name = f".clinkd-shared-{secrets.token_hex(8)}"
+            write_text(folder / name, "Every rank has to see this file.\n")
+            return name
+
+        path = folder / self.from_first(write, "the check of the shared folder")
+        try:
+            deadline = time.monotonic() + seconds
+            while not path.is_file():
+                self.raise_failure()
+                if time.monotonic() > deadline:
+                    raise ValueError(
+                        f"Rank {self.rank} on {socket.gethostname()} does not see what rank 0 writes to `output_dir: "
+                        f"{folder}`. All nodes need the same `output_dir`, on a file system that they share: it holds "
+                        "the ranks' files and checkpoints (see docs/scaling.md)."
+                    )
+                time.sleep(0.1)
+            self.wait("the check of the shared folder")
+        finally:
+            if self.rank == 0:
+                path.unlink(missing_ok=True)
+
     def fail(self, reason: str) -> None:
         """Reports to the other ranks that this one failed; all end, and so does this one if it hangs."""
         if self.size > 1:
@@ -160,6 +212,7 @@ class Ranks:
     def signal_stop(self, location: str) -> None:
         """Releases the ranks that wait for this one: it stopped early at ``location``."""
         if self.size > 1:
+            self.stop_reason()
             self._store.set("left", location)
 
     def close(self) -> None:

@@ -134,3 +134,55 @@ def test_rank_that_left_is_not_waited_for(make):
     threading.Timer(0.1, lambda: ranks[0].signal_stop("before phase predict")).start()
     with pytest.raises(Stopped, match="before phase predict"):
         ranks[1].wait("phase predict")
+
+
+def test_rank_0_computes_and_all_have_the_result(make):
+    ranks, computed, found = make(3), [], {}
+
+    def compute():
+        computed.append(1)
+        return {"hash": "é" * 3, "attempt": len(computed)}
+
+    def go(rank):
+        found[rank.rank] = [rank.from_first(compute, "a hash") for _ in range(2)]
+
+    assert all_at_once(*(lambda r=r: go(r) for r in ranks)) == [None] * 3
+    expected = [{"hash": "ééé", "attempt": 1}, {"hash": "ééé", "attempt": 2}]
+    assert found == dict.fromkeys(range(3), expected) and len(computed) == 2
+    assert Ranks().from_first(compute, "a hash")["attempt"] == 3
+
+
+def test_folder_that_all_ranks_share_passes_and_is_left_as_it_was(make, tmp_path):
+    ranks = make(3)
+    assert all_at_once(*(lambda r=r: r.require_shared(tmp_path, 5) for r in ranks)) == [None] * 3
+    assert list(tmp_path.iterdir()) == []
+    Ranks().require_shared(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_folder_of_one_node_only_is_refused_with_the_requirement(make, tmp_path):
+    """Two nodes, each with its own `output_dir`."""
+    ranks = make(2)
+
+    def go(rank):
+        try:
+            rank.require_shared(tmp_path / f"node{rank.rank}", 0.3)
+        except ValueError as error:
+            rank.fail(str(error))
+            raise
+
+    first, second = all_at_once(*(lambda r=r: go(r) for r in ranks))
+    assert isinstance(first, RankError) and isinstance(second, ValueError)
+    for error in (first, second):
+        assert "does not see what rank 0 writes to `output_dir:" in str(error) and "docs/scaling.md" in str(error)
+    assert list((tmp_path / "node0").iterdir()) == []
+
+
+def test_reason_of_a_stop_is_there_before_a_rank_leaves(make):
+    """A rank that is released by another one's leaving must be able to give the reason."""
+    ranks = make(2, beat=60)
+    ranks[1].request_stop("SIGTERM")
+    ranks[1].signal_stop("before phase predict")
+    with pytest.raises(Stopped):
+        ranks[0].wait("phase predict")
+    assert ranks[0].agreed_stop_reason() == "SIGTERM"
