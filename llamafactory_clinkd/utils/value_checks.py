@@ -43,6 +43,8 @@ def require_type(item: Field, value: Any) -> None:
 
     YAML makes a text of ``"false"``, which counts as true, and a number of a name that consists of digits.
     """
+    if value is None and item.default is None:  # a parser that has seen the field takes `None` out of its type
+        return
     kinds = get_args(item.type) or (item.type,)
     if get_origin(item.type) is Literal and value not in kinds:
         fix = f"choose one, e.g. {kinds[0]}.{did_you_mean(value, kinds)}".removesuffix(".")
