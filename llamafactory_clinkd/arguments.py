@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
+from .key_conflicts import check_conflicts
 from .utils.clip import BIOMED_CLIP
 from .utils.value_checks import bad_value, did_you_mean, parse_numbers, require_range, require_type, split_list
 
@@ -36,10 +37,13 @@ RANGES: dict[tuple[str, ...], dict[str, Any]] = {
     # Outside, logits / T or T^2 leave the range in which a softmax can still be told from a constant.
     ("kd_temperature",): {"minimum": 0.001, "maximum": 1000},
     ("kd_epochs",): {"maximum": 100_000, "open_minimum": True},
-    ("correction_threshold", "correction_iou"): {"maximum": 1},
+    ("correction_threshold", "correction_iou", "kd_on_policy", "kd_beta"): {"maximum": 1},
+    ("kd_rollout_temperature",): {"maximum": 1000},
+    ("kd_rollout_top_p",): {"maximum": 1, "open_minimum": True},
+    ("kd_rollout_every",): {"minimum": 1, "maximum": 10_000, "integer": True},
 }  # fmt: skip
 PARSED = ("clinkd_phases", "rope_sections", "correction_token_prices")
-OPTIONAL = ("correction_max_samples", "correction_max_requests")
+OPTIONAL = ("correction_max_samples", "correction_max_requests", "kd_beta")
 
 
 @dataclass
@@ -77,6 +81,24 @@ class ClinkdArguments:
     kd_temperature: float = _key(0.5, "Temperature T of Eq. 13-15, 0.001 to 1000.")
     kd_temperature_squared: bool = _key(True, "Whether or not to multiply the KL divergence by T^2 as in Eq. 13.")
     kd_noise_std: float = _key(0.0, "Standard deviation of the Gaussian noise on the logits in Eq. 14, >= 0.")
+    kd_divergence: Literal["forward_kl", "reverse_kl", "jsd"] = _key(
+        "forward_kl",
+        "Divergence between teacher and student: forward_kl (Eq. 13), reverse_kl, or jsd (the generalised "
+        "Jensen-Shannon divergence of GKD, with kd_beta).",
+    )
+    kd_beta: float | None = _key(
+        None, "Weight of the teacher in the mixture of kd_divergence jsd: 0 is forward, 1 reverse KL. Default: 0.5."
+    )
+    kd_on_policy: float = _key(
+        0.0,
+        "Share of the batches of the distill phase whose answers the student samples itself (lambda of GKD), 0 to 1. "
+        "Their loss is the divergence alone. The answers have at most max_new_tokens tokens.",
+    )
+    kd_rollout_temperature: float = _key(1.0, "Temperature of the sampled answers, >= 0; 0 takes the likeliest token.")
+    kd_rollout_top_p: float = _key(1.0, "Nucleus of the sampled answers, > 0 and <= 1.")
+    kd_rollout_every: int = _key(
+        1, "Optimizer steps that share one round of sampled answers, generated in one batch, >= 1."
+    )
     kd_epochs: float = _key(2.0, "Epochs of the distill phase, > 0.")
     kd_cache: Literal["off", "hidden"] = _key(
         "off",
@@ -197,7 +219,7 @@ class ClinkdArguments:
                     require_range(key, getattr(self, key), **limits)
                     if limits.get("integer"):
                         setattr(self, key, int(getattr(self, key)))  # YAML's 2.0 and 1e3 are floats
-        self._check_conflicts()
+        check_conflicts(self)
 
     def clinkd_dict(self) -> dict[str, Any]:
         """The keys of this group as a plain dictionary."""
@@ -231,44 +253,3 @@ class ClinkdArguments:
         if prices is not None and (len(prices) != 2 or not all(0 <= price < math.inf for price in prices)):
             raise bad_value(key, prices, "two prices >= 0 (prompt, completion)", example)
         return prices
-
-    def _check_conflicts(self) -> None:
-        distils = "distill" in self.clinkd_phases and self.kd_method != "none"
-        teacher = getattr(self, "ref_model", None) or getattr(self, "ref_model_adapters", None)
-        if (distils or "pseudo_label" in self.clinkd_phases) and not teacher:
-            raise ValueError(
-                f"`ref_model` is missing: the phases {self.clinkd_phases} with `kd_method: {self.kd_method}` need a "
-                "teacher. Set `ref_model` (and `ref_model_adapters`, `ref_model_quantization_bit`) to its name or "
-                "path, or take pseudo_label and distill out of `clinkd_phases`."
-            )
-        if self.pseudo_label_target == "pseudo_label" and "pseudo_label" not in self.clinkd_phases:
-            raise ValueError(
-                "`pseudo_label_target: pseudo_label` needs the teacher's answers, but `clinkd_phases` is "
-                f"{self.clinkd_phases}. Add pseudo_label to it, or set `pseudo_label_target: ground_truth`."
-            )
-        if self.kd_method == "vkd" and distils and getattr(self, "use_badam", False):
-            allowed = "false with `kd_method: vkd`, whose projection beside the model it would leave out"
-            raise bad_value("use_badam", "true", allowed, "set one of them")
-        bits = getattr(self, "ref_model_quantization_bit", None)
-        if self.kd_teacher_offload and bits is not None:
-            allowed = "no value with `kd_teacher_offload: true`, because quantised weights stay on the GPU"
-            raise bad_value("ref_model_quantization_bit", bits, allowed, "remove one of them")
-        if self.correction_scorer == "logprob":
-            raise bad_value("correction_scorer", "logprob", "an open_clip model", "name one, or remove the key")
-        if self.kd_method == "pseudo_kd" and distils and self.kd_alpha == 0 and self.kd_noise_std > 0:
-            raise ValueError("`kd_noise_std` has no effect with `kd_alpha: 0`. Raise `kd_alpha` or remove the noise.")
-        for key, default, variant in (
-            ("mcg_alpha_h", 1, "mcg"),
-            ("mcg_alpha_w", 1, "mcg"),
-            ("mcg_gap", 2, "mcg_released"),
-        ):
-            if getattr(self, key) != default and self.rope_variant != variant:
-                raise ValueError(
-                    f"`{key}: {getattr(self, key)}` applies to `rope_variant: {variant}` only, found "
-                    f"`rope_variant: {self.rope_variant}`. Change one of them."
-                )
-        for switch in ("use_mca", "use_hyper_parallel", "use_dft_loss", "use_asft_loss", "use_eaft_loss"):
-            if getattr(self, switch, False):
-                raise ValueError(f"`{switch}: true` replaces the loss or engine that ClinKD extends. Set one of them.")
-        if getattr(self, "stage", "sft") != "sft":
-            raise bad_value("stage", self.stage, "sft with `use_clinkd: true`", "set `stage: sft`")

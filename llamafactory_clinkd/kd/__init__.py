@@ -11,6 +11,7 @@ _HOMES = {
     "distill_loss": "loss",
     "logits_distill_loss": "loss",
     "DistillTrainer": "kd_trainer",
+    "OnPolicyDistillTrainer": "on_policy_trainer",
     "VkdTrainer": "vkd",
     "check_teacher": "preflight",
     "read_pseudo_labels": "pseudo_labels",

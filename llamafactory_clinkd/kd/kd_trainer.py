@@ -90,7 +90,7 @@ class DistillTrainer(SupervisedTrainer):
 
     def loss_options(self) -> dict[str, Any]:
         """Alpha, temperature and noise of Eq. 13-16."""
-        names = ("alpha", "temperature", "temperature_squared", "noise_std")
+        names = ("alpha", "temperature", "temperature_squared", "noise_std", "divergence", "beta")
         options = {name: getattr(self._settings, f"kd_{name}") for name in names}
         return options | {"generator": self._noise if options["noise_std"] > 0 else None}
 

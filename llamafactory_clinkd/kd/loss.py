@@ -64,7 +64,7 @@ class _Options(NamedTuple):
     chunk_size: int | None = None
     divergence: str = "forward_kl"
     beta: float | None = None
-    on_policy: torch.Tensor | None = None
+    on_policy: torch.Tensor | bool | None = None
 
 
 def distill_loss(
@@ -85,7 +85,7 @@ def distill_loss(
     chunk_size: int | None = None,
     divergence: str = "forward_kl",
     beta: float | None = None,
-    on_policy: torch.Tensor | None = None,
+    on_policy: torch.Tensor | bool | None = None,
 ) -> DistillLoss:
     """Eq. 16 from final hidden states and head weights, in chunks of rows.
 
@@ -111,8 +111,8 @@ def distill_loss(
         chunk_size: Rows projected at once; None keeps both logit buffers within 224 MiB.
         divergence: ``forward_kl`` (Eq. 13), ``reverse_kl`` or ``jsd``, see :mod:`.divergence`.
         beta: Weight of the teacher in the mixture of ``jsd``, 0 to 1; None is 0.5.
-        on_policy: ``[N]`` bool, the rows that the student sampled, or None for none. They have no cross-entropy, and
-            their L_KD enters the loss with weight 1, whatever ``alpha`` is.
+        on_policy: ``[N]`` bool, the rows that the student sampled; True for all, None for none. They have no
+            cross-entropy, and their L_KD enters the loss with weight 1, whatever ``alpha`` is.
 
     Returns:
         The loss and its terms. If every label is -100 the loss is 0 and its gradient finite and 0.
@@ -160,7 +160,9 @@ def _distill(student: Projection, teacher: Projection | None, labels: torch.Tens
         _check_projection("teacher", teacher, labels)
         teacher = teacher.detach()
     rows, row_labels = _supervised_rows(labels, student.width)
-    if options.on_policy is not None:
+    if options.on_policy is True:
+        row_labels = torch.stack([row_labels, torch.ones_like(row_labels)], dim=1)
+    elif options.on_policy is not None:
         if options.on_policy.shape != labels.shape or options.on_policy.dtype != torch.bool:
             found = f"{list(options.on_policy.shape)} {options.on_policy.dtype}"
             raise ValueError(f"on_policy is {found}; expected bool of the labels' shape {list(labels.shape)}.")

@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..kd import DistillTrainer, VkdTrainer, check_teacher, distill_loss, logits_distill_loss, read_pseudo_labels
+from ..kd import (
+    DistillTrainer,
+    OnPolicyDistillTrainer,
+    VkdTrainer,
+    check_teacher,
+    distill_loss,
+    logits_distill_loss,
+    read_pseudo_labels,
+)
 from ..kd.adapter_teacher import AdapterTeacher, add_teacher_adapters, reasons_for_own_base
 from ..kd.cache_keys import pixel_settings, teacher_identity
 from ..kd.teacher import CachedTeacher, OffloadedTeacher, Teacher
@@ -29,7 +37,7 @@ from .validation import check_images
 
 logger = logging.getLogger(__name__)
 
-PLOTTED = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy", "aux_loss")
+PLOTTED = ("ce", "kl", "kl_off_policy", "kl_on_policy", "vkd", "teacher_agreement", "teacher_entropy", "aux_loss")
 
 
 def run_phase(run: Run) -> list[str]:
@@ -43,6 +51,8 @@ def run_phase(run: Run) -> list[str]:
         load_tokenizer = run.workflow.module.load_tokenizer
         check_teacher(load_tokenizer(arguments.model), load_tokenizer(teacher_model_arguments(arguments)))
         trainer = VkdTrainer if run.settings.kd_method == "vkd" else DistillTrainer
+        if run.settings.kd_on_policy > 0:
+            trainer = partial(OnPolicyDistillTrainer, max_new_tokens=arguments.generating.max_new_tokens)
 
         def make_trainer(**kwargs: Any) -> DistillTrainer:
             return trainer(settings=run.settings, **losses, **load_teacher(run, arguments, kwargs), **kwargs)
@@ -173,7 +183,7 @@ def _cached_teacher(
     _check_cache_space(folder, config, trainer_kwargs)
     cache = HiddenCache(
         folder,
-        teacher=teacher_identity(teacher_model, positions),
+        teacher=run.ranks.from_first(lambda: teacher_identity(teacher_model, positions), "the teacher's hash"),
         hidden_size=config.hidden_size,
         rank=training.process_index,
     )

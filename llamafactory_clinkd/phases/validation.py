@@ -9,6 +9,7 @@ from typing import Any
 
 from ..arguments import TRAINING_PHASES
 from ..evaluate import require_spice
+from ..kd.rollouts import check_on_policy
 from ..kd.teacher import OFFLOAD_UNDER_FSDP
 from ..kd.vkd import UNSUPPORTED_ENGINE
 from ..rope.saved_positions import settings_of_run, teacher_settings
@@ -49,6 +50,8 @@ def check_recipe(arguments: Any) -> None:
     scaled = training.deepspeed and training.fp16
     if finetuning.kd_method == "vkd" and "distill" in phases and (training.fsdp or scaled):
         raise ValueError(UNSUPPORTED_ENGINE)
+    if "distill" in phases and getattr(finetuning, "kd_on_policy", 0) > 0:
+        check_on_policy(data)
     for switch in ("use_kt", "use_unsloth"):
         if getattr(model, switch, False):
             raise ValueError(f"`{switch}: true` replaces the model that ClinKD extends. Set it to false.")

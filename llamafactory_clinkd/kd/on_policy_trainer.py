@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""On-policy distillation: on a share of the batches the teacher judges answers that the student samples itself.
+
+This is GKD (Agarwal et al., ICLR 2024) with ``kd_on_policy`` as its lambda. A round of rollouts serves
+``kd_rollout_every`` optimizer steps; the answers that a checkpoint has not used yet are saved in it, so that a run
+that was interrupted inside a round continues with the same answers.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..generation.decode import generation_settings, preserve_training_state
+from ..generation.generation_trainer import shards_parameters
+from ..utils.io import content_hash, read_json, write_json
+from .kd_trainer import DistillTrainer
+from .rollouts import Batch, Rollouts, is_on_policy, sample, with_rollouts
+
+
+logger = logging.getLogger(__name__)
+
+ON_POLICY = "clinkd_on_policy"
+FIGURES = ("rows", "tokens", "ended", "cut", "empty", "seconds")
+Answers = list[list[list[int]] | None]
+"""Of one window: for each micro-batch the sampled token ids by row, or None for its ground truth."""
+
+
+class OnPolicyDistillTrainer(DistillTrainer):
+    """Distils on sampled answers in a share of the micro-batches.
+
+    Args:
+        max_new_tokens: Limit of a sampled answer.
+        **kwargs: Arguments of :class:`DistillTrainer`; ``settings`` has ``kd_on_policy`` and ``kd_rollout_*``.
+    """
+
+    def __init__(self, *, max_new_tokens: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        settings = self._settings
+        sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if settings.kd_rollout_temperature > 0:
+            temperature, top_p = settings.kd_rollout_temperature, settings.kd_rollout_top_p
+            sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        sampling |= {"max_new_tokens": max_new_tokens, "num_beams": 1, "repetition_penalty": 1.0}
+        self._generation = generation_settings(self.model, self.processing_class, sampling, 1)
+        self._windows: deque[list[Batch]] = deque()
+        self._answers: deque[Answers] = deque()
+        self._saved: dict[str, Any] | None = None
+        self._is_on_policy = False
+        self._figures = torch.zeros(len(FIGURES), dtype=torch.float64)
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        self._windows.clear()
+        self._answers.clear()
+        super()._run_epoch(**kwargs)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Any]:
+        """The next accumulation window, of a round whose answers are sampled together, and its supervised tokens."""
+        if not self._windows:
+            self._sample_round(epoch_iterator, num_batches)
+        window = self._windows.popleft() if self._windows else []
+        if self._answers:
+            self._answers.popleft()
+        return window, self._get_num_items_in_batch(window, device)
+
+    def _sample_round(self, epoch_iterator: Iterator[Batch], num_batches: int) -> None:
+        """Fetches the windows of a round and replaces the answers of their on-policy batches."""
+        step, saved = self.state.global_step, self._saved_answers()
+        for _ in range(self._settings.kd_rollout_every if saved is None else len(saved)):
+            window = self._fetch_window(epoch_iterator, num_batches)
+            if window:
+                self._windows.append(window)
+        places = [
+            (number, index)
+            for number, window in enumerate(self._windows)
+            for index in range(len(window))
+            if is_on_policy(self._settings.kd_on_policy, self.args.seed, step + number, index)
+        ]
+        answers: list[Answers] = [[None] * len(window) for window in self._windows]
+        if saved is not None:
+            answers = saved
+            if [(n, i) for n, window in enumerate(saved) for i, batch in enumerate(window) if batch] != places:
+                raise ValueError(
+                    f"The checkpoint's rollouts at step {step} do not fit the recipe's batches. Continue with the "
+                    "recipe and the number of processes that it was started with, or set `overwrite_output_dir: true`."
+                )
+        elif places:
+            rollouts = self._sample([self._windows[number][index] for number, index in places], step)
+            rows = iter(rollouts.answers)
+            for number, index in places:
+                answers[number][index] = [next(rows) for _ in self._windows[number][index]["input_ids"]]
+        pad_token_id = self._generation["pad_token_id"]
+        for number, index in places:
+            batch = self._windows[number][index]
+            batch = with_rollouts(batch, answers[number][index], self.model, pad_token_id)
+            self._windows[number][index] = batch | {ON_POLICY: True}
+        self._answers.extend(answers)
+
+    def _fetch_window(self, epoch_iterator: Iterator[Batch], num_batches: int) -> list[Batch]:
+        window: list[Batch] = []
+        for _ in range(num_batches):
+            batch = next(epoch_iterator, None)
+            if batch is None:
+                break
+            window.append(batch)
+            super()._mark_repeated(window)  # while accelerate's state is that of this batch
+        return window
+
+    def _mark_repeated(self, batch_samples: list[Batch]) -> None:
+        """Nothing: rows are marked when their window is fetched, which is rounds earlier."""
+
+    def _sample(self, batches: list[Batch], step: int) -> Rollouts:
+        began, synced = time.perf_counter(), shards_parameters(self)
+        model = self.model_wrapped if synced else self.model
+        seed = int(content_hash([self.args.seed, step, self.args.process_index])[:15], 16)
+        with preserve_training_state(model):
+            rollouts = sample(model, batches, settings=self._generation, seed=seed, synced_gpus=synced)
+        tokens, empty = sum(map(len, rollouts.answers)), sum(not answer for answer in rollouts.answers)
+        seconds = time.perf_counter() - began
+        figures = [len(rollouts.answers), tokens, rollouts.ended, rollouts.cut, empty, seconds]
+        self._figures += torch.tensor(figures, dtype=torch.float64)
+        if empty == len(rollouts.answers):
+            logger.warning("All %d rollouts of step %d are empty: the step learns nothing from them.", empty, step)
+        return rollouts
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Takes the mark of a sampled batch, which the models do not accept, out of it."""
+        self._is_on_policy = inputs.pop(ON_POLICY, False)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def loss_options(self) -> dict[str, Any]:
+        """Those of distillation; a sampled batch is on-policy as a whole."""
+        return super().loss_options() | {"on_policy": True if self._is_on_policy else None}
+
+    def logged_terms(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
+        """The divergence of both kinds of batches apart, and the share of on-policy tokens."""
+        terms = super().logged_terms(result, num_items)
+        terms["kl_off_policy"] = terms.pop("kl")
+        terms["kl_on_policy"] = result.kl_on_policy
+        terms["on_policy_share"] = result.items / num_items * self._is_on_policy
+        return terms
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds, since the last log and over all ranks, the length, share of ended ones and seconds of the rollouts."""
+        if "loss" in logs:
+            figures = self.accelerator.reduce(self._figures.to(self.args.device, torch.float32), reduction="sum")
+            rows, tokens, ended, cut, empty, seconds = figures.tolist()
+            self._figures.zero_()
+            if rows:
+                logs |= {
+                    "rollout_length": tokens / rows,
+                    "rollout_ended": ended / rows,
+                    "rollout_cut": cut / rows,
+                    "rollout_empty": empty / rows,
+                    "rollout_seconds": seconds / self.args.world_size,
+                }
+        super().log(logs, start_time)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Writes the answers of this rank's round that are not used yet."""
+        if self._answers:
+            state = {"step": self.state.global_step, "answers": list(self._answers)}
+            write_json(self._answers_path(output_dir), state)
+        super()._save_rng_state(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        path = None if checkpoint is None else self._answers_path(checkpoint)
+        self._saved = read_json(path) if path is not None and path.is_file() else None
+
+    def _saved_answers(self) -> list[Answers] | None:
+        """The answers of the checkpoint that the run continues from, once."""
+        saved, self._saved = self._saved, None
+        return None if saved is None or saved["step"] != self.state.global_step else saved["answers"]
+
+    def _answers_path(self, folder: str) -> Path:
+        return Path(folder) / f"rollouts-{self.args.process_index}.json"

@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Conflicts between ClinKD's keys, and with LLaMA-Factory's keys of the same argument group."""
+
+from typing import Any
+
+from .utils.value_checks import bad_value
+
+
+def check_conflicts(settings: Any) -> None:
+    """Raises ``ValueError`` for ClinKD keys, in range each, that do not go together; the message names the fix."""
+    distils = "distill" in settings.clinkd_phases and settings.kd_method != "none"
+    teacher = getattr(settings, "ref_model", None) or getattr(settings, "ref_model_adapters", None)
+    if (distils or "pseudo_label" in settings.clinkd_phases) and not teacher:
+        raise ValueError(
+            f"`ref_model` is missing: the phases {settings.clinkd_phases} with `kd_method: {settings.kd_method}` need "
+            "a teacher. Set `ref_model` (and `ref_model_adapters`, `ref_model_quantization_bit`) to its name or "
+            "path, or take pseudo_label and distill out of `clinkd_phases`."
+        )
+    if settings.pseudo_label_target == "pseudo_label" and "pseudo_label" not in settings.clinkd_phases:
+        raise ValueError(
+            "`pseudo_label_target: pseudo_label` needs the teacher's answers, but `clinkd_phases` is "
+            f"{settings.clinkd_phases}. Add pseudo_label to it, or set `pseudo_label_target: ground_truth`."
+        )
+    if settings.kd_method == "vkd" and distils and getattr(settings, "use_badam", False):
+        allowed = "false with `kd_method: vkd`, whose projection beside the model it would leave out"
+        raise bad_value("use_badam", "true", allowed, "set one of them")
+    bits = getattr(settings, "ref_model_quantization_bit", None)
+    if settings.kd_teacher_offload and bits is not None:
+        allowed = "no value with `kd_teacher_offload: true`, because quantised weights stay on the GPU"
+        raise bad_value("ref_model_quantization_bit", bits, allowed, "remove one of them")
+    _check_on_policy(settings, distils)
+    if settings.correction_scorer == "logprob":
+        raise bad_value("correction_scorer", "logprob", "an open_clip model", "name one, or remove the key")
+    if settings.kd_method == "pseudo_kd" and distils and settings.kd_alpha == 0 and settings.kd_noise_std > 0:
+        raise ValueError("`kd_noise_std` has no effect with `kd_alpha: 0`. Raise `kd_alpha` or remove the noise.")
+    for key, default, variant in (
+        ("mcg_alpha_h", 1, "mcg"),
+        ("mcg_alpha_w", 1, "mcg"),
+        ("mcg_gap", 2, "mcg_released"),
+    ):
+        if getattr(settings, key) != default and settings.rope_variant != variant:
+            raise ValueError(
+                f"`{key}: {getattr(settings, key)}` applies to `rope_variant: {variant}` only, found "
+                f"`rope_variant: {settings.rope_variant}`. Change one of them."
+            )
+    for switch in ("use_mca", "use_hyper_parallel", "use_dft_loss", "use_asft_loss", "use_eaft_loss"):
+        if getattr(settings, switch, False):
+            raise ValueError(f"`{switch}: true` replaces the loss or engine that ClinKD extends. Set one of them.")
+    if getattr(settings, "stage", "sft") != "sft":
+        raise bad_value("stage", settings.stage, "sft with `use_clinkd: true`", "set `stage: sft`")
+
+
+def _check_on_policy(settings: Any, distils: bool) -> None:
+    if settings.kd_beta is not None and settings.kd_divergence != "jsd":
+        raise bad_value("kd_beta", settings.kd_beta, "no value without `kd_divergence: jsd`", "change one of them")
+    if settings.kd_on_policy > 0:
+        for key, needed in (("kd_method", "pseudo_kd"), ("kd_cache", "off")):
+            if getattr(settings, key) != needed:
+                allowed = f"{needed} with `kd_on_policy`, whose teacher judges new answers at every step"
+                raise bad_value(key, getattr(settings, key), allowed, "set one of them")
+    uses = {"kd_divergence": "forward_kl", "kd_on_policy": 0.0}
+    for key, default in uses.items():
+        if getattr(settings, key) != default and not (distils and settings.kd_method == "pseudo_kd"):
+            raise bad_value(
+                key, getattr(settings, key), f"{default} without the phase distill and `kd_method: pseudo_kd`",
+                "remove it",
+            )  # fmt: skip
+    for key in ("kd_rollout_temperature", "kd_rollout_top_p", "kd_rollout_every"):
+        if settings.kd_on_policy == 0 and getattr(settings, key) != type(settings).__dataclass_fields__[key].default:
+            raise bad_value(
+                key, getattr(settings, key), "no value without `kd_on_policy`", "set it, or remove the key"
+            )
