@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Applies a rope variant to one Qwen2-VL or Qwen2.5-VL instance, and removes it.
+"""Applies a rope variant to one Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3.5 instance, and removes it.
 
 ``get_rope_index`` is bound on the instance's inner model, where transformers and LLaMA-Factory's collator look it up
 (``copy.deepcopy`` rebinds it to the copy). No class is patched: a teacher beside the student keeps its own positions.
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLModel, Qwen2VLModel
 
 from ..utils.models import unwrap_adapters
 from ..utils.patching import bind_method
@@ -19,11 +18,21 @@ from . import mcg
 from .mixed import add_mixed, remove_mixed
 
 
-SUPPORTED_MODELS = (Qwen2VLModel, Qwen2_5_VLModel)
+SUPPORTED = {  # class in transformers -> its model type
+    "Qwen2VLModel": "qwen2_vl",
+    "Qwen2_5_VLModel": "qwen2_5_vl",
+    "Qwen3VLModel": "qwen3_vl",
+    "Qwen3VLMoeModel": "qwen3_vl_moe",
+    "Qwen3_5Model": "qwen3_5",
+    "Qwen3_5MoeModel": "qwen3_5_moe",
+}
+FRAME_BY_FRAME = ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+"""Model types that write a timestamp as text before each frame of a video: every frame is an item of its own."""
 VARIANTS = {"mrope": (), "mcg": ("alpha_h", "alpha_w"), "mcg_released": ("gap",), "rope_2d": (), "rope_mixed": ()}
 OPTION_DEFAULTS = {"alpha_h": 1, "alpha_w": 1, "gap": 2}
 _PREPARE = "_prepare_position_ids_for_generation"  # the first step of `generate`
 _UPDATE = "_update_model_kwargs_for_generation"
+_INTERLEAVE = "apply_interleaved_mrope"
 
 
 def apply_rope(
@@ -38,10 +47,10 @@ def apply_rope(
     """Gives a model the positions of ``variant`` in place and returns it; another call replaces them.
 
     Args:
-        model: A Qwen2-VL or Qwen2.5-VL model, bare or inside a PEFT wrapper.
+        model: A model of :data:`SUPPORTED`, bare or inside a PEFT wrapper.
         variant: ``mrope`` (stock positions, also for a ``generate`` call without token types), ``mcg`` (Eq. 1-6),
             ``mcg_released`` (the authors' code), ``rope_2d`` (Eq. 7-11) or ``rope_mixed`` (stock positions, learnable
-            frequencies in the vision tower; Qwen2-VL only).
+            frequencies in the vision tower).
         alpha_h: Interval between image rows, ``mcg`` only.
         alpha_w: Interval between image columns, ``mcg`` only.
         gap: Distance at a text/image boundary, ``mcg_released`` only.
@@ -88,7 +97,8 @@ def remove_rope(model: nn.Module) -> nn.Module:
     rotary = inner.language_model.rotary_emb
     if "clinkd_handle" in vars(rotary):
         rotary.clinkd_handle.remove()
-        del rotary.clinkd_handle, rotary.clinkd_sections
+    for name in ("clinkd_handle", "clinkd_sections", _INTERLEAVE):
+        vars(rotary).pop(name, None)
     remove_mixed(inner)
     return model
 
@@ -100,16 +110,22 @@ def rope_settings(model: nn.Module) -> dict[str, Any] | None:
 
 
 def inner_model(model: nn.Module) -> nn.Module:
-    """The Qwen2-VL or Qwen2.5-VL module in ``model`` that computes positions; a TypeError if there is none."""
+    """The module in ``model`` that computes positions, one of :data:`SUPPORTED`; a TypeError if there is none."""
     for module in model.modules():
-        if isinstance(module, SUPPORTED_MODELS):
+        if is_supported(module):
             return module
     core = unwrap_adapters(model)
     model_type = getattr(getattr(core, "config", None), "model_type", "no model_type")
     raise TypeError(
-        f"Rotary positions can be set on {' and '.join(c.__name__ for c in SUPPORTED_MODELS)} (model types qwen2_vl "
-        f"and qwen2_5_vl), found {type(core).__name__} ({model_type}). Use such a model, or leave `use_clinkd` off."
+        f"Rotary positions can be set on {', '.join(SUPPORTED)} (model types {', '.join(SUPPORTED.values())}), found "
+        f"{type(core).__name__} ({model_type}). Use such a model, or set `rope_variant: mrope`."
     )
+
+
+def is_supported(module: nn.Module) -> bool:
+    """Whether this is transformers' own class, or one made from it, that computes positions as MCG-RoPE needs."""
+    classes = (base for base in type(module).__mro__ if base.__module__.startswith("transformers.models."))
+    return any(base.__name__ in SUPPORTED for base in classes)
 
 
 def token_types(config: Any, input_ids: Tensor) -> Tensor:
@@ -139,6 +155,9 @@ def get_rope_index(
     if video_grid_thw is not None and hasattr(vision, "tokens_per_second"):  # Qwen2.5-VL: a video's time is absolute
         seconds = [1] * len(video_grid_thw) if second_per_grid_ts is None else second_per_grid_ts
         intervals = vision.tokens_per_second * torch.as_tensor(seconds).long()
+    if video_grid_thw is not None and self.config.model_type in FRAME_BY_FRAME:
+        video_grid_thw = torch.repeat_interleave(video_grid_thw, video_grid_thw[:, 0], dim=0)
+        video_grid_thw[:, 0] = 1
 
     variant = self.clinkd_rope["variant"]
     return getattr(mcg, variant)(
@@ -155,7 +174,7 @@ def get_rope_index(
 def _prepare_with_token_types(self: nn.Module, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
     """First step of ``generate``, also for callers without token types (LLaMA-Factory 0.9.5's chat and API).
 
-    Without token types, transformers 5.6 silently gives image tokens text positions.
+    Without token types, transformers 5.2 to 5.8 silently gives image tokens text positions.
     """
     ids = model_kwargs.get("input_ids", inputs_tensor)
     ids = inputs_tensor if ids.shape[-1] == 0 else ids
@@ -202,13 +221,30 @@ def _add_sections(inner: nn.Module, sections: list[int]) -> None:
     rotary = inner.language_model.rotary_emb
     half = rotary.inv_freq.shape[0]
     if len(sections) != 3 or any(not isinstance(n, int) or n < 0 for n in sections) or sum(sections) != half:
-        own = inner.language_model.config.rope_parameters["mrope_section"]
+        own = inner.language_model.config.rope_parameters.get("mrope_section") or rotary.mrope_section
         raise ValueError(
-            f"rope sections must be three integers >= 0 (time, height, width) that sum to head_dim / 2 = {half}, "
-            f"found {list(sections)}, which sum to {sum(sections)}. The model's own are {own}."
+            f"rope sections must be three integers >= 0 (time, height, width) that sum to half the rotary dimension = "
+            f"{half}, found {list(sections)}, which sum to {sum(sections)}. The model's own are {own}."
         )
     rotary.clinkd_sections = list(sections)
-    rotary.clinkd_handle = rotary.register_forward_hook(_select_axes)
+    if hasattr(rotary, _INTERLEAVE):  # Qwen3-VL and Qwen3.5
+        bind_method(rotary, _INTERLEAVE, _interleave_axes)
+    else:
+        rotary.clinkd_handle = rotary.register_forward_hook(_select_axes)
+
+
+def _interleave_axes(rotary: nn.Module, freqs: Tensor, mrope_section: list[int]) -> Tensor:
+    """Angles ``[B, L, half]`` out of those of each axis ``[3, B, L, half]``: the axes take turns (T, H, W, T, ...).
+
+    An axis drops out when it has its number of frequencies. Where the numbers are stock's, so is the order.
+    """
+    left, order = list(rotary.clinkd_sections), []
+    while any(left):
+        turn = [axis for axis in range(3) if left[axis]]
+        order += turn
+        left = [number - (axis in turn) for axis, number in enumerate(left)]
+    index = torch.tensor(order, device=freqs.device).expand(1, *freqs.shape[1:])
+    return freqs.gather(0, index)[0]
 
 
 def _select_axes(rotary: nn.Module, args: tuple, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""RoPE-Mixed (Heo et al., "Rotary Position Embedding for Vision Transformer", ECCV 2024) in Qwen2-VL's vision tower.
+"""RoPE-Mixed (Heo et al., "Rotary Position Embedding for Vision Transformer", ECCV 2024) in a model's vision tower.
 
 A patch at row p_h and column p_w turns frequency i of a head by ``theta_h[i] * p_h + theta_w[i] * p_w``. Both thetas
 are learnable, for every layer and head; in stock, half of them are 0. The parameter is the difference from stock,
@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Qwen2VLModel
 
 from ..utils.io import atomic_path
 
@@ -25,11 +24,6 @@ FILE = "clinkd_rope.safetensors"
 
 def add_mixed(inner: nn.Module) -> None:
     """Registers the learnable differences, float32 ``[2, heads, head_dim / 2]``, on each vision block's attention."""
-    if not isinstance(inner, Qwen2VLModel):
-        raise ValueError(
-            f"rope_mixed needs the vision tower of Qwen2VLModel, found {type(inner).__name__}, whose windowed "
-            "attention reorders the patches. Choose mrope, mcg, mcg_released or rope_2d."
-        )
     tower = inner.visual
     tower.clinkd_handle = tower.register_forward_pre_hook(_add_patch_positions, with_kwargs=True)
     for block in tower.blocks:
@@ -130,7 +124,11 @@ def patch_positions(grid_thw: Tensor, merge_size: int) -> Tensor:
 def _add_patch_positions(tower: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Passes the patch positions to every block as an argument, which gradient checkpointing replays correctly."""
     grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
-    return args, {**kwargs, "patch_positions": patch_positions(grid, tower.spatial_merge_size)}
+    positions = patch_positions(grid, tower.spatial_merge_size)
+    if hasattr(tower, "get_window_index"):  # Qwen2.5-VL's blocks see merged cells in the order of their windows
+        windows, _ = tower.get_window_index(grid)
+        positions = positions.view(-1, tower.spatial_merge_unit, 2)[windows.to(grid.device)].view(-1, 2)
+    return args, {**kwargs, "patch_positions": positions}
 
 
 def _rotate_per_head(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -147,7 +145,7 @@ def _rotate_per_head(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[t
 class _PerHead:
     """Cosines or sines ``[patches, heads, head_dim]`` in place of stock's ``[patches, head_dim]``.
 
-    In transformers 5.0 to 5.6, ``apply_rotary_pos_emb_vision`` adds the head axis by ``cos.unsqueeze(-2).float()``.
+    In transformers 5.0 to 5.8, ``apply_rotary_pos_emb_vision`` adds the head axis by ``cos.unsqueeze(-2).float()``.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -155,5 +153,5 @@ class _PerHead:
 
     def unsqueeze(self, dim: int) -> Tensor:
         if dim != -2:
-            raise RuntimeError(f"transformers adds the head axis at {dim}, expected -2; rope_mixed needs 5.0 to 5.6.")
+            raise RuntimeError(f"transformers adds the head axis at {dim}, expected -2; rope_mixed needs 5.0 to 5.8.")
         return self.tensor

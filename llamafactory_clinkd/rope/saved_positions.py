@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 from ..utils.io import read_json, write_json
 from ..utils.patching import bind_method
 from ..utils.value_checks import split_list
-from .binding import OPTION_DEFAULTS, SUPPORTED_MODELS, apply_rope
+from .binding import OPTION_DEFAULTS, apply_rope, is_supported
 from .mixed import FILE as MIXED_FILE
 from .mixed import read_mixed, write_mixed
 
@@ -230,7 +230,7 @@ def bind_settings(model: Any, settings: dict[str, Any] | None) -> Any:
     """
     if settings is None:
         return model
-    if is_stock(settings) and not any(isinstance(module, SUPPORTED_MODELS) for module in model.modules()):
+    if is_stock(settings) and not any(map(is_supported, model.modules())):
         return model
     keys = (*OPTION_DEFAULTS, "sections")
     return apply_rope(model, settings["variant"], **{key: settings[key] for key in keys if key in settings})

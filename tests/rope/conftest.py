@@ -33,7 +33,7 @@ def qwen2_vl():
     """A random Qwen2-VL of 0.1 M parameters, its weights large enough for positions to show in the logits."""
     torch.manual_seed(0)
     config = qwen2vl_config(vision={"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2}, **SIZES)
-    return _sharpened(Qwen2VLForConditionalGeneration(config))
+    return sharpened(Qwen2VLForConditionalGeneration(config))
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def qwen2_5_vl():
         "fullatt_block_indexes": [1],
         "window_size": 56,
     }
-    return _sharpened(Qwen2_5_VLForConditionalGeneration(qwen2_5_vl_config(vision=vision, **SIZES)))
+    return sharpened(Qwen2_5_VLForConditionalGeneration(qwen2_5_vl_config(vision=vision, **SIZES)))
 
 
-def _sharpened(model):
+def sharpened(model):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from llamafactory_clinkd.rope import apply_rope, mcg, remove_rope, rope_settings
+from llamafactory_clinkd.rope import apply_rope, mcg, mixed_parameters, remove_rope, rope_settings
 
 from .conftest import END, IMAGE, START, VIDEO, inputs_of
 from .layouts import Row, batch_of, image, text, video
@@ -212,7 +212,7 @@ def test_sections_equal_a_model_configured_with_them(qwen2_vl):
 
 @pytest.mark.parametrize("sections", [[0, 4, 5], [8, 0], [9, -1, 0], [2, 3, 3.0]])
 def test_sections_that_do_not_fit_are_refused_and_nothing_is_bound(qwen2_vl, sections):
-    with pytest.raises(ValueError, match=r"head_dim / 2 = 8.*model's own are \[2, 3, 3\]"):
+    with pytest.raises(ValueError, match=r"rotary dimension = 8.*model's own are \[2, 3, 3\]"):
         apply_rope(qwen2_vl, "mcg", sections=sections)
     assert rope_settings(qwen2_vl) is None and "get_rope_index" not in vars(qwen2_vl.model)
 
@@ -235,7 +235,7 @@ def test_bad_arguments_are_refused(qwen2_vl, variant, arguments, message):
 
 def test_another_architecture_is_refused_by_name():
     for call in (lambda m: apply_rope(m, "mcg"), remove_rope, rope_settings):
-        with pytest.raises(TypeError, match=r"Qwen2VLModel and Qwen2_5_VLModel.*found Linear"):
+        with pytest.raises(TypeError, match=r"Qwen2VLModel, Qwen2_5_VLModel, Qwen3VLModel.*found Linear"):
             call(nn.Linear(2, 2))
 
 
@@ -291,7 +291,7 @@ def test_a_float_mask_keeps_integers(qwen2_vl):
     assert torch.equal(ids, mcg.mcg(**batch)[0])
 
 
-@pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"rope_mixed"}))
+@pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_qwen2_5_vl(qwen2_5_vl, name):
     inputs = inputs_of([Row((text(3), image(2, 3), text(2), video(2, 2, 2), text(2)))])
     model = bind(qwen2_5_vl, name)
@@ -308,7 +308,29 @@ def test_qwen2_5_vl_keeps_absolute_time(qwen2_5_vl):
     assert torch.equal(ours[0], stock[0])
 
 
-def test_qwen2_5_vl_has_no_rope_mixed(qwen2_5_vl):
-    with pytest.raises(ValueError, match="rope_mixed needs the vision tower of Qwen2VLModel, found Qwen2_5_VLModel"):
-        apply_rope(qwen2_5_vl, "rope_mixed")
-    assert rope_settings(qwen2_5_vl) is None
+@pytest.mark.parametrize("grid", [[[1, 4, 6]], [[1, 12, 10], [1, 4, 4]]])
+def test_qwen2_5_vl_turns_each_patch_in_the_order_of_its_windows(qwen2_5_vl, grid):
+    """Stock's own angles, asked for with other frequencies, are what rope_mixed reaches with the difference."""
+    tower, grid = qwen2_5_vl.model.visual, torch.tensor(grid)
+    pixels = torch.randn(int(grid.prod(1).sum()), 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(0))
+
+    def angles(attention):
+        seen = []
+        handle = attention.register_forward_pre_hook(
+            lambda m, a, k: seen.append(k["position_embeddings"]), with_kwargs=True
+        )
+        with torch.no_grad():
+            output = tower(pixels, grid_thw=grid).pooler_output
+        handle.remove()
+        return [part.unsqueeze(-2) for part in seen[0]], output
+
+    apply_rope(qwen2_5_vl, "rope_mixed")
+    for _, delta in mixed_parameters(qwen2_5_vl):
+        delta.data[0, :, :4], delta.data[1, :, 4:] = (0.5 * tower.rotary_pos_emb.inv_freq for _ in range(2))
+    found, output = angles(tower.blocks[1].attn)
+    remove_rope(qwen2_5_vl)
+    tower.rotary_pos_emb.inv_freq *= 1.5
+    expected, stock = angles(tower.blocks[1].attn)
+    for own, other in zip(found, expected, strict=True):
+        assert torch.allclose(own, other.expand_as(own), atol=1e-4)
+    assert torch.allclose(output, stock, atol=1e-4)
