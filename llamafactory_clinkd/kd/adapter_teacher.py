@@ -18,6 +18,7 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from ..utils.models import require_finite_weights
 from ..utils.patching import bind_method, patch_instance
 from .teacher import Teacher
 
@@ -149,6 +150,7 @@ def add_teacher_adapters(model: nn.Module, paths: list[str], **options: Any) -> 
     with student_restored(model):
         for name, path in zip(names, paths, strict=True):
             model.load_adapter(path, adapter_name=name, is_trainable=False, **options)
+    require_finite_weights(model, f"of the teacher's adapters {', '.join(paths)}")
     return names
 
 

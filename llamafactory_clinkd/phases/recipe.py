@@ -23,13 +23,13 @@ class RecipeArguments(NamedTuple):
 
 
 def phase_arguments(arguments: RecipeArguments, output_dir: Path, **changes: Any) -> RecipeArguments:
-    """A phase's copies of the training and data groups; ``changes`` are training arguments."""
-    training, data = copy.copy(arguments.training), copy.copy(arguments.data)
+    """A phase's copies of three groups (loading changes the model's); ``changes`` are training arguments."""
+    training, data, model = copy.copy(arguments.training), copy.copy(arguments.data), copy.copy(arguments.model)
     changes |= {"output_dir": str(output_dir), "overwrite_output_dir": False}
     for name, value in changes.items():
         setattr(training, name, value)
     data.eval_on_each_dataset = False
-    return arguments._replace(training=fresh_engine(training), data=data)
+    return arguments._replace(training=fresh_engine(training), data=data, model=model)
 
 
 def generating_arguments(arguments: RecipeArguments, output_dir: Path, *, over_training_rows: bool) -> RecipeArguments:
@@ -44,6 +44,17 @@ def generating_arguments(arguments: RecipeArguments, output_dir: Path, *, over_t
     return arguments
 
 
+def copyable_model_arguments(model: Any) -> Any:
+    """A copy of ``ModelArguments`` that stock's ``copyfrom`` accepts: it splits the added tokens' text again."""
+    model = copy.copy(model)
+    for key in ("add_tokens", "add_special_tokens"):
+        if isinstance(getattr(model, key), list):
+            setattr(model, key, ",".join(getattr(model, key)))
+    if model.new_special_tokens_config:  # names the special tokens, and takes precedence
+        model.add_special_tokens = None
+    return model
+
+
 def teacher_model_arguments(arguments: RecipeArguments) -> Any:
     """``ModelArguments`` that load the teacher: stock's ``ref_model*`` keys in place of the model's.
 
@@ -51,11 +62,16 @@ def teacher_model_arguments(arguments: RecipeArguments) -> Any:
     """
     finetuning = arguments.finetuning
     return type(arguments.model).copyfrom(
-        arguments.model,
+        copyable_model_arguments(arguments.model),
         model_name_or_path=finetuning.ref_model or arguments.model.model_name_or_path,
         adapter_name_or_path=finetuning.ref_model_adapters,
         quantization_bit=finetuning.ref_model_quantization_bit,
     )
+
+
+def is_adapter(finetuning_type: str) -> bool:
+    """Whether training of this type writes an adapter, not a whole model."""
+    return finetuning_type in ("lora", "oft")
 
 
 def with_model(arguments: RecipeArguments, folder: Path | None) -> RecipeArguments:
@@ -63,7 +79,7 @@ def with_model(arguments: RecipeArguments, folder: Path | None) -> RecipeArgumen
     if folder is None:
         return arguments
     model, finetuning = copy.copy(arguments.model), copy.copy(arguments.finetuning)
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(finetuning.finetuning_type):  # never by what lies in the folder
         model.adapter_name_or_path = [*_merged_adapters(arguments), str(folder)]
         finetuning.create_new_adapter = False
     else:

@@ -16,9 +16,9 @@ from ..rope.saved_positions import apply_saved_positions, saved_settings
 from ..rope.square import with_square_images
 from ..training.tracked_data import TrackedData
 from ..utils.boxes import SIDE_COLUMNS
-from ..utils.models import keep_trainable
+from ..utils.models import keep_trainable, require_finite_weights
 from ..utils.patching import patch_attr
-from .recipe import RecipeArguments
+from .recipe import RecipeArguments, copyable_model_arguments
 
 
 TEMPLATE = "get_template_and_fix_tokenizer"
@@ -58,7 +58,7 @@ class StockWorkflow:
         workflow, stock_load = self.module, self.module.load_model
 
         def load_model(*args: Any, **kwargs: Any) -> Any:
-            model = stock_load(*args, **kwargs)
+            model = require_finite_weights(stock_load(*args, **kwargs), arguments.model.model_name_or_path)
             return after_load(keep_trainable(model) if arguments.training.do_train else model)
 
         get_template = workflow.get_template_and_fix_tokenizer
@@ -75,11 +75,11 @@ class StockWorkflow:
 
     def load_teacher(self, arguments: RecipeArguments) -> Any:
         """The frozen teacher in evaluation mode, from stock's ``create_ref_model``; in CPU memory if offloaded."""
-        finetuning, model = copy.copy(arguments.finetuning), copy.copy(arguments.model)
+        finetuning, model = copy.copy(arguments.finetuning), copyable_model_arguments(arguments.model)
         finetuning.ref_model = finetuning.ref_model or model.model_name_or_path
         if finetuning.kd_teacher_offload:
             model.device_map = {"": "cpu"}
-        return self.module.create_ref_model(model, finetuning)
+        return require_finite_weights(self.module.create_ref_model(model, finetuning), finetuning.ref_model)
 
 
 def _print_counts(self: Any, example: dict[str, list[int]]) -> None:

@@ -78,12 +78,19 @@ def hidden_at(model: nn.Module, head: nn.Linear, inputs: dict[str, Any], supervi
 
 
 def check_unchanged(model: nn.Module, logits: torch.Tensor, head_output: torch.Tensor) -> None:
-    """Raises ValueError, in a model's first batch, unless its ``logits`` are its head's output.
+    """Raises ValueError, in a model's first batch, unless its ``logits`` are finite and its head's output.
 
     It may scale, cap or mask them after its head only by a key in :data:`LOGIT_SCALING_KEYS`.
     """
     if getattr(model, "_clinkd_head_checked", False):
         return
+    if not bool(head_output.isfinite().all()):
+        config = unwrap_adapters(model).config
+        raise ValueError(
+            f"{type(unwrap_adapters(model)).__name__} ({config._name_or_path or 'no name'}, {head_output.dtype}) "
+            "computes NaN or infinite numbers in its first batch, though its weights are finite: a value leaves the "
+            "range of its dtype. Set `bf16: true` instead of `fp16: true`, or neither; else the weights are damaged."
+        )
     if logits.shape != head_output.shape or not torch.equal(logits, head_output.to(logits.dtype)):
         raise ValueError(
             f"{type(unwrap_adapters(model)).__name__} changes its logits after its head in an unknown way: the loss "

@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Models: the one below PEFT's wrapper, the language model's configuration, training of 4-bit layers."""
+"""Models: the one below PEFT's wrapper, the language model's configuration, 4-bit layers, weights that are NaN."""
 
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -29,3 +30,25 @@ def keep_trainable(model: nn.Module) -> Any:
         if getattr(module, "support_avx512bf16_for_cpu", False):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def require_finite_weights(model: nn.Module, name: str) -> Any:
+    """Returns the ``model``; ValueError with its ``name`` and the parameter's if a weight is NaN or infinite.
+
+    Quantised weights are not looked at; of partitioned ones (ZeRO-3) each rank looks at its own part.
+    """
+    damaged = [each for each, parameter in model.named_parameters() if not _is_finite(parameter)]
+    if damaged:
+        more = f" and {len(damaged) - 1} more parameters" if len(damaged) > 1 else ""
+        raise ValueError(
+            f"The model {name} has NaN or infinite weights in {damaged[0]}{more}. Expected finite numbers: take a "
+            "checkpoint from before the training diverged, or copy or download the model's files again."
+        )
+    return model
+
+
+def _is_finite(parameter: torch.Tensor) -> bool:
+    weight = getattr(parameter, "ds_tensor", parameter).detach()
+    if weight.numel() == 0 or weight.is_meta or not weight.is_floating_point() or weight.itemsize < 2:
+        return True
+    return bool(torch.stack(torch.aminmax(weight)).isfinite().all())  # without a copy of the weight's size
