@@ -23,6 +23,14 @@ OPTIONS_WRITTEN: ContextVar[frozenset[str] | None] = ContextVar("options_written
 """The options of a command line while it is parsed: argparse passes every default as if it had been written."""
 
 
+def check_data_keys(data: Any) -> None:
+    """Refuses keys of ``DataArguments`` under which a phase cannot see the rows behind the tokens; ``ValueError``."""
+    for key, off in (("streaming", "false"), ("tokenized_path", "no path")):
+        if getattr(data, key):
+            allowed = f"{off} with `use_clinkd: true`, whose phases choose, relabel and correct rows by their number"
+            raise bad_value(key, getattr(data, key), allowed, "remove the key; phases tokenise their rows themselves")
+
+
 def _key(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 

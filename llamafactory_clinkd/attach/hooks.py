@@ -7,7 +7,6 @@ Each hook patches the *consumer's* name, because LLaMA-Factory imports with ``fr
 this plugin are imported when a wrapper is called for a recipe with ``use_clinkd: true``, never while hooking.
 """
 
-import argparse
 import functools
 import sys
 from collections.abc import Callable
@@ -34,14 +33,23 @@ def hook_parser(parser: ModuleType) -> None:
         REGISTRY.replace_items(getattr(parser, name, []), stock, extended)
 
     def parse(stock, argument_parser, args=None, *rest, **kwargs):
-        from ..arguments import OPTIONS_WRITTEN
+        from ..arguments import OPTIONS_WRITTEN, check_data_keys
+        from .written_keys import read_keys, report_unknown_keys
 
         args = parser.read_args(args)
-        token = OPTIONS_WRITTEN.set(None if isinstance(args, dict) else _written_options(argument_parser, args))
+        unknown, written = read_keys(argument_parser, args)
+        if extended in argument_parser.dataclass_types:
+            report_unknown_keys(argument_parser, unknown, args, allowed=kwargs.get("allow_extra_keys", False))
+        token = OPTIONS_WRITTEN.set(None if isinstance(args, dict) else written)
         try:
-            return stock(argument_parser, args, *rest, **kwargs)
+            parsed = stock(argument_parser, args, *rest, **kwargs)
         finally:
             OPTIONS_WRITTEN.reset(token)
+        if any(getattr(group, "use_clinkd", False) for group in parsed):
+            for group in parsed:
+                if isinstance(group, parser.DataArguments):
+                    check_data_keys(group)  # before stock demands `max_steps` of a streamed data set
+        return parsed
 
     REGISTRY.wrap(parser, "_parse_args", parse)
     REGISTRY.wrap(parser, "get_last_checkpoint", lambda stock, folder: stock(folder) or _resumable_folder(folder))
@@ -72,14 +80,6 @@ def extend_finetuning_arguments(stock: type) -> type:
     FinetuningArguments.__qualname__ = stock.__qualname__
     FinetuningArguments.__doc__ = stock.__doc__
     return FinetuningArguments
-
-
-def _written_options(parser: argparse.ArgumentParser, args: list[str]) -> frozenset[str]:
-    """The names of the options in ``args``: argparse does not overwrite an attribute of a namespace with a default."""
-    unset = object()
-    namespace = argparse.Namespace(**{action.dest: unset for action in parser._actions})
-    parser.parse_known_args(args, namespace)
-    return frozenset(name for name, value in vars(namespace).items() if value is not unset)
 
 
 def _resumable_folder(folder: str) -> str | None:

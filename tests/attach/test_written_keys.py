@@ -61,3 +61,40 @@ def test_the_help_shows_the_defaults():
     shown = " ".join(parser.HfArgumentParser(parser._TRAIN_ARGS).format_help().split())
     assert "rope_mixed (learnable frequencies in vision). (default: mcg)" in shown
     assert "clinkd_written" not in shown
+
+
+@pytest.mark.parametrize("as_given", [dict, options], ids=["recipe", "command line"])
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("kd_alhpa", "kd_alpha"),
+        ("sasg_scorers", "sasg_scorer"),
+        ("learning_rat", "learning_rate"),
+        ("use_clinkdd", None),
+    ],
+)
+def test_a_misspelt_key_is_answered_with_the_key_that_was_meant(as_given, key, meant, tmp_path, monkeypatch, caplog):
+    keys = BASE | WRITTEN | {"output_dir": str(tmp_path), key: "1"}
+    if meant is None:
+        keys, meant = {name: value for name, value in keys.items() if name == key or name in BASE}, "use_clinkd"
+        del keys["use_clinkd"]
+    with pytest.raises(ValueError, match=f"`{key}` is no key of a recipe. Did you mean `{meant}`"):
+        get_train_args(as_given(keys))
+    monkeypatch.setenv("ALLOW_EXTRA_ARGS", "1")
+    get_train_args(as_given(keys))
+    assert f"`{key}` is no key of a recipe. Did you mean `{meant}`? It has no effect" in caplog.text
+
+
+def test_a_misspelt_key_of_a_stock_recipe_is_answered_by_stock(tmp_path):
+    keys = {key: value for key, value in BASE.items() if key != "use_clinkd"} | {"output_dir": str(tmp_path)}
+    with pytest.raises(ValueError, match="not used by the HfArgumentParser: ..learning_rat"):
+        get_train_args(keys | {"learning_rat": 1.0})
+
+
+@pytest.mark.parametrize("key", ["streaming", "tokenized_path"])
+def test_data_without_rows_are_refused_before_stock_demands_more(key, tmp_path):
+    keys = (
+        BASE | WRITTEN | {"output_dir": str(tmp_path), key: True if key == "streaming" else str(tmp_path / "tokens")}
+    )
+    with pytest.raises(ValueError, match=f"`{key}: .*is not allowed. Expected .* with `use_clinkd: true`"):
+        get_train_args(keys)
