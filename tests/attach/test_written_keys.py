@@ -69,7 +69,7 @@ def test_the_help_shows_the_defaults():
     [
         ("kd_alhpa", "kd_alpha"),
         ("sasg_scorers", "sasg_scorer"),
-        ("learning_rat", "learning_rate"),
+        ("lerning_rate", "learning_rate"),
         ("use_clinkdd", None),
     ],
 )
