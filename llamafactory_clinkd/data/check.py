@@ -13,11 +13,21 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from ..utils.io import append_jsonl, atomic_path, read_jsonl, write_json
-from .images import ImageRecord, file_stamp, inspect_images, path_within, relative_path, volume_of
+from ..utils.io import append_jsonl, atomic_path, read_jsonl, refuse_link, write_json
+from .images import (
+    RULE,
+    ImageRecord,
+    bare_names,
+    file_stamp,
+    inspect_images,
+    path_within,
+    patient_of,
+    relative_path,
+    volume_of,
+)
 from .problems import ERRORS, Problem, Reject
 from .reader import read_rows
 from .row_check import IMAGE_MAX_PIXELS, RowCheck, TokenCounter, check_row
@@ -109,7 +119,8 @@ def check(
                 for image in dict.fromkeys(row.images):
                     if first_rows.get(image) == row.number:  # an image is reported once, at the first row that has it
                         record = records[image]
-                        problems += ([(record.fault, record.detail)] if record.fault else []) + find_leaks(record)
+                        faults = {record.fault: record.detail} if record.fault else record.remarks
+                        problems += list(faults.items()) + find_leaks(record)
                 for code, detail in problems:
                     level = "error" if code in ERRORS else "warning"
                     line = {"code": code, "row": row.number, "id": row.id, "detail": detail, "level": level}
@@ -140,10 +151,10 @@ def _inspect_images(
 ) -> dict[str, ImageRecord]:
     """The record of each image, from the cache if the file has not changed since."""
     records = {}
-    for line in read_jsonl(image_cache):
-        record = ImageRecord(**line)
-        with suppress(OSError, Reject):
-            if record.stamp and record.stamp == file_stamp(path_within(folder, record.image)):
+    for line in read_jsonl(refuse_link(image_cache)):
+        with suppress(OSError, Reject, TypeError):  # a TypeError is a line of another version
+            record = ImageRecord(**line)
+            if record.rule == RULE and record.stamp == file_stamp(path_within(folder, record.image)):
                 records[record.image] = record
     new_images = [image for image in images if image not in records]
     done = len(images) - len(new_images)
@@ -186,7 +197,7 @@ def _duplicate_problems(row: RowCheck, row_of_content: dict[int, int], row_of_id
     """Compares a row with the earlier ones, by hash; an id that names the image repeats by design in Med-GRIT."""
     if row.content_hash and (first := row_of_content.setdefault(row.content_hash, row.number)) != row.number:
         return [("duplicate_row", f"the same as row {first}")]
-    if row.id_hash and row.id not in (PurePosixPath(image).stem for image in row.images):
+    if row.id_hash and not any(row.id in bare_names(image) for image in row.images):
         if (first := row_of_id.setdefault(row.id_hash, row.number)) != row.number:
             return [("duplicate_id", f"row {first} has this id too")]
     return []
@@ -197,6 +208,7 @@ def _leak_finder(images: Iterable[str], records: dict[str, ImageRecord]) -> Call
     paths = {os.path.normpath(image) for image in images}
     digests = {records[image].digest: image for image in images if records[image].digest}
     volumes = {volume: image for image in images if (volume := volume_of(image))}
+    patients = {patient: image for image in images if (patient := patient_of(image))}
 
     def find_leaks(record: ImageRecord) -> list[Problem]:
         if os.path.normpath(record.image) in paths:
@@ -206,6 +218,8 @@ def _leak_finder(images: Iterable[str], records: dict[str, ImageRecord]) -> Call
         if (volume := volume_of(record.image)) in volumes:
             slices = f"{record.image} and {volumes[volume]} of the other set"
             return [("leak_volume", f"{slices} are slices of {volume}")]
+        if twin := patients.get(patient_of(record.image)):
+            return [("leak_patient", f"{record.image} and {twin} of the other set are of one patient")]
         return []
 
     return find_leaks

@@ -16,6 +16,7 @@ from rich.table import Table
 from ..utils.boxes import TagStyle
 from ..utils.console import console, exit_on_error
 from ..utils.io import write_json
+from .baking import BAKED
 from .check import Check
 from .check import check as run_check
 from .convert import Conversion, Options
@@ -51,6 +52,10 @@ def convert(
     image_prefix: Annotated[str, typer.Option(help="Put before every image path, e.g. images.")] = "",
     slice: Annotated[str, typer.Option(help="Slice of a volume: first, middle, 40, z:40, x:middle.")] = "first",
     window: Annotated[str | None, typer.Option(help="CT window in HU as CENTRE,WIDTH, e.g. 40,400.")] = None,
+    upright: Annotated[
+        bool, typer.Option("--upright/--stored", help="Apply EXIF orientations, or drop them: as the boxes are drawn.")
+    ] = True,
+    patient_column: Annotated[str, typer.Option(help="The source's patient, hashed for `split --by patient`.")] = "",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     json: JsonFile = None,
 ) -> None:
@@ -61,7 +66,15 @@ def convert(
     with _resumable():
         folder = image_folder or source.parent
         options = Options(
-            tags, coordinates, split_turns, folder, image_prefix, Slice.parse(slice), _parse_window(window)
+            tags,
+            coordinates,
+            split_turns,
+            folder,
+            image_prefix,
+            Slice.parse(slice),
+            _parse_window(window),
+            upright,
+            patient_column,
         )
         size = source.stat().st_size
 
@@ -85,6 +98,10 @@ def convert(
     console.print(f"In the recipe: {keys}", soft_wrap=True)
     if json:
         write_json(json, conversion.as_json())
+    if not conversion.converted:
+        found = f"all {conversion.rejected:,} rows were rejected" if conversion.rejected else "the source has no rows"
+        console.print(f"[red]Error[/]: the data set is empty, because {found}.")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -140,11 +157,13 @@ def stats(
 def split(
     dataset: DataSet,
     test: Annotated[float, typer.Option(help="Share of the rows in the test set.")] = 0.1,
-    by: Annotated[Literal["volume", "image"], typer.Option(help="What the two sets never share.")] = "volume",
+    by: Annotated[
+        Literal["volume", "patient", "image"], typer.Option(help="What the two sets never share.")
+    ] = "volume",
     seed: Seed = 0,
     names: Annotated[str | None, typer.Option(help="TRAIN,TEST; by default <data set>_train,<data set>_test.")] = None,
 ) -> None:
-    """Split a data set into a training and a test set that share no volume (or image)."""
+    """Split a data set into a training and a test set that share no volume (or patient, or image)."""
     with _resumable():
         train_name, _, test_name = (names or f"{dataset.stem}_train,{dataset.stem}_test").partition(",")
         if not train_name or not test_name or train_name == test_name:
@@ -214,6 +233,10 @@ def _conversion_table(conversion: Conversion) -> Table:
         table.add_section()
         for name, count in counts.items():
             table.add_row(f"{label} {escape(name)}", f"{count:,}")
+    table.add_section()
+    for code, count in conversion.pictures.items():
+        written = " (a PNG is used)" if code in BAKED else ""
+        table.add_row(f"[yellow]{code}[/]: {escape((ERRORS | WARNINGS)[code])}{written}", f"{count:,}")
     table.add_section()
     for reason, count in conversion.reasons.items():
         table.add_row(f"[red]{reason}[/]: {escape(REASONS[reason])}", f"{count:,}")

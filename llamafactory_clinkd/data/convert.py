@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, TagStyle, task_of
-from ..utils.io import content_hash
+from ..utils.io import content_hash, refuse_link
+from ..utils.locks import file_lock
+from .baking import any_reader_picture, keyed_hash
 from .formats import FORMATS, Conversation, Format, detect_format
 from .images import known_modality, relative_path
 from .problems import CHOICES, Reject
@@ -40,6 +42,8 @@ class Options:
     image_prefix: str = ""  # put before every image path, for instance "images"
     default_slice: Slice = Slice()  # of volumes whose path names none
     window: Window | None = None  # centre and width in HU for CT, instead of the file's own
+    upright: bool = True  # whether an EXIF orientation is applied; else dropped, for boxes drawn on the stored pixels
+    patient_column: str = ""  # of the source, for `split --by patient`: written as a keyed hash
 
     def __post_init__(self) -> None:
         if self.image_prefix:
@@ -60,6 +64,7 @@ class Conversion:
     reasons: dict[str, int]
     tasks: dict[str, int]
     modalities: dict[str, int]
+    pictures: dict[str, int]  # rows of each remark on their images: see `data.baking`
     warnings: list[str]  # the first hundred
     warned: int  # number of all warnings
     resumed_at: int  # number of rows that an interrupted run had finished
@@ -67,6 +72,13 @@ class Conversion:
     def as_json(self) -> dict[str, Any]:
         """The same with plain paths."""
         return asdict(self) | {"path": str(self.path), "rejects_path": str(self.rejects_path)}
+
+
+def check_name(name: str) -> None:
+    """Raises a ValueError if ``name`` cannot be a data set's: its file would be another one's, or cannot exist."""
+    reserved = name.lower() in ("dataset_info", "rejects") or name.startswith(".") or len(name.encode()) > 200
+    if reserved or not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"{name!r} is not a valid data set name: give one of letters, digits, '-', '_' with --name.")
 
 
 def convert(
@@ -92,13 +104,12 @@ def convert(
     Raises:
         StrictError: With ``strict``, for the first bad row.
         BrokenFileError: If the file cannot be read to its end; the rows before are kept for a later run.
-        ValueError: If the format is unknown or no format fits.
+        ValueError: If the format is unknown, no format fits, or another run writes a data set of this name.
     """
     source = Path(source)
     options = options or Options(image_folder=source.parent)
     name = name or source.stem
-    if not re.fullmatch(r"[\w.-]+", name) or name in ("dataset_info", "rejects") or name.startswith("."):
-        raise ValueError(f"{name!r} is not a valid data set name: give one of letters, digits, '-', '_' with --name.")
+    check_name(name)
     if source.resolve() == (Path(output) / f"{name}.json").resolve():
         raise ValueError(f"{source} would be overwritten by its own conversion: give another --name or folder.")
     if format is not None and format not in FORMATS:
@@ -110,24 +121,26 @@ def convert(
     stat = source.stat()
     inputs = [str(source.resolve()), stat.st_size, stat.st_mtime_ns, source_format.name, name, repr(options)]
     # A strict run does not resume a run that may have rejected rows.
-    writer = ResumableWriter(output, name, content_hash([*inputs, "strict"] if strict else inputs))
-    resumed_at = writer.done
-    try:
-        for number, row in itertools.islice(read_rows(source, on_bytes), writer.done, None):
-            try:
-                if isinstance(row, Reject):
-                    raise row
-                conversation = source_format.parse(row)
-                conversation.id = conversation.id or f"row-{number}"
-                writer.write(*build_rows(conversation, options))
-            except Reject as reject:
-                if strict and reject.reason not in CHOICES:
-                    raise StrictError(f"{source}, row {number} ({_identity(row)!r}): {reject}.") from reject
-                writer.reject(number, _identity(row), reject.reason, reject.detail)
-    except BaseException as error:
-        writer.close(keep=not isinstance(error, StrictError))
-        raise
-    writer.finish()
+    signature = content_hash([*inputs, "strict"] if strict else inputs)
+    with file_lock(Path(output) / f".{name}.lock", wait=False, holder=f"another conversion to {name!r}"):
+        partial = Path(output) / ".convert" / name
+        for path in (partial.parent, partial, *(partial.iterdir() if partial.is_dir() else ())):
+            refuse_link(path)
+        writer = ResumableWriter(output, name, signature)
+        resumed_at = writer.done
+        try:
+            for number, row in itertools.islice(read_rows(source, on_bytes), writer.done, None):
+                try:
+                    _write_row(writer, number, row, source_format, options)
+                except Reject as reject:
+                    if strict and reject.reason not in CHOICES:
+                        raise StrictError(f"{source}, row {number} ({_identity(row)!r}): {reject}.") from reject
+                    writer.reject(number, _identity(row), reject.reason, reject.detail)
+        except BaseException as error:
+            writer.close(keep=not isinstance(error, StrictError))
+            raise
+        with file_lock(Path(output) / ".clinkd.lock", wait=True):  # of the files that data sets share
+            writer.finish()
     return Conversion(
         path=writer.path,
         rejects_path=writer.rejects_path,
@@ -139,10 +152,28 @@ def convert(
         reasons=writer.counts_of("reject"),
         tasks=writer.counts_of("task"),
         modalities=writer.counts_of("modality"),
+        pictures=writer.counts_of("picture"),
         warnings=writer.warnings,
         warned=writer.counts["warnings"],
         resumed_at=resumed_at,
     )
+
+
+def _write_row(writer: ResumableWriter, number: int, row: Any, source_format: Format, options: Options) -> None:
+    """Converts and writes one row of the source; raises :class:`Reject`."""
+    if isinstance(row, Reject):
+        raise row
+    conversation = source_format.parse(row)
+    conversation.id = conversation.id or f"row-{number}"
+    rows, warnings, remarks = build_rows(conversation, options)
+    if options.patient_column:
+        patient = row.get(options.patient_column)
+        if not isinstance(patient, str | int) or not str(patient).strip():
+            raise Reject("missing_field", f"no {options.patient_column!r}, the column of the patient")
+        patient = keyed_hash(options.image_folder, f"patient {str(patient).strip()}")
+        rows = [converted | {"patient": patient} for converted in rows]
+    writer.counts.update(f"picture {code}" for code in remarks)
+    writer.write(rows, warnings)
 
 
 def _sample(source: Path) -> list[dict[str, Any]]:
@@ -171,8 +202,8 @@ def _identity(row: Any) -> Any:
     return next((row[field] for field in fields if isinstance(row.get(field), str | int)), None)
 
 
-def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[str, Any]], list[str]]:
-    """The ShareGPT rows of one conversation, which is rejected as a whole, and warnings about its scans."""
+def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[str, Any]], list[str], set[str]]:
+    """The ShareGPT rows of one conversation, which is rejected as a whole, warnings about scans, codes of remarks."""
     turns = [_clean_turn(turn, options.coordinates) for turn in conversation.turns]
     if not turns:
         raise Reject("no_turns", "expected a question and an answer")
@@ -185,12 +216,15 @@ def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[
     prefix = options.image_prefix.strip("/")
     images = [f"{prefix}/{image}" if prefix else image for image in conversation.images]
     modality = known_modality(conversation.modality, images[0] if images else None)
-    warnings = []
+    warnings, remarks = [], set()
     for index, image in enumerate(images):
         if is_scan(image):
             scan = {"modality": modality, "default_slice": options.default_slice, "window": options.window}
-            images[index], scan_warnings = scan_to_png(options.image_folder, image, **scan)
+            image, scan_warnings, found = scan_to_png(options.image_folder, image, **scan)
             warnings += scan_warnings
+            modality = found if found and index == 0 else modality
+        images[index], codes = any_reader_picture(options.image_folder, image, upright=options.upright)
+        remarks |= codes
 
     columns = {"images": images, "system": system, "modality": modality}
     rows = [columns | {"id": conversation.id, "turns": turns}]
@@ -201,7 +235,7 @@ def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[
         rows = [columns | {"id": f"{conversation.id}#{n}", "turns": [turn]} for n, turn in enumerate(turns, start=1)]
     for row in rows:
         row["task"] = _task(conversation.task, row["turns"])
-    return [sharegpt_row(row, tags=options.tags) for row in rows], warnings
+    return [sharegpt_row(row, tags=options.tags) for row in rows], warnings, remarks
 
 
 def _clean_turn(turn: list[str], coordinates: Coordinates) -> list[str]:

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images of a data set: safe paths, the volume and modality that a name encodes, and whether a file opens.
+"""Images of a data set: safe paths, the volume, patient and modality that a name encodes, and what a file shows.
 
 SA-Med2D-20M, from which Med-GRIT-270k draws its images, names a slice
 ``<modality>_<sequence>--<data set>--<case>--<axis>_<slice>.png``, for instance
@@ -11,23 +11,22 @@ SA-Med2D-20M, from which Med-GRIT-270k draws its images, names a slice
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
 from ..utils.boxes import MODALITIES, modality_of
+from ..utils.pixels import PictureError, examine
 from .problems import Reject
 
 
-_EXTENSION = re.compile(r"\.(?:png|jpe?g|bmp|tiff?|webp|dcm|dicom|nii|nii\.gz)$", re.IGNORECASE)
+_EXTENSIONS = re.compile(r"(?:\.(?:png|jpe?g|bmp|gif|tiff?|webp|dcm|dicom|nii|nii\.gz)|--stored)+$", re.IGNORECASE)
+_HASHED = {kind: re.compile(rf"--({kind}-[0-9a-f]{{16}})--") for kind in ("series", "patient")}  # see `data.dicom`
 _SLICE = re.compile(r"--([xyz]_(?:\d+|middle)|2d_none)(?:--\d+_\d+)?$", re.IGNORECASE)
 _FRAME = re.compile(r"[-_]frame[-_]?\d+$", re.IGNORECASE)
 _FORBIDDEN = re.compile("[\\x00-\\x1f\\ud800-\\udfff]")
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+MAX_COMPONENT, MAX_PATH = 255, 3072  # bytes that file systems take, less what the data folder's own path needs
 _WORD = re.compile(r"[a-z0-9][a-z0-9 _+-]{0,39}", re.ASCII)
 _MODALITY_WORDS = {"mri": "mr", "ct_scan": "ct", "us": "ultrasound"}
 _MODALITY_WORDS |= dict.fromkeys(("x-ray", "xray", "x_ray", "chest_xray"), "x")
@@ -45,6 +44,9 @@ def relative_path(value: object) -> str:
     components = [component for component in path.split("/") if component not in ("", ".")]
     if ".." in components or not components:
         raise Reject("bad_path", f"{value!r} leaves the data folder")
+    longest, total = max(len(component.encode()) for component in components), len(path.encode())
+    if longest > MAX_COMPONENT or total > MAX_PATH:
+        raise Reject("bad_path", f"{path[:40]!r}... has a name of {longest} of {total} bytes: no file system takes it")
     return "/".join(components)
 
 
@@ -66,9 +68,11 @@ def volume_of(image: str) -> str | None:
     With the four fields of SA-Med2D (a mask number may follow) the volume is ``<data set>--<case>`` in lower case:
     folder, modality, sequence and a trailing ``_frame01`` do not count, so T1 and FLAIR of one brain, PET and CT of
     one examination and the phases of one heart are one volume. With fewer fields, as in the names that
-    ``scan_to_png`` writes, it is the path up to ``--<axis>_<slice>``.
+    ``scan_to_png`` writes, it is the path up to ``--<axis>_<slice>``, or the hash of the DICOM series in the name.
     """
-    path = _EXTENSION.sub("", image.replace("\\", "/"))
+    if match := _HASHED["series"].search(image):
+        return match[1]
+    path = _EXTENSIONS.sub("", image.replace("\\", "/"))
     match = _SLICE.search(path)
     if not match or match[1].lower() == "2d_none":
         return None
@@ -76,7 +80,20 @@ def volume_of(image: str) -> str | None:
     fields = PurePosixPath(path).name.split("--")
     if len(fields) < 3:
         return path.lower()
-    return f"{fields[1]}--{_FRAME.sub('', '--'.join(fields[2:]))}".lower()
+    return f"{fields[1]}--{_FRAME.sub('', _EXTENSIONS.sub('', '--'.join(fields[2:])))}".lower()
+
+
+def bare_names(image: str) -> set[str]:
+    """The names of an image that an id may have: without the extension, or without those that `convert` adds too."""
+    path = PurePosixPath(image)
+    return {path.stem, _EXTENSIONS.sub("", path.name)}
+
+
+def patient_of(image: str) -> str | None:
+    """The hashed patient in the name of a DICOM slice, else the case of SA-Med2D's four fields, else None."""
+    if match := _HASHED["patient"].search(image):
+        return match[1]
+    return volume_of(image) if PurePosixPath(image).name.count("--") >= 3 and "--series-" not in image else None
 
 
 def known_modality(value: object, image: str | None) -> str:
@@ -89,9 +106,12 @@ def known_modality(value: object, image: str | None) -> str:
     return word if word in MODALITIES else "unknown"
 
 
+RULE = 1  # of `utils.pixels`; a record of another rule is made again
+
+
 @dataclass(frozen=True)
 class ImageRecord:
-    """An image that was opened: its size in pixels and the hash of its content, or a fault (a key of ``ERRORS``)."""
+    """An image that was decoded: its size and the hash of its pixels, or a fault (a key of ``ERRORS``), and remarks."""
 
     image: str
     width: int = 0
@@ -100,32 +120,33 @@ class ImageRecord:
     stamp: str = ""  # of the file, to recognize it later: see file_stamp
     fault: str = ""
     detail: str = ""
+    remarks: dict[str, str] = field(default_factory=dict)  # code -> detail
+    rule: int = 0
 
 
 def inspect_images(folder: str | Path, images: Sequence[str]) -> list[ImageRecord]:
-    """Opens and decodes each image; a path that leaves the folder is a fault and is not opened."""
+    """Decodes each image; a path that leaves the folder is a fault and is not opened."""
     return [_inspect(folder, image) for image in images]
 
 
 def _inspect(folder: str | Path, image: str) -> ImageRecord:
     try:
         path = path_within(folder, image)
+        if not path.is_file():
+            place = os.path.basename(folder) or folder
+            return ImageRecord(image, fault="image_missing", detail=f"no {image} in {place}")
+        stamp = file_stamp(path)
+        pixels, remarks = examine(path.read_bytes(), image)
     except Reject as reject:
         return ImageRecord(image, fault=reject.reason, detail=reject.detail)
-    if not path.is_file():
-        return ImageRecord(image, fault="image_missing", detail=f"no {image} in {os.path.basename(folder) or folder}")
-    try:
-        content, stamp = path.read_bytes(), file_stamp(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice that size is an error
-            with Image.open(BytesIO(content)) as decoded:
-                decoded.load()
-                width, height = decoded.size
-    except Exception as error:  # decoders raise errors of any type; the problem carries the message
-        code = "image_truncated" if "truncated" in str(error) else "image_unreadable"
-        detail = f"{image}: {type(error).__name__}: {error}".replace(str(path), image)
-        return ImageRecord(image, fault=code, detail=detail)
-    return ImageRecord(image, width, height, hashlib.blake2b(content, digest_size=16).hexdigest(), stamp)
+    except PictureError as error:
+        return ImageRecord(image, fault=error.code, detail=f"{image}: {error}")
+    except OSError as error:
+        return ImageRecord(
+            image, fault="image_unreadable", detail=f"{image}: {type(error).__name__}: {error.strerror}"
+        )
+    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, key=repr(pixels.size).encode()).hexdigest()
+    return ImageRecord(image, *pixels.size, digest, stamp, remarks=remarks, rule=RULE)
 
 
 def file_stamp(path: Path) -> str:

@@ -20,7 +20,12 @@ REASONS = {  # why `convert` rejects a row
     "image_in_answer": "an answer holds an image",
     "image_count": "the number of <image> placeholders differs from the number of images",
     "image_mismatch": "an <img> tag names a different image than the row",
-    "bad_path": "the image path is absolute, a URL, empty, or leaves the data folder",
+    "bad_path": "the image path is absolute, a URL, empty, too long, or leaves the data folder",
+    "image_unreadable": "the image does not open",
+    "image_truncated": "the image file is truncated",
+    "image_small": "a side of the image has fewer than 28 pixels, less than one merged patch",
+    "image_aspect": "a side of the image is 200 times the other or more, which the model's processor refuses",
+    "lfs_pointer": "the file is a Git-LFS or git-annex pointer, not the image",
     "tags_unbalanced": "a ref or box tag is not closed, or not opened",
     "bad_box": "a box tag does not hold coordinates",
     "box_outside": "a box reaches outside the image",
@@ -34,8 +39,9 @@ _CONVERT_ONLY = ("not_english", "bad_scan", "image_mismatch")
 # What `check` reports.
 ERRORS = {reason: text for reason, text in REASONS.items() if reason not in _CONVERT_ONLY} | {
     "image_missing": "the image does not exist",
-    "image_unreadable": "the image does not open",
-    "image_truncated": "the image file is truncated",
+    "image_depth": "the image has more than 8 bits, which other readers clip: `convert` writes 8-bit PNG",
+    "image_alpha": "the image is transparent, which readers fill differently: `convert` writes an opaque PNG",
+    "image_rotated": "the image has an EXIF orientation, which other readers ignore: `convert` writes it upright",
     "box_form": "a box is not written as whole thousandths in [0, 1000)",
     "leak_image": "the image is also in the other set (by path or by content)",
     "leak_volume": "another slice of the same volume is in the other set",
@@ -45,6 +51,11 @@ WARNINGS = {
     "duplicate_row": "an earlier row is identical",
     "duplicate_id": "different rows share this id, which is not the name of their image (as in Med-GRIT)",
     "no_image": "the row has no image",
+    "image_mode": "the image is neither 8-bit RGB nor grey, and is converted to RGB",
+    "image_frames": "the image has several frames or pages: the first is used",
+    "image_extension": "the extension of the image is that of another format",
+    "image_blank": "all pixels of the image have one value",
+    "leak_patient": "the patient of the image is also in the other set",
 }
 
 

@@ -8,28 +8,29 @@ between the 0.5th and the 99.5th percentile of the slice. MONOCHROME1, where 0 i
 turned to the radiologist's view: the patient's right on the left of the image, anterior or superior on top. Pixels
 that are not square are not resampled: boxes in thousandths of the image do not depend on its proportions.
 
-Only pixels reach the PNG: no header field, no name, no date is copied.
+Only pixels reach the PNG: no header field, no name, no date is copied. Its name has that of the file, the window, the
+slice and, from DICOM, keyed hashes of series and patient, by which slices of one volume stay together in a split.
 """
 
-import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from ..utils.pixels import pointer_kind, stretch, stretch_percentiles
+from .baking import keyed_hash, write_png
+from .dicom import SOFT_TISSUE, Window, read_frame, read_header, series_slices
 from .images import path_within, relative_path
 from .problems import Reject
 
 
-FOLDER = "clinkd_png"  # of the PNG files, within the data folder
-Window = tuple[float, float]  # centre and width, HU
 BURNED_IN = "according to the header, text that may identify the patient is burned into the pixels: inspect the image"
-SOFT_TISSUE: Window = (40.0, 400.0)
-_SCAN = re.compile(r"\.(?P<kind>dcm|dicom|nii|nii\.gz)(?:#(?P<slice>[^/#]*))?$", re.IGNORECASE)
 _SLICE = re.compile(r"(?:(?P<axis>[xyz]):)?(?P<position>first|middle|\d{1,6})", re.IGNORECASE)
+_FILE = re.compile(r"\.(?P<kind>dcm|dicom|nii|nii\.gz)(?:#(?P<slice>[^/#]*))?$", re.IGNORECASE)
+# A folder of a DICOM series, or a DICOM file without extension: the slice has to be there, with its axis.
+_FOLDER = re.compile(r"(?<=[^.#])/?#(?P<slice>z:(?:first|middle|\d{1,6}))$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,131 +60,111 @@ class Slice:
         return f"{self.axis}_{self.position}" if self.position == "middle" else f"{self.axis}_{self.position:04d}"
 
 
+class ScanPicture(NamedTuple):
+    """The PNG of a slice, within the data folder, with its modality (empty if not known) and warnings."""
+
+    path: str
+    warnings: list[str]
+    modality: str
+
+
 def is_scan(image: str) -> bool:
-    """Whether the path, with or without ``#slice``, names a DICOM or NIfTI file."""
-    return _SCAN.search(image) is not None
+    """Whether the path names a DICOM or NIfTI file, with or without ``#slice``, or a folder of DICOM with ``#z:40``."""
+    return (_FILE.search(image) or _FOLDER.search(image)) is not None
 
 
 def scan_to_png(
     folder: str | Path, image: str, *, modality: str = "", default_slice: Slice = Slice(), window: Window | None = None
-) -> tuple[str, list[str]]:
-    """Writes one slice of a scan as PNG under ``folder/clinkd_png``, unless one newer than the scan exists.
+) -> ScanPicture:
+    """Writes one slice of a scan as PNG under ``folder/clinkd_png``, unless an up-to-date one exists.
 
-    Returns the PNG's path within ``folder``, and warnings (a burned-in annotation). ``#z:40`` at the end of ``image``
-    selects a slice. ``modality`` is for NIfTI, which does not record it; DICOM's own takes priority. Raises
-    :class:`Reject` (``bad_scan``, ``bad_path``), or an ImportError if the reader is not installed.
+    ``#z:40`` at the end of ``image`` selects a slice; of a folder that holds a DICOM series, in the order of its
+    slices. ``modality`` is for NIfTI, which does not record it; DICOM's own takes priority. Raises :class:`Reject`
+    (``bad_scan``, ``bad_path``, ``lfs_pointer``), or an ImportError if the reader is not installed.
     """
-    match = _SCAN.search(image)
-    is_dicom = match["kind"].lower() in ("dcm", "dicom")
-    relative = relative_path(image[: match.end("kind")])
+    match = _FILE.search(image)
+    relative = relative_path(image[: match.end("kind")] if match else image[: _FOLDER.search(image).start()])
+    text = (match or _FOLDER.search(image))["slice"]
     source = path_within(folder, relative)
-    try:
-        selected = Slice.parse(match["slice"]) if match["slice"] else default_slice
-    except ValueError as error:
-        raise Reject("bad_scan", str(error)) from error
-
-    suffix = f"--w{window[0]:g}_{window[1]:g}" if window else ""
-    target = relative_path(f"{FOLDER}/{relative[: match.start()]}{suffix}--{selected}.png")
-    path = path_within(folder, target)
-    if not source.is_file():
+    if not source.exists():
         raise Reject("bad_scan", f"{relative} does not exist")
-    up_to_date = path.exists() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns
     try:
-        warnings = [f"{relative}: {BURNED_IN}"] if is_dicom and _is_burned_in(source) else []
-        if not up_to_date:
-            pixels = (_read_dicom if is_dicom else _read_nifti)(source, selected, modality, window)
-    except ImportError:
+        selected = Slice.parse(text) if text else default_slice
+        read = _nifti if match and match["kind"].lower().startswith("nii") else _dicom
+        return read(folder, relative, source, selected, modality, window)
+    except (ImportError, Reject):
         raise
     except Exception as error:  # the readers raise errors of any type; the rejected row carries the message
+        if source.is_file() and (pointer := pointer_kind(source.read_bytes()[:512])):
+            raise Reject("lfs_pointer", f"{relative}: {pointer}") from error
         raise Reject("bad_scan", f"{relative}: {type(error).__name__}: {error}") from error
-    if not up_to_date:
-        _save(pixels, path)
-    return target, warnings
 
 
-def _save(pixels: np.ndarray, path: Path) -> None:
-    """Writes the PNG atomically, without metadata; the next run overwrites what a killed one left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.unlink(missing_ok=True)  # never write through a link of that name
-    Image.fromarray(pixels).save(unfinished, format="PNG")
-    unfinished.replace(path)
+def _name(relative: str, identity: str, window: Window | None, selected: Slice) -> str:
+    window_text = f"--w{window[0]:g}_{window[1]:g}" if window else ""
+    return f"{relative}{identity}{window_text}--{selected}"
 
 
-def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Maps ``[low, high]`` to 0..255 (uint8) and clips the rest; all zeros if the range is empty."""
-    values = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=low, posinf=high, neginf=low)
-    if not high > low:
-        return np.zeros(values.shape, dtype=np.uint8)
-    return np.round(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+def _dicom(
+    folder: str | Path, relative: str, source: Path, selected: Slice, modality: str, window: Window | None
+) -> ScanPicture:
+    if selected.axis != "z":
+        raise ValueError(f"DICOM has its own slices only, found the axis {selected.axis}")
+    if source.is_dir():
+        slices = series_slices(source)
+        source, frame = slices[selected.index(len(slices))], 0
+        header = read_header(source)
+    else:
+        header = read_header(source)
+        frame = selected.index(header.frames)
+    modality = header.modality or modality
+    window = (window or header.window or SOFT_TISSUE) if modality == "ct" else None
+    identity = header.identity(lambda text: keyed_hash(folder, text))
+    name = _name(relative, identity, window, selected)
+    path = write_png(folder, name, source, lambda: read_frame(source, frame, window))
+    return ScanPicture(path, [f"{relative}: {BURNED_IN}"] if header.is_burned_in else [], modality)
 
 
-def _to_8_bit(values: np.ndarray, window: Window | None) -> np.ndarray:
-    """Stretches the window or, without one, the range from the 0.5th to the 99.5th percentile."""
-    if window:
-        centre, width = window
-        return stretch(values, centre - width / 2, centre + width / 2)
-    finite = np.asarray(values)[np.isfinite(values)]
-    if not finite.size:
-        raise ValueError("the slice holds no finite value")
-    low, high = np.percentile(finite, (0.5, 99.5))
-    return stretch(values, float(low), float(high))
+def _nifti(
+    folder: str | Path, relative: str, source: Path, selected: Slice, modality: str, window: Window | None
+) -> ScanPicture:
+    window = (window or SOFT_TISSUE) if modality == "ct" else None
+    nibabel = _require_nibabel()
+    volume = nibabel.load(source)
+    more = (
+        []
+        if len(volume.shape) <= 3 or volume.shape[3] == 1
+        else [f"{relative}: the first of {volume.shape[3]} volumes is used"]
+    )
+
+    def draw() -> np.ndarray:
+        values = _nifti_slice(nibabel.as_closest_canonical(volume), selected)
+        if not np.isfinite(values).any():
+            raise ValueError("the slice holds no finite value")
+        if not window:
+            return stretch_percentiles(values)
+        return stretch(values, window[0] - window[1] / 2, window[0] + window[1] / 2)
+
+    return ScanPicture(write_png(folder, _name(relative, "", window, selected), source, draw), more, modality)
 
 
-def _is_burned_in(path: Path) -> bool:
-    header = _require("pydicom").dcmread(path, stop_before_pixels=True, specific_tags=["BurnedInAnnotation"])
-    return str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
-
-
-def _read_dicom(path: Path, selected: Slice, modality: str, window: Window | None) -> np.ndarray:
-    """uint8 ``[h, w]`` or, of a colour image, ``[h, w, 3]``."""
-    pydicom = _require("pydicom")
-    from pydicom.pixels import apply_color_lut, apply_rescale, convert_color_space
-
-    dataset = pydicom.dcmread(path)
-    frames = int(dataset.get("NumberOfFrames", None) or 1)
-    array = dataset.pixel_array
-    index = selected.index(frames)
-    if frames > 1:
-        array = array[index]
-    colour = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
-    if colour == "PALETTE COLOR":
-        palette = apply_color_lut(array, dataset)
-        return (palette >> 8 if palette.dtype == np.uint16 else palette).astype(np.uint8)
-    if array.ndim == 3:
-        rgb = array if colour == "RGB" else convert_color_space(array, colour, "RGB")
-        return rgb.astype(np.uint8)
-
-    is_ct = str(dataset.get("Modality", None) or modality).upper() == "CT"
-    window = (window or _header_window(dataset) or SOFT_TISSUE) if is_ct else None
-    pixels = _to_8_bit(apply_rescale(array, dataset), window)
-    return 255 - pixels if colour == "MONOCHROME1" else pixels
-
-
-def _header_window(dataset: Any) -> Window | None:
-    """The first window of the DICOM header."""
-    values = dataset.get("WindowCenter"), dataset.get("WindowWidth")
-    if None in values or "" in values:
-        return None
-    centre, width = (float(np.ravel(value)[0]) for value in values)
-    return (centre, width) if width > 0 else None
-
-
-def _read_nifti(path: Path, selected: Slice, modality: str, window: Window | None) -> np.ndarray:
-    """uint8 ``[h, w]``."""
-    nibabel = _require("nibabel")
-    volume = nibabel.as_closest_canonical(nibabel.load(path))
+def _nifti_slice(volume: Any, selected: Slice) -> np.ndarray:
+    """float64 ``[h, w]`` of a volume in the closest canonical orientation."""
     axis = "xyz".index(selected.axis)
     if len(volume.shape) < 3:
         raise ValueError(f"expected three axes or more, found {volume.shape}")
+    if not np.issubdtype(volume.get_data_dtype(), np.number) or np.issubdtype(
+        volume.get_data_dtype(), np.complexfloating
+    ):
+        raise ValueError(f"expected real numbers, found {volume.get_data_dtype()}")
     key: list[Any] = [slice(None)] * 3 + [0] * (len(volume.shape) - 3)
     key[axis] = selected.index(volume.shape[axis])
-    values = np.asarray(volume.dataobj[tuple(key)], dtype=np.float64)[::-1, ::-1].T
-    return _to_8_bit(values, (window or SOFT_TISSUE) if modality == "ct" else None)
+    return np.asarray(volume.dataobj[tuple(key)], dtype=np.float64)[::-1, ::-1].T
 
 
-def _require(name: str) -> Any:
+def _require_nibabel() -> Any:
     try:
-        return importlib.import_module(name)
+        import nibabel
     except ImportError as error:
-        raise ImportError(f"{name} is needed to read such scans: pip install 'llamafactory-clinkd[data]'.") from error
+        raise ImportError("nibabel is needed to read NIfTI: pip install 'llamafactory-clinkd[data]'.") from error
+    return nibabel

@@ -14,7 +14,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from pathlib import Path
 from typing import Any
 
-from .images import volume_of
+from ..utils.locks import file_lock
+from .convert import check_name
+from .images import patient_of, volume_of
 from .problems import Reject
 from .reader import read_rows
 from .sharegpt import as_list, dataset_info_entry, write_array, write_dataset_info
@@ -32,13 +34,15 @@ def write_split(
 ) -> tuple[int, int]:
     """Splits a data set into ``train`` and ``test`` beside it; returns the number of rows of each.
 
-    No image or volume (``by``) is in both; ``share`` is the minimal share of the test set.
+    No image, volume or patient (``by``) is in both; ``share`` is the minimal share of the test set.
     """
+    for name in (train, test):
+        check_name(name)
     is_test = split_groups([groups_of(row, by) for row in _rows(path)], share, seed)
     if all(is_test):
         raise ValueError(
             f"Nothing is left of the {len(is_test)} rows of {path} for training, because each {by} stays on "
-            f"one side. Take a smaller share{', or split by image' if by == 'volume' else ', or more images'}."
+            f"one side. Take a smaller share{', or split by image' if by != 'image' else ', or more images'}."
         )
     train_rows = _write(path, train, lambda index: not is_test[index])
     return train_rows, _write(path, test, is_test.__getitem__)
@@ -52,12 +56,14 @@ def _rows(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _write(path: str | Path, name: str, selected: Callable[[int], bool]) -> int:
+    check_name(name)
     path = Path(path)
     target = path.with_name(f"{name}.json")
     if target.resolve() == path.resolve():
         raise ValueError(f"{name!r} is the data set itself: choose another name.")
     count = write_array(target, (row for index, row in enumerate(_rows(path)) if selected(index)))
-    write_dataset_info(path.parent, {name: dataset_info_entry(target.name)})
+    with file_lock(path.parent / ".clinkd.lock", wait=True):
+        write_dataset_info(path.parent, {name: dataset_info_entry(target.name)})
     return count
 
 
@@ -105,10 +111,24 @@ def stratum_of(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def groups_of(row: Mapping[str, Any], by: str) -> list[str]:
-    """What must not be on both sides of a split: the row's images or, by ``volume``, their volumes."""
-    if by not in ("image", "volume"):
-        raise ValueError(f"A split is by image or by volume, not by {by!r}.")
+    """What must not be on both sides of a split: the row's images or, by ``volume`` or ``patient``, whose they are.
+
+    Raises:
+        ValueError: If ``by`` is none of these, or the patient of a row is not known.
+    """
+    if by not in ("image", "volume", "patient"):
+        raise ValueError(f"A split is by image, by volume or by patient, not by {by!r}.")
     images = [str(image) for image in as_list(row.get("images"))]
+    if by == "patient":
+        patients = (
+            [row["patient"]] if row.get("patient") not in (None, "") else [patient_of(image) for image in images]
+        )
+        if not patients or None in patients:
+            raise ValueError(
+                f"The patient of the row {str(row.get('id'))[:60]!r} is not known: it has no column `patient`, and its "
+                "image is neither from DICOM nor named as in SA-Med2D. Convert with --patient-column, or split by volume."
+            )
+        return [str(patient) for patient in patients]
     if not images:
         return ["row " + json.dumps(row.get("messages"), sort_keys=True)]
     return [(volume_of(image) if by == "volume" else None) or image for image in images]

@@ -41,6 +41,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def refuse_link(path: str | Path) -> Path:
+    """``path``, or a ValueError if it is a link: what is appended or opened for writing would go to its target."""
+    path = Path(path)
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link, and nothing is written through one. Remove it and run again.")
+    return path
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes ``text`` (UTF-8) to ``path`` atomically, creating parent folders."""
     with atomic_path(path) as temporary:

@@ -74,10 +74,12 @@ def write_source(path: Path, rows: list) -> Path:
 
 
 def draw(folder: Path, name: str, size: tuple[int, int] = (40, 30), shade: int = 90) -> Path:
-    """A small picture of one shade."""
+    """A small picture of one shade, but for one pixel."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, shade).save(path)
+    picture = Image.new("L", size, shade)
+    picture.putpixel((0, 0), 255 - shade)
+    picture.save(path)
     return path
 
 

@@ -4,6 +4,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -38,6 +39,33 @@ def damaged(folder, kind):
     return sharegpt(f"{kind}.png")
 
 
+def picture(folder, name, image, **keys):
+    image.save(folder / name, **keys)
+    return sharegpt(name)
+
+
+def photo(mode="RGB", size=(40, 30)):
+    noise = Image.frombytes("RGB", size, random.Random(0).randbytes(3 * size[0] * size[1]))
+    return noise if mode == "RGB" else noise.convert(mode)
+
+
+def file_of(folder, name, content):
+    (folder / name).write_bytes(content)
+    return sharegpt(name)
+
+
+DEEP = Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40))
+CLEAR = Image.new("RGBA", (40, 40), (255, 255, 255, 0))
+CLEAR.paste((90, 90, 90, 255), (10, 10, 20, 20))
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 130\n"
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return {"exif": exif}
+
+
 QUESTION, ANSWER = ("user", "<image>Where?"), ("assistant", "Here.")
 ROWS = {
     "not_an_object": lambda folder: [1],
@@ -62,9 +90,19 @@ ROWS = {
     "image_missing": lambda folder: sharegpt("absent.png"),
     "image_unreadable": lambda folder: damaged(folder, "image_unreadable"),
     "image_truncated": lambda folder: damaged(folder, "image_truncated"),
+    "image_small": lambda folder: picture(folder, "small.png", photo(size=(27, 60))),
+    "image_aspect": lambda folder: picture(folder, "long.png", photo(size=(1, 400))),
+    "lfs_pointer": lambda folder: file_of(folder, "a.png", POINTER),
+    "image_depth": lambda folder: picture(folder, "deep.png", DEEP),
+    "image_alpha": lambda folder: picture(folder, "clear.png", CLEAR),
+    "image_rotated": lambda folder: picture(folder, "turned.jpg", photo(), **turned(6)),
+    "image_mode": lambda folder: picture(folder, "cmyk.jpg", photo("CMYK")),
+    "image_frames": lambda folder: picture(folder, "two.tif", photo(), save_all=True, append_images=[photo()]),
+    "image_extension": lambda folder: picture(folder, "jpeg.png", photo(), format="JPEG"),
+    "image_blank": lambda folder: picture(folder, "blank.png", Image.new("RGB", (40, 40), "red")),
     "no_image": lambda folder: roles(("user", "Where?"), ANSWER, images=()),
 }
-ELSEWHERE = {"not_json", "duplicate_row", "duplicate_id", "leak_image", "leak_volume", "too_long"}
+ELSEWHERE = {"not_json", "duplicate_row", "duplicate_id", "leak_image", "leak_volume", "leak_patient", "too_long"}
 
 
 def test_every_code_has_a_case():
@@ -188,3 +226,55 @@ def test_a_second_check_opens_only_what_changed(folder, monkeypatch):
     assert opened == ["ct_2.png"]
     assert not found.counts
     assert progress == [("images", 3, 4), ("images", 4, 4), ("rows", 4, 4)]
+
+
+@pytest.mark.parametrize("name", ["n" * 260 + ".png", "d" * 300 + "/a.png", "é" * 130 + ".png", "a/" * 2000 + "a.png"])
+def test_a_name_that_no_file_system_takes_is_one_row_s_fault(folder, name):
+    found = checked(folder, [sharegpt("ct_0.png"), sharegpt(name), sharegpt("ct_1.png")])
+    assert dict(found.counts) == {"bad_path": 1}
+    assert found.examples["bad_path"][0]["row"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (POINTER, "a Git-LFS pointer: run `git lfs pull`"),
+        (b"/annex/objects/SHA256E-s7--ab.png\n", "a git-annex pointer"),
+        (b"", "an empty file"),
+        (b"<!DOCTYPE html><html></html>", "a web page"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 40, "a DICOM file"),
+        (b"\0" * 344 + b"n+1\0" + b"\0" * 40, "a NIfTI file"),
+        (b"\x1f\x8b\x08" + b"\0" * 40, "a gzip file"),
+    ],
+)
+def test_what_is_no_picture_is_named(folder, content, words):
+    found = checked(folder, [file_of(folder, "a.png", content)])
+    ((line,),) = found.examples.values()
+    assert f"a.png: {words}" in line["detail"]
+
+
+def test_a_picture_saved_again_in_another_format_is_the_same_picture(folder):
+    photo().save(folder / "a.png")
+    photo().save(folder / "b.bmp")
+    test = write_source(folder / "test.json", [sharegpt("b.bmp")])
+    assert dict(checked(folder, [sharegpt("a.png")], against=[test]).counts) == {"leak_image": 1}
+
+
+def test_records_of_an_earlier_rule_are_made_again(folder):
+    rows = [picture(folder, "deep.png", DEEP)]
+    checked(folder, rows)
+    path = folder / "set.check.images.jsonl"
+    line = json.loads(path.read_text())
+    assert line["rule"] == 1
+    old = {key: line[key] for key in line if key not in ("rule", "remarks")}
+    path.write_text(json.dumps(old) + "\n" + json.dumps({"unknown": 1}) + "\n")
+    assert dict(checked(folder, rows).counts) == {"image_depth": 1}
+
+
+def test_nothing_is_appended_through_a_link(folder, tmp_path):
+    outside = tmp_path / "outside.jsonl"
+    outside.write_text("")
+    (folder / "set.check.images.jsonl").symlink_to(outside)
+    with pytest.raises(ValueError, match="is a link"):
+        checked(folder, [sharegpt("ct_0.png")])
+    assert outside.read_text() == ""

@@ -1,10 +1,12 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from llamafactory_clinkd.data.convert import convert
 from llamafactory_clinkd.data.formats import FORMATS
@@ -19,6 +21,26 @@ def grit(question="Where?", answer="Here.", **rest):
 
 def sharegpt(*messages, images=()):
     return {"messages": [{"role": role, "content": text} for role, text in messages], "images": list(images)}
+
+
+def png(size):
+    Image.effect_noise(size, 60).save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
+
+
+FILES = {
+    "image_unreadable": b"no picture",
+    "image_truncated": png((90, 90))[:3000],
+    "image_small": png((20, 90)),
+    "image_aspect": png((1, 400)),
+    "lfs_pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 130\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def pictures(tmp_path):
+    for code, content in FILES.items():
+        (tmp_path / f"{code}.png").write_bytes(content)
 
 
 CASES = [
@@ -62,6 +84,8 @@ CASES = [
     ("box_empty", "med_grit", grit("Where?", "<box>(3,2),(3,20)</box>")),
     ("bad_scan", "sharegpt", SHAREGPT | {"images": ["absent.dcm"]}),
     ("bad_scan", "sharegpt", SHAREGPT | {"images": ["absent.nii.gz#q:3"]}),
+    ("bad_path", "sharegpt", SHAREGPT | {"images": ["n" * 260 + ".png"]}),
+    *((code, "sharegpt", SHAREGPT | {"images": [f"{code}.png"]}) for code in FILES),
     ("not_english", "slake", SLAKE | {"q_lang": "zh"}),
 ]
 

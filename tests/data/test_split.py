@@ -116,8 +116,8 @@ def test_split_of_images_that_have_no_volume():
     rows = [sharegpt(f"synpic{number}.jpg") for number in range(10)] + [{"messages": [], "images": []}]
     assert groups_of(rows[0], "volume") == ["synpic0.jpg"]
     assert sum(split_groups([groups_of(row, "volume") for row in rows], 0.5, 0)) == 6
-    with pytest.raises(ValueError, match="by image or by volume"):
-        groups_of(rows[0], "patient")
+    with pytest.raises(ValueError, match="by image, by volume or by patient"):
+        groups_of(rows[0], "hospital")
     with pytest.raises(ValueError, match="between 0 and 1"):
         split_groups([["a"]], 1.0, 0)
 
@@ -150,3 +150,36 @@ def test_files(tmp_path):
         write_subset(path, "some", 1)
     assert len(json.loads((tmp_path / "some.json").read_text())) == 30
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_split_by_patient_reads_the_column_the_hash_and_the_case():
+    hashed = "clinkd_png/a/1.dcm--series-0123456789abcdef--patient-fedcba9876543210--w40_400--z_0000.png"
+    assert groups_of(sharegpt(hashed), "patient") == ["patient-fedcba9876543210"]
+    assert groups_of(sharegpt(hashed), "volume") == ["series-0123456789abcdef"]
+    assert groups_of(sharegpt(hashed, patient=7), "patient") == ["7"]
+    assert groups_of(sharegpt("mr_00--ACDC--patient018_frame01--x_0000.png"), "patient") == ["acdc--patient018"]
+    for row in (sharegpt("synpic0.jpg"), {"messages": [], "images": []}, sharegpt("a--b--z_0001.png", patient="")):
+        with pytest.raises(ValueError, match="patient of the row .* is not known.*--patient-column"):
+            groups_of(row, "patient")
+
+
+def test_no_patient_is_on_both_sides(tmp_path):
+    rows = [sharegpt(f"img_{n}.png", answer=str(n), patient=f"p{n % 7}") for n in range(70)]
+    write_split(write_source(tmp_path / "set.json", rows), "train", "test", share=0.3, by="patient")
+    train, test = (
+        {row["patient"] for row in json.loads((tmp_path / f"{n}.json").read_text())} for n in ("train", "test")
+    )
+    assert train and test and not train & test
+
+
+@pytest.mark.parametrize("name", ["dataset_info", "Dataset_Info", "rejects", "../up", ".hidden", "n" * 300])
+def test_names_of_other_files_are_refused(tmp_path, name):
+    path = write_source(tmp_path / "set.json", rows_of(10))
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(ValueError, match="not a valid data set name"):
+        write_subset(path, name, 3)
+    for names in ((name, "test"), ("train", name)):
+        with pytest.raises(ValueError, match="not a valid data set name"):
+            write_split(path, *names)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dataset_info.json", "set.json"]
+    assert (tmp_path / "dataset_info.json").read_text() == "{}"

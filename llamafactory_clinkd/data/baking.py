@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""PNG files that `convert` writes to ``clinkd_png`` in the image folder, so that every reader gets the same pixels.
+
+A PNG has the modification time of its source: another time means that the source was replaced, and it is made again.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from ..utils.io import atomic_path
+from ..utils.pixels import PictureError, examine_header, rgb_pixels
+from .images import file_stamp, path_within, relative_path
+from .problems import Reject
+
+
+FOLDER = "clinkd_png"  # within the data folder
+BAKED = frozenset({"image_depth", "image_alpha", "image_rotated", "image_mode"})
+MAX_NAME = 220  # bytes of a file name; file systems take 255, of which a temporary name needs some
+
+
+def any_reader_picture(folder: str | Path, image: str, *, upright: bool = True) -> tuple[str, frozenset[str]]:
+    """The path of a picture of which every reader gets the same pixels, and the codes of remarks on the source.
+
+    It is ``image`` itself or, if the codes include one of :data:`BAKED`, a PNG of its pixels: see ``utils.pixels``.
+    Without ``upright`` an orientation is dropped, not applied: for boxes that were drawn on the stored pixels. A file
+    that does not exist has the code ``image_missing``. Raises :class:`Reject` for a file that cannot be used.
+    """
+    path = path_within(folder, image)
+    try:
+        codes = _header_codes(path, file_stamp(path)) if path.is_file() else frozenset({"image_missing"})
+        if not codes & BAKED:
+            return image, codes
+
+        def draw() -> Image.Image:
+            with Image.open(path) as opened:
+                return rgb_pixels(opened, upright=upright)
+
+        return write_png(folder, f"{image}{'' if upright else '--stored'}", path, draw), codes
+    except PictureError as error:
+        raise Reject(error.code, f"{image}: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, Reject):
+            raise
+        raise Reject("image_unreadable", f"{image}: {type(error).__name__}: {error}") from error
+
+
+@lru_cache(maxsize=4096)
+def _header_codes(path: Path, stamp: str) -> frozenset[str]:
+    return frozenset(examine_header(path))
+
+
+def write_png(folder: str | Path, name: str, source: Path, draw: Callable[[], Image.Image | np.ndarray]) -> str:
+    """Writes the picture of ``draw`` as ``clinkd_png/<name>.png``, atomically and without metadata; returns that path.
+
+    A name that is too long is cut and gets a hash. An up-to-date PNG stays: ``draw`` is then not called.
+    """
+    place = PurePosixPath(relative_path(f"{FOLDER}/{PurePosixPath(name).parent}"))
+    file = f"{PurePosixPath(name).name}.png"
+    if len(file.encode()) > MAX_NAME:
+        digest = hashlib.sha256(file.encode()).hexdigest()[:16]
+        file = f"{file.encode()[:120].decode(errors='ignore')}-{digest}{file.encode()[-100:].decode(errors='ignore')}"
+    path = path_within(folder, str(place)) / file  # `replace` replaces a link of that name
+    modified = source.stat().st_mtime_ns
+    if not (path.is_file() and not path.is_symlink() and path.stat().st_mtime_ns == modified):
+        pixels = draw()
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        image.info.clear()
+        with atomic_path(path) as temporary:
+            image.save(temporary, format="PNG", exif=b"")
+            os.utime(temporary, ns=(modified, modified))
+    return str(place / file)
+
+
+def keyed_hash(folder: str | Path, text: str) -> str:
+    """16 hexadecimal digits that identify ``text`` among the data of ``folder`` and do not reveal it.
+
+    The key is random, in ``clinkd_png/.key``: without it a medical record number could be found by trying all.
+    """
+    path = path_within(folder, FOLDER) / ".key"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        unfinished = path.with_name(f".key.{secrets.token_hex(8)}")
+        unfinished.touch(0o600)
+        unfinished.write_bytes(secrets.token_bytes(32))
+        with suppress(FileExistsError):  # another process was first: its key is the key
+            os.link(unfinished, path)
+        unfinished.unlink()
+    return hashlib.blake2b(text.encode(), key=path.read_bytes(), digest_size=8).hexdigest()
