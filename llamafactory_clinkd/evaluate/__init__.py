@@ -11,10 +11,12 @@ from ..utils.lazy import lazy_names
 
 
 _HOMES = {
-    "evaluate_predictions": "scoring", "evaluate_file": "scoring",
-    "read_predictions": "predictions", "read_rows": "predictions", "load_rows": "predictions",
+    "evaluate_predictions": "scoring", "evaluate_file": "scored_files", "training_rows": "scored_files",
+    "with_baselines": "scored_files",
+    "read_predictions": "predictions", "read_rows": "predictions",
+    "load_rows": "prediction_files",
     "metrics_table": "score_table", "progress_bar": "score_table", "format_percent": "score_table",
-    "require_spice": "spice", "mean_box_baseline": "mean_box",
+    "require_spice": "spice", "mean_box_baseline": "mean_box", "blind_scores": "blind",
 }  # fmt: skip
 __all__ = list(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

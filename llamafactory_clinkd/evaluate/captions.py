@@ -10,11 +10,13 @@ BLEU, ROUGE-L and CIDEr are then not comparable to the last digit, and METEOR an
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
 from ..utils.boxes import convert_tags
-from .grounding import safe_divide
+from .answer_words import segment_chinese
+from .grounding import references, safe_divide
 from .java import METEOR_COLUMNS, Progress, coco_folder, java_command, meteor_score, meteor_statistics, ptb_tokenize
 
 
@@ -31,39 +33,47 @@ _TOKEN = re.compile(r"\w+(?:[.,]\d+)*(?:[-'/]\w+)*|--|\.\.\.|[^\w\s]")
 
 
 def caption_statistics(
-    rows: Sequence[dict], groups: Sequence[np.ndarray], progress: Progress | None = None
+    rows: Sequence[dict],
+    groups: Sequence[np.ndarray],
+    progress: Progress | None = None,
+    *,
+    by_release: bool = False,
 ) -> tuple[np.ndarray, str, bool]:
-    """The statistics of every row, whose tags are converted to ``<box>``; each Java program runs once for all rows.
+    """The statistics of every row; each Java program runs once for all rows. All references of a row are used.
 
-    ``groups`` has the row indices of each corpus (one per modality), for CIDEr's document frequencies.
+    Tags are converted to ``<box>`` and Chinese is cut into words first, except ``by_release``. ``groups`` has the row
+    indices of each corpus (one per modality), for CIDEr's document frequencies.
 
     Returns:
         float64 ``[rows, 10 + 23 + 3]`` (BLEU, METEOR or 0 without Java, ROUGE-L, CIDEr, 1); the tokenizer, :data:`PTB`
         or :data:`PLAIN`; whether METEOR's columns are filled.
 
     Raises:
-        ImportError: If ``pycocoevalcap`` is not installed; the message names the extra.
+        ImportError: If ``pycocoevalcap``, or jieba for Chinese, is not installed; the message names the extra.
     """
     coco_folder()
     from pycocoevalcap.rouge.rouge import Rouge
 
     count, rouge, report = len(rows), Rouge(), progress or (lambda stage, done, total: None)
-    texts = [convert_tags(row[side], "qwen_vl") for side in ("response", "annotation") for row in rows]
+    texts = [row["response"] for row in rows] + [text for row in rows for text in references(row)]
+    if not by_release:
+        texts = [segment_chinese(convert_tags(text, "qwen_vl")) for text in texts]
     has_java = java_command() is not None
     tokens = ptb_tokenize(texts) if has_java else plain_tokenize(texts)
-    hypotheses, references = tokens[:count], tokens[count:]
+    hypotheses, left = tokens[:count], iter(tokens[count:])
+    truths = [list(islice(left, len(references(row)))) for row in rows]
 
     table = np.zeros((count, BLEU_COLUMNS + METEOR_COLUMNS + 3))
     table[:, -1] = 1
     if has_java:
-        meteor = meteor_statistics(hypotheses, references, lambda done: report("METEOR", done, count))
+        meteor = meteor_statistics(hypotheses, truths, lambda done: report("METEOR", done, count))
         table[:, BLEU_COLUMNS:-3] = meteor
-    for row, pair in enumerate(zip(hypotheses, references, strict=True)):
-        table[row, -3] = rouge.calc_score(*([text] for text in pair))
+    for row, (text, truth) in enumerate(zip(hypotheses, truths, strict=True)):
+        table[row, -3] = rouge.calc_score([text], truth)
         if (row + 1) % 100 == 0:
             report("ROUGE-L", row + 1, count)
     for number, group in enumerate(groups, start=1):
-        pairs = ([texts[i] for i in group] for texts in (hypotheses, references))
+        pairs = ([texts[i] for i in group] for texts in (hypotheses, truths))
         table[group, :BLEU_COLUMNS], table[group, -2] = ngram_statistics(*pairs)
         report("BLEU and CIDEr", number, len(groups))
     return table, PTB if has_java else PLAIN, has_java
@@ -92,25 +102,31 @@ def plain_tokenize(texts: Sequence[str]) -> list[str]:
     return [" ".join(token for token in _TOKEN.findall(text.lower()) if token not in _PUNCTUATION) for text in texts]
 
 
-def ngram_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """BLEU's sufficient statistics and CIDEr of tokenized pairs, with document frequencies from these references.
+def ngram_statistics(hypotheses: Sequence[str], truths: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """BLEU's sufficient statistics and CIDEr of tokenized rows, with document frequencies from these references.
+
+    ``truths`` has one or more references for each of the hypotheses.
 
     Returns:
-        BLEU: float64 ``[pairs, 10]``: number of the hypothesis' n-grams for n = 1..4, how many of them the reference
-        contains (clipped counts), words of the hypothesis, words of the reference.
-        CIDEr: float64 ``[pairs]``, CIDEr-D (Vedantam et al., CVPR 2015, with the Gaussian length penalty), 0 to 10.
+        BLEU: float64 ``[rows, 10]``: number of the hypothesis' n-grams for n = 1..4, how many of them a reference
+        contains (clipped counts), words of the hypothesis, words of the reference nearest in length.
+        CIDEr: float64 ``[rows]``, CIDEr-D (Vedantam et al., CVPR 2015, with the Gaussian length penalty), 0 to 10.
     """
     count = len(hypotheses)
-    documents = [text.split() for text in (*hypotheses, *references)]
-    lengths = np.array([len(words) for words in documents], dtype=np.int64)  # [2 * pairs]
+    owners = np.repeat(np.arange(count), [len(texts) for texts in truths])  # [references]
+    documents = [text.split() for text in (*hypotheses, *(text for texts in truths for text in texts))]
+    lengths = np.array([len(words) for words in documents], dtype=np.int64)  # [rows + references]
     ids: dict[str, int] = {}
     words = np.array([ids.setdefault(word, len(ids)) for document in documents for word in document], dtype=np.int64)
-    document_ids = np.repeat(np.arange(2 * count), lengths)  # [words]
+    document_ids = np.repeat(np.arange(len(documents)), lengths)  # [words]
     remaining = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words up to the document's end
 
     bleu, cider = np.zeros((count, BLEU_COLUMNS)), np.zeros(count)
-    bleu[:, 2 * MAX_N], bleu[:, 2 * MAX_N + 1] = lengths[:count], lengths[count:]
-    length_gap = np.maximum(lengths[:count] - 1, 0) - np.maximum(lengths[count:] - 1, 0)  # CIDEr-D counts bigrams
+    own, theirs = lengths[:count], lengths[count:]
+    nearest = np.lexsort((theirs, np.abs(theirs - own[owners]), owners))
+    bleu[:, 2 * MAX_N] = own
+    bleu[:, 2 * MAX_N + 1] = theirs[nearest[np.searchsorted(owners, np.arange(count))]]
+    length_gap = np.maximum(own - 1, 0)[owners] - np.maximum(theirs - 1, 0)  # CIDEr-D counts bigrams
     penalty = np.exp(-(length_gap.astype(float) ** 2) / (2 * _CIDER_SIGMA**2))
 
     position, ngrams = np.arange(len(words)), words
@@ -119,30 +135,39 @@ def ngram_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> tu
             fits = remaining[position] >= n
             position, ngrams = position[fits], ngrams[fits]
             ngrams = np.unique(ngrams * len(ids) + words[position + n - 1], return_inverse=True)[1]
-        matches, similarity = _compare_ngrams(document_ids[position], ngrams, count)
-        bleu[:, n - 1] = np.maximum(lengths[:count] - n + 1, 0)
+        matches, similarity = _compare_ngrams(document_ids[position], ngrams, owners, count)
+        bleu[:, n - 1] = np.maximum(own - n + 1, 0)
         bleu[:, MAX_N + n - 1] = matches
-        cider += similarity * penalty
-    return bleu, cider / MAX_N * 10
+        cider += np.bincount(owners, similarity * penalty, minlength=count)
+    return bleu, cider / np.bincount(owners, minlength=count) / MAX_N * 10
 
 
-def _compare_ngrams(document_ids: np.ndarray, ngrams: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Clipped matches and CIDEr's clipped cosine of ``count`` pairs; documents i and count + i are pair i."""
+def _compare_ngrams(
+    document_ids: np.ndarray, ngrams: np.ndarray, owners: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clipped matches ``[rows]`` and CIDEr's clipped cosine ``[references]``.
+
+    Documents below ``count`` are the hypotheses, the others the references of the rows ``owners``.
+    """
     if not len(ngrams):
-        return np.zeros(count), np.zeros(count)
+        return np.zeros(count), np.zeros(len(owners))
     size = int(ngrams.max()) + 1
     keys, counts = np.unique(document_ids * size + ngrams, return_counts=True)
     documents, distinct = keys // size, keys % size
-    frequency = np.bincount(distinct[documents >= count], minlength=size)
-    weights = counts * (np.log(float(count)) - np.log(np.maximum(1.0, frequency)))[distinct]
-    norms = np.sqrt(np.bincount(documents, weights**2, minlength=2 * count))
-
     split = np.searchsorted(keys, count * size)
-    _, h, r = np.intersect1d(keys[:split], keys[split:] - count * size, assume_unique=True, return_indices=True)
-    rows, r = documents[h], r + split
-    matches = np.bincount(rows, np.minimum(counts[h], counts[r]), minlength=count)
-    dots = np.bincount(rows, np.minimum(weights[h], weights[r]) * weights[r], minlength=count)
-    return matches, safe_divide(dots, norms[:count] * norms[count:])
+    wanted = owners[documents[split:] - count] * size + distinct[split:]  # the key that the row's hypothesis has
+    frequency = np.bincount(np.unique(wanted) % size, minlength=size)
+    weights = counts * (np.log(float(count)) - np.log(np.maximum(1.0, frequency)))[distinct]
+    norms = np.sqrt(np.bincount(documents, weights**2, minlength=count + len(owners)))
+
+    h = np.minimum(np.searchsorted(keys[:split], wanted), max(split - 1, 0))
+    found = keys[h] == wanted if split else np.zeros(len(wanted), dtype=bool)
+    h, r = h[found], np.flatnonzero(found) + split
+    most = np.zeros(split, dtype=np.int64)
+    np.maximum.at(most, h, counts[r])
+    matches = np.bincount(documents[:split], np.minimum(counts[:split], most), minlength=count)
+    dots = np.bincount(documents[r] - count, np.minimum(weights[h], weights[r]) * weights[r], minlength=len(owners))
+    return matches, safe_divide(dots, norms[owners] * norms[count:])
 
 
 def bleu_scores(sums: np.ndarray) -> np.ndarray:

@@ -68,9 +68,13 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
 
 
 def meteor_statistics(
-    hypotheses: Sequence[str], references: Sequence[str], progress: Callable[[int], None] | None = None
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """METEOR's sufficient statistics of tokenized pairs; ``progress`` is called with the number of pairs done.
+    """METEOR's sufficient statistics of tokenized rows, each against the best of its references.
+
+    ``progress`` is called with the number of rows done.
 
     Returns:
         float64 ``[pairs, 23]``: hypothesis and reference words, their function words, four counts for each of the four
@@ -130,10 +134,10 @@ def one_line(text: str) -> str:
     return " ".join(text.splitlines())
 
 
-def _write_pairs(process: subprocess.Popen, hypotheses: Sequence[str], references: Sequence[str]) -> None:
-    """Writes every pair to METEOR's standard input and closes it; the reader reports a process that ended early."""
+def _write_pairs(process: subprocess.Popen, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Writes every row to METEOR's standard input and closes it; the reader reports a process that ended early."""
     with suppress(BrokenPipeError):
-        for hypothesis, reference in zip(hypotheses, references, strict=True):
-            pair = (one_line(text).replace("|||", " ") for text in (reference, hypothesis.replace("  ", " ")))
-            process.stdin.write(("SCORE ||| " + " ||| ".join(pair) + "\n").encode())
+        for hypothesis, texts in zip(hypotheses, references, strict=True):
+            fields = (one_line(text).replace("|||", " ") for text in (*texts, hypothesis.replace("  ", " ")))
+            process.stdin.write(("SCORE ||| " + " ||| ".join(fields) + "\n").encode())
         process.stdin.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from ..utils.boxes import TASKS, sort_modalities
+from ..utils.boxes import sort_modalities
 from ..utils.console import bars_of_parts
 from .java import Progress
 from .paper_tables import TASK_METRICS
@@ -36,8 +36,9 @@ def metric_name(metrics: Iterable[Mapping[str, Any] | None], task: str) -> str:
 def metrics_table(metrics: dict[str, Any]) -> "Table":
     """Builds the table of ``metrics.json``: a row for each modality, a column for each task, in percent.
 
-    The last rows are the mean over the modalities, its confidence interval and the number of rows. A score that could
-    not be computed is a dash.
+    The last rows are the mean over the modalities, its confidence interval, the blind answers and the number of rows.
+    Below are the other scores of VG, MIA and VQA and what could not be read. A score that could not be computed is a
+    dash.
     """
     from rich.table import Table
 
@@ -49,9 +50,10 @@ def metrics_table(metrics: dict[str, Any]) -> "Table":
         counts = metrics["rows"]
         malformed = f"{counts['counted_wrong']:,} counted wrong, {counts['left_out']:,} left out"
         captions.append(f"{counts['read']:,} rows: {malformed}")
+    captions += _further_scores(metrics)
     table = Table(caption="\n".join([*captions, *metrics["notes"]]))
 
-    tasks = {task: metrics["tasks"][task] for task in TASKS if task in metrics["tasks"]}
+    tasks = metrics["tasks"]
     table.add_column("modality")
     for name, task in tasks.items():
         table.add_column(f"{name}\n{task['metric']}", justify="right")
@@ -62,6 +64,8 @@ def metrics_table(metrics: dict[str, Any]) -> "Table":
     table.add_row(mean, *(_percent(task["macro"]) for task in tasks.values()), style="bold")
     if any(task["ci"] for task in tasks.values()):
         table.add_row(f"{metrics['confidence']:.0%} interval", *(_interval(task["ci"]) for task in tasks.values()))
+    if blind := metrics.get("baselines"):
+        table.add_row("blind answer", *(_percent(blind.get(f"blind_{task}", {}).get("macro")) for task in tasks))
     table.add_row("rows", *(f"{task['n']:,}" for task in tasks.values()))
     return table
 
@@ -71,6 +75,30 @@ def progress_bar(console: "Console | None" = None) -> AbstractContextManager[Pro
     from rich.console import Console
 
     return bars_of_parts(console or Console(stderr=True))
+
+
+def _further_scores(metrics: dict[str, Any]) -> list[str]:
+    """A line for VG, MIA and each group of VQA, and one for the answers that could not be read or were cut off."""
+    tasks, lines = metrics["tasks"], []
+    if grounding := tasks.get("VG"):
+        names = {"mean_iou": "mean IoU", "precision": "precision@0.5", "f1": "F1@0.5", "centre_accuracy": "centres"}
+        scores = ", ".join(f"{name} {_percent(grounding[key])}" for key, name in names.items())
+        lines.append(f"VG: {scores}, {grounding['boxes_per_answer']:.2f} boxes an answer")
+    if (captions := tasks.get("MIA")) and captions["mbmr_bird"] is not None:
+        lines.append(
+            f"MIA: mBMR by BiRD's definition, which the paper's Table 1 has: {_percent(captions['mbmr_bird'])}"
+        )
+    if vqa := tasks.get("VQA"):
+        groups = [("all", vqa)] + [(name, group) for by in vqa["by"].values() for name, group in by.items()]
+        for name, group in groups:
+            closed, recall, exact, f1 = (
+                _percent(group[key]) for key in ("closed_accuracy", "open_recall", "open_exact_match", "open_f1")
+            )
+            lines.append(
+                f"VQA, {name} ({group['n']:,}): closed {closed}; open recall {recall}, exact {exact}, F1 {f1}"
+            )
+    kinds = [f"{count:,} {name.replace('_', ' ')}" for name, count in metrics["answers"].items() if count]
+    return lines + ([f"answers: {', '.join(kinds)}"] if kinds else [])
 
 
 def _percent(score: float | None) -> str:

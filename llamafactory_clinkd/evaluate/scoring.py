@@ -5,6 +5,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,30 +13,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ..utils.boxes import MODALITIES, TASKS, sort_modalities
+from . import released
 from .captions import NO_JAVA, PLAIN, caption_scores, caption_statistics
-from .grounding import grounding_statistics, label_statistics, recall
+from .grounding import grounding_scores, grounding_statistics, label_statistics, recall
 from .java import Progress
-from .predictions import LEFT_OUT, WRONG, join_dataset, load_rows, read_rows
+from .predictions import LEFT_OUT, WRONG, read_rows
 from .spice import spice_scores
+from .vqa import VQA, vqa_breakdown, vqa_statistics
 
 
 Protocol = Literal["present", "released"]
 Scores = Callable[[np.ndarray], dict[str, np.ndarray | None]]
 """The scores of a sum of per-row statistics; ``value`` is the main one."""
-
-
-def evaluate_file(
-    path: str | Path, *, answers: str | Path | None = None, dataset: str | Path | None = None, **options: Any
-) -> dict[str, Any]:
-    """:func:`evaluate_predictions` of a file.
-
-    ``answers`` is the file of answers to a LLaVA-Med question file. ``dataset`` is the ShareGPT file that
-    LLaMA-Factory's ``generated_predictions.jsonl`` was made on; without it that format has no modalities.
-    """
-    rows = load_rows(path, answers)
-    if dataset is not None:
-        rows = join_dataset(rows, load_rows(dataset))
-    return evaluate_predictions(rows, **options)
 
 
 def evaluate_predictions(
@@ -49,13 +38,13 @@ def evaluate_predictions(
     parser: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Evaluates predictions with the metrics of the paper's section 4.2.
+    """Evaluates predictions with the metrics of the paper's section 4.2, and VQA rows with those of :mod:`.vqa`.
 
     Args:
         rows: Predictions in any known format; malformed ones are listed, not raised (:mod:`.predictions`).
         protocol: ``present``: a task's score is the mean over the modalities that it has rows of. ``released``: as in
-            the released code, the mean over all eight with absent ones as 0, without images of no known modality, and
-            with that code's cleaning of responses.
+            the released code, to the last digit (:mod:`.released`): the mean over all eight with absent ones as 0,
+            without images of no known modality.
         confidence: Share of the bootstrap distribution within the intervals.
         resamples: Bootstrap draws of each modality's rows; 0 for no intervals.
         seed: Seed of the draws.
@@ -65,10 +54,12 @@ def evaluate_predictions(
 
     Returns:
         ``tasks``: for each task with rows ``{"metric", "macro", "ci", "n", "modalities"}``, where each modality has
-        ``{"value", "ci", "n"}`` and ``n`` counts rows; VG also counts its ``targets``; MIA also has
-        ``bleu_1..4, meteor, rouge_l, cider, mbmr_bird``, in each modality and as means. ``average`` is the mean of
-        the tasks named in ``average_of``. ``rows`` counts evaluated and malformed rows and ``problems`` lists each
-        malformed row. A score that could not be computed is None, with the reason in ``notes``.
+        ``{"value", "ci", "n"}`` and ``n`` counts rows. In each modality and as means over them, VG also has the scores
+        of :func:`.grounding.grounding_scores` and its ``targets``, and MIA
+        ``bleu_1..4, meteor, rouge_l, cider, mbmr_bird``. VQA also has those of :func:`.vqa.vqa_breakdown`.
+        ``average`` is the mean of the paper's tasks named in ``average_of``. ``rows`` counts evaluated and malformed
+        rows, ``answers`` what could not be read or was cut off, and ``problems`` lists each malformed row. A score
+        that could not be computed is None, with the reason in ``notes``.
 
     Raises:
         ValueError: If an option is out of range, or no row can be evaluated.
@@ -78,22 +69,32 @@ def evaluate_predictions(
         raise ValueError(f"Unknown protocol {protocol!r}: expected present or released.")
     if not 0 < confidence < 1 or resamples < 0:
         raise ValueError(f"Expected confidence in (0, 1) and resamples >= 0; got {confidence} and {resamples}.")
-    converted, problems = read_rows(rows, released=protocol == "released")
+    by_release = protocol == "released"
+    converted, problems, answers = read_rows(rows, by_release=by_release)
     if not converted:
         reasons = "; ".join(f"row {problem['row']}: {problem['reason']}" for problem in problems[:3])
         details = f" The first problems: {reasons}." if reasons else ""
         raise ValueError(f"None of {len(problems)} rows can be evaluated.{details}")
 
+    of_task = {task: [row for row in converted if row["task"] == task] for task in (*TASKS, VQA)}
+    groups = {task: _groups(task_rows) for task, task_rows in of_task.items() if task_rows}
+    options = {"by_release": by_release, "progress": progress, "spice_jars": spice_jars, "parser": parser}
+    with ThreadPoolExecutor(1) as pool:  # the captions are mostly Java's work, beside which the other tasks are scored
+        captions = pool.submit(_task_statistics, "MIA", of_task["MIA"], groups.get("MIA"), **options)
+        statistics = {
+            task: _task_statistics(task, of_task[task], groups[task], **options) for task in groups if task != "MIA"
+        }
+        statistics["MIA"] = captions.result()
+
     rng = np.random.default_rng(seed)
-    tasks, draws, spice_options = {}, {}, {"spice_jars": spice_jars, "parser": parser}
-    for task in TASKS:
-        task_rows = [row for row in converted if row["task"] == task]
-        if task_rows:
-            names = np.array([row["modality"] for row in task_rows])
-            groups = {name: np.flatnonzero(names == name) for name in sort_modalities(names.tolist())}
-            statistics = _task_statistics(task, task_rows, list(groups.values()), progress, **spice_options)
-            tasks[task], draws[task] = _summary(*statistics, groups, protocol, confidence, resamples, rng)
-    averaged = [task for task in tasks if tasks[task]["macro"] is not None]
+    tasks, draws = {}, {}
+    for task in groups:
+        tasks[task], draws[task] = _summary(*statistics[task], groups[task], protocol, confidence, resamples, rng)
+    if by_release:
+        released.round_captions(tasks)
+    if VQA in tasks:
+        tasks[VQA] |= vqa_breakdown(of_task[VQA], statistics[VQA][2])
+    averaged = [task for task in TASKS if task in tasks and tasks[task]["macro"] is not None]
     average_draws = np.mean([draws[task] for task in averaged], axis=0) if resamples and averaged else None
     outcomes = Counter(problem["outcome"] for problem in problems)
     counts = {"read": len(converted) + outcomes[LEFT_OUT], "evaluated": len(converted)}
@@ -105,8 +106,9 @@ def evaluate_predictions(
         "average_of": averaged,
         **{"protocol": protocol, "confidence": confidence, "resamples": resamples, "seed": seed},
         "rows": counts,
+        "answers": answers,
         "problems": problems,
-        "notes": [NO_JAVA] if tasks.get("MIA", {}).get("tokenizer") == PLAIN else [],
+        "notes": _notes(tasks, of_task, by_release),
     }
 
 
@@ -122,22 +124,59 @@ def interval(values: np.ndarray, confidence: float) -> list[float]:
     return [float(bound) for bound in np.quantile(values, [tail, 1 - tail])]
 
 
+def _groups(rows: list[dict]) -> dict[str, np.ndarray]:
+    """The indices of the rows of each modality."""
+    names = np.array([row["modality"] for row in rows])
+    return {name: np.flatnonzero(names == name) for name in sort_modalities(names.tolist())}
+
+
+def _notes(tasks: dict[str, Any], of_task: dict[str, list[dict]], by_release: bool) -> list[str]:
+    """What a reader of the scores needs to know and cannot see in them."""
+    notes = [NO_JAVA] if tasks.get("MIA", {}).get("tokenizer") == PLAIN else []
+    if by_release:
+        if untagged := sum(not released.grounding_counts(row["annotation"], "")[1] for row in of_task["VG"]):
+            notes.append(
+                f"{untagged:,} VG rows have no <box>...</box> in their ground truth. The released code scores none of "
+                "them: convert the data with `--tags qwen_vl`, or evaluate with `present`."
+            )
+        if unknown := sum(row["modality"] not in MODALITIES for rows in of_task.values() for row in rows):
+            notes.append(
+                f"{unknown:,} rows are of none of the eight modalities: the released code does not score them."
+            )
+    return notes
+
+
 def _task_statistics(
-    task: str, rows: list[dict], groups: list[np.ndarray], progress: Progress | None, **spice_options: Any
-) -> tuple[str, dict[str, str], np.ndarray, Scores]:
+    task: str,
+    rows: list[dict],
+    groups: dict[str, np.ndarray] | None,
+    *,
+    by_release: bool,
+    progress: Progress | None,
+    **spice_options: Any,
+) -> tuple[str, dict[str, str], np.ndarray, Scores] | None:
     """A task's metric, the tools behind it, its per-row statistics ``[rows, columns]`` and their scores."""
+    if groups is None:
+        return None
+    share, tools = released.share if by_release else recall, {}
     if task == "VG":
         table = grounding_statistics(rows)
-        return "recall@0.5", {}, table, lambda sums: {"value": recall(sums), "targets": sums[..., 1]}
+        if by_release:
+            table[:, :2] = [released.grounding_counts(row["annotation"], row["response"]) for row in rows]
+        return "recall@0.5", tools, table, lambda sums: grounding_scores(sums) | {"value": share(sums)}
     if task == "MIA":
-        table, tokenizer, has_meteor = caption_statistics(rows, groups, progress)
+        table, tokenizer, has_meteor = caption_statistics(rows, list(groups.values()), progress, by_release=by_release)
         return "mBMR", {"tokenizer": tokenizer}, table, partial(caption_scores, has_meteor=has_meteor)
+    if task == VQA:
+        return "closed accuracy, open recall", tools, vqa_statistics(rows), lambda sums: {"value": recall(sums)}
     if task == "ROC":
-        metric, tools, table = "recall", {}, label_statistics(rows)
+        metric, table = "recall", label_statistics(rows)
+        if by_release:
+            table[:, 0] = [released.label_found(row["annotation"], row["response"]) for row in rows]
     else:
         values, metric, parsed_by = spice_scores(rows, progress=progress, **spice_options)
-        tools, table = {"parser": parsed_by}, np.stack([values, np.ones(len(rows))], axis=1)
-    return metric, tools, table, lambda sums: {"value": recall(sums)}
+        share, tools, table = recall, {"parser": parsed_by}, np.stack([values, np.ones(len(rows))], axis=1)
+    return metric, tools, table, lambda sums: {"value": share(sums)}
 
 
 def _summary(

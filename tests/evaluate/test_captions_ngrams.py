@@ -21,7 +21,7 @@ def test_equal_to_pycocoevalcap(pairs):
     hypotheses, references = zip(*pairs, strict=True)
     assume(any(references))  # pycocoevalcap's CIDEr raises when no reference has a word
     theirs = {i: [text] for i, text in enumerate(references)}, {i: [text] for i, text in enumerate(hypotheses)}
-    statistics, cider_each = ngram_statistics(hypotheses, references)
+    statistics, cider_each = ngram_statistics(hypotheses, [[text] for text in references])
 
     corpus, each = bleu.Bleu(4).compute_score(*theirs, verbose=0)
     np.testing.assert_allclose(bleu_scores(statistics.sum(axis=0)), corpus, rtol=0, atol=1e-9)
@@ -31,22 +31,22 @@ def test_equal_to_pycocoevalcap(pairs):
 
 def test_bleu_by_hand():
     """Two of three words right, and the one bigram of "a b" is right; the hypothesis is longer: no brevity penalty."""
-    statistics, _ = ngram_statistics(["a b c"], ["a b"])
+    statistics, _ = ngram_statistics(["a b c"], [["a b"]])
     assert statistics[0].tolist() == [3, 2, 1, 0, 2, 1, 0, 0, 3, 2]
     assert bleu_scores(statistics[0])[:2] == pytest.approx([2 / 3, (2 / 3 * 1 / 2) ** 0.5], abs=1e-8)
 
 
 def test_brevity_penalty_by_hand():
-    statistics, _ = ngram_statistics(["a b"], ["a b c d"])
+    statistics, _ = ngram_statistics(["a b"], [["a b c d"]])
     assert bleu_scores(statistics[0])[0] == pytest.approx(np.exp(1 - 4 / 2), abs=1e-7)
 
 
 def test_repeated_words_are_clipped():
-    statistics, _ = ngram_statistics(["the the the"], ["the cat"])
+    statistics, _ = ngram_statistics(["the the the"], [["the cat"]])
     assert statistics[0, 4] == 1
 
 
 def test_no_words_at_all():
-    statistics, each = ngram_statistics(["", ""], ["", ""])
+    statistics, each = ngram_statistics(["", ""], [[""], [""]])
     assert not statistics.any()
     assert not each.any()

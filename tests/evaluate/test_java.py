@@ -50,7 +50,7 @@ def test_meteor_equal_to_pycocoevalcap_for_pairs_and_corpora():
     tokens = java.ptb_tokenize(REFERENCES + HYPOTHESES)
     references, hypotheses = tokens[: len(REFERENCES)], tokens[len(REFERENCES) :]
     seen = []
-    statistics = java.meteor_statistics(hypotheses * 20, references * 20, seen.append)
+    statistics = java.meteor_statistics(hypotheses * 20, [[text] for text in references] * 20, seen.append)
     assert seen == [100]
 
     scorer = Meteor()
@@ -78,7 +78,7 @@ def test_a_java_that_dies_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="exit code 3.*broken"):
         java.ptb_tokenize(["a"])
     with pytest.raises(RuntimeError, match="after 0 of 3"):
-        java.meteor_statistics(["a"] * 3, ["a"] * 3)
+        java.meteor_statistics(["a"] * 3, [["a"]] * 3)
 
 
 def test_without_pycocoevalcap_the_extra_is_named(monkeypatch):

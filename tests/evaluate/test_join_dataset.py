@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from llamafactory_clinkd.cli import app
 from llamafactory_clinkd.evaluate import evaluate_file
-from llamafactory_clinkd.evaluate.predictions import Unreadable, join_dataset
+from llamafactory_clinkd.evaluate.prediction_files import Unreadable, join_dataset
 
 
 def row(question, answer, **more):

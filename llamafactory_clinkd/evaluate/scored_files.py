@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Scores of a file of predictions, beside the blind answers that its training rows give."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..utils.io import read_json
+from .blind import blind_scores
+from .prediction_files import join_dataset, load_rows
+from .scoring import evaluate_predictions
+
+
+def evaluate_file(
+    path: str | Path,
+    *,
+    answers: str | Path | None = None,
+    dataset: str | Path | None = None,
+    train: str | Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """:func:`.scoring.evaluate_predictions` of a file.
+
+    ``answers`` is the file of answers to a question file. ``dataset`` is the ShareGPT file that LLaMA-Factory's
+    ``generated_predictions.jsonl`` was made on; without it that format has no modalities. With the training rows of
+    ``train`` (ShareGPT, or rows of questions and answers), the metrics have the blind answers as ``baselines``.
+    """
+    rows = load_rows(path, answers)
+    if dataset is not None:
+        rows = join_dataset(rows, load_rows(dataset))
+    metrics = evaluate_predictions(rows, **options)
+    return metrics if train is None else with_baselines(metrics, load_rows(train), rows, **options)
+
+
+def with_baselines(
+    metrics: dict[str, Any], train_rows: Sequence[Any], test_rows: Sequence[Any], **options: Any
+) -> dict[str, Any]:
+    """The metrics with the :func:`.blind.blind_scores` as ``baselines``; by the released code there are none."""
+    if options.pop("protocol", "present") == "released":
+        return metrics | {"notes": [*metrics["notes"], "The released code has no blind answers: use `present`."]}
+    return metrics | {"baselines": blind_scores(train_rows, test_rows, **options)}
+
+
+def training_rows(names: Sequence[str], dataset_dir: str | Path) -> list[Any]:
+    """The rows of data sets of ``dataset_info.json``.
+
+    Raises:
+        ValueError: If a data set is not a local file of ShareGPT ``messages``.
+        FileNotFoundError: If a file does not exist.
+    """
+    entries, rows = read_json(Path(dataset_dir, "dataset_info.json")), []
+    for name in names:
+        entry = entries.get(name) or {}
+        columns = entry.get("columns") or {}
+        if "file_name" not in entry or columns.get("messages", "messages") != "messages":
+            raise ValueError(f"data set {name!r} is not a local file of `messages`")
+        path = Path(dataset_dir, entry["file_name"])
+        if not path.is_file():
+            raise FileNotFoundError(f"data set {name!r}: {path} is not a file")
+        rows += load_rows(path)
+    return rows
