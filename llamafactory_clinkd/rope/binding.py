@@ -7,6 +7,7 @@
 (``copy.deepcopy`` rebinds it to the copy). No class is patched: a teacher beside the student keeps its own positions.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -70,9 +71,11 @@ def apply_rope(
     if variant == "rope_mixed":
         add_mixed(inner)
     elif variant != "mrope":
-        bind_method(inner, "get_rope_index", get_rope_index)
+        old = "mm_token_type_ids" not in inspect.signature(type(inner).get_rope_index).parameters
+        bind_method(inner, "get_rope_index", get_rope_index_by_tokens if old else get_rope_index)
     for generating in _generating_modules(model, inner):
-        bind_method(generating, _PREPARE, _prepare_with_token_types)
+        if _PREPARE in vars(type(generating)):  # not in transformers 5.0 and 5.1, which read the tokens
+            bind_method(generating, _PREPARE, _prepare_with_token_types)
         if "get_rope_index" in vars(inner):
             bind_method(generating, _UPDATE, _continue_after_image)
     inner.clinkd_rope = settings
@@ -169,6 +172,21 @@ def get_rope_index(
         video_intervals=intervals,
         **{option: self.clinkd_rope[option] for option in VARIANTS[variant]},
     )
+
+
+def get_rope_index_by_tokens(self: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """As :func:`get_rope_index`, called as transformers 5.0 to 5.2 calls its own method.
+
+    There are no token types, and the order of the parameters is the class's. In 5.0 and 5.1 a delta counts from the
+    padded length.
+    """
+    names = list(inspect.signature(type(self).get_rope_index).parameters)[1:]
+    kwargs |= dict(zip(names, args, strict=False))
+    positions, deltas = get_rope_index(self, **kwargs)
+    mask = kwargs.get("attention_mask")
+    if mask is not None and not hasattr(type(self), "compute_3d_position_ids"):
+        deltas = deltas + mask.long().sum(1, keepdim=True) - mask.shape[1]
+    return positions, deltas
 
 
 def _prepare_with_token_types(self: nn.Module, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:

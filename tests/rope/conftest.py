@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
+import inspect
+
 import pytest
 import torch
 from qwen2vl import qwen2_5_vl_config, qwen2vl_config
@@ -9,6 +11,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForCondition
 from .layouts import batch_of
 
 
+TAKES_TYPES = "mm_token_type_ids" in inspect.signature(Qwen2VLForConditionalGeneration.forward).parameters
+"""Not in transformers 5.0 to 5.2, which find images by their tokens."""
 IMAGE, VIDEO, START, END = 60, 61, 62, 63
 TOKENS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
 SIZES = {
@@ -68,6 +72,8 @@ def inputs_of(rows, seed: int = 0) -> dict:
     opens = (types[:, 1:] > 0) & (types[:, :-1] == 0) & (mask[:, :-1] == 1)
     ids[:, :-1][opens] = START  # beam search counts a row's images by it
     inputs = {"input_ids": ids, **{k: v for k, v in batch.items() if v is not None}}
+    if not TAKES_TYPES:
+        del inputs["mm_token_type_ids"]
     for key, pixels in (("image_grid_thw", "pixel_values"), ("video_grid_thw", "pixel_values_videos")):
         if key in inputs:
             inputs[pixels] = torch.randn(int(inputs[key].prod(1).sum()), 3 * 2 * 14 * 14, generator=generator)

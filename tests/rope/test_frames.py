@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from llamafactory_clinkd.rope import apply_rope, mixed_parameters, remove_rope, rope_settings
 from llamafactory_clinkd.rope.mixed import NAME, patch_positions
 
-from .conftest import END, IMAGE, START, TOKENS, VIDEO, sharpened
+from .conftest import END, IMAGE, START, TAKES_TYPES, TOKENS, VIDEO, inputs_of, sharpened
 from .layouts import (
     Row,
     Segment,
@@ -98,14 +98,17 @@ def batch_with_frames(drawn, length):
 
 
 def positions(model, batch):
-    return model.model.get_rope_index(torch.zeros_like(batch["mm_token_type_ids"]), **batch)
+    """Positions, and deltas that count from the real tokens (in transformers 5.0 and 5.1 from the padded length)."""
+    ids, deltas = model.model.get_rope_index(torch.zeros_like(batch["mm_token_type_ids"]), **batch)
+    mask = batch["attention_mask"]
+    padded = not hasattr(type(model.model), "compute_3d_position_ids")
+    return ids, deltas + padded * (mask.shape[1] - mask.sum(1, keepdim=True))
 
 
 def inputs_of_frames(drawn, length=2, seed=0):
-    from .conftest import inputs_of
-
     split, batch = batch_with_frames(drawn, length)
-    return inputs_of(split, seed) | {key: value for key, value in batch.items() if value is not None}
+    inputs = inputs_of(split, seed)
+    return inputs | ({"video_grid_thw": batch["video_grid_thw"]} if "video_grid_thw" in inputs else {})
 
 
 PROMPTS = {
@@ -148,11 +151,10 @@ def test_rope_2d_equals_its_reference(kind, drawn, length):
 def test_gap_one_is_stock(kind, drawn, length):
     _, batch = batch_with_frames(drawn, length)
     model = remove_rope(MODELS[kind])
-    input_ids = torch.full_like(batch["mm_token_type_ids"], 7)  # transformers 5.0 to 5.2 reads the tokens themselves
-    input_ids[batch["mm_token_type_ids"] == 1], input_ids[batch["mm_token_type_ids"] == 2] = IMAGE, VIDEO
+    input_ids = torch.zeros_like(batch["mm_token_type_ids"])
     grids = {key: None if grid is None else grid.clone() for key, grid in batch.items() if "grid" in key}
-    if "mm_token_type_ids" not in model.model.get_rope_index.__code__.co_varnames:
-        pytest.skip("this transformers finds frames by <|vision_start|>, which the drawn layouts do not have")
+    if not TAKES_TYPES:
+        pytest.skip("stock positions of transformers 5.0 to 5.2 need <|vision_start|>, which the drawn layouts lack")
     stock = model.model.get_rope_index(input_ids, **{**batch, **grids})
     ours = apply_rope(model, "mcg_released", gap=1).model.get_rope_index(input_ids, **batch)
     for own, expected in zip(ours, stock, strict=True):
@@ -176,7 +178,7 @@ def test_cached_generation_equals_a_full_pass(model, variant, prompt):
     new = result.sequences[:, inputs["input_ids"].shape[1] :]
     assert new.shape[1] == 6
     assert torch.allclose(torch.stack(result.logits, 1), logits_of_a_full_pass(model, inputs, new), atol=2e-4)
-    del inputs["mm_token_type_ids"]  # as LLaMA-Factory's chat calls it
+    inputs.pop("mm_token_type_ids", None)  # as LLaMA-Factory's chat calls it
     assert torch.equal(generate(model, inputs).sequences, result.sequences)
 
 

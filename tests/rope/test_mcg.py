@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from llamafactory_clinkd.rope import mcg
 
+from .conftest import TAKES_TYPES
 from .layouts import (
     Row,
     batch_of,
@@ -157,6 +158,8 @@ def _stock(batch):
 
     from transformers import Qwen2VLModel
 
+    if not TAKES_TYPES:
+        pytest.skip("stock positions of transformers 5.0 to 5.2 need <|vision_start|>, which the drawn layouts lack")
     config = SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2))
     stub = SimpleNamespace(config=config)
     stub.get_vision_position_ids = Qwen2VLModel.get_vision_position_ids.__get__(stub)
