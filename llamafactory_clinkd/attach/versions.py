@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 SUPPORTED = {
     "llamafactory": (">=0.9.5,<0.10", "0.9.5 is the first whose SFT trainer takes `ref_model`"),
-    "transformers": (">=5.0,<=5.6.0", "the correction rounds extend `Trainer._run_epoch`, new in 5.0"),
+    "transformers": (">=5.0,<5.9", "the correction rounds extend `Trainer._run_epoch`, new in 5.0"),
 }
 
 
