@@ -8,6 +8,7 @@ import functools
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -149,7 +150,7 @@ def view_of_page(runner: Any) -> Any:
     process = runner.trainer
     if process is None:
         return runner
-    lock_communicate(process)
+    drain(process)
     runner.running = True
     if not hasattr(process, "aborted"):  # the first page: an earlier Abort was meant for another run
         process.aborted = runner.aborted = False
@@ -177,15 +178,27 @@ def view_of_page(runner: Any) -> Any:
     return view
 
 
-def lock_communicate(process: subprocess.Popen) -> None:
-    """Lets the monitors of several pages call ``communicate`` in turn: two calls at once end in EBADF."""
+def drain(process: subprocess.Popen) -> None:
+    """Reads a process's output from now on, whether or not a page watches; ``communicate`` waits for the result.
+
+    Otherwise a run whose page was closed stands still once the 64 KiB of its pipe are full, and two pages that call
+    ``communicate`` at once get EBADF.
+    """
     if "communicate" in vars(process):
         return
-    stock, lock = process.communicate, threading.Lock()
+    stock, output = process.communicate, Future()
 
-    @functools.wraps(stock)
-    def communicate(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        with lock:
-            return stock(*args, **kwargs)
+    def read() -> None:
+        try:
+            output.set_result(stock())
+        except Exception as error:  # raised in the monitor that waits
+            output.set_exception(error)
+
+    def communicate(input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        try:
+            return output.result(timeout)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(process.args, timeout) from None
 
     process.communicate = communicate
+    threading.Thread(target=read, name="output of the run", daemon=True).start()

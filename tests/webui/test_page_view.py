@@ -9,18 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llamafactory_clinkd.webui.monitor import lock_communicate, view_of_page
+from llamafactory_clinkd.webui.monitor import drain, view_of_page
 
 
 PRINT_AND_END = "import sys, time\nfor _ in range(40): print('line', file=sys.stderr, flush=True); time.sleep(0.02)"
 
 
 def test_two_pages_that_wait_for_one_process_both_get_its_output():
-    """Without the lock one of the two raises EBADF or ValueError now and then: its pipe is closed by the other."""
+    """Without one reader one of the two raises EBADF or ValueError now and then: its pipe is closed by the other."""
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", PRINT_AND_END], stderr=subprocess.PIPE, text=True)
-        lock_communicate(process)
-        lock_communicate(process)
+        drain(process)
+        drain(process)
 
         def watch(process=process):
             while True:
@@ -32,6 +32,34 @@ def test_two_pages_that_wait_for_one_process_both_get_its_output():
         with ThreadPoolExecutor(3) as pool:
             outputs = [pool.submit(watch) for _ in range(3)]
         assert [each.result() for each in outputs] == ["line\n" * 40] * 3 and process.returncode == 0
+
+
+PRINT_MUCH = "import sys\nfor _ in range(4000): print('a line of the run' * 8, file=sys.stderr)"  # 544 kB
+
+
+def test_a_run_that_no_page_watches_any_more_ends(runner):
+    """A closed page stops reading; the pipe holds 64 KiB. A page that comes later still gets all of the output."""
+    runner.trainer.communicate()
+    process = subprocess.Popen([sys.executable, "-c", PRINT_MUCH], stderr=subprocess.PIPE, text=True)
+    runner.trainer = process
+    try:
+        view_of_page(runner)  # a page opens, and is closed at once
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+    output = view_of_page(runner).trainer.communicate(timeout=60)[1]
+    assert output == ("a line of the run" * 8 + "\n") * 4000
+
+
+def test_a_page_that_waits_too_short_a_time_is_told_so():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    stdin, process.stdin = process.stdin, None
+    drain(process)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=0.1)
+    stdin.write(b"go on\n")
+    stdin.close()
+    assert process.communicate(timeout=60)[1] == b"" and process.returncode == 0
 
 
 @pytest.fixture
