@@ -40,14 +40,15 @@ def evaluate(
         Literal["present", "released"], typer.Option(help="Mean over the modalities present, or as the released code.")
     ] = "present",
     spice_jars: Annotated[Path | None, typer.Option(help="Folder with SPICE's CoreNLP 3.6.0 jars.")] = None,
-    answers: Annotated[Path | None, typer.Option(help="The answers of a LLaVA-Med question file.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="The answers to a question file, by question_id.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="The data set of LLaMA-Factory's predictions.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Training rows, for the scores of blind answers.")] = None,
 ) -> None:
-    """Computes the paper's four metrics."""
+    """Computes the paper's four metrics, and the usual ones of VQA data sets."""
     from .evaluate import evaluate_file, metrics_table, progress_bar
     from .utils.io import write_json
 
-    files = {"answers": answers, "dataset": dataset}
+    files = {"answers": answers, "dataset": dataset, "train": train}
     with exit_on_error(), progress_bar() as progress:
         metrics = evaluate_file(predictions, protocol=protocol, spice_jars=spice_jars, progress=progress, **files)
     console.print(metrics_table(metrics))
