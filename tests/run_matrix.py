@@ -47,26 +47,35 @@ def main() -> int:
         parser.error(f"{folder} is inside the checkout {ROOT}: name a folder outside of it.")
     folder.mkdir(parents=True, exist_ok=True)
     chosen = arguments.only.split(",") if arguments.only else ["/".join(each) for each in COMBINATIONS]
-    wheel = build_wheel(folder)
+    source = export_commit(folder / "source")
+    wheel = build_wheel(source, folder / "wheel")
     failures = 0
     for name in chosen:
-        line, passed = run_combination(folder, name, wheel, arguments)
+        line, passed = run_combination(folder, name, source, wheel, arguments)
         failures += not passed
         write_row(folder / "table.md", line)
         print(line, flush=True)
     return failures
 
 
-def build_wheel(folder: Path) -> Path:
-    """The wheel of this checkout, which users install."""
-    shutil.rmtree(folder / "wheel", ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder / "wheel", ROOT]
-    subprocess.run(command, check=True)
-    (wheel,) = (folder / "wheel").glob("*.whl")
+def export_commit(folder: Path) -> Path:
+    """The files of the checkout's last commit, without what lies around in the working tree."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
+    return folder
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    """The wheel that users install."""
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source], check=True)
+    (wheel,) = folder.glob("*.whl")
     return wheel
 
 
-def run_combination(folder: Path, name: str, wheel: Path, arguments: argparse.Namespace) -> tuple[str, bool]:
+def run_combination(folder: Path, name: str, source: Path, wheel: Path, arguments) -> tuple[str, bool]:
     """Builds and tests one combination; returns its line of the table, and whether everything passed."""
     python, llamafactory, transformers = name.split("/")
     environment, log = folder / name.replace("/", "-"), folder / f"{name.replace('/', '-')}.log"
@@ -83,7 +92,7 @@ def run_combination(folder: Path, name: str, wheel: Path, arguments: argparse.Na
         command = [environment / "bin" / "python", "-m", "pytest", "-q", "-m", "not slow and not long"]
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{environment / 'bin'}:{os.environ['PATH']}"}
         done = subprocess.run(
-            [*command, *arguments.tests], cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT
+            [*command, *arguments.tests], cwd=source, env=variables, stdout=output, stderr=subprocess.STDOUT
         )
     counts = re.findall(r"^\d+ \w+.* in [\d.]+s.*$", log.read_text(encoding="utf-8"), re.MULTILINE)
     result = counts[-1].partition(" in ")[0] if counts else f"pytest ended with {done.returncode}, see {log.name}"

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from .registry import REGISTRY
-from .versions import STAGES, UnsupportedVersionError, require_supported_versions
+from .versions import STAGES, UnsupportedVersionError, check_known_problems, require_supported_versions
 
 
 def hook_parser(parser: ModuleType) -> None:
@@ -100,9 +100,14 @@ def hook_sft_workflow(workflow: ModuleType) -> None:
         from ..phases.recipe import RecipeArguments
         from ..phases.runner import run_procedure
         from ..phases.stock_sft import StockWorkflow, fetch_from_other_hub
+        from .run_facts import RunFacts
 
         fetch_from_other_hub(model_args)
-        return run_procedure(StockWorkflow(workflow, stock), RecipeArguments(*arguments), callbacks or [])
+        stock_workflow, recipe = StockWorkflow(workflow, stock), RecipeArguments(*arguments)
+        facts = RunFacts(recipe)
+        facts.check_architecture()
+        check_known_problems(facts)
+        return run_procedure(stock_workflow, recipe, callbacks or [])
 
     _wrap_run(workflow, "sft", run_sft)
 

@@ -1,13 +1,20 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The supported versions, checked before the first patch, and the table of the names that the hooks rely on."""
+"""The supported versions, what is known to be wrong in some of them, and the names that the hooks rely on."""
 
 import contextlib
 import functools
 import importlib
 import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+
+logger = logging.getLogger(__name__)
 
 
 SUPPORTED = {
@@ -32,15 +39,99 @@ def found_versions() -> dict[str, str | None]:
 @functools.cache
 def require_supported_versions() -> None:
     """Raises ``UnsupportedVersionError``, with the installing command, if a package is outside its range."""
-    from packaging.specifiers import SpecifierSet
-
     for package, found in found_versions().items():
         required, reason = SUPPORTED[package]
-        if found is None or not SpecifierSet(required, prereleases=True).contains(found):
+        if found is None or not _is_in(found, required):
             raise UnsupportedVersionError(
                 f"Found {package} {found or '(not installed)'}, required {required} ({reason}). "
                 f"Run: pip install '{package}{required}'"
             )
+
+
+def _is_in(found: str, required: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(required, prereleases=True).contains(found)
+
+
+@dataclass(frozen=True)
+class KnownProblem:
+    """What stock gets wrong in some versions, if a run is concerned."""
+
+    package: str
+    versions: str
+    concerns: Callable[[Any], bool]  # of a `run_facts.RunFacts`
+    condition: str
+    problem: str
+    way_out: str
+    refused: bool = True  # else a warning
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.versions} with {self.condition}: {self.problem}. {self.way_out}"
+
+
+NEWER = (
+    "Install another version: with LLaMA-Factory 0.9.5 `pip install 'transformers==5.2.0'`, with its main branch "
+    "`pip install 'transformers==5.8.0'`"
+)
+KNOWN_PROBLEMS = (
+    KnownProblem(
+        "transformers", "==5.6.0", lambda run: run.flash_attention,
+        "`flash_attn: fa2` or fa3 (Gemma 2: also auto)",
+        "the first attention layer ends with \"'NoneType' object has no attribute 'to'\" (transformers #45588)",
+        f"Set `flash_attn: sdpa`. {NEWER}.",
+    ),
+    KnownProblem(
+        "transformers", ">=5.3.0,<=5.5.3", lambda run: "qwen2_5_vl" in run.stock_positions,
+        "LLaMA-Factory's positions of Qwen2.5-VL",
+        "the temporal positions of images are multiplied by tokens_per_second (transformers #45325)",
+        f"{NEWER}. A student (not a teacher) may have `rope_variant: mcg_released` with `mcg_gap: 1`, which are the "
+        "right positions.",
+    ),
+    KnownProblem(
+        "transformers", ">=5.3.0,<=5.5.4",
+        lambda run: not run.stock_positions.isdisjoint(("qwen2_vl", "qwen2_5_vl")) and run.videos,
+        "LLaMA-Factory's positions of videos in Qwen2-VL and Qwen2.5-VL",
+        "all frames get the same temporal position and the rows of frames are mixed up (transformers #45381)",
+        f"{NEWER}.",
+    ),
+    KnownProblem(
+        "transformers", ">=5.0,<5.9", lambda run: "qwen2_5_vl" in run.model_types and run.videos,
+        "videos in Qwen2.5-VL",
+        "seconds between frames are cut to whole numbers: with `video_fps` above 2, all frames have one temporal "
+        "position (transformers #48669)",
+        "Set `video_fps` to 2 or 1, which leave 1 and 2 whole seconds.",
+        refused=False,
+    ),
+    KnownProblem(
+        "llamafactory", "<=0.9.6.dev0", lambda run: run.initialises_tokens_wrongly,
+        "`add_tokens`, `add_special_tokens` or `new_special_tokens_config`",
+        "where the embedding has spare rows, as Qwen's has, the new tokens' rows are not initialised, and "
+        "descriptions go to other rows (LLaMA-Factory #10547)",
+        "Install LLaMA-Factory's main branch, or train without new tokens.",
+        refused=False,
+    ),
+)  # fmt: skip
+"""One line for each thing that stock gets wrong; a line goes when its versions are no longer supported."""
+
+
+def known_problems() -> list[KnownProblem]:
+    """The lines of :data:`KNOWN_PROBLEMS` about an installed version."""
+    found = found_versions()
+    return [each for each in KNOWN_PROBLEMS if found[each.package] and _is_in(found[each.package], each.versions)]
+
+
+def check_known_problems(run: Any) -> None:
+    """Logs the known problems that concern a run (``run_facts.RunFacts``).
+
+    Raises:
+        UnsupportedVersionError: If one of them makes its results wrong, with the way out.
+    """
+    concerning = [each for each in known_problems() if each.concerns(run)]
+    for each in concerning:
+        if each.refused:
+            raise UnsupportedVersionError(f"{found_versions()[each.package]} is installed. {each}")
+        logger.warning("%s is installed. %s", found_versions()[each.package], each)
 
 
 STAGES = ("pt", "dpo", "kto", "rm", "ppo")  # LLaMA-Factory's training stages besides SFT

@@ -6,7 +6,17 @@
 from pathlib import Path
 from typing import Any
 
-from .checks import CheckResult, attached_seams, devices, java, packages, results_table, seam_names, versions
+from .checks import (
+    CheckResult,
+    attached_seams,
+    devices,
+    java,
+    known_problems,
+    packages,
+    results_table,
+    seam_names,
+    versions,
+)
 from .external_resources import clip_weights, corrector_server, sending, sentence_model
 
 
@@ -23,7 +33,7 @@ def check_all(recipe: str | Path | None = None) -> list[CheckResult]:
         OSError: If the recipe cannot be read.
     """
     keys = read_recipe(recipe) if recipe is not None else {}
-    results = [*check_seams(), *packages(), java()]
+    results = [*check_seams(), *known_problems(), *packages(), java()]
     results += [clip_weights(keys), sentence_model(keys), devices(), corrector_server(keys)]
     return results if recipe is None else [*results, sending(keys)]
 

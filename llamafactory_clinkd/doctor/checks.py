@@ -15,12 +15,12 @@ class CheckResult:
     """The result of one check."""
 
     name: str
-    state: str  # ok, missing (something optional) or broken
+    state: str  # ok, note (wrong in some runs), missing (something optional) or broken
     found: str
     fix: str = ""  # empty if the state is ok
 
 
-COLOURS = {"ok": "green", "missing": "yellow", "broken": "red"}
+COLOURS = {"ok": "green", "note": "yellow", "missing": "yellow", "broken": "red"}
 
 
 def results_table(results: list[CheckResult]) -> Any:
@@ -60,6 +60,16 @@ def versions() -> list[CheckResult]:
     except UnsupportedVersionError as error:
         return [CheckResult("versions", "broken", found, str(error))]
     return [CheckResult("versions", "ok", found)]
+
+
+def known_problems() -> list[CheckResult]:
+    """What stock gets wrong in the installed versions; a run that is concerned is warned or refused."""
+    from ..attach.versions import known_problems as of_installed
+
+    return [
+        CheckResult("known problem", "note", f"with {each.condition}: {each.problem}", each.way_out)
+        for each in of_installed()
+    ]
 
 
 def packages() -> list[CheckResult]:
