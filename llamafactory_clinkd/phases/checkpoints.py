@@ -7,6 +7,7 @@ import logging
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
@@ -16,6 +17,11 @@ from ..utils.io import read_json
 
 
 logger = logging.getLogger(__name__)
+
+OPTIMIZER_FILES = ("optimizer.*", "optimizer_*", "global_step*")  # of one process and DDP, of FSDP, of DeepSpeed
+UNSAVED_STATE = ("use_badam", "galore_layerwise", "apollo_layerwise")
+"""Recipe keys of optimizers whose ``state_dict`` lacks state: BAdam's block, its order and its fp32 copies, and all of
+those that work inside the backward pass."""
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -34,9 +40,25 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def remove_broken_checkpoints(folder: Path) -> None:
-    """Removes incomplete checkpoints of a killed run or a full disk, which ``save_total_limit`` would count."""
+def unsaved_state(finetuning: Any) -> str | None:
+    """The key, such as ``use_badam: true``, with which no checkpoint continues training exactly; ``None`` without."""
+    return next((f"{key}: true" for key in UNSAVED_STATE if getattr(finetuning, key, False)), None)
+
+
+def remove_broken_checkpoints(folder: Path, finetuning: Any) -> None:
+    """Removes checkpoints from which training is not continued, which ``save_total_limit`` would count.
+
+    These are the incomplete ones of a killed run or a full disk, and all with an optimizer of :data:`UNSAVED_STATE`.
+    """
+    unsaved = unsaved_state(finetuning)
     for path in checkpoints_in(folder):
+        if unsaved is not None:
+            logger.warning(
+                "Checkpoint %s is removed: with `%s` its optimizer's state is not in it. The phase starts again from "
+                "its beginning, so that it is exact.", path, unsaved,
+            )  # fmt: skip
+            shutil.rmtree(path)
+            continue
         fault = checkpoint_fault(path)
         if fault is not None:
             logger.warning("Checkpoint %s was not written to the end (%s) and is removed.", path, fault)
@@ -57,6 +79,8 @@ def checkpoint_fault(folder: Path) -> str | None:
         return f"{TRAINER_STATE_NAME} is cut off"
     if str(state.get("global_step")) != _step(folder):
         return f"{TRAINER_STATE_NAME} is of step {state.get('global_step')}"
+    if not any(any(folder.glob(pattern)) for pattern in OPTIMIZER_FILES):
+        return "it has no state of the optimizer; `save_only_model: true` writes none"
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".safetensors" and not is_whole_safetensors(path):
             return f"{path.relative_to(folder)} is cut off"

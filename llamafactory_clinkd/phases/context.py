@@ -15,8 +15,9 @@ from ..kd.pseudo_labels import seeded_subset
 from ..rope.saved_positions import apply_saved_positions
 from ..training.tracked_data import TrackedData, describe_rows
 from ..utils.ranks import Ranks, Stopped
-from .checkpoints import last_whole_checkpoint
-from .recipe import RecipeArguments, phase_arguments, with_model
+from .checkpoints import last_whole_checkpoint, unsaved_state
+from .content import ContentHashes
+from .recipe import RecipeArguments, is_adapter, phase_arguments, with_model
 from .stock_sft import StockWorkflow
 from .stopping import ABORTED, StopCallback
 
@@ -36,6 +37,7 @@ class Run:
         self.folder = self.output_dir / "clinkd"
         self.phases = [phase for phase in PHASES if phase in arguments.finetuning.clinkd_phases]
         self.model_folder: Path | None = None  # where the last training phase wrote its model
+        self.hashes = ContentHashes(self.folder / "content_hashes.json")  # of the files that the recipe names
         self.resumes = False  # whether the current phase continues an earlier attempt
 
     @property
@@ -47,6 +49,11 @@ class Run:
     def settings(self) -> Any:
         """The ClinKD keys."""
         return self._arguments.finetuning
+
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether a training phase writes an adapter, not a whole model."""
+        return is_adapter(self.settings.finetuning_type)
 
     def folder_of(self, phase: str) -> Path:
         """Where a training phase writes its model: ``output_dir`` for the last one."""
@@ -64,7 +71,8 @@ class Run:
     def training_arguments(self, phase: str, epochs: float) -> RecipeArguments:
         """A training phase's recipe, which resumes from a whole checkpoint; only the final model goes to the hub."""
         folder, recipe = self.folder_of(phase), self.recipe
-        checkpoint = last_whole_checkpoint(folder) if self.resumes else None
+        resumes = self.resumes and unsaved_state(recipe.finetuning) is None
+        checkpoint = last_whole_checkpoint(folder) if resumes else None
         return phase_arguments(
             recipe,
             folder,

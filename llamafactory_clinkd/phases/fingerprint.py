@@ -8,13 +8,14 @@ Every field of every argument group counts, also one that a newer LLaMA-Factory 
 """
 
 import json
+import os
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from ..arguments import TRAINING_PHASES, ClinkdArguments
-from ..utils.io import file_sha256, read_json, sampled_sha256
+from ..utils.io import read_json
 from ..utils.value_checks import split_list
+from .content import ContentHashes, dataset_fingerprint, model_fingerprint, named_content
 
 
 IGNORED: dict[str, tuple[str, ...]] = {
@@ -28,7 +29,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
         "trackio_bucket_id", "trackio_static_space_id", "use_swanlab", "swanlab_project", "swanlab_workspace",
         "swanlab_run_name", "swanlab_mode", "swanlab_logdir", "swanlab_lark_webhook_url", "plot_loss", "debug",
         "print_param_status", "badam_verbose", "skip_memory_metrics", "include_num_input_tokens_seen",
-        "include_effective_tokens_per_second", "compute_accuracy", "correction_token_prices",
+        "include_effective_tokens_per_second", "correction_token_prices",
     ),
     "is a secret, or permission to use a server or a hub": (
         "hub_token", "hf_hub_token", "ms_hub_token", "om_hub_token", "swanlab_api_key", "swanlab_lark_secret",
@@ -36,6 +37,9 @@ IGNORED: dict[str, tuple[str, ...]] = {
     ),
     "publishes a finished model": (
         "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision",
+    ),
+    "is compared apart, because other ranks may train the same rows in each step": (
+        "per_device_train_batch_size", "gradient_accumulation_steps",
     ),
     "decides how much of a checkpoint is kept; a resumed run equals an uninterrupted one": (
         "save_total_limit", "save_only_model", "resume_from_checkpoint", "enable_jit_checkpoint",
@@ -46,7 +50,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
         "generation_num_beams", "model_max_length", "block_diag_attn",
     ),
     "decides where and how fast the same computation runs": (
-        "deepspeed", "fsdp", "fsdp_config", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_static_graph",
+        "fsdp", "fsdp_config", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_static_graph",
         "ddp_find_unused_parameters", "ddp_broadcast_buffers", "local_rank", "device_map", "use_cpu",
         "low_cpu_mem_usage", "gradient_checkpointing", "gradient_checkpointing_kwargs", "use_reentrant_gc",
         "disable_gradient_checkpointing", "use_unsloth_gc", "torch_empty_cache_steps", "preprocessing_num_workers",
@@ -59,12 +63,22 @@ IGNORED: dict[str, tuple[str, ...]] = {
 
 BEST_MODEL_FIELDS = (
     "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps",
-    "metric_for_best_model", "greater_is_better",
+    "metric_for_best_model", "greater_is_better", "compute_accuracy",
 )  # fmt: skip
 """Ignored too unless evaluations choose the model (``load_best_model_at_end``, ``early_stopping_steps``)."""
 
-RECORDED_BY_CONTENT = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "seed")
+RECORDED_BY_CONTENT = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "seed", "deepspeed")
 """Recorded by :func:`phase_inputs` itself, in every phase that they concern."""
+
+WITHOUT_CONTENT = ("media_dir", "ref_model", "ref_model_adapters")
+"""Paths whose content is recorded under another key; of media, only the files that the rows name."""
+
+ENGINE_ONLY = (
+    "zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "train_batch_size",
+    "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "steps_per_print", "wall_clock_breakdown",
+    "activation_checkpointing", "flops_profiler", "comms_logger", "aio", "tensorboard", "wandb", "csv_monitor",
+)  # fmt: skip
+"""Sections of a DeepSpeed file that decide where and how fast the same computation runs, or what is logged."""
 
 MODEL_PHASES = ("pseudo_label", "distill", "correct", "predict")
 GROUP_PHASES = {
@@ -77,12 +91,12 @@ GROUP_PHASES = {
 """Argument group -> the phases that its fields concern."""
 
 FIELD_PHASES = {
-    MODEL_PHASES: ("image_square",),
+    MODEL_PHASES: ("image_square", "bf16_full_eval", "fp16_full_eval", "tf32"),
     ("pseudo_label", "distill"): ("pseudo_label_samples", "ref_model", "teacher_rope_variant"),
     ("distill", "correct", "predict"): ("rope_variant", "rope_sections", "mcg_"),
     ("distill",): ("kd_", "pseudo_label_target"),
     ("correct",): ("correct",),
-    ("predict",): ("sasg_", "eval_dataset", "per_device_eval_batch_size", "compute_dtype"),
+    ("predict",): ("sasg_", "eval_dataset", "per_device_eval_batch_size"),
     ("evaluate",): ("spice_jars",),
 }
 """Phases -> the fields (starts of their names) that concern them, where they are not those of the group."""
@@ -91,7 +105,7 @@ ALWAYS_RECORDED = frozenset((
     "template", "dataset", "eval_dataset", "cutoff_len", "max_samples", "val_size", "train_on_prompt", "mask_history",
     "packing", "neat_packing", "mix_strategy", "interleave_probs", "default_system", "tool_format",
     "quantization_bit", "image_max_pixels", "image_min_pixels", "rope_scaling", "flash_attn", "learning_rate",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "warmup_ratio",
+    "lr_scheduler_type", "warmup_steps", "warmup_ratio",
     "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16",
     "label_smoothing_factor", "neftune_noise_alpha", "finetuning_type", "lora_rank", "lora_alpha", "lora_dropout",
     "lora_target", "freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model",
@@ -101,11 +115,12 @@ ALWAYS_RECORDED = frozenset((
 ))  # fmt: skip
 """Recorded at their default too: these defaults differ between versions. Of other fields only changes are recorded."""
 
-WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 
-
-def phase_inputs(phase: str, arguments: Any, previous: str | None) -> dict[str, Any]:
+def phase_inputs(
+    phase: str, arguments: Any, previous: str | None, hashes: ContentHashes | None = None
+) -> dict[str, Any]:
     """Everything that changes a phase's result, JSON-able; ``previous`` is the hash of the phase before this one."""
+    hashes = hashes or ContentHashes()
     data, model, finetuning = arguments.data, arguments.model, arguments.finetuning
     selects_model = bool(arguments.training.load_best_model_at_end or finetuning.early_stopping_steps)
     ignored = {*RECORDED_BY_CONTENT, *(name for names in IGNORED.values() for name in names)}
@@ -124,22 +139,46 @@ def phase_inputs(phase: str, arguments: Any, previous: str | None) -> dict[str, 
             counts = item.name not in ignored and phase in next(own_phases, default_phases)
             if counts and (item.name in ALWAYS_RECORDED or not _is_default(item, value)):
                 inputs[item.name] = asdict(value) if is_dataclass(value) else value
+                content = None if item.name in WITHOUT_CONTENT else named_content(value, hashes)
+                if content is not None:
+                    inputs[f"{item.name} (content)"] = content
     if phase in MODEL_PHASES:
+
+        def fingerprints(paths: Any) -> list[Any]:
+            return [model_fingerprint(path, hashes, model.adapter_folder) for path in split_list(paths)]
+
         datasets = data.eval_dataset if phase == "predict" and data.eval_dataset else data.dataset
-        inputs["data_files"] = dataset_fingerprint(datasets, data.dataset_dir)
+        inputs |= dataset_fingerprint(datasets, data, hashes)
         if selects_model and phase in TRAINING_PHASES:
-            inputs["evaluation_files"] = dataset_fingerprint(data.eval_dataset, data.dataset_dir)
+            inputs["evaluation_files"] = dataset_fingerprint(data.eval_dataset, data, hashes)
         is_first, adapters = previous is None, model.adapter_name_or_path or []
         reads_model = is_first or phase == "pseudo_label"
-        inputs["model"] = model_fingerprint(model.model_name_or_path) if reads_model else None
-        inputs["adapters"] = [model_fingerprint(path) for path in adapters] if is_first else None
-    if phase in ("pseudo_label", "distill"):
-        if finetuning.ref_model:
-            inputs["teacher"] = model_fingerprint(finetuning.ref_model)
-        if finetuning.ref_model_adapters:
-            adapters = split_list(finetuning.ref_model_adapters)
-            inputs["teacher_adapters"] = [model_fingerprint(path) for path in adapters]
+        inputs["model"] = model_fingerprint(model.model_name_or_path, hashes) if reads_model else None
+        inputs["adapters"] = fingerprints(adapters) if is_first else None
+        if settings := engine_settings(arguments.training.deepspeed):
+            inputs["deepspeed"] = settings
+        if finetuning.ref_model and phase in ("pseudo_label", "distill"):
+            inputs["teacher"] = model_fingerprint(finetuning.ref_model, hashes)
+        if finetuning.ref_model_adapters and phase in ("pseudo_label", "distill"):
+            inputs["teacher_adapters"] = fingerprints(finetuning.ref_model_adapters)
     return json.loads(json.dumps(inputs, default=str))
+
+
+def engine_settings(deepspeed: Any) -> Any:
+    """What a DeepSpeed file (path or content) sets besides :data:`ENGINE_ONLY`: precision, clipping, an optimizer.
+
+    Values ``auto`` come from the recipe, and a section that is off, or whose switch is ``auto``, sets nothing.
+    """
+    if isinstance(deepspeed, str):
+        deepspeed = read_json(deepspeed) if os.path.isfile(deepspeed) else deepspeed
+    if not isinstance(deepspeed, dict):
+        return deepspeed
+    sections = {name: value for name, value in deepspeed.items() if name not in ENGINE_ONLY and value != "auto"}
+    return {
+        name: value
+        for name, value in sections.items()
+        if not isinstance(value, dict) or value.get("enabled", True) not in ("auto", False)
+    }
 
 
 def changed_inputs(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -150,31 +189,6 @@ def changed_inputs(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     keys = sorted(key for key in set(old) | set(new) if old.get(key) != new.get(key))
     return [f"{key} was {shown(old, key)}, is {shown(new, key)}" for key in keys]
-
-
-def model_fingerprint(name_or_path: str) -> Any:
-    """A hub name unchanged; a local folder as the hashes of its configuration and (sampled) of its weight files."""
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        return name_or_path
-    weights = sorted(path for pattern in WEIGHT_FILES for path in folder.glob(pattern))
-    configs = [folder / name for name in ("config.json", "adapter_config.json") if (folder / name).is_file()]
-    return {
-        "weights": [(path.name, path.stat().st_size, sampled_sha256(path)[:16]) for path in weights],
-        "configs": [file_sha256(path) for path in configs],
-    }
-
-
-def dataset_fingerprint(names: Any, dataset_dir: Any) -> dict[str, Any]:
-    """Data set -> hash of its local file; the entry in ``dataset_info.json`` if it has none."""
-    info_path = Path(dataset_dir, "dataset_info.json") if isinstance(dataset_dir, str) else None
-    info = read_json(info_path) if info_path and info_path.is_file() else {}
-    hashes = {}
-    for name in split_list(names or []):
-        entry = info.get(name, {})
-        path = Path(dataset_dir, entry["file_name"]) if "file_name" in entry else None
-        hashes[name] = file_sha256(path) if path and path.is_file() else json.dumps(entry, sort_keys=True)
-    return hashes
 
 
 def _is_default(item: Field, value: Any) -> bool:

@@ -9,9 +9,9 @@ finished phases and continues the unfinished one.
 
 import gc
 import logging
-import shutil
 import signal
 import time
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,15 @@ from ..rope.saved_positions import with_saved_positions
 from ..select import check_scorer
 from ..utils.io import content_hash
 from ..utils.ranks import Ranks, Stopped
-from .checkpoints import remove_broken_checkpoints
+from .checkpoints import last_whole_checkpoint, remove_broken_checkpoints, unsaved_state
 from .context import Run
 from .correct import check_correction
 from .distributed import load_on_numbered_cpus, propagate_failure
 from .fingerprint import phase_inputs
+from .leftovers import remove_earlier_run
 from .recipe import RecipeArguments
-from .state import ProcedureState, check_output_dirs
+from .state import ProcedureState, check_output_dirs, check_trained_model, trained_model
+from .step_rows import fault_of_resume, step_rows
 from .stock_sft import StockWorkflow
 from .stopping import ABORTED, stopped_by_signal
 from .validation import check_recipe
@@ -51,12 +53,15 @@ def run_procedure(workflow: StockWorkflow, arguments: RecipeArguments, callbacks
     try:
         with stopped_by_signal(ranks), propagate_failure(ranks, Path(arguments.training.output_dir)):
             ranks.wait("the start")
+            ranks.require_shared(Path(arguments.training.output_dir))
             check_recipe(arguments)
             finetuning = with_saved_positions(arguments.model, arguments.finetuning)
             _run_phases(Run(workflow, arguments._replace(finetuning=finetuning), callbacks, ranks))
             ranks.wait("the end")
     except Stopped as stop:
         reason = ranks.agreed_stop_reason()
+        if not reason:
+            raise RuntimeError(f"The run ended at {ranks.location} although no stop was requested: {stop}.") from stop
         _log(ranks, f"Stopped by {reason} at {ranks.location}: {stop}. The same command continues the run.")
         if reason != ABORTED:
             raise SystemExit(128 + signal.Signals[reason]) from None
@@ -69,19 +74,18 @@ def _run_phases(run: Run) -> None:
     if "correct" in run.phases:
         check_correction(run.settings)
     if arguments.training.overwrite_output_dir and ranks.rank == 0:
-        for path in (run.folder, *run.output_dir.glob("checkpoint-*")):
-            if path.is_dir():
-                shutil.rmtree(path)
+        remove_earlier_run(run.output_dir, arguments)
     ranks.wait("the old files")
 
     state = ProcedureState(run.folder, writes=ranks.rank == 0)
     check_output_dirs(run, state)
     previous = None
     for number, phase in enumerate(run.phases, start=1):
-        inputs = phase_inputs(phase, arguments, previous)
+        inputs = ranks.from_first(partial(_inputs, run, arguments, phase, previous), f"the inputs of phase {phase}")
         previous = content_hash(inputs)
         title = f"ClinKD phase {number}/{len(run.phases)}: {phase}"
-        if state.is_finished(phase, inputs) and run.outputs_exist(state.phases[phase]["outputs"]):
+        rows = step_rows(arguments.training, ranks.size)
+        if state.is_finished(phase, inputs, rows) and run.outputs_exist(state.phases[phase]["outputs"]):
             _log(ranks, f"{title} is finished already, skipped.")
         else:
             run.stop_if_requested(f"before phase {phase}")
@@ -90,6 +94,9 @@ def _run_phases(run: Run) -> None:
             _run_phase(run, state, phase, inputs, title)
         if phase in TRAINING_PHASES:
             run.model_folder = run.output_dir / (state.folder_of(phase) or "")
+            if ranks.rank == 0:
+                record = state.phases[phase]
+                check_trained_model(run.model_folder, record, run.hashes, adapter=run.trains_adapter)
     if "evaluate" in run.phases and ranks.rank == 0:
         from ..report import build_report
 
@@ -97,30 +104,57 @@ def _run_phases(run: Run) -> None:
             _log(ranks, f"Report: {build_report([run.output_dir], run.folder / 'report.html')}")
 
 
+def _inputs(run: Run, arguments: RecipeArguments, phase: str, previous: str | None) -> dict[str, Any]:
+    inputs = phase_inputs(phase, arguments, previous, run.hashes)
+    run.hashes.save()
+    return inputs
+
+
 def _run_phase(run: Run, state: ProcedureState, phase: str, inputs: dict[str, Any], title: str) -> None:
     """Runs and records one phase."""
-    ranks, folder = run.ranks, None
+    ranks, folder, rows = run.ranks, None, step_rows(run.recipe.training, run.ranks.size)
     run.resumes = state.was_started(phase, inputs)
     if phase in TRAINING_PHASES:
         folder = run.relative(run.folder_of(phase))
         if ranks.rank == 0:
-            remove_broken_checkpoints(run.folder_of(phase))
+            remove_broken_checkpoints(run.folder_of(phase), run.settings)
     ranks.phase = phase
     ranks.wait("the start")
+    if phase in TRAINING_PHASES and run.resumes:
+        _check_resume(run, phase, state.phases[phase].get("step_rows"), rows)
     _log(ranks, f"{title} {'continues' if run.resumes else 'starts'}.")
-    state.start(phase, inputs, folder)
+    state.start(phase, inputs, folder, rows)
     start = time.monotonic()
     set_seed(run.recipe.training.seed)
     try:
         outputs = import_module(f".{phase}", __package__).run_phase(run)
     except UnfinishedError as stop:
+        if not ranks.agreed_stop_reason():
+            raise
         raise Stopped(str(stop)) from stop
     gc.collect()
     ranks.wait("the end")
     ranks.phase = ""
     seconds = time.monotonic() - start
-    state.finish(phase, outputs, seconds)
+    model = None
+    if phase in TRAINING_PHASES and ranks.rank == 0:
+        model = trained_model(run.folder_of(phase), run.hashes, adapter=run.trains_adapter)
+    state.finish(phase, outputs, seconds, model)
     _log(ranks, f"{title} finished in {seconds:.0f} s.")
+
+
+def _check_resume(run: Run, phase: str, old: dict[str, int] | None, new: dict[str, int]) -> None:
+    """Refuses a checkpoint of a training whose steps saw other rows; logs what else differs."""
+    if unsaved_state(run.settings) or last_whole_checkpoint(run.folder_of(phase)) is None or old in (None, new):
+        return
+    fault = fault_of_resume(old, new, run.recipe)
+    if fault is not None:
+        raise ValueError(f"Phase `{phase}` cannot be continued: {fault}, or set `overwrite_output_dir: true`.")
+    _log(
+        run.ranks,
+        f"Phase {phase} continues with {new} after {old}: each step sees the same rows. Random numbers (dropout, "
+        "noise) are other ones from here on.",
+    )
 
 
 def _log(ranks: Ranks, message: str) -> None:

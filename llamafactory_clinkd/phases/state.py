@@ -3,6 +3,7 @@
 
 """``clinkd/state.json``: which phases ran, with which inputs, when, where, and whether they finished."""
 
+import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 from ..arguments import TRAINING_PHASES
 from ..utils.io import content_hash, read_json, write_json
-from .checkpoints import checkpoints_in
+from .content import ContentHashes, model_fingerprint
 from .context import Run
 from .fingerprint import changed_inputs
+from .leftovers import model_files, refuse_leftovers
+from .step_rows import changed_result
 
 
 logger = logging.getLogger(__name__)
@@ -36,18 +39,20 @@ class ProcedureState:
                 )
             self.phases = content["phases"]
 
-    def is_finished(self, phase: str, inputs: dict[str, Any]) -> bool:
-        """Whether the phase finished with exactly these inputs.
+    def is_finished(self, phase: str, inputs: dict[str, Any], rows: dict[str, int]) -> bool:
+        """Whether the phase finished with exactly these inputs, and ``rows`` of a training step (:mod:`.step_rows`).
 
         If they changed, prediction and evaluation run again; other phases raise ``ValueError`` with each changed key.
         """
         record = self.phases.get(phase)
         if record is None:
             return False
-        if record["hash"] == content_hash(inputs):
-            return record["status"] == "finished"
+        finished, same = record["status"] == "finished", record["hash"] == content_hash(inputs)
+        other_rows = changed_result(record.get("step_rows"), rows) if same and finished else None
+        if same and other_rows is None:
+            return finished
 
-        changes = "; ".join(changed_inputs(record["inputs"], inputs))
+        changes = other_rows or "; ".join(changed_inputs(record["inputs"], inputs))
         if phase in (*TRAINING_PHASES, "pseudo_label"):
             folder = self.path.parent.parent
             raise ValueError(
@@ -67,7 +72,9 @@ class ProcedureState:
         record = self.phases.get(phase, {})
         return str(Path(record["outputs"][0]).parent) if "outputs" in record else record.get("folder")
 
-    def start(self, phase: str, inputs: dict[str, Any], folder: str | None = None) -> None:
+    def start(
+        self, phase: str, inputs: dict[str, Any], folder: str | None = None, rows: dict[str, int] | None = None
+    ) -> None:
         """Records the start of a phase; ``folder`` is where a training phase writes, relative to ``output_dir``."""
         earlier = self.phases[phase] if self.was_started(phase, inputs) else {}
         self.phases[phase] = {
@@ -77,17 +84,18 @@ class ProcedureState:
             "started": _now(),
             "attempts": earlier.get("attempts", 0) + 1,
             "seconds": earlier.get("seconds", 0.0),
-            **({} if folder is None else {"folder": folder}),
+            **({} if folder is None else {"folder": folder, "step_rows": rows}),
         }
         self._write()
 
-    def finish(self, phase: str, outputs: list[str], seconds: float) -> None:
-        """Records that a phase finished: its files (relative to ``output_dir``) and the time of its last attempt."""
+    def finish(self, phase: str, outputs: list[str], seconds: float, model: Any = None) -> None:
+        """Records that a phase finished: files (relative to ``output_dir``), this attempt's time, trained model."""
         self.phases[phase] |= {
             "status": "finished",
             "outputs": outputs,
             "finished": _now(),
             "seconds": round(self.phases[phase]["seconds"] + seconds, 3),
+            **({} if model is None else {"model": json.loads(json.dumps(model))}),
         }
         self._write()
 
@@ -108,16 +116,12 @@ def check_output_dirs(run: Run, state: ProcedureState) -> None:
 
     Raises:
         ValueError: If a phase was trained in ``output_dir`` and another one would now write there, if an unfinished
-            phase has its checkpoints in another folder, or if a folder holds checkpoints of another run.
+            phase has its checkpoints in another folder, or if a folder holds checkpoints or a model of another run.
     """
     for phase in [name for name in run.phases if name in TRAINING_PHASES]:
         folder, recorded = run.folder_of(phase), state.folder_of(phase)
-        checkpoints = checkpoints_in(folder)
-        if phase not in state.phases and checkpoints:
-            raise ValueError(
-                f"{checkpoints[-1]} is of another run: phase `{phase}` would continue from it after an interruption. "
-                "Choose a new `output_dir`, or set `overwrite_output_dir: true`."
-            )
+        if phase not in state.phases:
+            refuse_leftovers(folder, phase, adapter=run.trains_adapter)
         if recorded is None or run.output_dir / recorded == folder:
             continue
 
@@ -130,9 +134,38 @@ def check_output_dirs(run: Run, state: ProcedureState) -> None:
             )
         if old_folder == run.output_dir:
             later = run.phases[run.phases.index(phase) + 1 :]
-            key = "adapter_name_or_path" if (old_folder / "adapter_config.json").is_file() else "model_name_or_path"
+            key = "adapter_name_or_path" if run.trains_adapter else "model_name_or_path"
             raise ValueError(
                 f"Phase `{phase}` finished in {old_folder} as the last training phase of its recipe; with "
                 f"`clinkd_phases: {phases}` another model would overwrite it. Continue from it with `clinkd_phases: "
                 f"{', '.join(later)}`, `{key}: {old_folder}` and a new `output_dir`, {advice}."
             )
+
+
+def trained_model(folder: Path, hashes: ContentHashes, *, adapter: bool) -> Any:
+    """The fingerprint of the model that a training phase wrote to ``folder``.
+
+    Raises:
+        ValueError: If the folder does not hold exactly one model of the kind that was trained.
+    """
+    names = [path.name for path in model_files(folder)]
+    whole = [name for name in names if name in ("model.safetensors", "model.safetensors.index.json")]
+    found = {"an adapter": "adapter_config.json" in names, "a whole model": bool(whole)}
+    expected = "an adapter" if adapter else "a whole model"
+    if [kind for kind, there in found.items() if there] != [expected] or len(whole) > 1:
+        raise ValueError(
+            f"{folder} should hold {expected} and nothing else that is loaded, found {', '.join(names) or 'none'}. "
+            "Set `overwrite_output_dir: true` to start over, or remove what is not of this run."
+        )
+    return model_fingerprint(str(folder), hashes)
+
+
+def check_trained_model(folder: Path, record: dict[str, Any], hashes: ContentHashes, *, adapter: bool) -> None:
+    """Raises ``ValueError`` if the folder of a finished phase does not hold the model that the phase wrote."""
+    found = json.loads(json.dumps(trained_model(folder, hashes, adapter=adapter)))
+    if found != record.get("model", found):  # an earlier version recorded no model
+        changes = "; ".join(changed_inputs(record["model"], found))
+        raise ValueError(
+            f"The model in {folder} is not the one that the phase wrote: {changes}. Put it back, or set "
+            "`overwrite_output_dir: true` to start over."
+        )

@@ -91,6 +91,7 @@ class StopCallback(TrainerCallback):
             stops = bool(flag.item())
         if stops:
             self._stops = control.should_save = True
+            args.save_only_model = False  # training continues from this checkpoint
             control.should_epoch_stop = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -14,6 +14,7 @@ from ..kd.teacher import OFFLOAD_UNDER_FSDP
 from ..kd.vkd import UNSUPPORTED_ENGINE
 from ..rope.saved_positions import settings_of_run, teacher_settings
 from ..utils.value_checks import bad_value
+from .mergeable import check_mergeable
 
 
 def check_recipe(arguments: Any) -> None:
@@ -65,6 +66,7 @@ def check_recipe(arguments: Any) -> None:
     for key in ("ref_model", "ref_model_adapters"):
         if getattr(finetuning, key):
             check_model_path(key, getattr(finetuning, key))
+    check_mergeable(arguments)
     _check_positions(model, finetuning)
 
 
@@ -111,41 +113,3 @@ def check_model_path(key: str, name_or_path: str) -> None:
         raise FileNotFoundError(
             f"`{key}: {name_or_path}` has no config.json or adapter_config.json. Name a saved model's folder."
         )
-
-
-def check_images(rows: list[dict[str, Any]], *, required: bool) -> None:
-    """Checks that every image of described rows exists and is complete, by its header and its end marker.
-
-    Raises:
-        ValueError: If images are ``required`` and no row has one, or an image is truncated.
-        FileNotFoundError: If an image does not exist.
-    """
-    images = sorted({row["image"] for row in rows if row["image"]})
-    if required and not images:
-        raise ValueError(
-            "The data set has no images: no row has a path in its `images` column. Set `columns: {images: images}` in "
-            "`dataset_info.json`. To distil text-only data, set `rope_variant: mrope`."
-        )
-    for image in images:
-        problem = image_problem(Path(image))
-        if problem is not None:
-            row = next(row["id"] for row in rows if row["image"] == image)
-            error = FileNotFoundError if problem == "does not exist" else ValueError
-            raise error(f"Image {image} of row {row} {problem}. Run `clinkd data check` for the whole list.")
-
-
-def image_problem(path: Path) -> str | None:
-    """What is wrong with an image file; ``None`` if its header and its end marker (PNG, JPEG) can be read."""
-    from PIL import Image, UnidentifiedImageError
-
-    if not path.is_file():
-        return "does not exist"
-    try:
-        with Image.open(path) as image:
-            kind = image.format
-    except (UnidentifiedImageError, OSError) as error:
-        return f"cannot be opened ({type(error).__name__})"
-    end_marker = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}.get(kind, b"")
-    with open(path, "rb") as f:
-        f.seek(max(0, path.stat().st_size - 4096))
-        return None if end_marker in f.read() else "is truncated: its end is missing"

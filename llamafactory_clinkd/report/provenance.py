@@ -27,7 +27,10 @@ _PROTOCOLS = {
     "present": "over the modalities that have rows",
     "released": "over all eight, absent ones as 0, as in the released code",
 }
-_FINGERPRINTS = {"model", "teacher", "adapters", "data_files", "previous"}
+_FINGERPRINTS = {
+    "model", "teacher", "adapters", "teacher_adapters", "data_files", "data_entries", "data_media", "evaluation_files",
+    "previous",
+}  # fmt: skip
 
 
 def provenance(run: RunData) -> list[tuple[str, str]]:

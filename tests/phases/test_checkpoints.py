@@ -4,6 +4,7 @@
 """Half-written checkpoints are recognised, whichever file was cut."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from llamafactory_clinkd.phases.checkpoints import (
     is_whole_safetensors,
     last_whole_checkpoint,
     remove_broken_checkpoints,
+    unsaved_state,
 )
 
 
@@ -66,7 +68,7 @@ def test_last_whole_one_is_taken_and_broken_ones_go(tmp_path):
     cut(tmp_path / "checkpoint-12" / "optimizer.pt")
     (tmp_path / "checkpoint-best").mkdir()  # somebody else's
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    remove_broken_checkpoints(tmp_path)
+    remove_broken_checkpoints(tmp_path, SimpleNamespace())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-2", "checkpoint-best"]
     assert last_whole_checkpoint(tmp_path / "nowhere") is None
 
@@ -74,3 +76,21 @@ def test_last_whole_one_is_taken_and_broken_ones_go(tmp_path):
 def test_safetensors_without_tensors_is_whole(tmp_path):
     save_file({}, tmp_path / "empty.safetensors")
     assert is_whole_safetensors(tmp_path / "empty.safetensors")
+
+
+def test_checkpoint_of_the_model_alone_is_not_continued_from(tmp_path):
+    """transformers would load the weights and start with a fresh optimizer."""
+    (checkpoint(tmp_path, 4) / "optimizer.pt").unlink()
+    assert "`save_only_model: true` writes none" in checkpoint_fault(tmp_path / "checkpoint-4")
+    assert last_whole_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("key", ["use_badam", "galore_layerwise", "apollo_layerwise"])
+def test_checkpoint_without_all_of_the_optimizer_is_removed_with_its_reason(tmp_path, key, caplog):
+    checkpoint(tmp_path, 4)
+    finetuning = SimpleNamespace(**{key: True})
+    assert unsaved_state(finetuning) == f"{key}: true" and unsaved_state(SimpleNamespace(use_badam=False)) is None
+    with caplog.at_level("WARNING", logger="llamafactory_clinkd"):
+        remove_broken_checkpoints(tmp_path, finetuning)
+    assert not any(tmp_path.iterdir())
+    assert f"with `{key}: true` its optimizer's state is not in it. The phase starts again" in caplog.text

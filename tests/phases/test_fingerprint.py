@@ -4,6 +4,7 @@
 """What a phase records of a recipe: every key that changes its result, and no default unless it has to."""
 
 import copy
+import os
 import shutil
 from dataclasses import fields
 
@@ -11,14 +12,15 @@ import pytest
 from small_run import recipe
 
 from llamafactory_clinkd.arguments import PHASES, TRAINING_PHASES
+from llamafactory_clinkd.phases.content import ContentHashes
 from llamafactory_clinkd.phases.fingerprint import (
     BEST_MODEL_FIELDS,
     IGNORED,
     changed_inputs,
-    dataset_fingerprint,
+    engine_settings,
     phase_inputs,
 )
-from llamafactory_clinkd.utils.io import sampled_sha256
+from llamafactory_clinkd.utils.io import read_json, write_json
 
 
 def parsed(workspace, **changes):
@@ -41,7 +43,8 @@ SELECTING = {"load_best_model_at_end": True, "eval_strategy": "epoch"}
 def phases_that_notice(workspace):
     """Changes one field after the other: ``{field: phases whose inputs differ then}``, and all fields by group."""
     arguments = parsed(workspace, sasg_mode="sample", **SELECTING)
-    before = {phase: phase_inputs(phase, arguments, None) for phase in PHASES}
+    hashes = ContentHashes()
+    before = {phase: phase_inputs(phase, arguments, None, hashes) for phase in PHASES}
     names = {group: [item.name for item in fields(getattr(arguments, group))] for group in arguments._fields}
     noticed = {}
     for group in arguments._fields:
@@ -49,7 +52,7 @@ def phases_that_notice(workspace):
             changed = copy.copy(getattr(arguments, group))
             setattr(changed, name, "changed")
             other = arguments._replace(**{group: changed})
-            noticed[name] = {phase for phase in PHASES if phase_inputs(phase, other, None) != before[phase]}
+            noticed[name] = {phase for phase in PHASES if phase_inputs(phase, other, None, hashes) != before[phase]}
     return noticed, names
 
 
@@ -73,17 +76,18 @@ def test_fields_of_one_phase_do_not_restart_another(phases_that_notice):
         assert changed and all(each == phases for each in changed), start
     assert noticed["spice_jars"] == {"evaluate"}
     assert all(noticed[name] <= set(TRAINING_PHASES) for name in names["training"] if name not in (
-        "seed", "per_device_eval_batch_size", "load_best_model_at_end"
+        "seed", "per_device_eval_batch_size", "load_best_model_at_end", "deepspeed", "bf16_full_eval",
+        "fp16_full_eval", "tf32",
     ))  # fmt: skip
     assert noticed["seed"] == set(PHASES)
 
 
 def test_evaluation_settings_count_only_where_they_choose_the_model(workspace):
-    other = {"eval_dataset": "tiny_train", "save_steps": 7, "eval_steps": 7, "eval_delay": 1}
+    other = {"eval_dataset": "tiny_train", "save_steps": 7, "eval_steps": 7, "eval_delay": 1, "compute_accuracy": True}
     assert inputs_of(workspace) == inputs_of(workspace, **other)
     before, after = (inputs_of(workspace, **SELECTING, save_strategy="epoch", **each) for each in ({}, other))
     changed = {each.split()[0] for each in changed_inputs(before, after)}
-    assert changed == {"save_steps", "eval_steps", "eval_delay", "evaluation_files"}
+    assert changed == {"save_steps", "eval_steps", "eval_delay", "compute_accuracy", "evaluation_files"}
     assert changed - {"evaluation_files"} <= set(BEST_MODEL_FIELDS)
 
 
@@ -99,13 +103,6 @@ def test_data_folder_may_move_but_not_its_images_alone(workspace, tmp_path):
     assert inputs_of(workspace) == inputs_of(workspace, dataset_dir=str(moved))
     (changed,) = changed_inputs(inputs_of(workspace), inputs_of(workspace, media_dir=str(moved)))
     assert changed == f"media_dir was the default, is '{moved}'"
-
-
-def test_dataset_names_without_a_file_are_recorded_as_their_entry(tmp_path):
-    (tmp_path / "dataset_info.json").write_text('{"remote": {"hf_hub_url": "a/b"}}')
-    expected = {"remote": '{"hf_hub_url": "a/b"}', "other": "{}"}
-    assert dataset_fingerprint("remote, other", str(tmp_path)) == expected
-    assert dataset_fingerprint(["remote"], "ONLINE") == {"remote": "{}"} and dataset_fingerprint(None, None) == {}
 
 
 @pytest.mark.parametrize(
@@ -159,22 +156,152 @@ def test_teacher_trained_again_in_its_folder_is_noticed(workspace, tmp_path):
     assert change.startswith("teacher was {")
 
 
-@pytest.mark.parametrize("size", [0, 1, 4096, 64 * 64, 64 * 64 + 1, 1_000_003])
-def test_samples_are_of_the_whole_file(tmp_path, size):
-    """Any byte counts of a small file; of a large one its size, its ends, and a change that is as long as a gap."""
-    path = tmp_path / "weights"
+def private(workspace, folder):
+    """A copy of models and data that a test may change."""
+    for name in ("student", "teacher", "data"):
+        shutil.copytree(workspace / name, folder / name)
+    return folder
 
-    def digest(content):
-        path.write_bytes(content)
-        return sampled_sha256(path, blocks=64, block_bytes=64)
 
-    content = bytes(range(256)) * (size // 256 + 1)
-    content = content[:size]
-    found = {digest(content), digest(content + b"x")}
-    gap = max(1, size // 63)
-    places = [*range(0, size, gap)][:64]
-    for place in places:
-        found.add(
-            digest(content[:place] + bytes(255 - b for b in content[place : place + gap]) + content[place + gap :])
-        )
-    assert len(found) == 2 + len(places)
+def edit_json(path, change):
+    content = read_json(path)
+    change(content)
+    write_json(path, content)
+
+
+def edited_entry(change):
+    return lambda folder: edit_json(folder / "data" / "dataset_info.json", lambda info: change(info["tiny_train"]))
+
+
+def replaced_image(folder):
+    path = sorted((folder / "data" / "images").iterdir())[0]
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=times)  # size and time of change are the old ones
+
+
+def edited_model(name, file, **values):
+    return lambda folder: edit_json(folder / name / file, lambda content: content.update(values))
+
+
+EDITS = {
+    "an image": (replaced_image, "data_media"),
+    "num_samples": (edited_entry(lambda entry: entry.update(num_samples=4)), "data_entries"),
+    "columns": (edited_entry(lambda entry: entry["columns"].update(system="system")), "data_entries"),
+    "tags": (edited_entry(lambda entry: entry["tags"].update(user_tag="person")), "data_entries"),
+    "a row": (lambda folder: edit_json(folder / "data" / "train.json", lambda rows: rows.pop()), "data_files"),
+    "the processor's sizes": (edited_model("student", "processor_config.json", image_processor={"size": 1}), "model"),
+    "a tokenizer file": (edited_model("student", "tokenizer_config.json", model_max_length=7), "model"),
+    "a chat template": (lambda folder: (folder / "student" / "chat_template.jinja").write_text("{{ 1 }}"), "model"),
+    "the teacher's sizes": (edited_model("teacher", "processor_config.json", image_processor={"size": 1}), "teacher"),
+    "a shard index": (
+        lambda folder: write_json(folder / "student" / "model.safetensors.index.json", {"weight_map": {}}), "model"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_changed_content_of_a_file_is_noticed(workspace, tmp_path, name):
+    edit, key = EDITS[name]
+    folder, hashes = private(workspace, tmp_path), ContentHashes()
+    before = inputs_of(folder)
+    kept = phase_inputs("distill", parsed(folder), None, hashes)
+    assert kept == before
+    edit(folder)
+    assert {change.split()[0] for change in changed_inputs(before, inputs_of(folder))} >= {key}
+    assert phase_inputs("distill", parsed(folder), None, hashes) == inputs_of(folder), "an old hash was used"
+
+
+def test_files_that_nothing_is_computed_from_are_not_noticed(workspace, tmp_path):
+    folder = private(workspace, tmp_path)
+    before = inputs_of(folder)
+    for name in ("student/README.md", "student/trainer_state.json", "student/train_results.json", "student/log.txt"):
+        (folder / name).write_text("{}")
+    (folder / "data" / "images" / "unused.png").write_bytes(b"")
+    shutil.copytree(folder / "student", folder / "again")
+    for path in (folder / "data").rglob("*"):
+        os.utime(path)
+    assert inputs_of(folder) == before
+    assert inputs_of(folder, model_name_or_path=str(folder / "again")) == before
+
+
+@pytest.mark.parametrize("where", ["columns", "eval"])
+def test_media_of_every_kind_and_split_are_noticed(workspace, tmp_path, where):
+    folder = private(workspace, tmp_path)
+    info, frames = folder / "data" / "dataset_info.json", folder / "data" / "frames"
+    frames.mkdir()
+    (frames / "1.png").write_bytes(b"1")
+    (folder / "data" / "a.wav").write_bytes(b"1")
+    rows = read_json(folder / "data" / "train.json")
+    rows[0] |= {"videos": ["frames"], "sounds": ["a.wav"]}
+    write_json(folder / "data" / "media.json", rows)
+    columns = read_json(info)["tiny_train"]["columns"] | {"videos": "videos", "audios": "sounds"}
+    edit_json(
+        info,
+        lambda entries: entries.update(media=entries["tiny_train"] | {"file_name": "media.json", "columns": columns}),
+    )
+    names = {"dataset": "media"} if where == "columns" else {"eval_dataset": "media", **SELECTING}
+    for path in (frames / "1.png", frames / "2.png", folder / "data" / "a.wav"):
+        before = inputs_of(folder, **names)
+        path.write_bytes(b"2")
+        (change,) = changed_inputs(before, inputs_of(folder, **names))
+        assert change.startswith("data_media was" if where == "columns" else "evaluation_files was")
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "phase"),
+    [
+        ("correction_prompt", "prompt.md", "correct"),
+        ("new_special_tokens_config", "tokens.yaml", "distill"),
+        ("generation_config", "generation.json", "distill"),
+        ("sasg_scorer", "clip/open_clip_config.json", "predict"),
+        ("tokenized_path", "tokens/data.arrow", "distill"),
+    ],
+)
+def test_content_of_any_file_that_the_recipe_names_is_noticed(workspace, tmp_path, key, name, phase):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("one")
+    arguments = parsed(workspace)
+    group = next(each for each in arguments if hasattr(each, key))
+    setattr(group, key, str(path if path.parent == tmp_path else path.parent))
+    before = phase_inputs(phase, arguments, "earlier")
+    path.write_text("two")
+    (change,) = changed_inputs(before, phase_inputs(phase, arguments, "earlier"))
+    assert change.startswith(f"{key} (content) was")
+
+
+def test_adapters_below_adapter_folder_are_noticed(workspace, tmp_path):
+    adapter = tmp_path / "all" / "one"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").write_bytes(b"1")
+    arguments = parsed(workspace)
+    arguments.model.adapter_name_or_path, arguments.model.adapter_folder = [str(tmp_path / "all")], "one"
+    before = phase_inputs("distill", arguments, None)
+    (adapter / "adapter_model.safetensors").write_bytes(b"2")
+    (change,) = changed_inputs(before, phase_inputs("distill", arguments, None))
+    assert change.startswith("adapters was")
+
+
+def test_deepspeed_file_counts_where_it_sets_more_than_the_engine(tmp_path):
+    """Of the shipped kind of file nothing counts; precision, clipping or an optimizer of its own does."""
+    path = tmp_path / "ds.json"
+    shipped = {
+        "train_batch_size": "auto", "gradient_accumulation_steps": "auto", "gradient_clipping": "auto",
+        "fp16": {"enabled": "auto", "loss_scale": 0}, "bf16": {"enabled": False}, "zero_optimization": {"stage": 2},
+    }  # fmt: skip
+    write_json(path, shipped)
+    assert engine_settings(str(path)) == engine_settings(shipped) == {} and engine_settings(None) is None
+    for other in ({"bf16": {"enabled": True}}, {"gradient_clipping": 0.5}, {"optimizer": {"type": "SGD"}}):
+        write_json(path, shipped | other)
+        assert engine_settings(str(path)) == other
+
+
+def test_precision_counts_where_answers_are_generated(workspace):
+    for phase in ("pseudo_label", "predict"):
+        arguments = parsed(workspace)
+        arguments.model.compute_dtype = "torch.bfloat16"  # as `bf16: true` sets it
+        (change,) = changed_inputs(inputs_of(workspace, phase), phase_inputs(phase, arguments, None))
+        assert change == "compute_dtype was the default, is 'torch.bfloat16'"

@@ -24,12 +24,19 @@ from llamafactory_clinkd.utils.io import read_jsonl
     ],
 )
 def test_what_was_merged_is_loaded_before_what_was_trained(tmp_path, adapters, new, bits, expected):
-    (tmp_path / "adapter_config.json").write_text("{}")
     model = SimpleNamespace(adapter_name_or_path=adapters, quantization_bit=bits)
-    finetuning = SimpleNamespace(create_new_adapter=new)
+    finetuning = SimpleNamespace(create_new_adapter=new, finetuning_type="lora")
     found = with_model(RecipeArguments(model, None, None, finetuning, None), tmp_path)
     assert found.model.adapter_name_or_path == [*expected, str(tmp_path)]
     assert not found.finetuning.create_new_adapter and model.adapter_name_or_path == adapters
+
+
+def test_model_is_what_was_trained_whatever_lies_in_its_folder(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    model = SimpleNamespace(adapter_name_or_path=None, model_name_or_path="base")
+    finetuning = SimpleNamespace(create_new_adapter=False, finetuning_type="full")
+    found = with_model(RecipeArguments(model, None, None, finetuning, None), tmp_path)
+    assert found.model.model_name_or_path == str(tmp_path) and found.model.adapter_name_or_path is None
 
 
 @pytest.mark.slow

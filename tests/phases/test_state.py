@@ -3,11 +3,17 @@
 
 """The same `output_dir` with other `clinkd_phases`: each model is taken from where it is, none is written over."""
 
+import json
+
 import pytest
 from small_run import recipe
 
-from llamafactory_clinkd.phases.state import ProcedureState
+from llamafactory_clinkd.phases.content import ContentHashes
+from llamafactory_clinkd.phases.state import ProcedureState, check_trained_model, trained_model
 from llamafactory_clinkd.utils.io import content_hash, read_json, read_jsonl, write_json
+
+
+ROWS = {"ranks": 1, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 
 
 def run(keys):
@@ -61,12 +67,64 @@ def test_state_of_an_earlier_version_is_read_and_a_new_key_reported_once(tmp_pat
     record |= {"started": "", "attempts": 1, "seconds": 3.0}
     write_json(tmp_path / "clinkd" / "state.json", {"format": 1, "phases": {"predict": record, "distill": record}})
     state, newer = ProcedureState(tmp_path / "clinkd", writes=True), {**inputs, "compute_dtype": "torch.bfloat16"}
-    assert state.is_finished("predict", inputs) and state.is_finished("distill", inputs)
+    assert state.is_finished("predict", inputs, ROWS) and state.is_finished("distill", inputs, ROWS)
     with pytest.raises(ValueError, match="compute_dtype was the default, is 'torch.bfloat16'. Change it back"):
-        state.is_finished("distill", newer)
+        state.is_finished("distill", newer, ROWS)
     with caplog.at_level("WARNING", logger="llamafactory_clinkd"):
-        assert not state.is_finished("predict", newer)
+        assert not state.is_finished("predict", newer, ROWS)
     assert "runs again, because the recipe changed: compute_dtype was the default" in caplog.text
     state.start("predict", newer)
     state.finish("predict", ["clinkd/predictions"], 2.0)
-    assert ProcedureState(tmp_path / "clinkd", writes=True).is_finished("predict", newer)
+    assert ProcedureState(tmp_path / "clinkd", writes=True).is_finished("predict", newer, ROWS)
+
+
+def folder_of(path, *names):
+    path.mkdir()
+    for name in names:
+        (path / name).write_text("{}" if name.endswith(".json") else "weights")
+    return path
+
+
+def test_trained_model_is_the_only_one_in_its_folder(tmp_path):
+    whole = folder_of(tmp_path / "whole", "config.json", "model.safetensors")
+    adapter = folder_of(tmp_path / "adapter", "adapter_config.json", "adapter_model.safetensors")
+    record = {"model": json.loads(json.dumps(trained_model(whole, ContentHashes(), adapter=False)))}
+    check_trained_model(whole, record, ContentHashes(), adapter=False)
+    check_trained_model(adapter, {}, ContentHashes(), adapter=True)
+    for folder, is_adapter in ((whole, True), (adapter, False)):
+        with pytest.raises(ValueError, match="should hold an? (adapter|whole model) and nothing else that is loaded"):
+            trained_model(folder, ContentHashes(), adapter=is_adapter)
+    for name in ("adapter_config.json", "model.safetensors.index.json"):
+        (whole / name).write_text("{}")
+        with pytest.raises(ValueError, match=f"a whole model and nothing else that is loaded, found .*{name}"):
+            check_trained_model(whole, record, ContentHashes(), adapter=False)
+        (whole / name).unlink()
+    (whole / "notes.json").write_text("the user's")
+    check_trained_model(whole, record, ContentHashes(), adapter=False)
+    (whole / "model.safetensors").write_text("WEIGHTS")
+    with pytest.raises(ValueError, match="is not the one that the phase wrote: weights was"):
+        check_trained_model(whole, record, ContentHashes(), adapter=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", [("lora", "full"), ("full", "lora")])
+def test_overwriting_one_kind_of_model_with_the_other(workspace, tmp_path, kinds):
+    """What the first run left must not be what the second one answers with, and stock's model card must not fail."""
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    keys = {"clinkd_phases": "distill,predict", "kd_method": "none", "ref_model": None, "learning_rate": 1e-2}
+    run(recipe(workspace, out, finetuning_type=kinds[0], **keys))
+    first = read_jsonl(out / "clinkd" / "predictions.jsonl")
+    (out / "notes.md").write_text("the user's own file")
+    run(recipe(workspace, out, finetuning_type=kinds[1], overwrite_output_dir=True, **keys))
+    run(recipe(workspace, fresh, finetuning_type=kinds[1], **keys))
+    found = read_jsonl(out / "clinkd" / "predictions.jsonl")
+    assert found == read_jsonl(fresh / "clinkd" / "predictions.jsonl") and found != first
+    names = {path.name for path in out.iterdir()}
+    assert names == {path.name for path in fresh.iterdir()} | {"notes.md"}
+
+
+def test_model_of_another_run_in_the_folder_is_refused_before_the_first_phase(workspace, tmp_path):
+    out = folder_of(tmp_path / "out", "adapter_config.json")
+    with pytest.raises(ValueError, match="adapter_config.json is of another run: phase `distill` would"):
+        run(recipe(workspace, out, clinkd_phases="distill"))
+    assert not (out / "clinkd" / "state.json").exists()
