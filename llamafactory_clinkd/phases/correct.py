@@ -25,8 +25,8 @@ from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.boxes import strip_boxes
 from ..utils.io import read_jsonl, write_json
 from .context import Run
+from .media_files import require_images
 from .recipe import RecipeArguments, beam_settings
-from .validation import check_images
 
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class CorrectionRounds:
         return self._rows[number]
 
     def _check_rows(self, rows: Any) -> Any:
-        check_images(describe_rows(rows), required=self._settings.rope_variant != "mrope")
+        require_images(describe_rows(rows), required=self._settings.rope_variant != "mrope")
         return rows
 
     def _judge(

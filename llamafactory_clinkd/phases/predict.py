@@ -10,8 +10,8 @@ from PIL import Image
 from ..select import load_scorer, select_rows
 from ..training.tracked_data import TrackedData
 from .context import Run
+from .media_files import require_images
 from .recipe import beam_settings, generating_arguments
-from .validation import check_images
 
 
 SAMPLING = {"do_sample": True, "num_beams": 1}  # with the recipe's temperature, top-p and top-k
@@ -43,7 +43,7 @@ def run_phase(run: Run) -> list[str]:
         "predict",
         arguments,
         TrackedData(),
-        check_rows=lambda rows: check_images(rows, required=settings.rope_variant != "mrope"),
+        check_rows=lambda rows: require_images(rows, required=settings.rope_variant != "mrope"),
         num_candidates=candidates,
         generation=beam_settings(arguments.generating, candidates) if beams else SAMPLING,
         title="candidates",

@@ -15,9 +15,11 @@ import torch
 from ..rope.saved_positions import apply_saved_positions, saved_settings
 from ..rope.square import with_square_images
 from ..training.tracked_data import TrackedData
+from ..training.whole_rows import RECORDED, without_cut_rows
 from ..utils.boxes import SIDE_COLUMNS
 from ..utils.models import keep_trainable, require_finite_weights
 from ..utils.patching import patch_attr
+from .media_files import check_media
 from .recipe import RecipeArguments, copyable_model_arguments
 
 
@@ -53,8 +55,6 @@ class StockWorkflow:
             after_load: Called with the loaded model, before the collator captures its position function.
             image_square: Whether images are resampled to width = height.
         """
-        from llamafactory.data import loader
-
         workflow, stock_load = self.module, self.module.load_model
 
         def load_model(*args: Any, **kwargs: Any) -> Any:
@@ -66,12 +66,24 @@ class StockWorkflow:
             patch_attr(workflow, "CustomSeq2SeqTrainer", make_trainer),
             patch_attr(workflow, "load_model", load_model),
             patch_attr(workflow, TEMPLATE, with_square_images(get_template) if image_square else get_template),
-            patch_attr(loader.SupervisedDatasetProcessor, "print_data_example", _print_counts),
-            patch_attr(loader.UnsupervisedDatasetProcessor, "print_data_example", _print_counts),
-            patch_attr(loader, "align_dataset", _keep_side_columns(loader.align_dataset)),
-            patch_attr(loader, "_get_preprocessed_dataset", _track_rows(loader._get_preprocessed_dataset, data)),
+            _tracked(data),
         ):
             self._run_sft(*arguments, callbacks)
+
+    def load_data(self, arguments: RecipeArguments, data: TrackedData, *, image_square: bool) -> None:
+        """Loads and tokenises the rows as :meth:`run` does, without a model, and keeps nothing of them.
+
+        Raises:
+            ValueError: If a data set, a row or a file does not fit the recipe.
+        """
+        tokenizer = self.module.load_tokenizer(arguments.model)
+        get_template = self.module.get_template_and_fix_tokenizer
+        get_template = with_square_images(get_template) if image_square else get_template
+        template = get_template(tokenizer["tokenizer"], arguments.data)
+        with _tracked(data):
+            self.module.get_dataset(
+                template, arguments.model, arguments.data, arguments.training, stage="sft", **tokenizer
+            )
 
     def load_teacher(self, arguments: RecipeArguments) -> Any:
         """The frozen teacher in evaluation mode, from stock's ``create_ref_model``; in CPU memory if offloaded."""
@@ -82,24 +94,33 @@ class StockWorkflow:
         return require_finite_weights(self.module.create_ref_model(model, finetuning), finetuning.ref_model)
 
 
-def _print_counts(self: Any, example: dict[str, list[int]]) -> None:
-    """In place of stock's ``print_data_example``, which logs the text of the first row, perhaps a patient's."""
-    supervised = sum(label >= 0 for label in example["labels"])
-    print(f"{len(example['input_ids'])} tokens, {supervised} labels (ClinKD prints no text)")
+@contextlib.contextmanager
+def _tracked(data: TrackedData) -> Iterator[None]:
+    """Inside, LLaMA-Factory's loader keeps side columns, lets ``data`` choose and keep rows, and finds cut ones."""
+    from llamafactory.data import loader
+
+    with contextlib.ExitStack() as stack:
+        for name, recorded in RECORDED.items():
+            stack.enter_context(patch_attr(loader, name, recorded))
+        stack.enter_context(patch_attr(loader, "align_dataset", _keep_side_columns(loader.align_dataset)))
+        track = _track_rows(loader._get_preprocessed_dataset, data)
+        stack.enter_context(patch_attr(loader, "_get_preprocessed_dataset", track))
+        yield
 
 
 def _keep_side_columns(stock: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps the side columns (id, task, modality) that stock drops when it aligns a data set."""
+    """Keeps the side columns (id, task, modality) that stock drops when it aligns a data set, and each row's place."""
 
     def align_dataset(dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
         aligned = stock(dataset, dataset_attr, data_args, training_args)
-        if data_args.streaming:
-            return aligned
         for column in SIDE_COLUMNS:
             values = dataset[column] if column in dataset.column_names else [""] * len(dataset)
             values = ["" if value is None else str(value) for value in values]
             aligned = aligned.add_column(f"_clinkd_{column}", values)
-        return aligned
+        where = dataset_attr.dataset_name
+        places = [f"{where}, row {number}" for number in range(1, len(dataset) + 1)]
+        drawn = dataset_attr.num_samples is not None  # then a row's place in the file is not known here
+        return aligned.add_column("_clinkd_row", [f"a row of {where}"] * len(places) if drawn else places)
 
     return align_dataset
 
@@ -110,16 +131,18 @@ def _track_rows(stock: Callable[..., Any], data: TrackedData) -> Callable[..., A
     def _get_preprocessed_dataset(dataset, data_args, training_args, *rest, is_eval: bool = False) -> Any:
         preprocess = _one_torch_thread()(stock) if (data_args.preprocessing_num_workers or 1) > 1 else stock
 
-        def tokenize(rows: Any, for_generation: bool) -> Any:
+        def tokenize(rows: Any, for_generation: bool, *, strict: bool = False) -> Any:
             settings = copy.copy(training_args)
             settings.predict_with_generate = for_generation
-            return preprocess(rows, data_args, settings, *rest, is_eval=for_generation)
+            tokenized = preprocess(rows, data_args, settings, *rest, is_eval=for_generation)
+            return without_cut_rows(tokenized, rows, data_args.cutoff_len, strict=strict)
 
-        if dataset is None or data_args.streaming:
-            return stock(dataset, data_args, training_args, *rest, is_eval=is_eval)
-
+        if dataset is None:
+            return None
         rows = data.choose(dataset, is_eval)
-        result = preprocess(rows, data_args, training_args, *rest, is_eval=is_eval)
+        check_media(rows)
+        generates = is_eval and training_args.predict_with_generate
+        result = tokenize(rows, generates, strict=True)
         data.keep(rows, is_eval, tokenize)
         return result if is_eval else data.number(result)
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from torch.nn.functional import linear
+from transformers import EvalPrediction
 
 from ..utils.patching import patch_instance
 from .checkpoint_compat import accepts_saved_names
@@ -32,6 +33,9 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
     """
 
     def __init__(self, *, hidden_loss: Callable[..., Any], logits_loss: Callable[..., Any], **kwargs: Any) -> None:
+        if kwargs.get("preprocess_logits_for_metrics") is not None:  # `compute_accuracy`: stock's takes full logits
+            accuracy = kwargs["compute_metrics"]
+            kwargs |= {"preprocess_logits_for_metrics": None, "compute_metrics": of_supervised_rows(accuracy)}
         super().__init__(**kwargs)
         self.model_accepts_loss_kwargs = True  # `compute_loss` gets the window's token count and divides by it
         self._hidden_loss, self._logits_loss = hidden_loss, logits_loss
@@ -67,13 +71,22 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Loss of one micro-batch, a scalar whose sum over the window and mean over ranks is the loss of the step."""
-        repeated = inputs.pop(REPEATED, 0)
-        if return_outputs and self.compute_metrics is not None:  # token accuracy needs stock's full logits
-            return super().compute_loss(model, inputs, return_outputs)
+        """Loss of one micro-batch, a scalar whose sum over the window and mean over ranks is the loss of the step.
 
+        With ``return_outputs`` and ``compute_accuracy`` the outputs hold ``predictions`` ``[B, L]`` int64: the most
+        likely next token at every supervised position, -100 elsewhere. The loss is the same.
+        """
+        repeated = inputs.pop(REPEATED, 0)
         inputs = {key: value for key, value in inputs.items() if key != "num_items_in_batch"}
-        supervised_idx, targets = supervised_positions(inputs.pop("labels"))
+        labels = inputs.pop("labels")
+        supervised_idx, targets = supervised_positions(labels)
+        outputs: dict[str, torch.Tensor] = {}
+
+        def read_logits(logits_of: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            self.on_logits(supervised_idx, targets, logits_of)
+            if return_outputs and self.compute_metrics is not None:
+                outputs["predictions"] = _first_choices(labels, supervised_idx, logits_of)
+
         loss_targets = targets.clone()
         loss_targets[len(targets) - repeated :] = IGNORE_INDEX
         loss_targets = loss_targets.flatten()
@@ -82,14 +95,14 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
 
                 def compute(hidden: torch.Tensor) -> Any:
                     head = self._head
-                    self.on_logits(supervised_idx, targets, lambda rows: linear(hidden[rows], head.weight, head.bias))
+                    read_logits(lambda rows: linear(hidden[rows], head.weight, head.bias))
                     return self.loss_of_hidden(hidden, loss_targets, teacher, num_items_in_batch)
 
                 result, output = self._loss_in_head(model, inputs, supervised_idx, compute)
             else:
                 output = output_at(model, inputs, supervised_idx, restricts=self._restricts)
                 logits = output.logits.flatten(0, 1)
-                self.on_logits(supervised_idx, targets, lambda rows: logits[rows])
+                read_logits(lambda rows: logits[rows])
                 result = self.loss_of_logits(logits, loss_targets, teacher, num_items_in_batch)
 
         loss = result.loss
@@ -106,7 +119,7 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
                 self._loss_terms_since_step = self.state.global_step
             for name, value in terms.items():
                 self._loss_terms[name] = self._loss_terms.get(name, 0.0) + value.detach().float()
-        return (loss, {}) if return_outputs else loss
+        return (loss, outputs) if return_outputs else loss
 
     def _loss_in_head(
         self, model: torch.nn.Module, inputs: dict[str, Any], supervised_idx: torch.Tensor, compute: Callable[..., Any]
@@ -181,3 +194,25 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
     def _load_best_model(self) -> None:
         with accepts_saved_names(self.model):
             super()._load_best_model()
+
+
+def of_supervised_rows(metric: Callable[..., Any]) -> Callable[..., Any]:
+    """Stock's token accuracy without the rows that have no supervised token, whose mean is NaN."""
+
+    def compute(evaluated: Any, **kwargs: Any) -> Any:
+        keep = (evaluated.label_ids[:, 1:] != IGNORE_INDEX).any(1)
+        return metric(EvalPrediction(evaluated.predictions[keep], evaluated.label_ids[keep]), **kwargs)
+
+    return compute
+
+
+@torch.no_grad()
+def _first_choices(
+    labels: torch.Tensor, supervised_idx: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """The most likely next tokens, shaped as ``labels`` ``[B, L]``, from the logits of ``B * K`` rows in chunks."""
+    rows = torch.arange(len(labels) * len(supervised_idx), device=labels.device)
+    choices = torch.cat([logits_of(some).argmax(-1) for some in rows.split(256)])
+    predictions = torch.full_like(labels, IGNORE_INDEX)
+    predictions[:, supervised_idx] = choices.view(len(labels), -1)
+    return predictions

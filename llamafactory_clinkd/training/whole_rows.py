@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Finds the rows that ``cutoff_len`` cuts while stock tokenises them, before the first step.
+
+Stock cuts in silence. A row without some of its image tokens ends a run hundreds of steps later, a row without its
+answer teaches nothing, a question without its end is answered at random.
+"""
+
+import copy
+import json
+import logging
+from typing import Any
+
+from llamafactory.data.processor import (
+    PackedSupervisedDatasetProcessor,
+    SupervisedDatasetProcessor,
+    UnsupervisedDatasetProcessor,
+)
+
+from .lm_head import IGNORE_INDEX
+
+
+logger = logging.getLogger(__name__)
+
+CUT_ROWS = "clinkd_cut_rows"
+"""Column of a tokenised data set; the first row of each batch has ``[rows, [[number in batch, length, loss]]]``."""
+SHOWN = 10
+IMAGE, ANSWER, QUESTION, PACKED, TEXT = "image or video tokens", "its answer", "its question", "to be packed", "text"
+
+
+class _Recorder:
+    """Mixed into a stock processor: its ``preprocess_dataset`` adds the column :data:`CUT_ROWS`."""
+
+    def _encode_data_example(self, **row: Any) -> tuple[list[int], list[int]]:
+        limited = self.data_args
+        self.data_args = copy.copy(limited)
+        self.data_args.cutoff_len = 2**31
+        try:
+            ids, labels = super()._encode_data_example(**row)
+        finally:
+            self.data_args = limited
+        length = self._length(ids, labels)
+        if length <= limited.cutoff_len:
+            self.__dict__.setdefault("_lost", []).append(None)
+            return ids, labels
+        cut_ids, cut_labels = super()._encode_data_example(**row)
+        loss = self._loss(ids, cut_ids, cut_labels)
+        self.__dict__.setdefault("_lost", []).append(None if loss is None else [length, loss])
+        return cut_ids, cut_labels
+
+    def _length(self, ids: list[int], labels: list[int]) -> int:
+        return len(ids)
+
+    def _loss(self, ids: list[int], cut_ids: list[int], cut_labels: list[int]) -> str | None:
+        """What is lost of a row that was cut; None if nothing that matters."""
+        if self._loses_media(ids, cut_ids):
+            return IMAGE
+        return TEXT if any(label != IGNORE_INDEX for label in cut_labels[1:]) else ANSWER
+
+    def _loses_media(self, ids: list[int], cut_ids: list[int]) -> bool:
+        plugin = self.template.mm_plugin
+        tokens = (getattr(plugin, f"{kind}_token", None) for kind in ("image", "video", "audio"))
+        media = {self.tokenizer.convert_tokens_to_ids(token) for token in tokens if token}
+        return sum(each in media for each in ids) != sum(each in media for each in cut_ids)
+
+    def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        self._lost = []
+        batch = super().preprocess_dataset(examples)
+        lost = [[number, *loss] for number, loss in enumerate(self.__dict__.pop("_lost")) if loss is not None]
+        first = json.dumps([len(examples["_prompt"]), lost])
+        batch[CUT_ROWS] = [first, *[""] * (len(batch["input_ids"]) - 1)]
+        return batch
+
+    def print_data_example(self, example: dict[str, Any]) -> None:
+        """In place of stock's, which logs the text of the first row, perhaps a patient's."""
+        supervised = sum(label >= 0 for label in example["labels"])
+        print(f"{len(example['input_ids'])} tokens, {supervised} labels (ClinKD prints no text)")
+
+
+class RecordedSupervised(_Recorder, SupervisedDatasetProcessor):
+    """Stock's processor of training rows."""
+
+
+class RecordedPacked(_Recorder, PackedSupervisedDatasetProcessor):
+    """Stock's processor that packs training rows, each of which must be whole."""
+
+    def _loss(self, ids: list[int], cut_ids: list[int], cut_labels: list[int]) -> str | None:
+        return IMAGE if self._loses_media(ids, cut_ids) else PACKED
+
+
+class RecordedUnsupervised(_Recorder, UnsupervisedDatasetProcessor):
+    """Stock's processor of rows to answer: ids of the question, labels of the answer, together in ``cutoff_len``."""
+
+    def _length(self, ids: list[int], labels: list[int]) -> int:
+        return len(ids) + len(labels)
+
+    def _loss(self, ids: list[int], cut_ids: list[int], cut_labels: list[int]) -> str | None:
+        if self._loses_media(ids, cut_ids):
+            return IMAGE
+        return QUESTION if len(cut_ids) < len(ids) else None
+
+
+RECORDED = {
+    "SupervisedDatasetProcessor": RecordedSupervised,
+    "PackedSupervisedDatasetProcessor": RecordedPacked,
+    "UnsupervisedDatasetProcessor": RecordedUnsupervised,
+}
+"""Names in ``llamafactory.data.loader`` -> what replaces them."""
+
+
+def without_cut_rows(tokenized: Any, aligned: Any, cutoff_len: int, *, strict: bool) -> Any:
+    """Takes the column :data:`CUT_ROWS` out of a tokenised data set, whose rows before tokenising are ``aligned``.
+
+    Raises:
+        ValueError: If ``strict`` and rows lost more than text. Lost text is reported in a warning, as is all else
+            without ``strict``.
+    """
+    lost, start = [], 0
+    for record in tokenized[CUT_ROWS]:
+        if record:
+            rows, cut = json.loads(record)
+            lost += [(start + number, length, loss) for number, length, loss in cut]
+            start += rows
+    tokenized = tokenized.remove_columns(CUT_ROWS)
+    worst = [each for each in lost if each[2] != TEXT]
+    if strict and worst:
+        raise ValueError(describe_cut_rows(worst, aligned, cutoff_len))
+    if lost:
+        logger.warning("%s", describe_cut_rows(lost, aligned, cutoff_len))
+    return tokenized
+
+
+def describe_cut_rows(lost: list[tuple[int, int, str]], aligned: Any, cutoff_len: int) -> str:
+    """The rows by number, length in tokens and loss, and what to do."""
+    lines = []
+    for number, length, loss in lost[:SHOWN]:
+        row = aligned[number]
+        name = row.get("_clinkd_row") or f"row {number + 1}"
+        identifier = f" (id {row['_clinkd_id']})" if row.get("_clinkd_id") else ""
+        lines.append(f"{name}{identifier} has {length} tokens, too long {loss}" if loss == PACKED else
+                     f"{name}{identifier} has {length} tokens and loses {loss}")  # fmt: skip
+    more = f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+    longest = max(length for _, length, _ in lost)
+    return (
+        f"`cutoff_len: {cutoff_len}` cuts {len(lost)} of {len(aligned)} rows: {'; '.join(lines)}{more}. Raise it to "
+        f"{longest}, lower `image_max_pixels` (`video_max_pixels`, `video_maxlen`), or take these rows out."
+    )
