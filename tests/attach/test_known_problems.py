@@ -169,9 +169,7 @@ def test_another_architecture_is_refused_by_name_before_the_first_phase(tmp_path
     run_of(tmp_path, model_type, rope_variant="mrope").check_architecture()
 
 
-@pytest.mark.parametrize(
-    "model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"]
-)
+@pytest.mark.parametrize("model_type", SUPPORTED.values())
 def test_supported_architectures_pass(tmp_path, model_type):
     for variant in ("mcg", "mcg_released", "rope_2d", "rope_mixed"):
         run_of(tmp_path, model_type, rope_variant=variant).check_architecture()
