@@ -14,6 +14,7 @@ from ..kd.teacher import OFFLOAD_UNDER_FSDP
 from ..kd.vkd import UNSUPPORTED_ENGINE
 from ..rope.saved_positions import settings_of_run, teacher_settings
 from ..utils.value_checks import bad_value
+from .mergeable import check_mergeable
 
 
 def check_recipe(arguments: Any) -> None:
@@ -65,6 +66,7 @@ def check_recipe(arguments: Any) -> None:
     for key in ("ref_model", "ref_model_adapters"):
         if getattr(finetuning, key):
             check_model_path(key, getattr(finetuning, key))
+    check_mergeable(arguments)
     _check_positions(model, finetuning)
 
 
