@@ -21,13 +21,12 @@ from .check import Check
 from .check import check as run_check
 from .convert import Conversion, Options
 from .convert import convert as run_convert
+from .coordinates import IMAGE_MAX_PIXELS, Coordinates, ModelType
 from .formats import FORMATS, Format
 from .problems import ERRORS, REASONS, WARNINGS
-from .row_check import IMAGE_MAX_PIXELS
 from .scans import Slice
 from .split import write_split, write_subset
 from .stats import draw_modalities, statistics
-from .text import Coordinates
 
 
 app = typer.Typer(help="Convert, check, count and split data sets.", no_args_is_help=True)
@@ -41,16 +40,19 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same rows on ev
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON array or JSONL.")],
+    source: Annotated[str, typer.Argument(help="JSON, CSV or Parquet file, a folder of them, or a hub data set.")],
     output: Annotated[Path, typer.Argument(help="Folder of the data set (LLaMA-Factory's dataset_dir).")],
     name: Annotated[str | None, typer.Option(help="Name of the data set; by default the source's name.")] = None,
     format: Annotated[Literal[*FORMATS] | None, typer.Option(help="By default detected from the first rows.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a source that has several, such as train.")] = None,
     tags: Annotated[TagStyle, typer.Option(help="Style of ref and box tags.")] = "qwen2_vl",
     coordinates: Annotated[Coordinates, typer.Option(help="What the numbers of a box are.")] = "auto",
     split_turns: Annotated[bool, typer.Option(help="One row per turn; else one row per conversation.")] = False,
     image_folder: ImageFolder = None,
     image_prefix: Annotated[str, typer.Option(help="Put before every image path, e.g. images.")] = "",
     slice: Annotated[str, typer.Option(help="Slice of a volume: first, middle, 40, z:40, x:middle.")] = "first",
+    model_type: Annotated[ModelType, typer.Option(help="Model whose box convention is written.")] = "qwen2_vl",
+    image_max_pixels: Annotated[int, typer.Option(help="The recipe's, for qwen2_5_vl.")] = IMAGE_MAX_PIXELS,
     window: Annotated[str | None, typer.Option(help="CT window in HU as CENTRE,WIDTH, e.g. 40,400.")] = None,
     upright: Annotated[
         bool, typer.Option("--upright/--stored", help="Apply EXIF orientations, or drop them: as the boxes are drawn.")
@@ -59,31 +61,23 @@ def convert(
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row.")] = False,
     json: JsonFile = None,
 ) -> None:
-    """Turn Med-GRIT / BiRD, VQA-RAD, SLAKE, LLaVA-Med or ShareGPT files into a data set for LLaMA-Factory.
+    """Turn files of any format that docs/data.md lists into a data set for LLaMA-Factory.
 
     Bad rows go to rejects.jsonl with the reason. Run an interrupted command again to resume it.
     """
     with _resumable():
-        folder = image_folder or source.parent
-        options = Options(
-            tags,
-            coordinates,
-            split_turns,
-            folder,
-            image_prefix,
-            Slice.parse(slice),
-            _parse_window(window),
-            upright,
-            patient_column,
-        )
-        size = source.stat().st_size
+        scans = {"default_slice": Slice.parse(slice), "window": _parse_window(window)}
+        model = {"model_type": model_type, "image_max_pixels": image_max_pixels}
+        source_keys = {"upright": upright, "patient_column": patient_column, "image_prefix": image_prefix}
+        options = Options(tags, coordinates, split_turns, image_folder, **source_keys, **scans, **model)
+        size = Path(source).stat().st_size if Path(source).is_file() else None
 
         def print_format(kind: Format, detected: bool) -> None:
             console.print(f"Format: {kind.name} ({kind.description}), {'detected' if detected else 'as given'}.")
 
         with _progress() as update:
             callbacks = {"on_format": print_format, "on_bytes": lambda read: update("bytes", read, size)}
-            settings = {"name": name, "format": format, "options": options, "strict": strict}
+            settings = {"name": name, "format": format, "split": split, "options": options, "strict": strict}
             conversion = run_convert(source, output, **settings, **callbacks)
     if conversion.resumed_at:
         console.print(f"Resumed an interrupted run after row {conversion.resumed_at:,}.")
@@ -92,9 +86,12 @@ def convert(
         console.print(f"[yellow]Warning[/]: {escape(warning)}")
     if hidden := conversion.warned - len(conversion.warnings):
         console.print(f"[yellow]{hidden:,} more warnings[/] of these kinds are not shown.")
+    if conversion.unread:
+        counts = f"{conversion.unread:,} of {conversion.answers:,} answers"
+        console.print(f"[yellow]{counts} hold numbers in a form that is not read as a box[/]: see the warnings.")
     if conversion.rejected:
         console.print(f"The rejected rows are in {conversion.rejects_path}.")
-    keys = f"dataset: {conversion.path.stem}, dataset_dir: {output}, media_dir: {options.image_folder}"
+    keys = f"dataset: {conversion.path.stem}, dataset_dir: {output}, media_dir: {conversion.image_folder}"
     console.print(f"In the recipe: {keys}", soft_wrap=True)
     if json:
         write_json(json, conversion.as_json())

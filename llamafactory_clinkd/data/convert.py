@@ -5,8 +5,10 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,18 @@ from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, TagStyle, task_of
 from ..utils.io import content_hash, refuse_link
 from ..utils.locks import file_lock
 from .baking import any_reader_picture, keyed_hash
-from .formats import FORMATS, Conversation, Format, detect_format
+from .conversation import Conversation, Embedded, kept_columns
+from .coordinates import IMAGE_MAX_PIXELS, Coordinates, ModelType, Scale
+from .embedded import with_extension, write_embedded
+from .formats import FORMATS, Format, detect_format
 from .images import known_modality, relative_path
+from .picture_scale import scale_of, unit_of_source
 from .problems import CHOICES, Reject
-from .reader import BrokenFileError, read_rows
+from .reader import BrokenFileError
 from .scans import Slice, Window, is_scan, scan_to_png
 from .sharegpt import ResumableWriter, sharegpt_row
-from .text import Coordinates, check_unicode, clean_text
+from .sources import read_source
+from .text import check_unicode, clean_text, unread_box
 
 
 SAMPLE_SIZE = 100  # rows that determine the format
@@ -38,10 +45,12 @@ class Options:
     tags: TagStyle = "qwen2_vl"
     coordinates: Coordinates = "auto"  # of the boxes in the source
     split_turns: bool = False  # one row per turn, with ids x#1, x#2 ..., instead of one per conversation
-    image_folder: str | Path = "."  # LLaMA-Factory's media_dir; needed for scans only
+    image_folder: str | Path | None = None  # LLaMA-Factory's media_dir; by default the source's, or the output's
     image_prefix: str = ""  # put before every image path, for instance "images"
     default_slice: Slice = Slice()  # of volumes whose path names none
     window: Window | None = None  # centre and width in HU for CT, instead of the file's own
+    model_type: ModelType = "qwen2_vl"  # whose convention the boxes are written in
+    image_max_pixels: int = IMAGE_MAX_PIXELS  # the recipe's, for a model that reads pixels
     upright: bool = True  # whether an EXIF orientation is applied; else dropped, for boxes drawn on the stored pixels
     patient_column: str = ""  # of the source, for `split --by patient`: written as a keyed hash
 
@@ -57,6 +66,8 @@ class Conversion:
     path: Path
     rejects_path: Path
     format: str
+    unit: str  # of the source's boxes
+    image_folder: Path
     rows_in: int  # converted + rejected
     converted: int
     rows_out: int  # equals converted, unless turns are split
@@ -67,11 +78,13 @@ class Conversion:
     pictures: dict[str, int]  # rows of each remark on their images: see `data.baking`
     warnings: list[str]  # the first hundred
     warned: int  # number of all warnings
+    answers: int
+    unread: int  # answers with numbers in a form that is not read as a box
     resumed_at: int  # number of rows that an interrupted run had finished
 
     def as_json(self) -> dict[str, Any]:
         """The same with plain paths."""
-        return asdict(self) | {"path": str(self.path), "rejects_path": str(self.rejects_path)}
+        return asdict(self) | {key: str(getattr(self, key)) for key in ("path", "rejects_path", "image_folder")}
 
 
 def check_name(name: str) -> None:
@@ -87,39 +100,47 @@ def convert(
     *,
     name: str | None = None,
     format: str | None = None,
+    split: str | None = None,
     options: Options | None = None,
     strict: bool = False,
     on_format: Callable[[Format, bool], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Conversion:
-    """Converts one file into ``output/<name>.json``, ``output/dataset_info.json`` and ``output/rejects.jsonl``.
+    """Converts one source to ``output/<name>.json``, ``output/dataset_info.json`` and ``output/rejects.jsonl``.
 
-    The source is streamed, so memory does not grow with it. After an interruption, the same arguments resume from the
-    last checkpoint; the files are then those of an uninterrupted run.
+    ``sources.py`` lists what a source can be; it is streamed. After an interruption, the same arguments resume from
+    the last checkpoint; the files are then those of an uninterrupted run.
 
     By default ``name`` is the source's without extension, ``format`` (a key of ``FORMATS``) is detected from the first
-    rows, and ``options`` read scans from the source's folder. ``strict`` stops at the first bad row and leaves nothing
-    behind. ``on_format`` is called with the format and whether it was detected, ``on_bytes`` with the bytes read.
+    rows, and images are in the source's folder, or in the output's if the source holds them itself. ``split`` is the
+    part of a source that has several. ``strict`` stops at the first bad row and leaves nothing behind. ``on_format``
+    is called with the format and whether it was detected, ``on_bytes`` with the bytes read.
 
     Raises:
         StrictError: With ``strict``, for the first bad row.
         BrokenFileError: If the file cannot be read to its end; the rows before are kept for a later run.
         ValueError: If the format is unknown, no format fits, or another run writes a data set of this name.
     """
-    source = Path(source)
-    options = options or Options(image_folder=source.parent)
-    name = name or source.stem
+    path, options = Path(source), options or Options()
+    name = name or path.name.partition(".")[0]
     check_name(name)
-    if source.resolve() == (Path(output) / f"{name}.json").resolve():
+    if path.resolve() == (Path(output) / f"{name}.json").resolve():
         raise ValueError(f"{source} would be overwritten by its own conversion: give another --name or folder.")
     if format is not None and format not in FORMATS:
         raise ValueError(f"Unknown format {format!r}: expected one of {', '.join(FORMATS)}.")
-    source_format = detect_format(_sample(source)) if format is None else FORMATS[format]
+    sample = _sample(source, split, required=format is None)
+    source_format = detect_format(sample) if format is None else FORMATS[format]
     if on_format:
         on_format(source_format, format is None)
 
-    stat = source.stat()
-    inputs = [str(source.resolve()), stat.st_size, stat.st_mtime_ns, source_format.name, name, repr(options)]
+    if options.image_folder is None:
+        beside = path.is_file() and not _has_pictures(sample, source_format)
+        options = replace(options, image_folder=path.parent if beside else output)
+    unit, notes = unit_of_source(read_source(source, split), source_format, options.coordinates, options.image_folder)
+    options = replace(options, coordinates=unit)
+    stat = path.stat() if path.exists() else None
+    inputs = [str(path.resolve()) if stat else str(source), split, stat and stat.st_size, stat and stat.st_mtime_ns]
+    inputs += [source_format.name, name, repr(options)]
     # A strict run does not resume a run that may have rejected rows.
     signature = content_hash([*inputs, "strict"] if strict else inputs)
     with file_lock(Path(output) / f".{name}.lock", wait=False, holder=f"another conversion to {name!r}"):
@@ -129,7 +150,7 @@ def convert(
         writer = ResumableWriter(output, name, signature)
         resumed_at = writer.done
         try:
-            for number, row in itertools.islice(read_rows(source, on_bytes), writer.done, None):
+            for number, row in itertools.islice(read_source(source, split, on_bytes), writer.done, None):
                 try:
                     _write_row(writer, number, row, source_format, options)
                 except Reject as reject:
@@ -145,6 +166,8 @@ def convert(
         path=writer.path,
         rejects_path=writer.rejects_path,
         format=source_format.name,
+        unit=unit,
+        image_folder=Path(options.image_folder),
         rows_in=writer.done,
         converted=writer.counts["converted"],
         rows_out=writer.counts["rows"],
@@ -153,8 +176,10 @@ def convert(
         tasks=writer.counts_of("task"),
         modalities=writer.counts_of("modality"),
         pictures=writer.counts_of("picture"),
-        warnings=writer.warnings,
-        warned=writer.counts["warnings"],
+        warnings=notes + writer.warnings,
+        warned=len(notes) + writer.counts["warnings"],
+        answers=writer.counts["answers"],
+        unread=writer.counts["unread answers"],
         resumed_at=resumed_at,
     )
 
@@ -165,22 +190,24 @@ def _write_row(writer: ResumableWriter, number: int, row: Any, source_format: Fo
         raise row
     conversation = source_format.parse(row)
     conversation.id = conversation.id or f"row-{number}"
+    conversation.columns = kept_columns(row)
+    patient = conversation.columns.pop("patient", None)
     rows, warnings, remarks = build_rows(conversation, options)
-    if options.patient_column:
-        patient = row.get(options.patient_column)
+    if options.patient_column or patient:
+        patient = row.get(options.patient_column) if options.patient_column else patient
         if not isinstance(patient, str | int) or not str(patient).strip():
             raise Reject("missing_field", f"no {options.patient_column!r}, the column of the patient")
         patient = keyed_hash(options.image_folder, f"patient {str(patient).strip()}")
         rows = [converted | {"patient": patient} for converted in rows]
     writer.counts.update(f"picture {code}" for code in remarks)
-    writer.write(rows, warnings)
+    writer.write(rows, warnings + _unread(rows, writer.counts))
 
 
-def _sample(source: Path) -> list[dict[str, Any]]:
-    """The first readable rows; raises a ValueError if the file has rows and none of them is readable."""
+def _sample(source: str | Path, split: str | None, required: bool) -> list[dict[str, Any]]:
+    """The first readable rows; raises a ValueError if they are ``required`` and the file has only others."""
     sample, first_reject = [], ""
     try:
-        for number, row in read_rows(source):
+        for number, row in read_source(source, split):
             if isinstance(row, Reject):
                 first_reject = first_reject or f"row {number}: {row}"
             else:
@@ -190,10 +217,26 @@ def _sample(source: Path) -> list[dict[str, Any]]:
     except BrokenFileError:
         if not sample:
             raise  # otherwise the conversion raises it, after the readable rows
-    if first_reject and not sample:
-        expected = "Expected a JSON array of objects, or an object a line."
+    if required and first_reject and not sample:
+        expected = "Expected JSON objects in an array or a line each, CSV or Parquet."
         raise ValueError(f"{source} has no row that can be read; {first_reject}. {expected}")
     return sample
+
+
+def _has_pictures(rows: list[dict[str, Any]], source_format: Format) -> bool:
+    for row in rows:
+        with suppress(Reject):
+            if any(isinstance(image, Embedded) for image in source_format.parse(row).images):
+                return True
+    return False
+
+
+def _unread(rows: list[dict[str, Any]], counts: Counter[str]) -> list[str]:
+    """Counts answers with numbers that are not read as boxes; a warning for each."""
+    answers = [message["content"] for row in rows for message in row["messages"] if message["role"] == "assistant"]
+    found = [unread for answer in answers if (unread := unread_box(answer))]
+    counts.update({"answers": len(answers), "unread answers": len(found)})
+    return [f"Numbers in a form that is not read: {text[:60]!r}" for text in found]
 
 
 def _identity(row: Any) -> Any:
@@ -204,29 +247,38 @@ def _identity(row: Any) -> Any:
 
 def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[str, Any]], list[str], set[str]]:
     """The ShareGPT rows of one conversation, which is rejected as a whole, warnings about scans, codes of remarks."""
-    turns = [_clean_turn(turn, options.coordinates) for turn in conversation.turns]
-    if not turns:
+    if not conversation.turns:
         raise Reject("no_turns", "expected a question and an answer")
-    placeholders = sum(question.count(IMAGE_PLACEHOLDER) for question, _ in turns)
+    placeholders = sum(question.count(IMAGE_PLACEHOLDER) for question, _ in conversation.turns)
     if placeholders not in (0, len(conversation.images)):
         raise Reject("image_count", f"{placeholders} <image> placeholders, {len(conversation.images)} images")
-    system = clean_text(conversation.system, options.coordinates) if conversation.system else None
+    if IMAGE_PLACEHOLDER in (conversation.system or ""):
+        raise Reject("image_in_system", f"in {conversation.system[:60]!r}")
     check_unicode(conversation.id)
 
-    prefix = options.image_prefix.strip("/")
-    images = [f"{prefix}/{image}" if prefix else image for image in conversation.images]
+    prefix, folder = options.image_prefix.strip("/"), options.image_folder or "."
+    images = [
+        write_embedded(folder, image)
+        if isinstance(image, Embedded)
+        else with_extension(folder, f"{prefix}/{image}" if prefix else image)
+        for image in conversation.images
+    ]
     modality = known_modality(conversation.modality, images[0] if images else None)
     warnings, remarks = [], set()
     for index, image in enumerate(images):
         if is_scan(image):
             scan = {"modality": modality, "default_slice": options.default_slice, "window": options.window}
-            image, scan_warnings, found = scan_to_png(options.image_folder, image, **scan)
+            image, scan_warnings, found = scan_to_png(folder, image, **scan)
             warnings += scan_warnings
             modality = found if found and index == 0 else modality
-        images[index], codes = any_reader_picture(options.image_folder, image, upright=options.upright)
+        images[index], codes = any_reader_picture(folder, image, upright=options.upright)
         remarks |= codes
 
-    columns = {"images": images, "system": system, "modality": modality}
+    frame = (folder, options.model_type, options.image_max_pixels)
+    scale = scale_of(conversation, images, options.coordinates, *frame)
+    turns = [_clean_turn(turn, scale) for turn in conversation.turns]
+    system = clean_text(conversation.system, scale) if conversation.system else None
+    columns = conversation.columns | {"images": images, "system": system, "modality": modality}
     rows = [columns | {"id": conversation.id, "turns": turns}]
     if options.split_turns and len(turns) > 1:
         for turn in turns:
@@ -238,8 +290,8 @@ def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[
     return [sharegpt_row(row, tags=options.tags) for row in rows], warnings, remarks
 
 
-def _clean_turn(turn: list[str], coordinates: Coordinates) -> list[str]:
-    question, answer = (clean_text(text, coordinates) for text in turn)
+def _clean_turn(turn: list[str], scale: Scale) -> list[str]:
+    question, answer = (clean_text(text, scale) for text in turn)
     if not question.replace(IMAGE_PLACEHOLDER, "").strip():
         raise Reject("empty_question", f"its answer is {answer[:60]!r}")
     if not answer.replace(IMAGE_PLACEHOLDER, "").strip():

@@ -3,151 +3,53 @@
 
 """The formats that `clinkd data convert` reads: a table of how each is recognized and parsed.
 
-A new format is a parser, which turns a row into a :class:`Conversation` or raises :class:`Reject`, and its entry in
-``FORMATS``.
+A new format is a parser, which turns a row into a :class:`.conversation.Conversation` or raises :class:`Reject`, and
+its entry in ``FORMATS``.
 """
 
-import math
-import posixpath
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..utils.boxes import IMAGE_PLACEHOLDER
-from .images import relative_path
+from . import box_formats, chat_formats
+from .chat_formats import first
+from .conversation import Conversation, conversation, field_of, messages_of, pairs_of
+from .coordinates import Unit
 from .problems import Reject
 from .scans import is_scan
-from .sharegpt import as_list
 
 
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-Parser = Callable[[Mapping[str, Any]], "Conversation"]
-_IMG_TAG = re.compile(r"(?:Picture\s+\d+:\s*)?<img>(.*?)</img>", re.DOTALL)
-
-
-@dataclass
-class Conversation:
-    """One row of a source: texts unchanged, paths relative to the data folder."""
-
-    id: str
-    images: list[str]
-    turns: list[list[str]]  # of question and answer
-    system: str | None = None
-    task: str | None = None  # the source's own, like the modality
-    modality: Any = None
+Parser = Callable[[Mapping[str, Any]], Conversation]
+_CHOICES = "ABCD"  # of PMC-VQA
 
 
 @dataclass(frozen=True)
 class Format:
-    """One format: ``matches`` recognizes its rows, ``parse`` reads one or raises :class:`Reject`."""
+    """One format: ``matches`` recognizes its rows, ``parse`` reads one or raises :class:`Reject`.
+
+    ``usual`` is the unit that its boxes usually have, where a row does not fix it.
+    """
 
     name: str
     description: str
     matches: Callable[[Mapping[str, Any]], bool]
     parse: Parser
-
-
-def _text(value: Any, what: str) -> str:
-    """Text as it is; a finite number (VQA-RAD counts gallstones: ``4``) becomes its digits."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return repr(value)
-    raise Reject("wrong_type", f"{what!r} should be text, is {type(value).__name__} ({str(value)[:40]})")
-
-
-def _field(row: Mapping[str, Any], field: str) -> str:
-    if field not in row:
-        raise Reject("missing_field", f"no {field!r} among {', '.join(map(str, list(row)[:12]))}")
-    return _text(row[field], field)
-
-
-def _turns(value: Any, role_key: str = "from", text_key: str = "value") -> tuple[str | None, list[list[str]]]:
-    """System prompt and turns of a list of messages."""
-    system, texts = None, []
-    for number, message in enumerate(_list(value), start=1):
-        if not isinstance(message, dict):
-            raise Reject("wrong_type", f"message {number} should be an object, is {type(message).__name__}")
-        name, text = _field(message, role_key), _field(message, text_key)
-        role = _ROLES.get(name.strip().lower())
-        if role is None:
-            raise Reject("unknown_role", f"message {number} is from {name[:40]!r}")
-        expected = "assistant" if len(texts) % 2 else "user"
-        if role == "system" and number == 1:
-            system = text
-        elif role != expected:
-            raise Reject("turn_order", f"message {number} is from {role}, expected {expected}")
-        else:
-            texts.append(text)
-    if len(texts) % 2:
-        raise Reject("turn_order", "the last question has no answer")
-    return system, [texts[index : index + 2] for index in range(0, len(texts), 2)]
-
-
-def _pairs(value: Any) -> list[list[str]]:
-    """Turns of a list of [question, answer]."""
-    turns = []
-    for number, pair in enumerate(_list(value), start=1):
-        if not isinstance(pair, list):
-            raise Reject("wrong_type", f"turn {number} should be [question, answer], is {type(pair).__name__}")
-        if len(pair) != 2:
-            raise Reject("turn_order", f"turn {number} has {len(pair)} entries, expected [question, answer]")
-        turns.append([_text(pair[0], "question"), _text(pair[1], "answer")])
-    return turns
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise Reject("wrong_type", f"the conversation should be a list, is {type(value).__name__}")
-    return value
-
-
-def _conversation(identity: str, images: list[Any], turns: list[list[str]], **rest: Any) -> Conversation:
-    """Replaces ``<img>path</img>`` by ``<image>``, once per image; without other images, the tags name them."""
-    images = [relative_path(image) for image in images]
-    if not _has_img_tag(turns):
-        return Conversation(identity, images, turns, **rest)
-    tagged = [tag.strip() for question, _ in turns for tag in _IMG_TAG.findall(question)]
-    images = images or [relative_path(tag) for tag in dict.fromkeys(tagged)]
-    stems = {_stem(image) for image in images}
-    unplaced = set(stems)
-
-    def placeholder(match: re.Match) -> str:
-        stem = _stem(match[1])
-        if stem not in stems:
-            raise Reject("image_mismatch", f"the tag names {match[1].strip()[:80]!r}, the row {images[0][:80]!r}")
-        if stem not in unplaced:
-            return ""
-        unplaced.remove(stem)
-        return IMAGE_PLACEHOLDER
-
-    replaced = [[_IMG_TAG.sub(placeholder, question), answer] for question, answer in turns]
-    if _has_img_tag(replaced):
-        in_answer = any("<img>" in answer for _, answer in replaced)
-        raise Reject("image_in_answer" if in_answer else "image_count", "an <img> tag that is alone or not closed")
-    return Conversation(identity, images, replaced, **rest)
-
-
-def _has_img_tag(turns: list[list[str]]) -> bool:
-    return any("<img>" in text or "</img>" in text for turn in turns for text in turn)
-
-
-def _stem(path: str) -> str:
-    """The file name without extension: the tags of Med-GRIT hold paths of the authors' machines, with either slash."""
-    return posixpath.splitext(posixpath.basename(path.strip().replace("\\", "/")))[0]
+    usual: Unit | None = None
 
 
 def _med_grit(row: Mapping[str, Any]) -> Conversation:
-    identity = _field(row, "id")
+    identity = field_of(row, "id")
     if not identity.strip():
         raise Reject("missing_field", "the id, which names the image, is empty")
     has_extension = is_scan(identity) or identity.lower().endswith((".png", ".jpg", ".jpeg"))
-    images = [identity if has_extension else identity + ".png"]
-    value = row.get("conversations")
-    system, turns = _turns(value) if isinstance(_first(value), dict) else (None, _pairs(value))
-    return _conversation(identity, images, turns, system=system, task=row.get("task"))
+    image = identity if has_extension else identity + ".png"
+    value, system = row.get("conversations"), None
+    if isinstance(first(value), dict):
+        system, turns, _ = messages_of(value)
+    else:
+        turns = pairs_of(value)
+    return conversation(identity, image, turns, system=system, task=row.get("task"))
 
 
 def _question_answer(identity: str, image: str, question: str, *answers: str, modality: str = "") -> Parser:
@@ -155,70 +57,101 @@ def _question_answer(identity: str, image: str, question: str, *answers: str, mo
 
     def parse(row: Mapping[str, Any]) -> Conversation:
         answer = next((key for key in answers if key in row), answers[-1])
-        turns = [[_field(row, question), _field(row, answer)]]
-        return _conversation(_field(row, identity), [_field(row, image)], turns, modality=row.get(modality))
+        value = row.get(answer)
+        if isinstance(value, list) and value:  # several references: the first is trained on, all are kept
+            value = value[0].get("answer") if isinstance(value[0], dict) else value[0]
+            row = {**row, answer: value}
+        turns = [[field_of(row, question), field_of(row, answer)]]
+        name = field_of(row, identity) if identity else next((field_of(row, key) for key in _IDS if row.get(key)), "")
+        if image not in row:
+            raise Reject("missing_field", f"no {image!r} among {', '.join(map(str, list(row)[:12]))}")
+        return conversation(name, [row[image]], turns, modality=row.get(modality))
 
     return parse
 
 
+_IDS = ("id", "qid", "question_id")
 _vqa_rad = _question_answer("qid", "image_name", "question", "answer")
 _qa50 = _question_answer("question_id", "image", "text", "gpt4_answer", "answer", modality="domain")
+_vqa = _question_answer("", "image", "question", "answer", "answers", modality="modality")
 _slake_in_any_language = _question_answer("qid", "img_name", "question", "answer", modality="modality")
 
 
 def _slake(row: Mapping[str, Any]) -> Conversation:
-    if _field(row, "q_lang").strip().lower() != "en":
+    if field_of(row, "q_lang").strip().lower() != "en":
         raise Reject("not_english", f"q_lang is {row['q_lang']!r}")
     return _slake_in_any_language(row)
 
 
+def _pmc_vqa(row: Mapping[str, Any]) -> Conversation:
+    """The choices follow the question; the answer is the letter with its text."""
+    choices = {letter: field_of(row, f"Choice {letter}").strip() for letter in _CHOICES}
+    choices = {letter: text.removeprefix(f"{letter}:").strip() for letter, text in choices.items()}
+    letter = field_of(row, "Answer_label", "Answer").strip().upper()
+    if letter not in choices:
+        raise Reject("wrong_type", f"the answer is {letter[:40]!r}, expected one of {', '.join(choices)}")
+    question = "\n".join([field_of(row, "Question").strip(), *(f"{key}: {text}" for key, text in choices.items())])
+    identity = field_of(row, "index") if row.get("index") else ""
+    return conversation(identity, field_of(row, "Figure_path"), [[question, f"{letter}: {choices[letter]}"]])
+
+
 def _llava_med(row: Mapping[str, Any]) -> Conversation:
-    system, turns = _turns(_llava_med_messages(row))
+    system, turns, images = messages_of(_llava_med_messages(row))
     modality = row.get("domain", row.get("modality"))
-    return _conversation(_field(row, "id"), as_list(row.get("image")), turns, system=system, modality=modality)
+    return conversation(field_of(row, "id"), row.get("image") or images, turns, system=system, modality=modality)
 
 
 def _llava_med_messages(row: Mapping[str, Any]) -> Any:
     return row.get("conversations", row.get("conversatons"))  # the published instruction files misspell the key
 
 
-def _sharegpt(row: Mapping[str, Any]) -> Conversation:
-    keys = ("messages", "role", "content") if "messages" in row else ("conversations", "from", "value")
-    system, turns = _turns(row.get(keys[0]), *keys[1:])
-    if row.get("system"):
-        system = _field(row, "system")
-    identity = _field(row, "id") if row.get("id") is not None else ""
-    images = as_list(row.get("images", row.get("image")))
-    return _conversation(identity, images, turns, system=system, task=row.get("task"), modality=row.get("modality"))
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, list) and value else None
-
-
 def _has(*keys: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda row: set(keys) <= row.keys()
 
 
+def _is_vqa(row: Mapping[str, Any]) -> bool:
+    return {"image", "question"} <= row.keys() and bool({"answer", "answers"} & row.keys())
+
+
+def _is_refcoco(row: Mapping[str, Any]) -> bool:
+    return "bbox" in row and bool({"image", "image_path"} & row.keys()) and bool({"answer", "sentences"} & row.keys())
+
+
+def _is_kvasir(row: Mapping[str, Any]) -> bool:
+    return {"height", "width", "bbox"} <= row.keys() and isinstance(first(row["bbox"]), dict)
+
+
+def _is_alpaca(row: Mapping[str, Any]) -> bool:
+    return {"instruction", "output"} <= row.keys() or {"query", "response"} <= row.keys()
+
+
 def _is_llava_med(row: Mapping[str, Any]) -> bool:
-    return {"id", "image"} <= row.keys() and isinstance(_first(_llava_med_messages(row)), dict)
-
-
-def _is_sharegpt(row: Mapping[str, Any]) -> bool:
-    return "messages" in row or ("conversations" in row and ("images" in row or "id" not in row))
+    return {"id", "image"} <= row.keys() and isinstance(first(_llava_med_messages(row)), dict)
 
 
 def _is_med_grit(row: Mapping[str, Any]) -> bool:
-    return "id" in row and isinstance(_first(row.get("conversations")), dict | list)
+    return "id" in row and isinstance(first(row.get("conversations")), dict | list)
 
 
 _FORMATS = (  # in the order of detection: a row has the first format that matches it
+    Format("coco", "COCO, boxes or captions", box_formats.is_coco, box_formats.coco),
+    Format("vindr_cxr", "VinDr-CXR's CSV of boxes", _has("lines"), box_formats.vindr),
+    Format("kvasir_seg", "Kvasir-SEG's JSON of boxes", _is_kvasir, box_formats.kvasir),
+    Format("refcoco", "RefCOCO, a region a row", _is_refcoco, box_formats.refcoco),
     Format("slake", "SLAKE (its English rows)", _has("img_name", "q_lang"), _slake),
     Format("vqa_rad", "VQA-RAD", _has("image_name", "question"), _vqa_rad),
+    Format("pmc_vqa", "PMC-VQA's CSV", _has("Figure_path", "Question", "Choice A"), _pmc_vqa),
+    Format("vqa", "image, question and answer, such as VQA-RAD and PathVQA in Parquet", _is_vqa, _vqa),
     Format("llava_med_qa", "LLaVA-Med questions, such as its qa50 file", _has("question_id", "text", "image"), _qa50),
-    Format("llava_med", "LLaVA-Med instructions", _is_llava_med, _llava_med),
-    Format("sharegpt", "plain ShareGPT", _is_sharegpt, _sharegpt),
+    Format("ms_swift", "ms-swift, boxes in objects", chat_formats.is_swift, chat_formats.swift, usual="pixels"),
+    Format("llava_med", "LLaVA-Med instructions; Qwen's fine-tuning files", _is_llava_med, _llava_med),
+    Format(
+        "openai", "OpenAI's and LLaMA-Factory v1's content lists", chat_formats.is_content_list, chat_formats.sharegpt
+    ),
+    Format("qwen_vl", "Qwen-VL's fine-tuning files", chat_formats.is_qwen_vl, chat_formats.sharegpt),
+    Format("sharegpt", "plain ShareGPT", chat_formats.is_sharegpt, chat_formats.sharegpt),
     Format("med_grit", "Med-GRIT-270k / BiRD, training or test part", _is_med_grit, _med_grit),
+    Format("alpaca", "Alpaca; ms-swift's query and response", _is_alpaca, chat_formats.alpaca),
 )
 FORMATS = {format.name: format for format in _FORMATS}
 

@@ -6,7 +6,7 @@
 Problem = tuple[str, str]  # code and detail
 
 REASONS = {  # why `convert` rejects a row
-    "not_json": "the line is not valid JSON",
+    "not_json": "the line is not valid JSON or CSV",
     "not_an_object": "the row is not a JSON object",
     "missing_field": "a field that the format requires is missing",
     "wrong_type": "a field holds something other than text",
@@ -18,6 +18,7 @@ REASONS = {  # why `convert` rejects a row
     "empty_answer": "an answer is empty",
     "control_token": "the text holds a control token of the model or the loader, such as <|im_end|> or <video>",
     "image_in_answer": "an answer holds an image",
+    "image_in_system": "the system prompt holds an image, whose pixels no template places there",
     "image_count": "the number of <image> placeholders differs from the number of images",
     "image_mismatch": "an <img> tag names a different image than the row",
     "bad_path": "the image path is absolute, a URL, empty, too long, or leaves the data folder",
@@ -31,11 +32,13 @@ REASONS = {  # why `convert` rejects a row
     "box_outside": "a box reaches outside the image",
     "box_order": "a box has its corners in the wrong order",
     "box_empty": "a box has no width or no height",
+    "box_scale": "a box is in another unit than the others of the file, or in pixels of a picture of unknown size",
     "bad_scan": "a DICOM or NIfTI file is missing or cannot be turned into an image",
     "not_english": "the row is not in English (skipped by choice: not an error under `--strict`)",
+    "no_finding": "the image has no annotation to ask for (skipped by choice: not an error under `--strict`)",
 }
-CHOICES = frozenset({"not_english"})  # reasons that are no fault of the row
-_CONVERT_ONLY = ("not_english", "bad_scan", "image_mismatch")
+CHOICES = frozenset({"not_english", "no_finding"})  # reasons that are no fault of the row
+_CONVERT_ONLY = ("not_english", "no_finding", "bad_scan", "image_mismatch")
 # What `check` reports.
 ERRORS = {reason: text for reason, text in REASONS.items() if reason not in _CONVERT_ONLY} | {
     "image_missing": "the image does not exist",
@@ -48,6 +51,7 @@ ERRORS = {reason: text for reason, text in REASONS.items() if reason not in _CON
     "too_long": "the row has more tokens than cutoff_len: its end, the answer first, is cut off",
 }
 WARNINGS = {
+    "box_unread": "numbers that look like a box, in a form that is not read as one",
     "duplicate_row": "an earlier row is identical",
     "duplicate_id": "different rows share this id, which is not the name of their image (as in Med-GRIT)",
     "no_image": "the row has no image",

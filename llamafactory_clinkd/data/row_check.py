@@ -5,20 +5,21 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..utils.boxes import IMAGE_PLACEHOLDER, parse_boxes
+from .coordinates import IMAGE_MAX_PIXELS, Scale, Unit, resized
 from .formats import FORMATS, Conversation
 from .images import relative_path
 from .problems import Problem, Reject
 from .sharegpt import as_list
-from .text import clean_text
+from .text import THOUSANDTHS, clean_text, unread_box
 
 
-IMAGE_MAX_PIXELS, IMAGE_MIN_PIXELS = 768 * 768, 32 * 32  # LLaMA-Factory's own defaults
+_AS_WRITTEN = (10**9, 10**9)
+SCALES = {"thousandths": THOUSANDTHS, "resized": Scale("resized", _AS_WRITTEN, _AS_WRITTEN)}  # of a converted file
 
 
 @dataclass
@@ -34,8 +35,11 @@ class RowCheck:
     tokens: int = 0
 
 
-def check_row(number: int, row: Mapping[str, Any] | Reject) -> RowCheck:
-    """Checks a row without opening its images, counting its tokens or comparing it to other rows."""
+def check_row(number: int, row: Mapping[str, Any] | Reject, unit: Unit = "thousandths") -> RowCheck:
+    """Checks a row without opening its images, counting its tokens or comparing it to other rows.
+
+    ``unit`` is that of the file's boxes (see :data:`SCALES`).
+    """
     if isinstance(row, Reject):
         return RowCheck(number, problems=[(row.reason, row.detail)])
     result, images = RowCheck(number), as_list(row.get("images"))
@@ -55,7 +59,7 @@ def check_row(number: int, row: Mapping[str, Any] | Reject) -> RowCheck:
     try:
         _check_messages(row)
         conversation = FORMATS["sharegpt"].parse({**row, "images": []})
-        result.problems += _conversation_problems(conversation, len(images))
+        result.problems += _conversation_problems(conversation, len(images), SCALES[unit])
     except Reject as reject:
         result.problems.append((reject.reason, reject.detail))
     return result
@@ -72,7 +76,7 @@ def _check_messages(row: Mapping[str, Any]) -> None:
             raise Reject("unknown_role", f"message {index} is from {message['role'][:40]!r}")
 
 
-def _conversation_problems(conversation: Conversation, images: int) -> list[Problem]:
+def _conversation_problems(conversation: Conversation, images: int, scale: Scale) -> list[Problem]:
     """The problems of the texts; ``images`` is the number of images of the row."""
     if not conversation.turns:
         return [("no_turns", "expected a question and an answer")]
@@ -85,11 +89,13 @@ def _conversation_problems(conversation: Conversation, images: int) -> list[Prob
         if not answer.strip():
             problems.append(("empty_answer", f"to {question[:60]!r}"))
     for kind, text in texts:
-        if kind == "answer" and IMAGE_PLACEHOLDER in text:
-            problems.append(("image_in_answer", f"in {text[:60]!r}"))
+        if kind != "question" and IMAGE_PLACEHOLDER in text:
+            problems.append((f"image_in_{kind}", f"in {text[:60]!r}"))
         try:
-            if parse_boxes(clean_text(text)) != parse_boxes(text):
+            if parse_boxes(clean_text(text, scale)) != parse_boxes(text):
                 problems.append(("box_form", f"{kind}: {text[:80]!r}"))
+            if kind == "answer" and (unread := unread_box(text)):
+                problems.append(("box_unread", f"{unread[:80]!r}"))
         except Reject as reject:
             problems.append((reject.reason, f"{kind}: {reject.detail}"))
     placeholders = sum(text.count(IMAGE_PLACEHOLDER) for _, text in texts)
@@ -100,21 +106,6 @@ def _conversation_problems(conversation: Conversation, images: int) -> list[Prob
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-
-
-def resized(width: int, height: int, max_pixels: int = IMAGE_MAX_PIXELS) -> tuple[int, int]:
-    """Width and height that LLaMA-Factory (0.9.5, Qwen2-VL) passes to the image processor."""
-    pixels = width * height
-    limit = min(max(pixels, IMAGE_MIN_PIXELS), max_pixels)
-    if pixels != limit:
-        factor = math.sqrt(limit / pixels)
-        width, height = int(width * factor), int(height * factor)
-    width, height = max(width, 28), max(height, 28)
-    if width / height > 200:
-        width = height * 180
-    if height / width > 200:
-        height = width * 180
-    return width, height
 
 
 class TokenCounter:

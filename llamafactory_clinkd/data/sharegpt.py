@@ -17,10 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..utils.boxes import IMAGE_PLACEHOLDER, SIDE_COLUMNS, convert_tags
+from ..utils.boxes import IMAGE_PLACEHOLDER, KEPT_COLUMNS, SIDE_COLUMNS, convert_tags
 from ..utils.io import atomic_path, read_json, write_json
 
 
+_COLUMNS = SIDE_COLUMNS + KEPT_COLUMNS
 CHECKPOINT = 5000  # rows of the source
 MAX_WARNINGS = 100
 
@@ -52,7 +53,7 @@ def sharegpt_row(row: Mapping[str, Any], *, tags: str = "qwen2_vl") -> dict[str,
         messages[0]["content"] = IMAGE_PLACEHOLDER * len(images) + messages[0]["content"]
     if row.get("system"):
         messages.insert(0, {"role": "system", "content": convert_tags(row["system"].strip(), tags)})
-    return {"messages": messages, "images": images} | {key: row[key] for key in SIDE_COLUMNS if key in row}
+    return {"messages": messages, "images": images} | {key: row[key] for key in _COLUMNS if key in row}
 
 
 def as_list(value: Any) -> list[Any]:

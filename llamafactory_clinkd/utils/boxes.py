@@ -47,6 +47,7 @@ TagStyle = Literal["qwen2_vl", "qwen_vl"]
 Task = Literal["VG", "ROC", "RC", "MIA"]
 
 SIDE_COLUMNS = ("id", "task", "modality")  # of a ShareGPT row; LLaMA-Factory ignores them
+KEPT_COLUMNS = ("answer_type", "content_type", "organ", "language", "question_id", "patient", "annotations")
 IMAGE_PLACEHOLDER = "<image>"
 TASKS: tuple[Task, ...] = ("VG", "ROC", "RC", "MIA")
 MODALITIES = ("ct", "mr", "x", "pet", "endoscopy", "dermoscopy", "fundus", "ultrasound")

@@ -54,13 +54,102 @@ SHAREGPT = {
     "images": ["images/ct_1.png"],
     "id": "one",
 }
+QUESTION = {"image": "a.jpg", "question": "Is there a mass?", "answer": "no", "answer_type": "CLOSED"}
+PMC_VQA = {
+    "Figure_path": "PMC1_fig.jpg",
+    "Question": " What is shown? ",
+    "Choice A": " A:Liver ",
+    "Choice B": " B:Spleen ",
+    "Choice C": " C:Kidney ",
+    "Choice D": " D:Lung ",
+    "Answer": "Spleen",
+    "Answer_label": "B",
+}
+OPENAI = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "a.jpg"}}, {"type": "text", "text": "What is it?"}],
+        },
+        {"role": "assistant", "content": [{"type": "text", "text": "A liver."}]},
+    ]
+}
+LLAMAFACTORY_V1 = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [{"type": "text", "value": "What is it?"}, {"type": "image_url", "value": "a.jpg"}],
+            "loss_weight": 0.0,
+        },
+        {"role": "assistant", "content": [{"type": "text", "value": "A liver."}], "loss_weight": 1.0},
+    ]
+}
+MS_SWIFT = {
+    "messages": [
+        {"role": "user", "content": "<image>Where is the <ref-object>?"},
+        {"role": "assistant", "content": "<bbox>"},
+    ],
+    "images": ["a.jpg"],
+    "objects": {"ref": ["liver"], "bbox": [[90, 10, 300, 250]]},
+}
+QWEN_FINETUNING = {
+    "image": "a.jpg",
+    "conversations": [
+        {"from": "human", "value": "<image>\nLocate the liver."},
+        {"from": "gpt", "value": '[{"bbox_2d": [100, 200, 300, 400], "label": "liver"}]'},
+    ],
+}
+QWEN_VL = {
+    "id": "identity_0",
+    "conversations": [
+        {"from": "user", "value": "Picture 1: <img>images/a.jpg</img>\nWhere is the <ref>liver</ref>?"},
+        {"from": "assistant", "value": "<box>(100,200),(300,400)</box>"},
+    ],
+}
+ALPACA = {"instruction": "Describe the finding.", "input": "Chest X-ray.", "output": "Clear.", "images": ["a.jpg"]}
+KVASIR = {
+    "id": "cju0",
+    "height": 529,
+    "width": 622,
+    "bbox": [{"label": "polyp", "xmin": 38, "ymin": 5, "xmax": 430, "ymax": 338}],
+}
+COCO_IMAGE = {"id": 1, "file_name": "a.jpg", "width": 200, "height": 100}
+COCO = {
+    "coco_image": COCO_IMAGE,
+    "category": "liver",
+    "annotations": [{"id": 5, "image_id": 1, "category_id": 3, "bbox": [20, 10, 40.5, 30], "iscrowd": 0}],
+}
+VINDR = {
+    "lines": [
+        {"image_id": "50a4", "class_name": "Nodule", "rad_id": "R9", "x_min": "10", "y_min": "20"}
+        | {"x_max": "110.5", "y_max": "220", "width": "1000", "height": "2000"}
+    ]
+}
+REFCOCO = {
+    "question_id": "1",
+    "image": "a.jpg",
+    "answer": ["left liver", "liver"],
+    "bbox": [20.0, 10.0, 40.5, 30.0],
+    "width": 200,
+    "height": 100,
+}
 SOURCES = {
+    "coco": [COCO],
+    "vindr_cxr": [VINDR],
+    "kvasir_seg": [KVASIR],
+    "refcoco": [REFCOCO],
+    "vqa": [QUESTION],
+    "pmc_vqa": [PMC_VQA],
+    "ms_swift": [MS_SWIFT],
+    "openai": [OPENAI, LLAMAFACTORY_V1],
+    "qwen_vl": [QWEN_VL],
+    "alpaca": [ALPACA],
     "med_grit": [MED_GRIT_TRAIN, MED_GRIT_TEST],
     "vqa_rad": [VQA_RAD],
     "slake": [SLAKE],
     "llava_med": [LLAVA_MED, LLAVA_MED_MISSPELT],
     "llava_med_qa": [LLAVA_MED_QA],
-    "sharegpt": [SHAREGPT],
+    "sharegpt": [SHAREGPT, QWEN_FINETUNING],
 }
 
 

@@ -86,7 +86,10 @@ ROWS = {
     "box_outside": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>(1,2),(3,1004)<|box_end|>"),
     "box_order": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>(5,2),(3,4)<|box_end|>"),
     "box_empty": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>(3,2),(3,4)<|box_end|>"),
-    "box_form": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>(0.1,0.2),(0.3,0.4)<|box_end|>"),
+    "box_form": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>(1.5,2),(3,4)<|box_end|>"),
+    "box_scale": lambda folder: sharegpt("ct_0.png", answer="<|box_start|>(0.1,0.2),(0.3,0.4)<|box_end|>"),
+    "box_unread": lambda folder: sharegpt("ct_0.png", answer="At 100, 200, 300, 400."),
+    "image_in_system": lambda folder: sharegpt("ct_0.png") | {"messages": SYSTEM_WITH_IMAGE},
     "image_missing": lambda folder: sharegpt("absent.png"),
     "image_unreadable": lambda folder: damaged(folder, "image_unreadable"),
     "image_truncated": lambda folder: damaged(folder, "image_truncated"),
@@ -102,6 +105,11 @@ ROWS = {
     "image_blank": lambda folder: picture(folder, "blank.png", Image.new("RGB", (40, 40), "red")),
     "no_image": lambda folder: roles(("user", "Where?"), ANSWER, images=()),
 }
+SYSTEM_WITH_IMAGE = [
+    {"role": "system", "content": "Look at <image> first."},
+    {"role": "user", "content": "Where?"},
+    {"role": "assistant", "content": "Here."},
+]
 ELSEWHERE = {"not_json", "duplicate_row", "duplicate_id", "leak_image", "leak_volume", "leak_patient", "too_long"}
 
 

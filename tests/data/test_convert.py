@@ -105,8 +105,8 @@ def test_the_key_that_llava_med_itself_misspells(tmp_path):
 
 def test_a_file_without_a_readable_row_says_what_is_wrong(tmp_path):
     source = tmp_path / "source.json"
-    source.write_text(json.dumps({"data": [SHAREGPT]}, indent=1))
-    with pytest.raises(ValueError, match="no row that can be read; row 1: not_json: .* an object a line"):
+    source.write_text("no JSON\nat all")
+    with pytest.raises(ValueError, match="no row that can be read; row 1: not_json: .* CSV or Parquet"):
         convert(source, tmp_path / "out")
 
 

@@ -12,7 +12,7 @@ from llamafactory_clinkd.data.convert import convert
 from llamafactory_clinkd.data.formats import FORMATS
 from llamafactory_clinkd.data.problems import CHOICES, REASONS, Reject
 
-from .samples import LLAVA_MED, MED_GRIT_TRAIN, SHAREGPT, SLAKE, VQA_RAD, read_rejects
+from .samples import LLAVA_MED, SHAREGPT, SLAKE, SOURCES, VQA_RAD, read_rejects
 
 
 def grit(question="Where?", answer="Here.", **rest):
@@ -57,6 +57,16 @@ CASES = [
     ("wrong_type", "med_grit", {"id": "ct_1", "conversations": [["a", "b"], "c"]}),
     ("bad_text", "med_grit", grit("Where \ud800?")),
     ("bad_text", "sharegpt", SHAREGPT | {"id": "\ud800"}),
+    (
+        "image_in_system",
+        "sharegpt",
+        sharegpt(("system", "at <image>"), ("user", "a"), ("assistant", "b"), images=["a.png"]),
+    ),
+    ("box_scale", "med_grit", grit(answer="<box>(0.1,0.2),(0.3,0.4)</box> and <box>(1,2),(3,4)</box>, (5,6),(7,8)")),
+    ("bad_box", "med_grit", grit(answer="(1,2),(3,4),(5,6)")),
+    ("bad_box", "med_grit", grit(answer='{"bbox_2d": [1, 2, 3, 4], "label": "a", "score": 0.5}')),
+    ("box_order", "med_grit", grit(answer="[300, 400, 100, 200]")),
+    ("no_finding", "kvasir_seg", {"id": "a", "height": 9, "width": 9, "bbox": []}),
     ("no_turns", "med_grit", {"id": "ct_1", "conversations": []}),
     ("turn_order", "med_grit", {"id": "ct_1", "conversations": [["a", "b", "c"]]}),
     ("turn_order", "sharegpt", sharegpt(("user", "a"))),
@@ -96,14 +106,8 @@ def test_every_reason_has_a_case():
 
 @pytest.mark.parametrize(("reason", "kind", "row"), CASES)
 def test_a_bad_row_is_rejected_and_nothing_else_is_lost(tmp_path, reason, kind, row):
-    good = {
-        "slake": SLAKE,
-        "vqa_rad": VQA_RAD,
-        "llava_med": LLAVA_MED,
-        "sharegpt": SHAREGPT,
-        "med_grit": MED_GRIT_TRAIN,
-    }
-    lines = [json.dumps(good[kind]), row if isinstance(row, str) else json.dumps(row), json.dumps(good[kind])]
+    good = json.dumps(SOURCES[kind][0])
+    lines = [good, row if isinstance(row, str) else json.dumps(row), good]
     source = tmp_path / "source.jsonl"
     source.write_text("\n".join(lines), encoding="utf-8")
     done = convert(source, tmp_path / "out", format=kind)

@@ -3,6 +3,7 @@
 
 import pytest
 
+from llamafactory_clinkd.data.coordinates import Scale
 from llamafactory_clinkd.data.problems import Reject
 from llamafactory_clinkd.data.text import clean_text
 from llamafactory_clinkd.utils.boxes import Box, parse_boxes
@@ -19,12 +20,17 @@ from llamafactory_clinkd.utils.boxes import Box, parse_boxes
         ("<box>[1, 2, 3, 4]</box>", "<box>(1,2),(3,4)</box>"),
         ("<box>(1,2,3,4)</box>", "<box>(1,2),(3,4)</box>"),
         ("<box>(10.4,20.6),(30.5,40)</box>", "<box>(10,21),(30,40)</box>"),
-        ("<box>(0.1,0.2),(0.35,1.0)</box>", "<box>(100,200),(350,999)</box>"),
+        ("<box>10 20 30 40</box>", "<box>(10,20),(30,40)</box>"),
+        ("<bbox>[[10, 20, 30, 40]]</bbox>", "<box>(10,20),(30,40)</box>"),
+        ("[10, 20, 30, 40]", "<box>(10,20),(30,40)</box>"),
+        ('[{"bbox_2d": [1, 2, 3, 4], "label": "left \\"hip\\""}]', '<ref>left "hip"</ref><box>(1,2),(3,4)</box>'),
+        (
+            'Two:\n```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "a"},\n {"label": "b", "bbox_2d": [5, 6, 7, 8]}]\n```',
+            "Two:\n<ref>a</ref><box>(1,2),(3,4)</box><ref>b</ref><box>(5,6),(7,8)</box>",
+        ),
         ("<box>(0,0),(1000,1000)</box>", "<box>(0,0),(999,999)</box>"),
         ("<box>(1,2),(3,4) (5,6),(7,8)</box>", "<box>(1,2),(3,4),(5,6),(7,8)</box>"),
         ("＜box＞（１，２），（３，４）＜/box＞", "<box>(1,2),(3,4)</box>"),
-        ("from (0.1,0.2),(0.3,0.4) on", "from (100,200),(300,400) on"),
-        ("<ref>x</ref> from (0.1,0.2),(0.3,0.4)", "<ref>x</ref> from (100,200),(300,400)"),
         ("from (12,20),(30,40) on", "from (12,20),(30,40) on"),
         ("of 3.5 mm (see above)", "of 3.5 mm (see above)"),
     ],
@@ -34,11 +40,27 @@ def test_texts(source, cleaned):
     assert clean_text(cleaned) == cleaned
 
 
-def test_coordinates_can_be_named():
-    corners = "<box>(0,0),(1,1)</box>"
-    assert clean_text(corners) == corners
-    assert clean_text(corners, "fractions") == "<box>(0,0),(999,999)</box>"
-    assert clean_text("<box>(0.0,0.2),(1,3)</box>", "thousandths") == "<box>(0,0),(1,3)</box>"
+FRACTIONS = Scale("fractions")
+
+
+@pytest.mark.parametrize(
+    ("source", "scale", "cleaned"),
+    [
+        ("<box>(0,0),(1,1)</box>", Scale(), "<box>(0,0),(1,1)</box>"),
+        ("<box>(0,0),(1,1)</box>", FRACTIONS, "<box>(0,0),(999,999)</box>"),
+        ("<box>(0.0,0.2),(1,3)</box>", Scale(), "<box>(0,0),(1,3)</box>"),
+        ("<box>(0.1,0.2),(0.35,1.0)</box>", FRACTIONS, "<box>(100,200),(350,999)</box>"),
+        ("from (0.1,0.2),(0.3,0.4) on", FRACTIONS, "from (100,200),(300,400) on"),
+        ("[0.12, 0.30, 0.55, 0.71]", FRACTIONS, "<box>(120,300),(550,710)</box>"),
+        ("<box>(38,5),(430,338)</box>", Scale("pixels", (622, 529)), "<box>(61,9),(691,639)</box>"),
+        ("<box>(38,5),(622,529)</box>", Scale("pixels", (622, 529)), "<box>(61,9),(999,999)</box>"),
+        ("<box>(100,200),(300,400)</box>", Scale(target=(560, 280)), "<box>(56,56),(168,112)</box>"),
+        ("<box>(56,56),(168,112)</box>", Scale("resized", (560, 280)), "<box>(100,200),(300,400)</box>"),
+        ("<box>(38,5),(430,338)</box>", Scale("pixels", (622, 529), (616, 532)), "<box>(38,5),(426,340)</box>"),
+    ],
+)
+def test_units(source, scale, cleaned):
+    assert clean_text(source, scale) == cleaned
 
 
 @pytest.mark.parametrize(
@@ -57,7 +79,14 @@ def test_coordinates_can_be_named():
         ("<box>(5,2),(3,4)</box>", "box_order"),
         ("<box>(1,4),(3,2)</box>", "box_order"),
         ("<box>(1,2),(1,4)</box>", "box_empty"),
-        ("<box>(0.5,0.2),(0.5003,0.4)</box>", "box_empty"),
+        ("<box>(0.5,0.2),(0.6,0.4)</box>", "box_scale"),
+        ("<box>(1,2),(3,4),(5,6)</box>", "bad_box"),
+        ("<box>(nan,2),(3,4)</box>", "bad_box"),
+        ("<bbox>", "tags_unbalanced"),
+        ("at (1,2),(3,1004)", "box_outside"),
+        ("[300, 400, 100, 200]", "box_order"),
+        ('{"bbox_2d": [100, 200, 1300, 400]}', "box_outside"),
+        ('{"bbox_2d": [100, 200, 300, 400], "label": "a", "score": 1}', "bad_box"),
         ("stop <|im_end|> here", "control_token"),
         ("<VIDEO>", "control_token"),
         ("bad \ud800", "bad_text"),
@@ -70,5 +99,5 @@ def test_faults(source, reason):
 
 
 def test_fractions_agree_with_multiplying_by_hand():
-    cleaned = clean_text("<box>(0.123,0.2345),(0.5,0.75)</box>")
+    cleaned = clean_text("<box>(0.123,0.2345),(0.5,0.75)</box>", FRACTIONS)
     assert parse_boxes(cleaned) == [Box(123, 234, 500, 750)]
