@@ -14,8 +14,16 @@ from .paper_tables import TASK_METRICS
 
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.table import Table
+
+_VQA_SCORES = {
+    "closed_accuracy": "closed\naccuracy",
+    "open_recall": "open\nrecall",
+    "open_exact_match": "open\nexact match",
+    "open_f1": "open\nF1",
+    "accuracy": "closed right or\nopen exact",
+}
 
 
 def format_percent(value: float | None, digits: int = 2, *, missing: str = "-") -> str:
@@ -33,13 +41,14 @@ def metric_name(metrics: Iterable[Mapping[str, Any] | None], task: str) -> str:
     return " / ".join(names) or TASK_METRICS.get(task, "mean of the four tasks")
 
 
-def metrics_table(metrics: dict[str, Any]) -> "Table":
+def metrics_table(metrics: dict[str, Any]) -> "Table | Group":
     """Builds the table of ``metrics.json``: a row for each modality, a column for each task, in percent.
 
     The last rows are the mean over the modalities, its confidence interval, the blind answers and the number of rows.
-    Below are the other scores of VG, MIA and VQA and what could not be read. A score that could not be computed is a
-    dash.
+    Below are the other scores of VG and MIA, what could not be read, and a table of VQA's groups. A score that could
+    not be computed is a dash.
     """
+    from rich.console import Group
     from rich.table import Table
 
     captions = []
@@ -67,6 +76,19 @@ def metrics_table(metrics: dict[str, Any]) -> "Table":
     if blind := metrics.get("baselines"):
         table.add_row("blind answer", *(_percent(blind.get(f"blind_{task}", {}).get("macro")) for task in tasks))
     table.add_row("rows", *(f"{task['n']:,}" for task in tasks.values()))
+    return Group(table, _vqa_table(tasks["VQA"])) if "VQA" in tasks else table
+
+
+def _vqa_table(vqa: dict[str, Any]) -> "Table":
+    """A row for all questions and for each group of them."""
+    from rich.table import Column, Table
+
+    table = Table("questions", *(Column(name, justify="right") for name in ("rows", *_VQA_SCORES.values())))
+    for by, groups in {"": {"all": vqa}, **vqa["by"]}.items():
+        for name, group in groups.items():
+            scores = (_percent(group[key]) for key in _VQA_SCORES)
+            table.add_row(f"{by.replace('_', ' ')} {name}".strip(), f"{group['n']:,}", *scores)
+        table.add_section()
     return table
 
 
@@ -78,7 +100,7 @@ def progress_bar(console: "Console | None" = None) -> AbstractContextManager[Pro
 
 
 def _further_scores(metrics: dict[str, Any]) -> list[str]:
-    """A line for VG, MIA and each group of VQA, and one for the answers that could not be read or were cut off."""
+    """A line for VG and one for MIA, and one for the answers that could not be read or were cut off."""
     tasks, lines = metrics["tasks"], []
     if grounding := tasks.get("VG"):
         names = {"mean_iou": "mean IoU", "precision": "precision@0.5", "f1": "F1@0.5", "centre_accuracy": "centres"}
@@ -88,15 +110,6 @@ def _further_scores(metrics: dict[str, Any]) -> list[str]:
         lines.append(
             f"MIA: mBMR by BiRD's definition, which the paper's Table 1 has: {_percent(captions['mbmr_bird'])}"
         )
-    if vqa := tasks.get("VQA"):
-        groups = [("all", vqa)] + [(name, group) for by in vqa["by"].values() for name, group in by.items()]
-        for name, group in groups:
-            closed, recall, exact, f1 = (
-                _percent(group[key]) for key in ("closed_accuracy", "open_recall", "open_exact_match", "open_f1")
-            )
-            lines.append(
-                f"VQA, {name} ({group['n']:,}): closed {closed}; open recall {recall}, exact {exact}, F1 {f1}"
-            )
     kinds = [f"{count:,} {name.replace('_', ' ')}" for name, count in metrics["answers"].items() if count]
     return lines + ([f"answers: {', '.join(kinds)}"] if kinds else [])
 

@@ -97,10 +97,11 @@ def vqa_breakdown(rows: Sequence[dict], table: np.ndarray) -> dict[str, Any]:
     without such rows) and ``accuracy`` (closed right or open exact).
     """
     by: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    spelling: dict[str, dict[str, str]] = defaultdict(dict)
     for index, row in enumerate(rows):
         for column in GROUPINGS:
             if value := _group(row, column):
-                by[column][value].append(index)
+                by[column][spelling[column].setdefault(value.casefold(), value)].append(index)
     groups = {
         column: {name: _scores(table[index]) for name, index in sorted(values.items())}
         for column, values in by.items()
