@@ -11,7 +11,7 @@ wrong.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .conversation import Conversation, conversation, field_of, number_of, text_of
+from .conversation import Conversation, conversation, field_of, number_of, objects_of, text_of
 from .coordinates import Size
 from .problems import Reject
 
@@ -71,7 +71,9 @@ def coco_rows(images: dict[Any, dict], categories: dict[Any, Any], annotations: 
 
 def coco(row: Mapping[str, Any]) -> Conversation:
     """A category of a picture of a COCO file, or a caption."""
-    image, members = row["coco_image"], row["annotations"]
+    image, members = row.get("coco_image"), objects_of(row, "annotations")
+    if not isinstance(image, dict):
+        raise Reject("wrong_type", f"the image should be an object, is {type(image).__name__}")
     path = field_of(image, "file_name")
     if members and "caption" in members[0]:
         turns = [["Describe the image.", field_of(members[0], "caption")]]
@@ -95,12 +97,14 @@ def vindr_key(row: Mapping[str, Any]) -> tuple | None:
 
 def vindr(row: Mapping[str, Any]) -> Conversation:
     """The boxes that one radiologist of VinDr-CXR drew for one class."""
-    lines = row["lines"]
+    lines = objects_of(row, "lines")
+    if not lines:
+        raise Reject("missing_field", "no line")
     identity, label = field_of(lines[0], "image_id"), field_of(lines[0], "class_name")
     boxes = [
         [number_of(line, corner) for corner in _VINDR_CORNERS]
         for line in lines
-        if any(line[corner] not in (None, "") for corner in _VINDR_CORNERS)
+        if any(line.get(corner) not in (None, "") for corner in _VINDR_CORNERS)
     ]
     if boxes and len(boxes) < len(lines):
         raise Reject("bad_box", f"{len(lines) - len(boxes)} of {len(lines)} boxes are empty")
@@ -109,9 +113,7 @@ def vindr(row: Mapping[str, Any]) -> Conversation:
 
 def kvasir(row: Mapping[str, Any]) -> Conversation:
     """A picture of Kvasir-SEG's ``kavsir_bboxes.json``; its boxes have one label, ``polyp``."""
-    boxes = row["bbox"]
-    if not isinstance(boxes, list) or not all(isinstance(box, dict) for box in boxes):
-        raise Reject("wrong_type", "bbox should be a list of objects")
+    boxes = objects_of(row, "bbox")
     labels = {text_of(box.get("label"), "label") for box in boxes}
     if len(labels) > 1:
         raise Reject("bad_box", f"several labels in one picture: {', '.join(sorted(labels))}")
@@ -125,7 +127,7 @@ def refcoco(row: Mapping[str, Any]) -> Conversation:
     expressions = next((row[key] for key in ("sentences", "captions", "answer", "sent") if row.get(key)), None)
     expressions = expressions if isinstance(expressions, list) else [expressions]
     texts = [text_of(entry.get("sent") if isinstance(entry, dict) else entry, "expression") for entry in expressions]
-    box = _corners(row["bbox"], "corners" if "raw_anns" in row else "xywh")
+    box = _corners(row.get("bbox"), "corners" if "raw_anns" in row else "xywh")
     answer = "<box>({!r},{!r}),({!r},{!r})</box>".format(*box)
     turns = [[f"Where is the <ref>{text}</ref> located in the image?", answer] for text in dict.fromkeys(texts)]
     identity = field_of(row, "question_id", "ref_id", "ann_id", "id")

@@ -60,7 +60,7 @@ def swift(row: Mapping[str, Any]) -> Conversation:
     are pixels).
     """
     parsed = alpaca(row) if "query" in row else sharegpt(row)
-    objects = row["objects"]
+    objects = row.get("objects")
     if isinstance(objects, str):
         try:
             objects = json.loads(objects)

@@ -72,6 +72,14 @@ def field_of(row: Mapping[str, Any], *names: str) -> str:
     return text_of(row[name], name)
 
 
+def objects_of(row: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """A field that is a list of objects."""
+    value = row.get(name)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise Reject("wrong_type", f"{name!r} should be a list of objects, is {str(value)[:40]!r}")
+    return value
+
+
 def number_of(row: Mapping[str, Any], name: str) -> float:
     """A finite number; a text of one, as CSV files have it, counts."""
     try:
