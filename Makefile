@@ -6,7 +6,7 @@ QUICK ?=
 WORKERS ?= 2
 TOGETHER := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo demo-models test test-fast test-slow test-long lint bench clean
+.PHONY: setup demo demo-models test test-fast test-slow test-long test-matrix lint bench clean
 
 # A stamp per set of extras makes the second call a matter of seconds: it is older than setup.cfg only after a change
 # of requirements.
@@ -41,6 +41,12 @@ test-slow: setup
 
 test-long: setup
 	$(BIN)/python -m pytest -q -m long
+
+# Other versions of Python, LLaMA-Factory and transformers, in environments of their own below MATRIX, which lies outside of
+# the checkout (8 GB each, one at a time): docs/compatibility.md. `ONLY=3.13/main/5.8.0` runs one, `TESTS=...` some tests.
+test-matrix:
+	$(PYTHON) tests/run_matrix.py $(or $(MATRIX),$(error set MATRIX to a folder outside of the checkout)) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(TESTS),--tests $(TESTS))
 
 lint: setup
 	$(BIN)/ruff check .
