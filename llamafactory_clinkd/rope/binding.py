@@ -192,7 +192,7 @@ def get_rope_index_by_tokens(self: nn.Module, *args: Any, **kwargs: Any) -> tupl
 def _prepare_with_token_types(self: nn.Module, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
     """First step of ``generate``, also for callers without token types (LLaMA-Factory 0.9.5's chat and API).
 
-    Without token types, transformers 5.2 to 5.8 silently gives image tokens text positions.
+    Without token types, transformers 5.3 to 5.8 silently gives image tokens text positions.
     """
     ids = model_kwargs.get("input_ids", inputs_tensor)
     ids = inputs_tensor if ids.shape[-1] == 0 else ids
