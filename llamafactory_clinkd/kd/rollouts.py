@@ -34,6 +34,7 @@ from ..training.lm_head import IGNORE_INDEX
 Batch = dict[str, Any]
 TOKEN_KEYS = ("input_ids", "attention_mask", "labels")
 RECOMPUTED_KEYS = ("position_ids", "rope_deltas", "mm_token_type_ids", "token_type_ids")
+MEDIA_PREFIXES = ("pixel_", "image_", "video_", "audio_", "second_per_grid", "input_features", "clinkd_")
 MEDIA_TOKENS = ("image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id", "vision_end_token_id")
 PAD_TO_MULTIPLE_OF = 8  # as stock's collator in training
 
@@ -176,7 +177,10 @@ def _check_keys(batch: Batch) -> None:
     unknown = [
         name
         for name, value in batch.items()
-        if name not in TOKEN_KEYS + RECOMPUTED_KEYS and isinstance(value, Tensor) and value.shape[:2] == shape
+        if name not in TOKEN_KEYS + RECOMPUTED_KEYS
+        and not name.startswith(MEDIA_PREFIXES)
+        and isinstance(value, Tensor)
+        and value.shape[:2] == shape
     ]
     if unknown or batch["attention_mask"].dim() != 2 or int(batch["attention_mask"].max()) > 1:
         found = ", ".join(unknown) or "an attention mask of packed rows"

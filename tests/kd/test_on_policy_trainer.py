@@ -4,7 +4,11 @@
 """On-policy distillation through stock's own entry point."""
 
 import pytest
-from kd_runs import StopAt, distil, history, same_bits, weights
+import torch
+from kd_runs import StopAt, distil, history, same_bits, teacher_adapter, weights
+
+from llamafactory_clinkd.kd import on_policy_trainer
+from llamafactory_clinkd.rope import apply_rope
 
 
 ROLLOUT = ("rollout_length", "rollout_ended", "rollout_cut", "rollout_empty", "rollout_seconds")
@@ -12,27 +16,101 @@ PARTS = ("loss", "kl_on_policy", "kl_off_policy", "ce", "on_policy_share", *ROLL
 KEYS = {"kd_on_policy": 0.5, "kd_rollout_every": 3, "per_device_train_batch_size": 1, "pseudo_label_samples": 8}
 
 
+@pytest.fixture
+def rounds(monkeypatch):
+    """The batches and rollouts of every round of a run in this process."""
+    seen, stock = [], on_policy_trainer.sample
+
+    def sample(model, batches, **options):
+        result = stock(model, batches, **options)
+        seen.append((batches, result))
+        return result
+
+    monkeypatch.setattr(on_policy_trainer, "sample", sample)
+    return seen
+
+
 def test_both_kinds_are_logged_apart_and_add_up(small_workspace, tmp_path):
     out = distil(small_workspace, tmp_path / "mixed", kd_alpha=0.7, kd_divergence="jsd", kd_beta=0.3, **KEYS)
     entries = history(out, PARTS)
     shares = [entry["on_policy_share"] for entry in entries]
-    assert min(shares) == 0.0 or max(shares) == 1.0 or len(set(shares)) > 1
     assert any(share > 0 for share in shares) and any(share < 1 for share in shares)
     for entry in entries:
         expected = (entry["ce"] + 0.7 * entry["kl_off_policy"]) / 1.7 + entry["kl_on_policy"]
         assert entry["loss"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
         assert (entry["kl_on_policy"] > 0) == (entry["on_policy_share"] > 0)
-    rounds = [entry for entry in entries if "rollout_length" in entry]
-    assert 0 < len(rounds) <= -(-len(entries) // 3) + 1
-    assert all(0 <= entry["rollout_length"] <= 6 and entry["rollout_seconds"] > 0 for entry in rounds)
+        assert (entry["ce"] > 0) == (entry["on_policy_share"] < 1)
+    sampled = [entry for entry in entries if "rollout_length" in entry]
+    assert 0 < len(sampled) <= -(-len(entries) // 3) + 1
+    assert all(0 <= entry["rollout_length"] <= 6 and entry["rollout_seconds"] > 0 for entry in sampled)
 
 
-def test_killed_inside_a_round_and_continued_equals_one_that_was_not(small_workspace, tmp_path):
-    keys = KEYS | {"save_strategy": "steps", "save_steps": 2, "lora_dropout": 0.0}
+def jsd(p, q, beta):
+    m = beta * p + (1 - beta) * q
+    return beta * (p * (p.log() - m.log())).sum(-1) + (1 - beta) * (q * (q.log() - m.log())).sum(-1)
+
+
+@torch.no_grad()
+def test_loss_is_the_divergence_on_the_sampled_tokens(small_workspace, tmp_path, rounds):
+    """Against both models in fp64, a row at a time, from the prompts and answers of the run."""
+    from transformers import AutoModelForImageTextToText
+
+    keys = KEYS | {"kd_on_policy": 1.0, "kd_temperature": 2.0, "kd_divergence": "jsd", "kd_beta": 0.3}
+    with torch.enable_grad():
+        out = distil(small_workspace, tmp_path / "out", learning_rate=1e-30, kd_epochs=1, **keys)
+
+    def load(name):
+        return AutoModelForImageTextToText.from_pretrained(small_workspace / name, dtype=torch.float64).eval()
+
+    student, teacher = apply_rope(load("student"), "mcg"), load("teacher")
+    losses = []
+    for batches, result in rounds:
+        for first in range(0, len(batches), 2):  # a window has two batches of one row
+            total = count = 0
+            for batch, answer in zip(batches[first : first + 2], result.answers[first : first + 2], strict=True):
+                start = int((batch["labels"][0] != -100).nonzero()[0])
+                ids = torch.cat([batch["input_ids"][0, :start], torch.tensor(answer)])[None]
+                inputs = {
+                    "input_ids": ids,
+                    "mm_token_type_ids": (ids == student.config.image_token_id).long(),
+                    "pixel_values": batch["pixel_values"].double(),
+                    "image_grid_thw": batch["image_grid_thw"],
+                }
+                rows = slice(start - 1, start + len(answer) - 1)
+                p, q = (torch.softmax(m(**inputs).logits[0, rows] / 2.0, -1) for m in (teacher, student))
+                total, count = total + 4.0 * float(jsd(p, q, 0.3).sum()), count + len(answer)
+            losses.append(total / count)
+    assert [entry["loss"] for entry in history(out)] == pytest.approx(losses, rel=1e-4)
+    assert [entry["kl_on_policy"] for entry in history(out, PARTS)] == pytest.approx(losses, rel=2e-4)  # sums of fp32 logarithms
+
+
+def test_killed_inside_a_round_and_continued_equals_one_that_was_not(small_workspace, tmp_path, rounds):
+    keys = KEYS | {"save_strategy": "steps", "save_steps": 2}
     whole = distil(small_workspace, tmp_path / "whole", **keys)
+    answers = [result.answers for _, result in rounds]
+    assert len({str(each) for each in answers}) > 1
+    rounds.clear()
     with pytest.raises(StopAt.Stopped):
         distil(small_workspace, tmp_path / "killed", [StopAt(3)], **keys)
-    assert list((tmp_path / "killed").glob("checkpoint-2/rollouts-0.json"))
+    assert (tmp_path / "killed" / "checkpoint-2" / "rollouts-0.json").is_file()
     continued = distil(small_workspace, tmp_path / "killed", **keys)
     assert same_bits(weights(whole), weights(continued))
-    assert [e["loss"] for e in history(whole)][2:] == [e["loss"] for e in history(continued)][2:]
+    assert history(whole, PARTS[:5])[2:] == history(continued, PARTS[:5])[2:]
+
+
+def test_a_teacher_over_the_students_base(small_workspace, tmp_path, rounds):
+    keys = teacher_adapter(small_workspace, tmp_path / "adapter")
+    out = distil(small_workspace, tmp_path / "out", **keys, **KEYS | {"kd_on_policy": 1.0})
+    assert all(entry["kl_on_policy"] > 0 for entry in history(out, PARTS))
+    assert all(result.answers for _, result in rounds)
+
+
+def test_rollouts_follow_the_recipes_temperature_and_length(small_workspace, tmp_path, rounds):
+    keys = {"kd_on_policy": 1.0, "kd_epochs": 1, "learning_rate": 1e-30, "max_new_tokens": 3}
+    found = []
+    for name, more in (("a", {}), ("b", {}), ("seed", {"seed": 7}), ("greedy", {"kd_rollout_temperature": 0.0})):
+        rounds.clear()
+        distil(small_workspace, tmp_path / name, disable_shuffling=True, pseudo_label_samples=4, **keys, **more)
+        found.append([answer for _, result in rounds for answer in result.answers])
+        assert max(map(len, found[-1])) <= 3
+    assert found[0] == found[1] and found[0] != found[2] and found[0] != found[3]

@@ -125,3 +125,17 @@ def test_a_teacher_over_the_students_base(engine, small_workspace, tmp_path):
     printed = distil(small_workspace, tmp_path / "two", TWO, gradient_accumulation_steps=2, **keys | zero3)
     assert_same(tmp_path / "one", tmp_path / "two")
     assert ("it runs once for teacher and student" in printed) == (engine == "ddp")
+
+
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("zero3", marks=[needs_deepspeed, pytest.mark.long])])
+def test_two_ranks_sample_as_one(engine, small_workspace, tmp_path):
+    """Greedy rollouts, whose lengths differ between the ranks, do not depend on the layout of the batches."""
+    (tmp_path / "zero3.json").write_text(json.dumps(ZERO_3))
+    zero3 = {"deepspeed": str(tmp_path / "zero3.json")} if engine == "zero3" else {}
+    keys = {"disable_shuffling": True, "kd_on_policy": 1.0, "kd_rollout_temperature": 0.0, "kd_rollout_every": 2}
+    distil(small_workspace, tmp_path / "one", gradient_accumulation_steps=4, **keys)
+    distil(small_workspace, tmp_path / "two", TWO, gradient_accumulation_steps=2, **keys, **zero3)
+    parts = ("loss", "kl_on_policy", "rollout_length", "rollout_ended")
+    assert len(history(tmp_path / "one", parts)) > 1
+    for ours, theirs in zip(history(tmp_path / "one", parts), history(tmp_path / "two", parts), strict=True):
+        assert ours == pytest.approx(theirs, rel=EXACT)
