@@ -66,7 +66,8 @@ def run_demo(directory: Path, *, quick: bool) -> None:
     stages = _stages(before, distilled, run)
     console.print(_score_table(stages))
     path = run / "clinkd" / "metrics.json"
-    write_json(path, {**read_json(path), "baselines": {"mean_box": stages["blind answers"]["VG"]}})
+    blind = {f"blind_{task}": stages["blind answers"][task] | {"task": task} for task in TASKS}
+    write_json(path, {**read_json(path), "baselines": blind})
     report = build_report([before, run], run / "clinkd" / "report.html")
     first, last = ({task: f"{100 * stages[name][task]['macro']:.1f}" for task in TASKS} for name in FIRST_LAST)
     scores = ", ".join(f"{task} {first[task]} -> {last[task]}" for task in TASKS)

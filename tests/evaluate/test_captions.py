@@ -21,6 +21,8 @@ PAIRS = [
     ("No finding.", "no finding"),
 ]
 ROWS = [{"annotation": annotation, "response": response} for annotation, response in PAIRS]
+ROWS[1]["annotations"] = [ROWS[1]["annotation"], "A normal heart and clear lungs.", "Nothing is found in the chest."]
+ROWS[3]["annotations"] = [ROWS[3]["annotation"], "The big <ref>liver</ref>."]
 GROUPS = [np.array([0, 2, 4]), np.array([1, 3, 5])]
 
 
@@ -35,7 +37,8 @@ def coco_scores(rows):
     # It loses an empty caption at the end of its input, so one more follows and is taken away again.
     sides = []
     for side in ("annotation", "response"):
-        given = {i: [{"caption": row[side]}] for i, row in enumerate([*rows, {side: "end"}])}
+        texts = [row.get("annotations", [row["annotation"]]) if side == "annotation" else [row[side]] for row in rows]
+        given = {i: [{"caption": text} for text in each] for i, each in enumerate([*texts, ["end"]])}
         tokens = PTBTokenizer().tokenize(given)
         sides.append({i: tokens[i] for i in range(len(rows))})
     scores = dict(

@@ -50,3 +50,19 @@ def test_no_words_at_all():
     statistics, each = ngram_statistics(["", ""], [[""], [""]])
     assert not statistics.any()
     assert not each.any()
+
+
+several = st.lists(captions, min_size=1, max_size=4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(captions, several), min_size=1, max_size=8))
+def test_several_references_equal_pycocoevalcap(rows):
+    hypotheses, references = zip(*rows, strict=True)
+    assume(any(any(texts) for texts in references))
+    theirs = dict(enumerate(references)), {i: [text] for i, text in enumerate(hypotheses)}
+    statistics, cider_each = ngram_statistics(hypotheses, references)
+    corpus, each = bleu.Bleu(4).compute_score(*theirs, verbose=0)
+    np.testing.assert_allclose(bleu_scores(statistics.sum(axis=0)), corpus, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(bleu_scores(statistics).T, each, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(cider_each, cider.Cider().compute_score(*theirs)[1], rtol=0, atol=1e-9)

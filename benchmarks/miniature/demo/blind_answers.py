@@ -6,13 +6,13 @@
 import argparse
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llamafactory_clinkd.evaluate import evaluate_predictions
+from llamafactory_clinkd.evaluate import blind_scores, evaluate_predictions
 from llamafactory_clinkd.evaluate.mean_box import mean_box_from_facts
 from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json
 
@@ -24,23 +24,17 @@ def blind_answers(data: Path) -> dict[str, Any]:
     """Scores of the blind answers on ``demo_test``.
 
     Returns:
-        ``VG``: see :func:`mean_box_from_facts`. ``ROC``, ``RC``, ``MIA``: the most frequent training answer of the
-        modality. ``ROC, from the box alone``: the most frequent structure among the 15 training boxes of the modality
-        that are nearest to the box in the question. Each as in ``metrics.json``.
+        ``VG``: see :func:`mean_box_from_facts`, which knows the boxes of all training rows. ``ROC``, ``RC``, ``MIA``:
+        see :func:`blind_scores`. ``ROC, from the box alone``: the most frequent structure among the 15 training boxes
+        of the modality that are nearest to the box in the question. Each as in ``metrics.json``.
     """
     facts = {split: read_jsonl(data / f"facts_{split}.jsonl") for split in ("train", "test")}
-    rows = {split: read_json(data / f"demo_{split}.json") for split in ("train", "test")}
-    found = {"VG": mean_box_from_facts(facts["train"], facts["test"])}
+    train, test = (read_json(data / f"demo_{split}.json") for split in ("train", "test"))
+    found = {entry["task"]: entry for entry in blind_scores(train, test).values()}
+    found["VG"] = mean_box_from_facts(facts["train"], facts["test"])
 
-    frequent: dict[tuple[str, str], Counter] = defaultdict(Counter)
-    for row in rows["train"]:
-        frequent[row["task"], row["modality"]][row["messages"][1]["content"]] += 1
     boxes = [(f["modality"], np.array(f["box"]), f["structure"]) for f in facts["train"] if "box" in f]
-    for task in ("ROC", "RC", "MIA"):
-        mine = [row for row in rows["test"] if row["task"] == task]
-        answers = [frequent[task, row["modality"]].most_common(1)[0][0] for row in mine]
-        found[task] = _scores(mine, answers)[task]
-    mine = [row for row in rows["test"] if row["task"] == "ROC"]
+    mine = [row for row in test if row["task"] == "ROC"]
     found["ROC, from the box alone"] = _scores(mine, [_nearest(row, boxes) for row in mine])["ROC"]
     return found
 
