@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 
@@ -72,6 +73,8 @@ def build_wheel(source: Path, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, source], check=True)
     (wheel,) = folder.glob("*.whl")
+    if "llamafactory_clinkd/py.typed" not in zipfile.ZipFile(wheel).namelist():
+        raise RuntimeError(f"{wheel} has no py.typed: type checkers would ignore the package's annotations.")
     return wheel
 
 
@@ -123,7 +126,8 @@ def install(environment, interpreter, llamafactory, transformers, wheel, main, o
         pip("install", "-q", "--upgrade", "pip", "setuptools>=69").check_returncode()
         pip("install", "-q", source, f"transformers=={transformers}", "torchvision").check_returncode()
     before = installed(environment)
-    plan = pip("install", "-q", "--dry-run", "--report", "-", f"llamafactory-clinkd @ {wheel.as_uri()}")
+    package = f"llamafactory-clinkd[sentence,clip,eval] @ {wheel.as_uri()}"  # as in the README
+    plan = pip("install", "-q", "--dry-run", "--report", "-", package)
     plan.check_returncode()
     planned = {each["metadata"]["name"].lower() for each in json.loads(plan.stdout)["install"]}
     changed = sorted(planned & before.keys() - {"llamafactory-clinkd"})

@@ -3,12 +3,15 @@
 
 """Each line of the table of known problems: the versions and runs that it concerns, and their neighbours."""
 
+import configparser
 import json
 import logging
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from run_matrix import COMBINATIONS
 from transformers import Qwen2VLConfig
 
 from llamafactory_clinkd.arguments import ClinkdArguments
@@ -173,3 +176,24 @@ def test_another_architecture_is_refused_by_name_before_the_first_phase(tmp_path
 def test_supported_architectures_pass(tmp_path, model_type):
     for variant in ("mcg", "mcg_released", "rope_2d", "rope_mixed"):
         run_of(tmp_path, model_type, rope_variant=variant).check_architecture()
+
+
+def test_the_wheel_requires_what_is_supported():
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).resolve().parents[2] / "setup.cfg")
+    required = setup["options"]["install_requires"].splitlines()
+    assert {f"{package}{bounds}" for package, (bounds, _) in versions.SUPPORTED.items()} <= set(required)
+    supported = [line.rpartition(" ")[2] for line in setup["metadata"]["classifiers"].splitlines() if "3." in line]
+    assert {python for python, *_ in COMBINATIONS} == set(supported)
+
+
+def test_the_page_has_a_row_for_every_line():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in page.splitlines() if row.count("|") == 6]
+    shown = {
+        (package, numbers, what.rpartition("[")[2].partition("]")[0], kind)
+        for package, numbers, _, what, kind in rows[2:]
+    }
+    issue = {each: re.search(r"#(\d+)\)$", each.problem)[1] for each in KNOWN_PROBLEMS}
+    kinds = {True: "refused", False: "warned"}
+    assert shown == {(each.package, each.versions, issue[each], kinds[each.refused]) for each in KNOWN_PROBLEMS}
