@@ -146,17 +146,17 @@ def hook_export(tuner: ModuleType) -> None:
 
 
 def hook_chat_engine(engine: ModuleType) -> None:
-    """Gives a model loaded for chat or API the positions and the square images that it was trained with."""
+    """Gives a model loaded for chat or API the positions and the images that it was trained with."""
 
     def init(stock, self, model_args, data_args, finetuning_args, generating_args):
         from ..rope.saved_positions import apply_saved_positions, settings_of_run
-        from ..rope.square import squared_template
+        from ..rope.square import prepared_template
 
         stock(self, model_args, data_args, finetuning_args, generating_args)
         apply_saved_positions(self.model, model_args, finetuning_args)
         settings = settings_of_run(model_args, finetuning_args)
-        if settings is not None and settings.get("image_square"):
-            self.template = squared_template(self.template)
+        if settings is not None:
+            self.template = prepared_template(self.template, square=bool(settings.get("image_square")))
 
     REGISTRY.wrap(engine.HuggingfaceEngine, "__init__", init)
 

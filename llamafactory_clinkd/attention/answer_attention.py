@@ -14,6 +14,7 @@ from transformers import BatchFeature
 from ..rope import read_rope_config, rope_settings
 from ..rope.binding import inner_model, token_types
 from ..utils.io import read_json
+from ..utils.pixels import read_pixels
 from .maps import attention_map
 
 
@@ -98,10 +99,11 @@ def word_columns(tokenizer: Any, ids: Sequence[int], word: str) -> list[int]:
 def _encode_question(engine: Any, image: str, question: str) -> tuple[list[int], dict[str, Tensor]]:
     """Token ids of the question, and the image's pixels and grid on the model's device."""
     plugin, processor, model = engine.template.mm_plugin, engine.processor, engine.model
+    picture = read_pixels(image)
     messages = [{"role": "user", "content": f"<image>{question}"}, {"role": "assistant", "content": ""}]
-    messages = plugin.process_messages(messages, [image], [], [], processor)
+    messages = plugin.process_messages(messages, [picture], [], [], processor)
     prompt, _ = engine.template.encode_oneturn(engine.tokenizer, messages)
-    pixels = plugin.get_mm_inputs([image], [], [], [1], [0], [0], [prompt], processor)
+    pixels = plugin.get_mm_inputs([picture], [], [], [1], [0], [0], [prompt], processor)
     return prompt, dict(BatchFeature(pixels).to(model.device, model.dtype))  # casts floating point tensors only
 
 

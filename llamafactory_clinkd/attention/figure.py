@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..utils.console import console
 from ..utils.io import atomic_path
+from ..utils.pixels import read_pixels
 
 
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ def attention_figure(
         (label, answer_attention(load_engine(path), image, question, word=word, layers=layers, answer=answer))
         for label, path in models
     ]
-    with Image.open(image) as picture:
-        return draw(picture.convert("RGB"), panels, question if word is None else f"{question} [{word}]", out_path)
+    return draw(read_pixels(image), panels, question if word is None else f"{question} [{word}]", out_path)
 
 
 def draw(

@@ -18,13 +18,13 @@ import numpy as np
 from PIL import Image
 
 from ..utils.io import atomic_path
-from ..utils.pixels import PictureError, examine_header, rgb_pixels
+from ..utils.pixels import READ_OTHERWISE, PictureError, examine_header, rgb_pixels
 from .images import file_stamp, path_within, relative_path
 from .problems import Reject
 
 
 FOLDER = "clinkd_png"  # within the data folder
-BAKED = frozenset({"image_depth", "image_alpha", "image_rotated", "image_mode"})
+BAKED = READ_OTHERWISE | {"image_mode"}  # of the latter, LLaMA-Factory resamples palettes by the nearest pixel
 MAX_NAME = 220  # bytes of a file name; file systems take 255, of which a temporary name needs some
 
 

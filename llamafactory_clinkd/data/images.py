@@ -111,7 +111,7 @@ RULE = 1  # of `utils.pixels`; a record of another rule is made again
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """An image that was decoded: its size and the hash of its pixels, or a fault (a key of ``ERRORS``), and remarks."""
+    """A decoded image: its size, the hash of its pixels and remarks, or a fault (a key of ``ERRORS``)."""
 
     image: str
     width: int = 0

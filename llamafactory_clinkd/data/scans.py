@@ -69,7 +69,7 @@ class ScanPicture(NamedTuple):
 
 
 def is_scan(image: str) -> bool:
-    """Whether the path names a DICOM or NIfTI file, with or without ``#slice``, or a folder of DICOM with ``#z:40``."""
+    """Whether the path names a DICOM or NIfTI file, also with ``#slice``, or a folder of DICOM with ``#z:40``."""
     return (_FILE.search(image) or _FOLDER.search(image)) is not None
 
 
@@ -131,11 +131,8 @@ def _nifti(
     window = (window or SOFT_TISSUE) if modality == "ct" else None
     nibabel = _require_nibabel()
     volume = nibabel.load(source)
-    more = (
-        []
-        if len(volume.shape) <= 3 or volume.shape[3] == 1
-        else [f"{relative}: the first of {volume.shape[3]} volumes is used"]
-    )
+    volumes = int(np.prod(volume.shape[3:]))
+    warnings = [f"{relative}: the first of {volumes} volumes is used"] if volumes > 1 else []
 
     def draw() -> np.ndarray:
         values = _nifti_slice(nibabel.as_closest_canonical(volume), selected)
@@ -145,7 +142,7 @@ def _nifti(
             return stretch_percentiles(values)
         return stretch(values, window[0] - window[1] / 2, window[0] + window[1] / 2)
 
-    return ScanPicture(write_png(folder, _name(relative, "", window, selected), source, draw), more, modality)
+    return ScanPicture(write_png(folder, _name(relative, "", window, selected), source, draw), warnings, modality)
 
 
 def _nifti_slice(volume: Any, selected: Slice) -> np.ndarray:
@@ -153,9 +150,7 @@ def _nifti_slice(volume: Any, selected: Slice) -> np.ndarray:
     axis = "xyz".index(selected.axis)
     if len(volume.shape) < 3:
         raise ValueError(f"expected three axes or more, found {volume.shape}")
-    if not np.issubdtype(volume.get_data_dtype(), np.number) or np.issubdtype(
-        volume.get_data_dtype(), np.complexfloating
-    ):
+    if volume.get_data_dtype().kind not in "iuf":
         raise ValueError(f"expected real numbers, found {volume.get_data_dtype()}")
     key: list[Any] = [slice(None)] * 3 + [0] * (len(volume.shape) - 3)
     key[axis] = selected.index(volume.shape[axis])

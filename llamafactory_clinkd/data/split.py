@@ -125,8 +125,9 @@ def groups_of(row: Mapping[str, Any], by: str) -> list[str]:
         )
         if not patients or None in patients:
             raise ValueError(
-                f"The patient of the row {str(row.get('id'))[:60]!r} is not known: it has no column `patient`, and its "
-                "image is neither from DICOM nor named as in SA-Med2D. Convert with --patient-column, or split by volume."
+                f"The patient of the row {str(row.get('id'))[:60]!r} is not known: it has no column `patient`, and "
+                "its image is neither from DICOM nor named as in SA-Med2D. Convert with --patient-column, or split by "
+                "volume."
             )
         return [str(patient) for patient in patients]
     if not images:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..correct import Corrector, check_similarity, correct_round, load_similarity, make_corrector
@@ -24,6 +23,7 @@ from ..select import Scorer, check_scorer, load_scorer
 from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.boxes import strip_boxes
 from ..utils.io import read_jsonl, write_json
+from ..utils.pixels import read_pixels
 from .context import Run
 from .media_files import require_images
 from .recipe import RecipeArguments, beam_settings
@@ -235,8 +235,7 @@ class ImageTextScore:
         words = [strip_boxes(text) for text in texts]
         if not image or not any(words):
             return [0.0] * len(texts)
-        with Image.open(image) as opened:
-            scores = self._scorer.score([opened.convert("RGB")], [words])[0]
+        scores = self._scorer.score([read_pixels(image)], [words])[0]
         return [score / 100 if text else 0.0 for score, text in zip(scores, words, strict=True)]
 
 

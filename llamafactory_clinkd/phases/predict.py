@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..select import load_scorer, select_rows
 from ..training.tracked_data import TrackedData
+from ..utils.pixels import read_pixels
 from .context import Run
 from .media_files import require_images
 from .recipe import beam_settings, generating_arguments
@@ -53,6 +54,5 @@ def run_phase(run: Run) -> list[str]:
 
 
 def load_image(row: dict[str, Any]) -> Image.Image:
-    """The image file of a row, as RGB."""
-    with Image.open(row["image"]) as image:
-        return image.convert("RGB")
+    """The image file of a row, as the model gets it."""
+    return read_pixels(row["image"])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..rope.saved_positions import apply_saved_positions, saved_settings
-from ..rope.square import with_square_images
+from ..rope.square import with_prepared_images
 from ..training.tracked_data import TrackedData
 from ..training.whole_rows import RECORDED, without_cut_rows
 from ..utils.boxes import SIDE_COLUMNS
@@ -65,7 +65,7 @@ class StockWorkflow:
         with (
             patch_attr(workflow, "CustomSeq2SeqTrainer", make_trainer),
             patch_attr(workflow, "load_model", load_model),
-            patch_attr(workflow, TEMPLATE, with_square_images(get_template) if image_square else get_template),
+            patch_attr(workflow, TEMPLATE, with_prepared_images(get_template, square=image_square)),
             _tracked(data),
         ):
             self._run_sft(*arguments, callbacks)
@@ -78,8 +78,7 @@ class StockWorkflow:
         """
         tokenizer = self.module.load_tokenizer(arguments.model)
         get_template = self.module.get_template_and_fix_tokenizer
-        get_template = with_square_images(get_template) if image_square else get_template
-        template = get_template(tokenizer["tokenizer"], arguments.data)
+        template = with_prepared_images(get_template, square=image_square)(tokenizer["tokenizer"], arguments.data)
         with _tracked(data):
             self.module.get_dataset(
                 template, arguments.model, arguments.data, arguments.training, stage="sft", **tokenizer
@@ -182,7 +181,8 @@ def saved_positions(workflow: ModuleType, model_args: Any) -> Iterator[None]:
 
     def with_saved_images(*args: Any, **kwargs: Any) -> Any:
         settings = saved_settings(model_args, hub=False) or {}
-        return (with_square_images(get_template) if settings.get("image_square") else get_template)(*args, **kwargs)
+        square = bool(settings.get("image_square"))
+        return with_prepared_images(get_template, square=square)(*args, **kwargs)
 
     with (
         patch_attr(workflow, "load_model", with_positions(workflow.load_model)),

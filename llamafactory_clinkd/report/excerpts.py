@@ -13,11 +13,11 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from ..utils.boxes import convert_tags
 from ..utils.io import content_hash
+from ..utils.pixels import PictureError, read_pixels
 
 
 MAX_SIDE = 420
@@ -67,35 +67,18 @@ def find_image(name: str, folder: Path) -> Path | None:
 
 
 def embed(path: Path, max_side: int = MAX_SIDE) -> Picture:
-    """Reads an image and scales it down to ``max_side`` pixels; 16-bit and float scans are stretched to 8 bits.
+    """Reads an image as the model gets it and scales it down to ``max_side`` pixels.
 
     Raises:
         ValueError: If the file is not an image, is cut off, or is too large to open safely.
     """
     try:
-        with Image.open(path) as opened:
-            if opened.format == "JPEG":
-                opened.draft("RGB", (2 * max_side, 2 * max_side))
-            image = _to_eight_bit(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path.name} cannot be read as an image ({type(error).__name__})") from error
+        image = read_pixels(path)
+    except (OSError, PictureError) as error:
+        raise ValueError(f"{path.name} cannot be read as an image ({error})") from error
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     image.save(buffer := io.BytesIO(), "JPEG", quality=JPEG_QUALITY, optimize=True)
     return Picture("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), *image.size)
-
-
-def _to_eight_bit(image: Image.Image) -> Image.Image:
-    """The image as RGB or grey; transparent regions become black, like the background of scans."""
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        finite = values[np.isfinite(values)]
-        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-        scaled = np.nan_to_num((values - low) / max(high - low, 1e-12)).clip(0, 1)
-        return Image.fromarray((scaled * 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("RGB")
-    return image.convert("L" if image.mode in ("L", "1") else "RGB")
 
 
 def segments(text: Any) -> list[Segment]:

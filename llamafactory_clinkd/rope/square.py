@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Square images: the paper resamples to w = h so that every position of Eq. 4 is an integer (section 4.3).
+"""Images as the model gets them: read by the project's one rule, and square.
 
-With alpha = 1 and h = w, n + 1 - (h + 1) = h * (h - 1) is even. Boxes are fractions of the sides (integers in
-[0, 1000)), so they remain valid. The result is on Qwen2-VL's 28-pixel grid and inside the pixel limits, so no later
-step of the data path resamples it again.
+The paper resamples to w = h so that every position of Eq. 4 is an integer (section 4.3). With alpha = 1 and h = w,
+n + 1 - (h + 1) = h * (h - 1) is even. Boxes are fractions of the sides (integers in [0, 1000)), so they remain valid.
+The result is on Qwen2-VL's 28-pixel grid and inside the pixel limits, so no later step of the data path resamples it.
 """
 
 import copy
@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from ..utils.patching import bind_method
+from ..utils.pixels import PictureError, read_pixels, rgb_pixels
 
 
 DEFAULT_LIMITS = (1, 2**31, 28)
@@ -60,20 +61,42 @@ def processor_limits(image_processor: Any) -> tuple[int, int, int]:
     return size["shortest_edge"], size["longest_edge"], image_processor.patch_size * image_processor.merge_size
 
 
-def squared_template(template: Any) -> Any:
-    """A copy of a LLaMA-Factory chat template that makes images square; the registered one is not changed."""
+def prepared_template(template: Any, *, square: bool) -> Any:
+    """A copy of a LLaMA-Factory chat template that reads images with ``utils.pixels`` and may make them square.
+
+    The registered template is not changed.
+    """
     template = copy.copy(template)
     template.mm_plugin = plugin = copy.copy(template.mm_plugin)
     # Module-level functions and not a local subclass: `datasets` hashes and pickles the template.
-    bind_method(plugin, "_preprocess_image", _square_and_preprocess)
-    bind_method(plugin, "_get_mm_inputs", _store_processor_limits)
-    plugin.clinkd_limits = DEFAULT_LIMITS
+    bind_method(plugin, "_regularize_images", _read_and_regularize)
+    if square:
+        bind_method(plugin, "_preprocess_image", _square_and_preprocess)
+        bind_method(plugin, "_get_mm_inputs", _store_processor_limits)
+        plugin.clinkd_limits = DEFAULT_LIMITS
     return template
 
 
-def with_square_images(get_template: Callable[..., Any]) -> Callable[..., Any]:
-    """LLaMA-Factory's ``get_template_and_fix_tokenizer``, returning squared templates."""
-    return lambda *args, **kwargs: squared_template(get_template(*args, **kwargs))
+def with_prepared_images(get_template: Callable[..., Any], *, square: bool) -> Callable[..., Any]:
+    """LLaMA-Factory's ``get_template_and_fix_tokenizer``, returning prepared templates."""
+    return lambda *args, **kwargs: prepared_template(get_template(*args, **kwargs), square=square)
+
+
+def _read_and_regularize(plugin: Any, images: Any, **kwargs: Any) -> Any:
+    return type(plugin)._regularize_images(plugin, [_pixels(image) for image in images], **kwargs)
+
+
+def _pixels(image: Any) -> Image.Image:
+    """The pixels of a path, bytes, ``{"bytes", "path"}``, an open file or an image."""
+    if isinstance(image, dict):
+        image = image["path"] if image.get("bytes") is None else image["bytes"]
+    if isinstance(image, Image.Image):
+        return rgb_pixels(image)
+    try:
+        return read_pixels(image)
+    except PictureError as error:
+        name = image if isinstance(image, str) else "An embedded image"
+        raise ValueError(f"{name}: {error}. `clinkd data check` lists all such images.") from error
 
 
 def _store_processor_limits(plugin: Any, images: Any, videos: Any, audios: Any, processor: Any, **kwargs: Any) -> Any:

@@ -17,6 +17,7 @@ from rich.progress import track
 
 from ..utils.boxes import Box, parse_boxes, strip_boxes
 from ..utils.io import append_jsonl, content_hash, read_jsonl, write_json, write_jsonl
+from ..utils.pixels import read_pixels, rgb_pixels
 from .scorers import Scorer
 
 
@@ -136,7 +137,7 @@ def rerank(
     return select_rows(
         [{key: value for key, value in row.items() if key != "error"} for row in rows],
         scorer,
-        lambda row: Image.open(Path(image_dir) / row["image"]),
+        lambda row: read_pixels(Path(image_dir) / row["image"]),
         out_path=out_path,
         region=region,
         batch_size=batch_size,
@@ -193,7 +194,7 @@ def _score_images(rows, scorer, load_image, region) -> list[tuple[list[float | N
             continue
         try:
             if name not in images:
-                images[name] = load_image(row).convert("RGB")
+                images[name] = rgb_pixels(load_image(row))
         except Exception as problem:  # a missing, broken or forbidden image must not lose the other rows
             results.append((None, f"The image cannot be read ({type(problem).__name__}: {problem})."))
             continue

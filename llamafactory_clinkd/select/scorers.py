@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ..utils.clip import BIOMED_CLIP, OPEN_CLIP_CONFIG, local_text_tower, weights_sha256
+from ..utils.pixels import rgb_pixels
 
 
 DEFAULT_SCORER = BIOMED_CLIP
@@ -70,7 +71,7 @@ class ClipScorer:
         column = {text: i for i, text in enumerate(dict.fromkeys(t for texts in texts_per_image for t in texts))}
         if not column:
             return [[] for _ in images]
-        pixels = torch.stack([self.preprocess(image.convert("RGB")) for image in images]).to(self.device)
+        pixels = torch.stack([self.preprocess(rgb_pixels(image)) for image in images]).to(self.device)
         image_features = self.model.encode_image(pixels, normalize=True)  # [b, d]
         text_features = self.model.encode_text(self.tokenizer(list(column)).to(self.device), normalize=True)  # [n, d]
         scores = (100 * image_features.float() @ text_features.float().T).cpu()  # [b, n]

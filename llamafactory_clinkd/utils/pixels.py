@@ -34,6 +34,7 @@ from PIL import Image, ImageOps
 MIN_SIDE = 28  # pixels of one merged patch of Qwen2-VL
 MAX_RATIO = 200  # of the sides, from which Qwen2-VL's processor raises
 ORIENTATION = 0x0112
+READ_OTHERWISE = frozenset({"image_depth", "image_alpha", "image_rotated"})  # remarks: other readers get other pixels
 _END_MARKERS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 _EXIF_IN_PNG = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 _TAIL = 4096
@@ -104,11 +105,12 @@ def examine(content: bytes, name: str) -> tuple[Image.Image, dict[str, str]]:
     """The pixels of a file's whole ``content`` and remarks (code -> detail) on what other readers see otherwise.
 
     The codes are ``image_depth``, ``image_alpha``, ``image_rotated``, ``image_mode``, ``image_frames``,
-    ``image_extension`` and ``image_blank``. Raises :class:`PictureError`, also for a picture that is too small or long.
+    ``image_extension`` and ``image_blank``. Raises :class:`PictureError`, also if it is too small or long.
     """
     with _opened(content) as image:
         remarks = _remarks(image, name)
         pixels = rgb_pixels(image)
+        _check_end(image, content)
         if "image_alpha" in remarks and image.convert("RGBA").getchannel("A").getextrema()[0] == 255:
             remarks["image_mode"] = remarks.pop("image_alpha") + ", opaque"
         if _orientation(image):
@@ -129,11 +131,17 @@ def examine_header(path: Path) -> dict[str, str]:
             f.seek(max(0, path.stat().st_size - _TAIL))
             tail = f.read()
         marker = _END_MARKERS.get(image.format)
-        if marker is None or marker not in tail or b"eXIf" in tail:
+        if not marker or marker not in tail or b"eXIf" in tail:
             image.load()
+            _check_end(image, path.read_bytes())
         if orientation := _header_orientation(image):
             remarks["image_rotated"] = f"EXIF orientation {orientation}"
     return remarks
+
+
+def _check_end(image: Image.Image, content: bytes) -> None:
+    if _END_MARKERS.get(image.format, b"") not in content:  # PIL decodes what is there of some such files
+        raise PictureError("image_truncated", f"the end of the {image.format} is missing: it is truncated")
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -212,7 +220,7 @@ def _described(error: Exception, source: Any) -> PictureError:
         "a NIfTI file: its name should end in .nii": head[344:348] in (b"n+1\0", b"ni1\0"),
         "a gzip file": head.startswith(b"\x1f\x8b"),
         "a web page": start.startswith((b"<!doctype html", b"<html")),
-        "an empty file": head == b"" and not hasattr(source, "read"),
+        "an empty file": not head and isinstance(source, bytes | str | Path),
     }
     found = next((kind for kind, holds in kinds.items() if holds), "")
     code = "image_truncated" if not found and "truncated" in str(error) else "image_unreadable"

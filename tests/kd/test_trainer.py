@@ -46,9 +46,9 @@ def stock_batches(small_workspace, tmp_path):
 
     model_args, data_args, training_args, *_ = get_train_args(recipe(small_workspace, tmp_path / "unused"))
     module = load_tokenizer(model_args)
-    from llamafactory_clinkd.rope.square import squared_template
+    from llamafactory_clinkd.rope.square import prepared_template
 
-    template = squared_template(get_template_and_fix_tokenizer(module["tokenizer"], data_args))
+    template = prepared_template(get_template_and_fix_tokenizer(module["tokenizer"], data_args), square=True)
     data = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
     collate = SFTDataCollatorWith4DAttentionMask(template=template, **module)
     return [collate([copy.deepcopy(data[index])]) for index in range(len(data))]

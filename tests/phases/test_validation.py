@@ -180,9 +180,9 @@ def without_images(folder, rows):
 @pytest.mark.parametrize(
     ("change", "error", "expected"),
     [
-        (truncated, ValueError, ["ct_002.png of row ct_002 is truncated", "clinkd data check"]),
+        (truncated, ValueError, ["ct_002.png of row ct_002 cannot be used", "truncated", "clinkd data check"]),
         (missing, FileNotFoundError, ["ct_001.png of row ct_001 does not exist"]),
-        (not_an_image, ValueError, ["ct_000.png of row ct_000 cannot be opened"]),
+        (not_an_image, ValueError, ["ct_000.png of row ct_000 cannot be used"]),
         (without_images, ValueError, ["has no images", "rope_variant: mrope"]),
     ],
 )

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from transformers import Qwen2VLImageProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from llamafactory_clinkd.rope.square import processor_limits, square_size, squared_template, to_square
+from llamafactory_clinkd.rope.square import prepared_template, processor_limits, square_size, to_square
 
 
 examples = settings(deadline=None)  # tests assert no time
@@ -103,7 +103,7 @@ class Processor:
     largest=st.sampled_from([100 * 100, 300 * 300, 768 * 768]),
 )
 def test_nothing_after_it_resamples(template, width, height, most, smallest, largest):
-    plugin = squared_template(template).mm_plugin
+    plugin = prepared_template(template, square=True).mm_plugin
     processor = Processor(min_pixels=3136, max_pixels=most)
     plugin.clinkd_limits = processor_limits(processor.image_processor)
     limits = {"image_min_pixels": smallest, "image_max_pixels": largest}
@@ -123,7 +123,7 @@ def test_the_pixels_of_the_model_are_the_square_s(template):
     """LLaMA-Factory's default limit is above this processor's 252 x 252, which would resample 500 x 500 once more."""
     processor = Processor(min_pixels=3136, max_pixels=252 * 252)
     noise = Image.effect_noise((600, 400), 60).convert("RGB")
-    found = squared_template(template).mm_plugin._get_mm_inputs([noise], [], [], processor)
+    found = prepared_template(template, square=True).mm_plugin._get_mm_inputs([noise], [], [], processor)
     square = to_square(noise, min_pixels=3136, max_pixels=252 * 252)
     assert square.size == (252, 252)
     expected = processor.image_processor([square], return_tensors="pt", do_resize=False)
@@ -141,7 +141,7 @@ def test_boxes_stay_where_they_were(template, data):
     right, bottom = data.draw(st.integers(left + 50, width - 1)), data.draw(st.integers(top + 50, height - 1))
     picture = Image.new("L", (width, height))
     ImageDraw.Draw(picture).rectangle([left, top, right, bottom], fill=255)
-    square = squared_template(template).mm_plugin._preprocess_image(picture, **STOCK)
+    square = prepared_template(template, square=True).mm_plugin._preprocess_image(picture, **STOCK)
     box = square.convert("L").point(lambda value: 255 * (value > 127)).getbbox()
     for found, corner, side in zip(box, (left, top, right + 1, bottom + 1), (width, height) * 2, strict=True):
         assert abs(found / square.width - corner / side) <= 1 / square.width + 1 / side
@@ -149,7 +149,7 @@ def test_boxes_stay_where_they_were(template, data):
 
 def test_frames_of_a_video_stay_as_they_are(template):
     frame = Image.new("RGB", (140, 84))
-    plugin = squared_template(template).mm_plugin
+    plugin = prepared_template(template, square=True).mm_plugin
     frames = plugin._regularize_videos([[frame, frame]], video_fps=2.0, video_maxlen=8, **STOCK)["videos"]
     assert [image.size for image in frames[0]] == [(140, 84)] * 2
 
@@ -158,10 +158,14 @@ def test_the_registered_template_is_left_alone_and_the_copy_can_be_pickled(templ
     from datasets.fingerprint import Hasher
 
     before = dict(vars(template.mm_plugin))
-    squared = squared_template(template)
+    squared = prepared_template(template, square=True)
     assert vars(template.mm_plugin) == before and squared.mm_plugin is not template.mm_plugin
     # `datasets` names its caches by this hash, and sends the template to its workers.
-    assert Hasher.hash(squared) == Hasher.hash(squared_template(template)) != Hasher.hash(copy.copy(template))
+    assert (
+        Hasher.hash(squared)
+        == Hasher.hash(prepared_template(template, square=True))
+        != Hasher.hash(copy.copy(template))
+    )
     sent = dill.loads(dill.dumps(squared)).mm_plugin
     assert sent._preprocess_image.__self__ is sent
     assert sent._preprocess_image(Image.new("RGB", (140, 84)), **STOCK).size == (112, 112)
