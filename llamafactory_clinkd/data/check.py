@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.io import append_jsonl, atomic_path, read_jsonl, refuse_link, write_json
+from .box_convention import recorded_unit
+from .coordinates import Unit
 from .images import (
     RULE,
     ImageRecord,
@@ -110,7 +112,7 @@ def check(
         row_of_content: dict[int, int] = {}
         row_of_id: dict[int, int] = {}
         sized_rows = ((number, row, _image_sizes(row, records) if model else None) for number, row in read_rows(path))
-        check_rows = partial(_check_rows, model, image_max_pixels, cutoff_len)
+        check_rows = partial(_check_rows, model, image_max_pixels, cutoff_len, recorded_unit(path) or "thousandths")
         for checks in pool_map(check_rows, _chunks(sized_rows, ROWS_PER_TASK)):
             for row in checks:
                 result.rows += 1
@@ -180,11 +182,13 @@ def _image_sizes(row: Any, records: dict[str, ImageRecord]) -> list[tuple[int, i
     return sizes if len(sizes) == len(row_records) else None
 
 
-def _check_rows(model: str | None, max_pixels: int, cutoff_len: int, rows: list[SizedRow]) -> list[RowCheck]:
+def _check_rows(
+    model: str | None, max_pixels: int, cutoff_len: int, unit: Unit, rows: list[SizedRow]
+) -> list[RowCheck]:
     """Checks rows in a worker process; counts the tokens of those that have sizes and no error."""
     results = []
     for number, row, sizes in rows:
-        result = check_row(number, row)
+        result = check_row(number, row, unit)
         if sizes is not None and not any(code in ERRORS for code, _ in result.problems):
             result.tokens = _token_counter(model, max_pixels).count(row["messages"], sizes)
             if result.tokens > cutoff_len:

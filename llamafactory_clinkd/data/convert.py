@@ -8,23 +8,25 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, TagStyle, task_of
+from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, task_of
 from ..utils.io import content_hash, refuse_link
 from ..utils.locks import file_lock
 from .baking import any_reader_picture, keyed_hash
+from .box_convention import BOXES_KEY
 from .conversation import Conversation, Embedded, kept_columns
-from .coordinates import IMAGE_MAX_PIXELS, Coordinates, ModelType, Scale
+from .conversion import Conversion, Options
+from .coordinates import UNIT_OF_MODEL, Scale
 from .embedded import with_extension, write_embedded
 from .formats import FORMATS, Format, detect_format
-from .images import known_modality, relative_path
+from .images import known_modality
 from .picture_scale import scale_of, unit_of_source
 from .problems import CHOICES, Reject
 from .reader import BrokenFileError
-from .scans import Slice, Window, is_scan, scan_to_png
+from .scans import is_scan, scan_to_png
 from .sharegpt import ResumableWriter, sharegpt_row
 from .sources import read_source
 from .text import check_unicode, clean_text, unread_box
@@ -36,55 +38,6 @@ MIXED = "MIXED"  # the task of a row whose turns have different ones
 
 class StrictError(ValueError):
     """The first bad row under ``strict``."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How rows are built."""
-
-    tags: TagStyle = "qwen2_vl"
-    coordinates: Coordinates = "auto"  # of the boxes in the source
-    split_turns: bool = False  # one row per turn, with ids x#1, x#2 ..., instead of one per conversation
-    image_folder: str | Path | None = None  # LLaMA-Factory's media_dir; by default the source's, or the output's
-    image_prefix: str = ""  # put before every image path, for instance "images"
-    default_slice: Slice = Slice()  # of volumes whose path names none
-    window: Window | None = None  # centre and width in HU for CT, instead of the file's own
-    model_type: ModelType = "qwen2_vl"  # whose convention the boxes are written in
-    image_max_pixels: int = IMAGE_MAX_PIXELS  # the recipe's, for a model that reads pixels
-    upright: bool = True  # whether an EXIF orientation is applied; else dropped, for boxes drawn on the stored pixels
-    patient_column: str = ""  # of the source, for `split --by patient`: written as a keyed hash
-
-    def __post_init__(self) -> None:
-        if self.image_prefix:
-            relative_path(self.image_prefix)  # raises a ValueError that explains what is wrong with it
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """The result of a conversion."""
-
-    path: Path
-    rejects_path: Path
-    format: str
-    unit: str  # of the source's boxes
-    image_folder: Path
-    rows_in: int  # converted + rejected
-    converted: int
-    rows_out: int  # equals converted, unless turns are split
-    rejected: int
-    reasons: dict[str, int]
-    tasks: dict[str, int]
-    modalities: dict[str, int]
-    pictures: dict[str, int]  # rows of each remark on their images: see `data.baking`
-    warnings: list[str]  # the first hundred
-    warned: int  # number of all warnings
-    answers: int
-    unread: int  # answers with numbers in a form that is not read as a box
-    resumed_at: int  # number of rows that an interrupted run had finished
-
-    def as_json(self) -> dict[str, Any]:
-        """The same with plain paths."""
-        return asdict(self) | {key: str(getattr(self, key)) for key in ("path", "rejects_path", "image_folder")}
 
 
 def check_name(name: str) -> None:
@@ -147,7 +100,9 @@ def convert(
         partial = Path(output) / ".convert" / name
         for path in (partial.parent, partial, *(partial.iterdir() if partial.is_dir() else ())):
             refuse_link(path)
-        writer = ResumableWriter(output, name, signature)
+        written = UNIT_OF_MODEL[options.model_type]
+        entry = {} if written == "thousandths" else {BOXES_KEY: written}
+        writer = ResumableWriter(output, name, signature, **entry)
         resumed_at = writer.done
         try:
             for number, row in itertools.islice(read_source(source, split, on_bytes), writer.done, None):

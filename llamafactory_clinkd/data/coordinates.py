@@ -160,20 +160,3 @@ def processed(size: Size, max_pixels: int, stock: bool) -> Size:
     except ValueError as error:
         raise Reject("box_scale", f"a picture of {width} x {height} pixels: {error}") from error
     return width, height
-
-
-def convention_warning(model_type: str, unit: Unit, square: bool = False) -> str | None:
-    """What is wrong with training a model on boxes in ``unit``, or None; ``square``: its ``image_square``."""
-    expected = UNIT_OF_MODEL.get(model_type)
-    if expected is None or unit == expected == "thousandths":
-        return None
-    if unit != expected:
-        names = {"resized": "pixels of the resized picture"}
-        return (
-            f"{model_type} was trained with boxes in {names.get(expected, expected)}, the data set has "
-            f"{names.get(unit, unit)}: it learns a new convention. `clinkd data convert --model-type {model_type}` "
-            "writes its own."
-        )
-    if square:
-        return "The boxes are pixels of pictures that `image_square: true` distorts. Set it to false."
-    return None

@@ -114,11 +114,12 @@ class ResumableWriter:
 
     Rows go to partial files under ``<folder>/.convert/<name>``, with a checkpoint every :data:`CHECKPOINT` rows. A
     writer with the same ``signature``, which identifies the source and the options, resumes from the last one: the
-    caller skips the first ``done`` rows of the source. ``warnings`` has the first hundred, over all runs.
+    caller skips the first ``done`` rows of the source. ``entry`` has more keys of the entry. ``warnings`` has the
+    first hundred, over all runs.
     """
 
-    def __init__(self, folder: str | Path, name: str, signature: str) -> None:
-        self.name, self.signature = name, signature
+    def __init__(self, folder: str | Path, name: str, signature: str, **entry: Any) -> None:
+        self.name, self.signature, self._entry = name, signature, entry
         self.path, self.rejects_path = Path(folder) / f"{name}.json", Path(folder) / "rejects.jsonl"
         self._partial = Path(folder) / ".convert" / name
         self._partial.mkdir(parents=True, exist_ok=True)
@@ -192,7 +193,7 @@ class ResumableWriter:
             _sync(target)
         os.replace(merged, self.rejects_path)
         os.replace(self._partial / "rows", self.path)
-        write_dataset_info(self.path.parent, {self.name: dataset_info_entry(self.path.name)})
+        write_dataset_info(self.path.parent, {self.name: dataset_info_entry(self.path.name) | self._entry})
         self._remove_partial()
 
     def _remove_partial(self) -> None:
