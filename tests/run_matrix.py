@@ -99,6 +99,8 @@ def run_combination(folder: Path, name: str, source: Path, wheel: Path, argument
         )
     counts = re.findall(r"^\d+ \w+.* in [\d.]+s.*$", log.read_text(encoding="utf-8"), re.MULTILINE)
     result = counts[-1].partition(" in ")[0] if counts else f"pytest ended with {done.returncode}, see {log.name}"
+    if arguments.tests != ["tests"]:
+        result += f" of {' '.join(arguments.tests)}"
     torch = installed(environment).get("torch", "")
     if not arguments.keep:
         shutil.rmtree(environment)
