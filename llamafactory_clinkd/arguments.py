@@ -107,6 +107,11 @@ class ClinkdArguments:
     kd_rollout_every: int = _key(
         1, "Optimizer steps that share one round of sampled answers, generated in one batch, >= 1."
     )
+    kd_teacher_prompt: str | None = _key(
+        None,
+        "Text at the end of the question that only the teacher reads, with {answer} for the ground truth. It needs "
+        "kd_on_policy 1. Default: the teacher reads the student's prompt.",
+    )
     kd_epochs: float = _key(2.0, "Epochs of the distill phase, > 0.")
     kd_cache: Literal["off", "hidden"] = _key(
         "off",

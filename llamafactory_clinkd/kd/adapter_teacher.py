@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""A teacher that is adapters over the student's own base: one copy of the weights, and one run of the vision tower.
+"""A teacher that is the student's own base, with other adapters or none: the weights are in memory once.
 
-If no adapter is on the vision tower, its features are the same for both models, to the last bit: they are recorded in
-the teacher's forward pass and replayed in the student's on the same batch.
+If no adapter is on the vision tower, it runs once for both: its features are recorded in the teacher's forward pass
+and replayed in the student's on the same batch.
 """
 
 import contextlib
@@ -30,7 +30,10 @@ BASE_CHANGING_INITS = ("pissa", "corda", "olora", "loftq")  # PEFT changes the b
 
 
 class AdapterTeacher(Teacher):
-    """Adapters in the student (a ``PeftModel``), switched on for the teacher's forward pass; several add up."""
+    """Adapters in the student (a ``PeftModel``), switched on for the teacher's forward pass; several add up.
+
+    Without any, the teacher is the base that the student's adapter is trained over (self-distillation).
+    """
 
     prepared_by_trainer = False
 
@@ -53,9 +56,11 @@ class AdapterTeacher(Teacher):
     def active_model(self, inputs: dict[str, Any]) -> Iterator[nn.Module]:
         """The student with the teacher's adapters; its own are restored afterwards."""
         recording = contextlib.nullcontext() if self._tower is None else self._tower.record(inputs)
-        with student_restored(self.model), recording:
+        base = contextlib.nullcontext() if self._adapters else self.model.disable_adapter()
+        with student_restored(self.model), base, recording:
             self.model.eval()
-            self.model.base_model.set_adapter(self._adapters, inference_mode=True)
+            if self._adapters:
+                self.model.base_model.set_adapter(self._adapters, inference_mode=True)
             yield self.model
 
     def student_pass(self, inputs: dict[str, Any]) -> contextlib.AbstractContextManager[None]:

@@ -8,6 +8,7 @@ This is GKD (Agarwal et al., ICLR 2024) with ``kd_on_policy`` as its lambda. A r
 that was interrupted inside a round continues with the same answers.
 """
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -17,16 +18,19 @@ from typing import Any
 
 import torch
 
-from ..generation.decode import generation_settings, preserve_training_state
+from ..generation.decode import base_model, generation_settings, preserve_training_state
 from ..generation.generation_trainer import shards_parameters
+from ..training.lm_head import IGNORE_INDEX
 from ..utils.io import content_hash, read_json, write_json
 from .kd_trainer import DistillTrainer
-from .rollouts import Batch, Rollouts, is_on_policy, sample, with_rollouts
+from .privileged_prompt import PrivilegedPrompt, answer_starts
+from .rollouts import Batch, Rollouts, answers_of, is_on_policy, sample, with_rollouts
 
 
 logger = logging.getLogger(__name__)
 
 ON_POLICY = "clinkd_on_policy"
+REFERENCES = "clinkd_references"
 FIGURES = ("rows", "tokens", "ended", "cut", "empty", "seconds")
 Answers = list[list[list[int]] | None]
 """Of one window: for each micro-batch the sampled token ids by row, or None for its ground truth."""
@@ -53,6 +57,11 @@ class OnPolicyDistillTrainer(DistillTrainer):
         self._answers: deque[Answers] = deque()
         self._saved: dict[str, Any] | None = None
         self._is_on_policy = False
+        self._prompt: PrivilegedPrompt | None = None
+        if settings.kd_teacher_prompt:
+            template, pad_token_id = self.data_collator.template, self._generation["pad_token_id"]
+            self._prompt = PrivilegedPrompt(settings.kd_teacher_prompt, template, self.processing_class, pad_token_id)
+        self._references: list[list[int]] = []
         self._figures = torch.zeros(len(FIGURES), dtype=torch.float64)
 
     def _run_epoch(self, **kwargs: Any) -> None:
@@ -100,8 +109,11 @@ class OnPolicyDistillTrainer(DistillTrainer):
         pad_token_id = self._generation["pad_token_id"]
         for number, index in places:
             batch = self._windows[number][index]
+            marks = {ON_POLICY: True}
+            if self._prompt is not None:
+                marks[REFERENCES] = answers_of(batch)
             batch = with_rollouts(batch, answers[number][index], self.model, pad_token_id)
-            self._windows[number][index] = batch | {ON_POLICY: True}
+            self._windows[number][index] = batch | marks
         self._answers.extend(answers)
 
     def _fetch_window(self, epoch_iterator: Iterator[Batch], num_batches: int) -> list[Batch]:
@@ -134,7 +146,21 @@ class OnPolicyDistillTrainer(DistillTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Takes the mark of a sampled batch, which the models do not accept, out of it."""
         self._is_on_policy = inputs.pop(ON_POLICY, False)
+        self._references = inputs.pop(REFERENCES, [])
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def teacher_outputs(
+        self, inputs: dict[str, Any], supervised_idx: torch.Tensor, targets: torch.Tensor
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Those of distillation; on a sampled batch the teacher may read a privileged prompt."""
+        if self._prompt is not None and self._is_on_policy:
+            starts = answer_starts(supervised_idx, targets, IGNORE_INDEX)
+            model = base_model(self._teacher.model)
+            inputs, shift = self._prompt.teacher_batch(inputs, starts, self._references, model)
+            supervised_idx = supervised_idx + shift
+        with super().teacher_outputs(inputs, supervised_idx, targets) as outputs:
+            yield outputs
 
     def loss_options(self) -> dict[str, Any]:
         """Those of distillation; a sampled batch is on-policy as a whole."""

@@ -67,17 +67,26 @@ def is_on_policy(share: float, seed: int, step: int, micro_batch: int) -> bool:
 
 def prompts_of(batch: Mapping[str, Any]) -> list[list[int]]:
     """The tokens before the last answer of each row; empty for a row without one."""
-    prompts = []
-    for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
-        supervised = labels != IGNORE_INDEX
-        if not supervised.any():
-            prompts.append([])
-            continue
-        last = int(supervised.nonzero()[-1])
-        before = (~supervised[:last]).nonzero()
-        start = int(before[-1]) + 1 if len(before) else 0
-        prompts.append(ids[:start][mask[:start] != 0].tolist())
-    return prompts
+    spans = map(_last_answer, batch["labels"])
+    return [
+        ids[:start][mask[:start] != 0].tolist()
+        for ids, mask, (start, _) in zip(batch["input_ids"], batch["attention_mask"], spans, strict=True)
+    ]
+
+
+def answers_of(batch: Mapping[str, Any]) -> list[list[int]]:
+    """The tokens of the last answer of each row, its ground truth; empty for a row without one."""
+    return [labels[slice(*_last_answer(labels))].tolist() for labels in batch["labels"]]
+
+
+def _last_answer(labels: Tensor) -> tuple[int, int]:
+    """Start and end of the last run of supervised tokens; ``(0, 0)`` without one."""
+    supervised = labels != IGNORE_INDEX
+    if not supervised.any():
+        return 0, 0
+    last = int(supervised.nonzero()[-1])
+    before = (~supervised[:last]).nonzero()
+    return int(before[-1]) + 1 if len(before) else 0, last + 1
 
 
 def sample(

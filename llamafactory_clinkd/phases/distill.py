@@ -111,11 +111,10 @@ def load_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: dict[str,
         if shares_base:
             if settings.kd_teacher_offload:
                 logger.warning("`kd_teacher_offload: true` moves nothing: the teacher's base is the student's own.")
-            student, adapters = trainer_kwargs["model"], teacher_model.adapter_name_or_path
+            student, adapters = trainer_kwargs["model"], teacher_model.adapter_name_or_path or []
             names = add_teacher_adapters(student, adapters, **_hub_options(teacher_model))
-            logger.info(
-                "The teacher is %s over the student's own weights: one copy of them is in memory.", ", ".join(adapters)
-            )
+            teacher = f"{', '.join(adapters)} over the student's own weights" if adapters else "the student's own base"
+            logger.info("The teacher is %s: one copy of the weights is in memory.", teacher)
             return AdapterTeacher(student, names)
         model = bind_settings(run.workflow.load_teacher(arguments), positions)
         return (OffloadedTeacher if settings.kd_teacher_offload else Teacher)(model, same_positions=shares_positions)
@@ -136,9 +135,9 @@ def _hub_options(model: Any) -> dict[str, Any]:
 def _shares_base(
     arguments: RecipeArguments, student_positions: dict[str, Any] | None, positions: dict[str, Any] | None
 ) -> bool:
-    """Whether the teacher is adapters over the very weights that the student's adapter is trained over."""
+    """Whether the teacher is the very weights that the student's adapter is trained over, with adapters or without."""
     finetuning, model = arguments.finetuning, arguments.model
-    if not finetuning.ref_model_adapters or finetuning.finetuning_type != "lora":
+    if finetuning.finetuning_type != "lora":
         return False
     student_base, teacher_base = model.model_name_or_path, finetuning.ref_model or model.model_name_or_path
     same_folder = Path(teacher_base).is_dir() and Path(teacher_base).resolve() == Path(student_base).resolve()
@@ -158,7 +157,7 @@ def _shares_base(
     }
     reasons = [reason for reason, holds in conditions.items() if holds]
     teacher_model = teacher_model_arguments(arguments)
-    reasons += reasons_for_own_base(teacher_model.adapter_name_or_path, **_hub_options(teacher_model))
+    reasons += reasons_for_own_base(teacher_model.adapter_name_or_path or [], **_hub_options(teacher_model))
     if reasons:
         logger.warning("The teacher's base is loaded a second time, because %s.", " and ".join(reasons))
     return not reasons

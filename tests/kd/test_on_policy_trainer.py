@@ -81,7 +81,8 @@ def test_loss_is_the_divergence_on_the_sampled_tokens(small_workspace, tmp_path,
                 total, count = total + 4.0 * float(jsd(p, q, 0.3).sum()), count + len(answer)
             losses.append(total / count)
     assert [entry["loss"] for entry in history(out)] == pytest.approx(losses, rel=1e-4)
-    assert [entry["kl_on_policy"] for entry in history(out, PARTS)] == pytest.approx(losses, rel=2e-4)  # sums of fp32 logarithms
+    # Sums of fp32 logarithms.
+    assert [entry["kl_on_policy"] for entry in history(out, PARTS)] == pytest.approx(losses, rel=2e-4)
 
 
 def test_killed_inside_a_round_and_continued_equals_one_that_was_not(small_workspace, tmp_path, rounds):
