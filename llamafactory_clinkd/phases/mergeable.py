@@ -3,8 +3,9 @@
 
 """Refuses adapters that prediction and export would merge into another model than the one that was trained.
 
-PEFT merges an adapter of one of two modules that share a weight into both of them, and PiSSA with iterations draws
-random numbers for the base's residual each time an adapter is loaded.
+PEFT merges an adapter of one of two modules that share a weight into both of them. (A module in ``additional_target``
+becomes a weight of its own; that is saved and loaded as trained.) PiSSA with iterations draws random numbers for the
+base's residual each time an adapter is loaded.
 """
 
 import re
@@ -55,10 +56,6 @@ def _check_new_adapter(model_args: Any, finetuning: Any) -> None:
     if targets == ["all"]:
         targets = find_all_linear_modules(model, finetuning.freeze_vision_tower)
     _refuse("lora_target", finetuning.lora_target, patch_target_modules(model, finetuning, targets), shared)
-    if finetuning.additional_target:
-        _refuse("additional_target", finetuning.additional_target, finetuning.additional_target, shared)
-    elif model_args.resize_vocab:  # stock trains both embeddings then
-        _refuse("resize_vocab", True, list(shared), shared)
 
 
 def _check_saved_adapter(key: str, path: str, base: str, model_args: Any) -> None:
@@ -73,11 +70,10 @@ def _check_saved_adapter(key: str, path: str, base: str, model_args: Any) -> Non
         fix = "convert it to plain LoRA (`pissa_convert: true` of its training wrote `pissa_converted`)"
         raise bad_value(key, path, f"an adapter without the random numbers of `init_lora_weights: {init}`", fix)
     _, shared = _with_shared_weights(base, model_args)
-    for name in ("target_modules", "modules_to_save"):
-        targets = getattr(config, name, None) or []
-        if isinstance(targets, str):
-            targets = [each for each in shared if re.fullmatch(targets, each)]
-        _refuse(key, path, list(targets), shared)
+    targets = getattr(config, "target_modules", None) or []
+    if isinstance(targets, str):
+        targets = [each for each in shared if re.fullmatch(targets, each)]
+    _refuse(key, path, list(targets), shared)
 
 
 def _refuse(key: str, value: Any, targets: list[str], shared: dict[str, str]) -> None:
@@ -88,8 +84,8 @@ def _refuse(key: str, value: Any, targets: list[str], shared: dict[str, str]) ->
             raise ValueError(
                 f"`{key}: {value}` gives `{name}` an adapter, and its weight is also that of `{other}` (the model's "
                 "`tie_word_embeddings`). Prediction and export merge it into both, which is not the model that was "
-                f"trained. Leave `{name.rpartition('.')[2]}` out, or train without an adapter (`finetuning_type: "
-                "full` or `freeze`)."
+                f"trained. Leave `{name.rpartition('.')[2]}` out, name it in `additional_target`, or train without an "
+                "adapter (`finetuning_type: full` or `freeze`)."
             )
 
 
