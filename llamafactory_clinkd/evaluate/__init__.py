@@ -14,7 +14,7 @@ _HOMES = {
     "evaluate_predictions": "scoring", "evaluate_file": "scored_files", "training_rows": "scored_files",
     "with_baselines": "scored_files",
     "read_predictions": "predictions", "read_rows": "predictions",
-    "load_rows": "prediction_files",
+    "load_rows": "prediction_files", "with_kept_columns": "prediction_files",
     "metrics_table": "score_table", "progress_bar": "score_table", "format_percent": "score_table",
     "require_spice": "spice", "mean_box_baseline": "mean_box", "blind_scores": "blind",
 }  # fmt: skip

@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..utils.boxes import TAGS
+from ..utils.boxes import KEPT_COLUMNS, TAGS
 
 
 _TAGS_AND_SPACES = re.compile("|".join(re.escape(tag) for tags in TAGS.values() for tag in tags.values()) + r"|\s+")
-_SIDE_COLUMNS = ("answer_type", "content_type", "organ", "language", "annotations")
 
 
 class Unreadable(NamedTuple):
@@ -87,13 +86,23 @@ def turns_of(number: int, row: Any) -> list[dict[str, Any]]:
         "image": images[0] if isinstance(images, list) and images else None,
         "task": row["task"] if len(turns) == 2 and row.get("task") != "MIXED" and "task" in row else None,
         "modality": row.get("modality"),
-        **{key: row[key] for key in _SIDE_COLUMNS if row.get(key) is not None},
+        **{key: row[key] for key in KEPT_COLUMNS if row.get(key) is not None},
     }
     pairs = zip(turns[-2::-2], turns[::-2], strict=False)  # from the last turn backwards
     return [
         {**shared, "question": question["content"].replace("<image>", "").strip(), "annotation": answer["content"]}
         for question, answer in pairs
     ][::-1]
+
+
+def with_kept_columns(rows: Sequence[Mapping[str, Any]], dataset: Sequence[Any]) -> list[dict[str, Any]]:
+    """The predictions of a run, with the columns (``KEPT_COLUMNS``) of the data set's row of the same id and texts."""
+    kept = {}
+    for number, row in enumerate(dataset, start=1):
+        turn = turns_of(number, row)[-1]
+        name = turn["id"] or Path(str(turn["image"] or "")).stem
+        kept[str(name), turn["question"], turn["annotation"]] = {key: turn[key] for key in KEPT_COLUMNS if key in turn}
+    return [kept.get((str(row.get("id")), row.get("question"), row.get("annotation")), {}) | row for row in rows]
 
 
 def _join(number: int, prediction: Mapping[str, Any], row: Any) -> dict[str, Any]:

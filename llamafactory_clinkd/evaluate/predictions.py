@@ -28,18 +28,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..utils.boxes import MODALITIES, TASKS, has_box, modality_of, strip_boxes, task_of
+from ..utils.boxes import KEPT_COLUMNS, MODALITIES, TASKS, has_box, modality_of, strip_boxes, task_of
 from ..utils.modality_names import standard_modality
 from . import released
 from .model_answer import ReadAnswer, encodable, has_words, last_question, read_answer, short
 from .prediction_files import Unreadable, load_rows
-from .vqa import VQA, VQA_COLUMNS
+from .vqa import VQA
 
 
 LEFT_OUT, WRONG = "left out", "counted wrong"
 OTHER = "other"  # the modality of an image whose name contains none of the eight
 FIELDS = ("id", "image", "question", "annotation", "response", "task", "modality", "candidates")
-"""The shared vocabulary of a row; ``annotations`` and, in VQA rows, ``VQA_COLUMNS`` are there where they are known."""
+"""The shared vocabulary of a row; ``KEPT_COLUMNS`` and ``choices`` are there where they are known."""
+_FURTHER = (*(name for name in KEPT_COLUMNS if name != "annotations"), "choices")
 _VQA_NAMES = {
     "answer": "annotation", "image_name": "image", "img_name": "image", "figure_path": "image", "qid": "id",
     "question_id": "id", "q_lang": "language", "image_organ": "organ", "location": "organ",
@@ -132,14 +133,14 @@ def _read_row(raw: Any, by_release: bool) -> tuple[dict[str, Any] | None, str | 
     row |= {"image": image, "question": encodable(question), "annotation": texts[0], "task": task}
     row |= {"response": answer.text, "modality": _modality(modality, image, by_release)}
     row |= {} if isinstance(row["candidates"], list) else {"candidates": []}
-    extra = {key: row[key] for key in VQA_COLUMNS if row.get(key) is not None} if task == VQA else {}
+    extra = {key: row[key] for key in _FURTHER if row.get(key) is not None}
     extra |= {"annotations": texts} if len(texts) > 1 else {}
     return {key: row[key] for key in FIELDS} | extra, reason, answer
 
 
 def _fields(raw: Mapping[str, Any]) -> dict[str, Any] | None:
     """The unchecked fields of the shared vocabulary from a row of any known format; None for an unknown format."""
-    keys = (*FIELDS, *VQA_COLUMNS, "annotations")
+    keys = (*FIELDS, *_FURTHER, "annotations")
     row = {key: raw.get(key) for key in keys}
     if ("annotation" in raw or "annotations" in raw) and ("response" in raw or "question" in raw):
         return row

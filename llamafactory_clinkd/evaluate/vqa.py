@@ -22,7 +22,6 @@ from .grounding import references, safe_divide
 
 
 VQA, CLOSED, OPEN = "VQA", "CLOSED", "OPEN"
-VQA_COLUMNS = ("answer_type", "content_type", "organ", "language", "choices")
 GROUPINGS = ("answer_type", "content_type", "organ", "modality", "language")
 _TYPES = {"closed": CLOSED, "close": CLOSED, "yes/no": CLOSED, "yesno": CLOSED, "choice": CLOSED, "open": OPEN}
 _VERDICTS = dict.fromkeys(("yes", "是", "是的", "对", "对的"), "yes") | dict.fromkeys(

@@ -6,7 +6,14 @@
 import contextlib
 from typing import Any
 
-from ..evaluate import evaluate_predictions, metrics_table, progress_bar, training_rows, with_baselines
+from ..evaluate import (
+    evaluate_predictions,
+    metrics_table,
+    progress_bar,
+    training_rows,
+    with_baselines,
+    with_kept_columns,
+)
 from ..utils.console import console
 from ..utils.io import read_jsonl, write_json
 from .context import Run
@@ -22,22 +29,38 @@ def run_phase(run: Run) -> list[str]:
         with run.ranks.long_running("evaluation"):
             show = contextlib.nullcontext() if run.recipe.training.disable_tqdm else progress_bar()
             with show as progress:
-                rows = read_jsonl(predictions)
                 options = {"spice_jars": run.settings.spice_jars, "progress": progress}
-                metrics = _with_blind_answers(evaluate_predictions(rows, **options), rows, run.recipe.data, options)
+                metrics = _metrics(read_jsonl(predictions), run.recipe.data, options)
             write_json(out_path, metrics)
             console.print(metrics_table(metrics))
     return [run.relative(out_path)]
 
 
-def _with_blind_answers(
-    metrics: dict[str, Any], rows: list[dict[str, Any]], data: Any, options: dict[str, Any]
-) -> dict[str, Any]:
-    """The metrics with the blind answers as ``baselines``, or with a note why there are none."""
+def _metrics(rows: list[dict[str, Any]], data: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The metrics, with the columns of the test set and the blind answers of the training set as far as they are here.
+
+    A note has the reason where they are not: groups and baselines are then missing, and the scores are the same.
+    """
+    notes = []
     try:
-        if not data.dataset or not isinstance(data.dataset_dir, str):
-            raise ValueError("the recipe has no `dataset` in a local `dataset_dir`")
-        train = training_rows(data.dataset, data.dataset_dir)
-        return with_baselines(metrics, train, rows, **options)
+        rows = with_kept_columns(rows, _local_rows(data, "eval_dataset"))
     except (ValueError, FileNotFoundError) as error:
-        return metrics | {"notes": [*metrics["notes"], f"No blind answers: {error}."]}
+        notes.append(f"Without answer types, organs and further ground truths of the test set: {error}.")
+    metrics = evaluate_predictions(rows, **options)
+    try:
+        metrics = with_baselines(metrics, _local_rows(data, "dataset"), rows, **options)
+    except (ValueError, FileNotFoundError) as error:
+        notes.append(f"No blind answers: {error}.")
+    return metrics | {"notes": [*metrics["notes"], *notes]}
+
+
+def _local_rows(data: Any, key: str) -> list[Any]:
+    """The rows of the recipe's ``dataset``, or of its ``eval_dataset`` where it has one.
+
+    Raises:
+        ValueError: If they are not in local files.
+        FileNotFoundError: If a file is gone.
+    """
+    if not (names := getattr(data, key) or data.dataset) or not isinstance(data.dataset_dir, str):
+        raise ValueError(f"the recipe has no `{key}` in a local `dataset_dir`")
+    return training_rows(names, data.dataset_dir)
