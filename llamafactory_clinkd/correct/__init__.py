@@ -14,7 +14,7 @@ from .corrector import CorrectionItem, CorrectionResult, Corrector, Usage
 from .judge import Verdict, judge
 from .offline import OfflineCorrector
 from .privacy import describe_recipe, describe_sending
-from .rewording_validation import rejection_reasons
+from .rewording_validation import check_validation, rejection_reasons
 from .similarity import Similarity, check_similarity, load_similarity
 
 
@@ -27,6 +27,7 @@ __all__ = [
     "Usage",
     "Verdict",
     "check_similarity",
+    "check_validation",
     "correct_round",
     "describe_recipe",
     "describe_sending",

@@ -219,7 +219,8 @@ def _corrected_record(row: Row, verdict: Verdict, result: CorrectionResult, vali
             leaks=validation.leaks,
         )  # fmt: skip
         recorded = text[:RECORDED_CHARACTERS] if reasons else text
-        candidates.append({"text": recorded, "similarity": score, "score": score, "reasons": reasons})
+        codes = {"reasons": list(reasons), "details": reasons}
+        candidates.append({"text": recorded, "similarity": score, "score": score, **codes})
 
     passed = [candidate for candidate in candidates if not candidate["reasons"]]
     if passed and validation.scorer is not None:

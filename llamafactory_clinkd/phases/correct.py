@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..correct import Corrector, check_similarity, correct_round, load_similarity, make_corrector
+from ..correct import Corrector, check_similarity, check_validation, correct_round, load_similarity, make_corrector
 from ..correct.argmax_recorder import ArgmaxRecorder
 from ..correct.correction_round import is_usable
 from ..correct.correction_trainer import CorrectionTrainer, ReflectiveCorrectionCallback
@@ -201,6 +201,7 @@ def check_correction(settings: Any) -> None:
     if settings.correction_rounds > 1:  # nothing is corrected after the last round
         recipe_corrector(settings)
         check_similarity(settings.correction_similarity, settings.correction_similarity_model)
+        check_validation()
         if settings.correction_scorer:
             check_scorer(settings.correction_scorer)
 

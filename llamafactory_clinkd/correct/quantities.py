@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Numbers and quantities of a text in one form: "1.2 cm" and "12mm" both become "12 mm", "two" becomes "2".
+
+Units are converted by pint. A number without a unit takes that of the next one in "1.5 x 1.8 cm" and "3 to 5 mm".
+"""
+
+import re
+import unicodedata
+from fractions import Fraction
+from functools import lru_cache
+
+
+_BASE_UNITS = {"[length]": "mm", "[length] ** 2": "mm**2", "[length] ** 3": "ml", "[mass]": "g"}
+UNITS = frozenset(unit.replace("**", "") for unit in _BASE_UNITS.values())
+_NO_UNITS = frozenset("a as at c d h in no or x foot feet hand hands rod rods".split())
+_CARDINALS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_ORDINALS = "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+_ROMAN = {numeral: number for number, numeral in enumerate("I II III IV V VI VII VIII IX X XI XII".split(), start=1)}
+_SIGNS = {
+    "≥": "at least", ">=": "at least", "≤": "at most", "<=": "at most", ">": "more than", "<": "less than",
+    "~": "approximately", "≈": "approximately", "±": "plus or minus", "×": "x", "%": "percent",
+}  # fmt: skip
+_SIGN = re.compile("|".join(map(re.escape, sorted(_SIGNS, key=len, reverse=True))))
+_NUMBER = r"\d+(?:\.\d+)?"
+_UNITS = re.compile(rf"(?<![\w.])({_NUMBER})(?:-| ?)([a-zA-Zµμ]+[23²³]?)(?![\w])")
+_SERIES = re.compile(rf"(?<![\w.])({_NUMBER})(?= ?(?:x|by|to|and|or) ?{_NUMBER}(?:-| ?)([a-zA-Zµμ]+)(?!\w))")
+_GRADED = re.compile(rf"\b(grade|stage|type|class|nerve|CN|zone|segment) ({'|'.join(_ROMAN)})\b", re.IGNORECASE)
+_WORDS = re.compile(rf"\b({'|'.join(_CARDINALS[1:] + _ORDINALS[1:])})\b", re.IGNORECASE)
+
+
+def in_one_form(text: str) -> str:
+    """The text with its signs in words, and with its numbers in digits and base units."""
+    text = re.sub(r"(\d)[⁄∕](\d)", r"\1/\2", unicodedata.normalize("NFKC", re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)))
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
+    text = re.sub(r"(?<=\d),(?=\d)", ".", text)
+    text = re.sub(
+        r"(?<!\w)(\d+) (\d+)/(\d+)", lambda m: str(float(int(m[1]) + Fraction(int(m[2]), int(m[3]) or 1))), text
+    )
+    text = re.sub(r"(?<![\w/])(\d+)/([1-9]\d*)(?![\w/])", lambda m: f"{int(m[1]) / int(m[2]):.6g}", text)
+    text = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)[-–](?=\d)", r"\1 to ", text)
+    text = re.sub(r"(?<![\w.)])[-−](?=\d)", " minus ", text)
+    text = _SIGN.sub(lambda match: f" {_SIGNS[match[0]]} ", text)
+    text = _GRADED.sub(lambda match: f"{match[1]} {_ROMAN[match[2].upper()]}", text)
+    text = _WORDS.sub(_digits, text)
+    for _ in range(3):  # "2 x 3 x 4 cm" takes its unit from right to left
+        text = _SERIES.sub(lambda match: f"{match[1]} {match[2]}" if _base_unit(match[2]) else match[0], text)
+    return _UNITS.sub(_converted, text)
+
+
+def _digits(match: re.Match[str]) -> str:
+    word = match[1].lower()
+    if word in _CARDINALS:
+        return str(_CARDINALS.index(word))
+    number = _ORDINALS.index(word)
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number, 'th') }"
+
+
+def _converted(match: re.Match[str]) -> str:
+    base = _base_unit(match[2])
+    if base is None:
+        return match[0] if re.match(r"st|nd|rd|th", match[2]) else f"{match[1]} {match[2]}"
+    unit, factor = base
+    return f"{float(Fraction(match[1]) * Fraction(factor).limit_denominator(10**9)):.6g} {unit}"
+
+
+@lru_cache(maxsize=4096)
+def _base_unit(name: str) -> tuple[str, float] | None:
+    """The base unit of a unit and how many it has; None for a word that is no unit of a medical text."""
+    import pint
+
+    if name.lower() in _NO_UNITS or name.lower() in ("st", "nd", "rd", "th"):
+        return None
+    name = name.replace("²", "2").replace("³", "3")
+    registry = _registry()
+    try:
+        unit = registry.Unit(re.sub(r"(?<=[a-z])([23])$", r"**\1", {"cc": "ml"}.get(name, name)))
+        base = _BASE_UNITS.get(str(unit.dimensionality))
+        return base and (base.replace("**", ""), registry.Quantity(1, unit).to(base).magnitude)
+    except (pint.errors.PintError, ValueError, AttributeError, TypeError, AssertionError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def _registry():
+    import pint
+
+    return pint.UnitRegistry()
