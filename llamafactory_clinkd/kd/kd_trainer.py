@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 from ..training.sft_trainer import SupervisedTrainer
 from .cache_keys import KeyedCollator, pop_keys
-from .teacher import CachedTeacher, Teacher
+from .teacher import CACHE_UNDER_FSDP, CachedTeacher, Teacher
 
 
 logger = logging.getLogger(__name__)
@@ -49,10 +49,7 @@ class DistillTrainer(SupervisedTrainer):
         if not self._uses_hidden:
             self._head = None
         if self._cached and self.is_fsdp_enabled:
-            raise ValueError(
-                "`kd_cache: hidden` needs the teacher's whole head, which FSDP does not provide outside its own "
-                "forward pass. Set `kd_cache: off`, or use DeepSpeed."
-            )
+            raise ValueError(CACHE_UNDER_FSDP)
         if self._cached:
             self._cached.prepare(self.accelerator)
         self._keys: list[str] = []

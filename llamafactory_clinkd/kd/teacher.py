@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 STUDENT_ONLY = ("labels", "rope_deltas", "use_cache", "logits_to_keep", "num_items_in_batch")
 OFFLOAD_UNDER_FSDP = "`kd_teacher_offload: true` and FSDP both move the teacher's layers. Remove the key."
 
+CACHE_UNDER_FSDP = (
+    "`kd_cache: hidden` needs the teacher's whole head, which FSDP does not provide outside its own forward pass. Set "
+    "`kd_cache: off`, or use DeepSpeed."
+)
+
 Head = tuple[torch.Tensor, torch.Tensor | None]
 """An output projection's weight ``[V, H]`` and bias ``[V]``."""
 

@@ -16,7 +16,6 @@ from ..kd import (
     DistillTrainer,
     OnPolicyDistillTrainer,
     VkdTrainer,
-    check_teacher,
     distill_loss,
     logits_distill_loss,
     read_pseudo_labels,
@@ -48,8 +47,6 @@ def run_phase(run: Run) -> list[str]:
     if run.settings.kd_method == "none":
         make_trainer = partial(SupervisedTrainer, **losses)
     else:
-        load_tokenizer = run.workflow.module.load_tokenizer
-        check_teacher(load_tokenizer(arguments.model), load_tokenizer(teacher_model_arguments(arguments)))
         trainer = VkdTrainer if run.settings.kd_method == "vkd" else DistillTrainer
         if run.settings.kd_on_policy > 0:
             trainer = partial(OnPolicyDistillTrainer, max_new_tokens=arguments.generating.max_new_tokens)
@@ -100,11 +97,6 @@ def load_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: dict[str,
     positions = teacher_settings(teacher_model, settings)
     student_positions = settings_of_run(arguments.model, arguments.finetuning)
     shares_positions = same_positions(student_positions, positions)
-    if not shares_positions and (arguments.data.packing or arguments.data.neat_packing):
-        raise ValueError(
-            "`packing` needs a teacher with the student's rotary positions: set "
-            f"`teacher_rope_variant: {settings.rope_variant}`, or `packing: false` and `neat_packing: false`."
-        )
     shares_base = _shares_base(arguments, student_positions, positions)
 
     def load() -> Teacher:
@@ -202,11 +194,6 @@ def _check_cache_space(folder: Path, config: Any, trainer_kwargs: dict[str, Any]
     evaluation = trainer_kwargs.get("eval_dataset") or {}
     evaluation = evaluation.values() if isinstance(evaluation, dict) else [evaluation]
     for dataset in (trainer_kwargs["train_dataset"], *evaluation):
-        if not hasattr(dataset, "__len__"):
-            raise ValueError(
-                "`kd_cache: hidden` with `streaming: true`: the size of the cache cannot be known before the start. "
-                "Set `streaming: false` or `kd_cache: off`."
-            )
         tokens += _supervised_tokens(dataset)
         samples += len(dataset)
     half_precision = trainer_kwargs["args"].bf16 or trainer_kwargs["args"].fp16

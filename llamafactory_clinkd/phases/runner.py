@@ -28,6 +28,7 @@ from .checkpoints import last_whole_checkpoint, remove_broken_checkpoints, unsav
 from .context import Run
 from .correct import check_correction
 from .distributed import load_on_numbered_cpus, propagate_failure
+from .early_data import check_data
 from .fingerprint import phase_inputs
 from .leftovers import remove_earlier_run
 from .recipe import RecipeArguments
@@ -79,7 +80,7 @@ def _run_phases(run: Run) -> None:
 
     state = ProcedureState(run.folder, writes=ranks.rank == 0)
     check_output_dirs(run, state)
-    previous = None
+    previous, checked = None, False
     for number, phase in enumerate(run.phases, start=1):
         inputs = ranks.from_first(partial(_inputs, run, arguments, phase, previous), f"the inputs of phase {phase}")
         previous = content_hash(inputs)
@@ -91,6 +92,9 @@ def _run_phases(run: Run) -> None:
             run.stop_if_requested(f"before phase {phase}")
             if "predict" in run.phases[number - 1 :]:  # before hours of training
                 check_scorer(run.settings.sasg_scorer)
+            if not checked:
+                check_data(run, run.phases[number - 1 :])
+                checked = True
             _run_phase(run, state, phase, inputs, title)
         if phase in TRAINING_PHASES:
             run.model_folder = run.output_dir / (state.folder_of(phase) or "")

@@ -7,14 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..arguments import TRAINING_PHASES
+from ..arguments import TRAINING_PHASES, check_data_keys
 from ..evaluate import require_spice
 from ..kd.rollouts import check_on_policy
-from ..kd.teacher import OFFLOAD_UNDER_FSDP
+from ..kd.teacher import CACHE_UNDER_FSDP, OFFLOAD_UNDER_FSDP
 from ..kd.vkd import UNSUPPORTED_ENGINE
-from ..rope.saved_positions import settings_of_run, teacher_settings
-from ..utils.value_checks import bad_value
+from ..rope.saved_positions import same_positions, settings_of_run, teacher_settings
+from ..utils.value_checks import bad_value, require_finite
 from .mergeable import check_mergeable
+from .recipe_files import check_best_model, check_files
 
 
 def check_recipe(arguments: Any) -> None:
@@ -27,7 +28,7 @@ def check_recipe(arguments: Any) -> None:
     from llamafactory.extras.misc import use_ray
 
     data, training, model, finetuning = arguments.data, arguments.training, arguments.model, arguments.finetuning
-    phases = finetuning.clinkd_phases
+    generating, phases = getattr(arguments, "generating", None), finetuning.clinkd_phases
     if any(phase in phases for phase in ("pseudo_label", *TRAINING_PHASES)) and not data.dataset:
         raise ValueError(f"`dataset` is missing: the phases {phases} train. Name it as in `dataset_info.json`.")
     if "predict" in phases and not data.eval_dataset and data.val_size < 1e-6:
@@ -46,6 +47,8 @@ def check_recipe(arguments: Any) -> None:
             "`kd_teacher_offload: true` moves the teacher's layers itself, and so does `deepspeed`. Remove the key; "
             "with ZeRO-3, `offload_param: {device: cpu}` in the DeepSpeed file does the same."
         )
+    if finetuning.kd_cache != "off" and "distill" in phases and training.fsdp:
+        raise ValueError(CACHE_UNDER_FSDP)
     if finetuning.kd_teacher_offload and training.fsdp:
         raise ValueError(OFFLOAD_UNDER_FSDP)
     scaled = training.deepspeed and training.fp16
@@ -62,12 +65,12 @@ def check_recipe(arguments: Any) -> None:
         _check_recording(data)
     if "evaluate" in phases and finetuning.spice_jars:
         require_spice(finetuning.spice_jars)
-    check_model_path("model_name_or_path", model.model_name_or_path)
-    for key in ("ref_model", "ref_model_adapters"):
-        if getattr(finetuning, key):
-            check_model_path(key, getattr(finetuning, key))
+    check_data_keys(data)
+    require_finite([data, training, model, finetuning, *([generating] if generating else [])])
+    check_best_model(training, finetuning)
+    check_files(arguments)
     check_mergeable(arguments)
-    _check_positions(model, finetuning)
+    _check_positions(model, finetuning, data)
 
 
 def _check_resume(training: Any) -> None:
@@ -94,22 +97,17 @@ def _check_recording(data: Any) -> None:
             )
 
 
-def _check_positions(model: Any, finetuning: Any) -> None:
+def _check_positions(model: Any, finetuning: Any, data: Any) -> None:
     """Compares the recipe with the settings saved beside student and teacher."""
-    settings_of_run(model, finetuning)
-    if finetuning.ref_model or finetuning.ref_model_adapters:
-        name = finetuning.ref_model or model.model_name_or_path
-        beside = {"model_name_or_path": name, "adapter_name_or_path": finetuning.ref_model_adapters}
-        teacher_settings(SimpleNamespace(**{**vars(model), **beside}), finetuning)
-
-
-def check_model_path(key: str, name_or_path: str) -> None:
-    """Raises ``FileNotFoundError`` if a value that looks like a path is not the folder of a model or adapter."""
-    looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1  # hub names have one
-    folder = Path(name_or_path).expanduser()
-    if looks_like_path and not folder.is_dir():
-        raise FileNotFoundError(f"`{key}: {name_or_path}` does not exist. Correct the path of the model's folder.")
-    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise FileNotFoundError(
-            f"`{key}: {name_or_path}` has no config.json or adapter_config.json. Name a saved model's folder."
+    student = settings_of_run(model, finetuning)
+    if not finetuning.ref_model and not finetuning.ref_model_adapters:
+        return
+    name = finetuning.ref_model or model.model_name_or_path
+    beside = {"model_name_or_path": name, "adapter_name_or_path": finetuning.ref_model_adapters}
+    teacher = teacher_settings(SimpleNamespace(**{**vars(model), **beside}), finetuning)
+    distils = "distill" in finetuning.clinkd_phases and finetuning.kd_method != "none"
+    if distils and (data.packing or data.neat_packing) and not same_positions(student, teacher):
+        raise ValueError(
+            "`packing` needs a teacher with the student's rotary positions: set "
+            f"`teacher_rope_variant: {finetuning.rope_variant}`, or `packing: false` and `neat_packing: false`."
         )

@@ -68,7 +68,8 @@ def check_under_engine(engine: dict[str, Any], **keys: Any) -> None:
         "fsdp": [],
         "fp16": False,
     }
-    finetuning = SimpleNamespace(**{"clinkd_phases": ["distill"], "kd_teacher_offload": False} | keys)
+    off = {"clinkd_phases": ["distill"], "kd_teacher_offload": False, "kd_cache": "off"}
+    finetuning = SimpleNamespace(**off | keys)
     check_recipe(
         SimpleNamespace(finetuning=finetuning, data=data, training=SimpleNamespace(**training | engine), model=None)
     )

@@ -62,10 +62,11 @@ def test_cached_is_live_to_the_last_digit(small_workspace, tmp_path, counted, ba
     assert same_bits(weights(cached), weights(live))
 
 
-def test_token_accuracy_in_evaluation_needs_no_teacher(small_workspace, tmp_path, counted):
+def test_token_accuracy_costs_no_further_pass_of_the_teacher(small_workspace, tmp_path, counted):
     keys = {"eval_dataset": "tiny_test", "eval_strategy": "epoch", "compute_accuracy": True}
+    keys |= {"per_device_eval_batch_size": 1}
     out = distil(small_workspace, tmp_path, kd_cache="hidden", kd_epochs=1, **keys)
-    assert counted.runs == ROWS
+    assert counted.runs == ROWS + 4  # as for the evaluation's loss alone
     logged = json.loads((out / "trainer_state.json").read_text())["log_history"]
     assert any("eval_accuracy" in entry for entry in logged)
 

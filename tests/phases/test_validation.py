@@ -212,7 +212,7 @@ def test_text_only_model_with_mcg(workspace, tmp_path):
     )  # fmt: skip
     with pytest.raises((TypeError, ValueError)) as found:
         run(keys)
-    assert "Qwen2ForCausalLM" in str(found.value) or "does not support image" in str(found.value)
+    assert "needs a model of the type qwen2_vl" in str(found.value) and "is of the type qwen2." in str(found.value)
 
 
 def test_engine_that_computes_its_own_positions(workspace, tmp_path, monkeypatch):

@@ -176,11 +176,11 @@ def test_paper_rows_start_from_a_checkout_as_they_are():
 
 @pytest.mark.parametrize("name", [name for scale, name in RECIPES if scale == "paper"])
 def test_no_paper_row_is_refused_before_its_first_phase(parsed, name, monkeypatch):
-    """Under the engine that it names, which the parsed recipes lack; the models, which are not here, are not read."""
+    """Under the engine that it names, which the parsed recipes lack; models and data are not here, and not read."""
     groups = dict(parsed["paper", name])
     groups["training"] = copy.copy(groups["training"])
     groups["training"].deepspeed = plan_run(ROWS[name], 1, "paper").keys["deepspeed"]
-    for name in ("_check_positions", "check_model_path"):
+    for name in ("_check_positions", "check_files"):
         monkeypatch.setattr(checks, name, lambda *arguments: None)
     assert groups["training"].deepspeed and groups["training"].bf16
     checks.check_recipe(SimpleNamespace(**groups))
