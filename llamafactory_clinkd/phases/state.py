@@ -118,6 +118,13 @@ def check_output_dirs(run: Run, state: ProcedureState) -> None:
         ValueError: If a phase was trained in ``output_dir`` and another one would now write there, if an unfinished
             phase has its checkpoints in another folder, or if a folder holds checkpoints or a model of another run.
     """
+    trained = [name for name in TRAINING_PHASES if state.phases.get(name, {}).get("status") == "finished"]
+    if trained and not set(TRAINING_PHASES) & set(run.phases):
+        logger.warning(
+            "The phases %s use the model of the recipe, not what phase %s trained in %s. To use that, add %s to "
+            "`clinkd_phases`: what is finished is skipped.",
+            ", ".join(run.phases), trained[-1], run.output_dir, ", ".join(trained),
+        )  # fmt: skip
     for phase in [name for name in run.phases if name in TRAINING_PHASES]:
         folder, recorded = run.folder_of(phase), state.folder_of(phase)
         if phase not in state.phases:

@@ -115,7 +115,10 @@ def _phases(run: RunData, path: Path) -> dict[str, dict[str, Any]]:
         run.missing.setdefault("state", reason)
         return {}
     records = {name: phase for name, phase in phases.items() if isinstance(phase, dict)}
-    return {name: {**phase, "inputs": phase.get("inputs") or {}} for name, phase in records.items()}
+    return {
+        name: {**phase, "inputs": (phase.get("inputs") or {}) | (phase.get("step_rows") or {})}
+        for name, phase in records.items()
+    }
 
 
 def _predictions(rows: list[Any]) -> list[dict[str, Any]]:

@@ -129,15 +129,15 @@ def test_other_threads_leave_signals_alone():
     assert seen == [before]
 
 
-def test_training_stops_at_a_step_and_leaves_after_the_checkpoint():
-    ranks, control = Ranks(), TrainerControl()
+def test_training_stops_at_a_step_and_leaves_after_a_checkpoint_to_continue_from():
+    ranks, control, args = Ranks(), TrainerControl(), SimpleNamespace(device="cpu", save_only_model=True)
     callback = StopCallback(ranks, lambda: False)
-    callback.on_step_end(ARGS, STATE, control)
-    callback.on_save(ARGS, STATE, control)
-    assert not control.should_save and not control.should_training_stop
+    callback.on_step_end(args, STATE, control)
+    callback.on_save(args, STATE, control)
+    assert not control.should_save and not control.should_training_stop and args.save_only_model
     ranks.request_stop("SIGTERM")
-    callback.on_step_end(ARGS, STATE, control)
-    assert control.should_save and control.should_training_stop
+    callback.on_step_end(args, STATE, control)
+    assert control.should_save and control.should_training_stop and args.save_only_model is False
     with pytest.raises(Stopped, match="a checkpoint was saved at step 7"):
         callback.on_save(ARGS, STATE, control)
 

@@ -1,0 +1,66 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""The end of a run that did not finish: a stop has its reason, and what is no stop is an error."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from llamafactory_clinkd.generation.shards import UnfinishedError
+from llamafactory_clinkd.phases import runner
+from llamafactory_clinkd.phases.recipe import RecipeArguments
+from llamafactory_clinkd.phases.state import ProcedureState
+from llamafactory_clinkd.utils.ranks import Ranks, Stopped
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    training = SimpleNamespace(
+        output_dir=str(tmp_path), ddp_timeout=60, seed=1, per_device_train_batch_size=1, gradient_accumulation_steps=1
+    )
+    finetuning = SimpleNamespace(clinkd_phases=["pseudo_label"], finetuning_type="lora")
+    return RecipeArguments(None, None, training, finetuning, None)
+
+
+def end_with(monkeypatch, arguments, error, reason=""):
+    """Runs the procedure, whose phase raises ``error`` after a request to stop for ``reason``."""
+    ranks = Ranks()
+
+    def run_phases(run):
+        if reason:
+            ranks.request_stop(reason)
+
+        def run_phase(run):
+            raise error
+
+        monkeypatch.setattr(runner, "import_module", lambda *args: SimpleNamespace(run_phase=run_phase))
+        runner._run_phase(run, ProcedureState(run.folder, writes=True), "pseudo_label", {}, "ClinKD phase 1/1")
+
+    monkeypatch.setattr(runner.Ranks, "of_process_group", lambda timeout: ranks)
+    monkeypatch.setattr(runner, "check_recipe", lambda arguments: None)
+    monkeypatch.setattr(runner, "with_saved_positions", lambda model, finetuning: finetuning)
+    monkeypatch.setattr(runner, "_run_phases", run_phases)
+    runner.run_procedure(None, arguments, [])
+
+
+@pytest.mark.parametrize("error", [UnfinishedError, Stopped])
+def test_requested_stop_ends_with_its_reason(monkeypatch, arguments, error, caplog):
+    with caplog.at_level("INFO", logger="llamafactory_clinkd"), pytest.raises(SystemExit) as ended:
+        end_with(monkeypatch, arguments, error("3 of 8 rows"), "SIGTERM")
+    assert ended.value.code == 143
+    assert "Stopped by SIGTERM at phase pseudo_label" in caplog.text and "3 of 8 rows" in caplog.text
+
+
+def test_unfinished_generation_that_nobody_stopped_is_an_error(monkeypatch, arguments, caplog):
+    """As on two nodes, each of which saw its own answers only."""
+    with caplog.at_level("INFO", logger="llamafactory_clinkd"), pytest.raises(UnfinishedError, match="answers.jsonl"):
+        end_with(monkeypatch, arguments, UnfinishedError("answers.jsonl is not complete"))
+    assert "Stopped by" not in caplog.text
+
+
+def test_stop_without_a_reason_is_an_error(monkeypatch, arguments, caplog):
+    with caplog.at_level("INFO", logger="llamafactory_clinkd"), pytest.raises(RuntimeError) as ended:
+        end_with(monkeypatch, arguments, Stopped("somewhere"))
+    assert "ended at phase pseudo_label" in str(ended.value) and "no stop was requested: somewhere" in str(ended.value)
+    assert "Stopped by" not in caplog.text and "continues the run" not in caplog.text
