@@ -10,18 +10,13 @@ import json
 import re
 from typing import Any
 
+from ..utils.reasoning import drop_reasoning
+
 
 PARSE_ATTEMPTS = 200  # brackets at which JSON may start; bounds the time spent on nonsense
 TRUNCATED = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 FILTERED = frozenset({"content_filter", "safety", "prohibited_content", "recitation", "blocklist", "refusal"})
 _BRACKET = re.compile(r"[\[{]")
-_THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad|seed:think)"
-_REASONING = re.compile(
-    rf"(?P<open><{_THOUGHT}\b[^<>]*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>"
-    r"|<\|channel\|>(?!final\b)\w+)"
-    rf"|(?P<close></{_THOUGHT}\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<\|channel\|>final)",
-    re.IGNORECASE,
-)
 _HELPING = r"(?:help|assist|comply|provide|fulfil+|rewrite|reword|rephrase|paraphrase|do (?:that|this)|answer|discuss)"
 _REFUSAL = re.compile(
     r"\bI(?:['’]m| am)? (?:sorry|afraid)\b"
@@ -64,26 +59,6 @@ def message_text(choice: Any) -> str:
         texts = (part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text")
         content = "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
-
-
-def drop_reasoning(content: str) -> str:
-    """The text outside all reasoning blocks.
-
-    Blocks may be nested. Without its end, a block reaches to the end of the text; without its start, from the
-    beginning of the text.
-    """
-    kept, depth, position = [], 0, 0
-    for tag in _REASONING.finditer(content):
-        if tag["open"]:
-            if depth == 0:
-                kept.append(content[position : tag.start()])
-            depth += 1
-        elif depth <= 1:
-            kept, depth = kept if depth else [], 0
-        else:
-            depth -= 1
-        position = tag.end()
-    return "".join(kept) + ("" if depth else content[position:])
 
 
 def parse_answer(content: str, count: int) -> tuple[str, ...]:

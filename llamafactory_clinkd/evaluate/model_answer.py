@@ -8,19 +8,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..utils.boxes import TAGS
+from ..utils.reasoning import outside_reasoning
 from . import released
 
 
 _END = re.compile(r"<\|im_end\|>|<\|endoftext\|>|</s>|<\|eot_id\|>")
 _TURN = re.compile(r"<\|im_start\|>(\w+)\n")
-_THOUGHT = r"think(?:ing)?|thoughts?|reasoning"
-_BLOCK = re.compile(rf"<({_THOUGHT})>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_CLOSE = re.compile(rf"^.*</(?:{_THOUGHT})>", re.DOTALL | re.IGNORECASE)
-_OPEN = re.compile(rf"<(?:{_THOUGHT})>.*$", re.DOTALL | re.IGNORECASE)
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
 _OPENING = {tags[kind]: tags["/" + kind] for tags in TAGS.values() for kind in ("ref", "box")}
 _PART_OF_BOX = re.compile(r"\(\s*[\d.]*\s*(?:,\s*[\d.]*\s*)*(?:\)\s*,\s*(?:\(\s*[\d.]*\s*(?:,\s*[\d.]*\s*)?)?)?$")
-_LENGTH = ("length", "max_tokens", "max_length")
+_LENGTH = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length")
 
 
 class ReadAnswer(NamedTuple):
@@ -35,6 +32,7 @@ class ReadAnswer(NamedTuple):
 def read_answer(row: Mapping[str, Any], response: Any, by_release: bool = False) -> ReadAnswer:
     """Reads a response, a text or a list of texts best first.
 
+    Reasoning is left out (:func:`.utils.reasoning.outside_reasoning`); of an ``<answer>`` block, the content is kept.
     An answer is truncated if its row has a ``finish_reason`` of ``length`` or a true ``truncated``, if a tag or a
     block of reasoning is not closed, or if it ends within a box's coordinates.
     """
@@ -48,10 +46,12 @@ def read_answer(row: Mapping[str, Any], response: Any, by_release: bool = False)
         return ReadAnswer(text, None, set() if has_words(text) else {"empty"})
 
     cleaned = clean_response(encodable(best))
-    text = strip_reasoning(cleaned)
-    kinds = {"with_reasoning"} if _CLOSE.search(cleaned) or _OPEN.search(cleaned) else set()
+    outside = outside_reasoning(cleaned)
+    block = _ANSWER.search(outside.text) if outside.has_reasoning else _ANSWER.match(outside.text)
+    text = (block[1] if block else outside.text).strip()
+    kinds = {"with_reasoning"} if outside.has_reasoning else set()
     is_cut = row.get("truncated") is True or row.get("finish_reason") in _LENGTH
-    if is_cut or _OPEN.search(_BLOCK.sub("", cleaned)) or _is_open(text):
+    if is_cut or outside.is_open or _is_open(text):
         kinds.add("truncated")
     end = "" if "truncated" in kinds else "ended" if _END.search(best) else "open"
     if has_words(text):
@@ -64,19 +64,6 @@ def clean_response(text: str) -> str:
     """The model's answer: the text after the last assistant header, up to the first end token."""
     starts = [turn.end() for turn in _TURN.finditer(text) if turn[1] == "assistant"]
     return _END.split(text[starts[-1] :] if starts else text, maxsplit=1)[0].strip()
-
-
-def strip_reasoning(text: str) -> str:
-    """An answer without its ``<think>`` blocks; of an ``<answer>`` block, its content.
-
-    What stands before a closing tag alone is reasoning (its opening tag was in the prompt), and so is what stands
-    after an opening tag alone.
-    """
-    without = _OPEN.sub("", _CLOSE.sub("", _BLOCK.sub("", text)))
-    if without == text and not _ANSWER.match(text):
-        return text
-    answer = _ANSWER.search(without)
-    return (answer[1] if answer else without).strip()
 
 
 def last_question(prompt: Any) -> Any:

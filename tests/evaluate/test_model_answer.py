@@ -4,7 +4,7 @@
 import pytest
 
 from llamafactory_clinkd.evaluate import evaluate_predictions, read_rows
-from llamafactory_clinkd.evaluate.model_answer import read_answer, strip_reasoning
+from llamafactory_clinkd.evaluate.model_answer import read_answer
 
 
 BOX = "<box>(100,100),(300,300)</box>"
@@ -22,6 +22,8 @@ def row(response, **more):
         ("I see a mass.</think>yes", "yes"),  # the opening tag was in the prompt
         ("<think>one</think>a<think>two</think>b", "ab"),
         ("<thinking>x</thinking><answer>yes</answer>", "yes"),
+        ("[THINK]x[/THINK]yes", "yes"),
+        ("◁think▷x◁/think▷yes", "yes"),
         ("<think>x</think><answer> B </answer> trailing", "B"),
         ("<answer>no</answer>", "no"),
         ("<think>it goes on and on", ""),
@@ -31,7 +33,7 @@ def row(response, **more):
     ],
 )
 def test_reasoning_is_stripped(text, answer):
-    assert strip_reasoning(text) == answer
+    assert read_answer({}, text).text == answer
 
 
 @pytest.mark.parametrize(
