@@ -25,12 +25,14 @@ from ..utils.io import content_hash, read_json, write_json
 from .kd_trainer import DistillTrainer
 from .privileged_prompt import PrivilegedPrompt, answer_starts
 from .rollouts import Batch, Rollouts, answers_of, is_on_policy, sample, with_rollouts
+from .tower_features import TowerFeatures
 
 
 logger = logging.getLogger(__name__)
 
 ON_POLICY = "clinkd_on_policy"
 REFERENCES = "clinkd_references"
+FEATURES = "clinkd_features"
 FIGURES = ("rows", "tokens", "ended", "cut", "empty", "seconds")
 Answers = list[list[list[int]] | None]
 """Of one window: for each micro-batch the sampled token ids by row, or None for its ground truth."""
@@ -62,11 +64,19 @@ class OnPolicyDistillTrainer(DistillTrainer):
             template, pad_token_id = self.data_collator.template, self._generation["pad_token_id"]
             self._prompt = PrivilegedPrompt(settings.kd_teacher_prompt, template, self.processing_class, pad_token_id)
         self._references: list[list[int]] = []
+        self._features = None
+        if not shards_parameters(self):  # an engine that partitions weights expects the same layers in every pass
+            self._features = TowerFeatures.of(self.accelerator.unwrap_model(self.model), self._teacher.model)
+        if self._features is not None:
+            readers = "rollouts, student and teacher" if self._features.serves_teacher else "rollouts and student"
+            logger.info("The vision tower is frozen: it runs once for %s.", readers)
         self._figures = torch.zeros(len(FIGURES), dtype=torch.float64)
 
     def _run_epoch(self, **kwargs: Any) -> None:
         self._windows.clear()
         self._answers.clear()
+        if self._features is not None:
+            self._features.clear()
         super()._run_epoch(**kwargs)
 
     def get_batch_samples(
@@ -94,6 +104,7 @@ class OnPolicyDistillTrainer(DistillTrainer):
             if is_on_policy(self._settings.kd_on_policy, self.args.seed, step + number, index)
         ]
         answers: list[Answers] = [[None] * len(window) for window in self._windows]
+        features: list[int | None] = [None] * len(places)
         if saved is not None:
             answers = saved
             if [(n, i) for n, window in enumerate(saved) for i, batch in enumerate(window) if batch] != places:
@@ -102,14 +113,14 @@ class OnPolicyDistillTrainer(DistillTrainer):
                     "recipe and the number of processes that it was started with, or set `overwrite_output_dir: true`."
                 )
         elif places:
-            rollouts = self._sample([self._windows[number][index] for number, index in places], step)
+            rollouts, features = self._sample([self._windows[number][index] for number, index in places], step)
             rows = iter(rollouts.answers)
             for number, index in places:
                 answers[number][index] = [next(rows) for _ in self._windows[number][index]["input_ids"]]
         pad_token_id = self._generation["pad_token_id"]
-        for number, index in places:
+        for (number, index), feature in zip(places, features, strict=True):
             batch = self._windows[number][index]
-            marks = {ON_POLICY: True}
+            marks = {ON_POLICY: True, FEATURES: feature}
             if self._prompt is not None:
                 marks[REFERENCES] = answers_of(batch)
             batch = with_rollouts(batch, answers[number][index], self.model, pad_token_id)
@@ -129,11 +140,14 @@ class OnPolicyDistillTrainer(DistillTrainer):
     def _mark_repeated(self, batch_samples: list[Batch]) -> None:
         """Nothing: rows are marked when their window is fetched, which is rounds earlier."""
 
-    def _sample(self, batches: list[Batch], step: int) -> Rollouts:
+    def _sample(self, batches: list[Batch], step: int) -> tuple[Rollouts, list[int | None]]:
         began, synced = time.perf_counter(), shards_parameters(self)
         model = self.model_wrapped if synced else self.model
         seed = int(content_hash([self.args.seed, step, self.args.process_index])[:15], 16)
-        with preserve_training_state(model):
+        recording = contextlib.nullcontext([None] * len(batches))
+        if self._features is not None:
+            recording = self._features.record(batches)
+        with preserve_training_state(model), recording as features:
             rollouts = sample(model, batches, settings=self._generation, seed=seed, synced_gpus=synced)
         tokens, empty = sum(map(len, rollouts.answers)), sum(not answer for answer in rollouts.answers)
         seconds = time.perf_counter() - began
@@ -141,13 +155,15 @@ class OnPolicyDistillTrainer(DistillTrainer):
         self._figures += torch.tensor(figures, dtype=torch.float64)
         if empty == len(rollouts.answers):
             logger.warning("All %d rollouts of step %d are empty: the step learns nothing from them.", empty, step)
-        return rollouts
+        return rollouts, features
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Takes the mark of a sampled batch, which the models do not accept, out of it."""
         self._is_on_policy = inputs.pop(ON_POLICY, False)
         self._references = inputs.pop(REFERENCES, [])
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        feature = inputs.pop(FEATURES, None)
+        with contextlib.nullcontext() if feature is None else self._features.replay(feature):
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     @contextlib.contextmanager
     def teacher_outputs(
