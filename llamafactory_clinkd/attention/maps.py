@@ -37,7 +37,7 @@ def attention_map(
     """The attention of ``rows`` to the cells of an image, averaged over rows, heads and layers.
 
     Args:
-        model: A Qwen2-VL or Qwen2.5-VL model, with any rope variant, also inside PEFT.
+        model: A model that can have rotary positions (`rope.binding.SUPPORTED`), also inside PEFT.
         inputs: Of one sample, without padding: ``input_ids`` int64 ``[1, L]``, pixels, grids, token types.
         rows: Columns of the attending tokens.
         image_tokens: Columns of the image's tokens, in order.
@@ -66,10 +66,13 @@ def attention_map(
 @contextmanager
 def recorded_rows(model: nn.Module, rows: Sequence[int], layers: Sequence[int] | None) -> Iterator[list[Tensor]]:
     """Inside, each chosen layer appends float32 ``[heads, rows, L]`` to the list in every forward pass."""
-    modules = [layer.self_attn for layer in inner_model(model).language_model.layers]
-    numbers = range(len(modules)) if layers is None else layers
-    if not all(-len(modules) <= number < len(modules) for number in numbers) or not numbers:
-        raise ValueError(f"The model has the layers 0 to {len(modules) - 1}, found {list(numbers)}.")
+    modules = [getattr(layer, "self_attn", None) for layer in inner_model(model).language_model.layers]
+    attending = [number for number, module in enumerate(modules) if module is not None]  # Qwen3.5 has linear ones too
+    count = len(modules)
+    numbers = attending if layers is None else [number + count * (number < 0) for number in layers]
+    if not numbers or not set(numbers) <= set(attending):
+        found = None if layers is None else list(layers)
+        raise ValueError(f"Of the model's layers 0 to {count - 1}, {attending} have attention weights, found {found}.")
 
     recorded: list[Tensor] = []
     configs = {modules[number]: modules[number].config for number in numbers}
