@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..arguments import TRAINING_PHASES, check_data_keys
+from ..data.box_convention import warn_of_conventions
 from ..evaluate import require_spice
 from ..kd.rollouts import check_on_policy
 from ..kd.teacher import CACHE_UNDER_FSDP, OFFLOAD_UNDER_FSDP
@@ -71,6 +72,8 @@ def check_recipe(arguments: Any) -> None:
     check_files(arguments)
     check_mergeable(arguments)
     _check_positions(model, finetuning, data)
+    names = [name for key in ("dataset", "eval_dataset") for name in getattr(data, key) or ()]
+    warn_of_conventions(model.model_name_or_path, dict.fromkeys(names), data.dataset_dir, finetuning.image_square)
 
 
 def _check_resume(training: Any) -> None:
