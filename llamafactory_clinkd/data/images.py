@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ..utils.boxes import MODALITIES, modality_of
+from ..utils.modality_names import standard_modality
 from ..utils.pixels import PictureError, examine
 from .problems import Reject
 
@@ -28,8 +29,6 @@ _FORBIDDEN = re.compile("[\\x00-\\x1f\\ud800-\\udfff]")
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 MAX_COMPONENT, MAX_PATH = 255, 3072  # bytes that file systems take, less what the data folder's own path needs
 _WORD = re.compile(r"[a-z0-9][a-z0-9 _+-]{0,39}", re.ASCII)
-_MODALITY_WORDS = {"mri": "mr", "ct_scan": "ct", "us": "ultrasound"}
-_MODALITY_WORDS |= dict.fromkeys(("x-ray", "xray", "x_ray", "chest_xray"), "x")
 
 
 def relative_path(value: object) -> str:
@@ -101,7 +100,7 @@ def known_modality(value: object, image: str | None) -> str:
     if isinstance(value, dict):  # LLaVA-Med: {"chest_xray": false, "mri": true, ...}
         value = next((key for key, holds in value.items() if holds), None)
     if isinstance(value, str) and _WORD.fullmatch(word := value.strip().lower()):
-        return _MODALITY_WORDS.get(word, word)
+        return standard_modality(word) or word
     word = modality_of(image) if image else ""
     return word if word in MODALITIES else "unknown"
 

@@ -9,6 +9,7 @@ format                                   recognised by its fields
 ours, BiRD's and ClinKD's                ``annotation`` (or ``annotations``, several ground truths) and
                                          ``response`` (a string, or a list best first)
 VQA-RAD, SLAKE, PathVQA, PMC-VQA         ``question``, ``answer`` and ``response``
+LLaVA-Med's form of these                ``conversations`` and ``response``
 LLaMA-Factory's generated predictions    ``predict`` and ``label`` (``prompt`` contains the question)
 LLaVA-Med's question file                ``gpt4_answer`` and ``text``; its answers are a second file of
                                          ``question_id`` and ``text``, or ``response`` in the same row
@@ -151,6 +152,9 @@ def _fields(raw: Mapping[str, Any]) -> dict[str, Any] | None:
         row.update(id=raw.get("question_id"), annotation=raw["gpt4_answer"], question=raw.get("text"))
         return {**row, "task": row["task"] or "MIA", "modality": row["modality"] or OTHER}
     lower = {str(key).lower(): value for key, value in raw.items()}
+    turns = lower.get("conversations", lower.get("conversatons"))  # as the published files spell it
+    if isinstance(turns, list) and len(turns) > 1 and all(isinstance(turn, Mapping) for turn in turns):
+        lower |= {"question": turns[-2].get("value"), "answer": turns[-1].get("value")}
     if {"question", "answer", "response"} <= set(lower):
         named = {_VQA_NAMES.get(key, key): value for key, value in lower.items()}
         options = {key: value for key, value in sorted(lower.items()) if _CHOICE.fullmatch(key)}

@@ -4,7 +4,7 @@
 """SPICE for referring captions: the original in Java if its jars are available, else an approximation.
 
 SPICE (Anderson et al., ECCV 2016) is the F-score of a caption's scene-graph tuples (objects, attributes and relations)
-against those of its reference; words match if they are equal or synonyms.
+against those of all its references; words match if they are equal or synonyms.
 
 ``pycocoevalcap`` contains ``spice-1.0.jar``, but not the two :data:`CORENLP_JARS` from Stanford's archive
 ``stanford-corenlp-full-2015-12-09``. ``spice_jars`` is their folder.
@@ -19,11 +19,13 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from ..utils.boxes import strip_boxes
+from .grounding import references
 from .java import Progress, coco_folder, java_command
 from .scene_graph import Tuples, parser_name, scene_graphs
 
@@ -56,17 +58,20 @@ def spice_scores(
     if spice_jars is not None:
         return np.array(_java_spice(rows, Path(spice_jars))), SPICE, "CoreNLP 3.6.0"
 
-    texts = [strip_boxes(row[side]) for side in ("response", "annotation") for row in rows]
+    texts = [strip_boxes(row["response"]) for row in rows]
+    truths = [[strip_boxes(text) for text in references(row)] for row in rows]
     graphs: dict[str, Tuples] = {}
-    distinct = list(dict.fromkeys(texts))
+    distinct = list(dict.fromkeys([*texts, *chain.from_iterable(truths)]))
     for text, graph in zip(distinct, scene_graphs(distinct, parser), strict=True):
         graphs[text] = graph
         if progress is not None and len(graphs) % 100 == 0:
             progress(SPICE_APPROX, len(graphs), len(distinct))
     # Equal texts score 1, so that a reference without any tuple can be matched.
     scores = [
-        1.0 if text and text.lower() == reference.lower() else tuple_f_score(graphs[text], graphs[reference])
-        for text, reference in zip(texts[: len(rows)], texts[len(rows) :], strict=True)
+        1.0
+        if text and text.lower() in map(str.lower, truth)
+        else tuple_f_score(graphs[text], frozenset().union(*(graphs[reference] for reference in truth)))
+        for text, truth in zip(texts, truths, strict=True)
     ]
     return np.array(scores, dtype=float), SPICE_APPROX, parser_name(parser)
 
@@ -101,7 +106,7 @@ def _java_spice(rows: Sequence[dict], jars: Path) -> list[float]:
     require_spice(jars)
     home = coco_folder() / "spice"
     classes = [home / "spice-1.0.jar", *(jars.resolve() / name for name in CORENLP_JARS), home / "lib" / "*"]
-    pairs = [{"image_id": i, "test": row["response"], "refs": [row["annotation"]]} for i, row in enumerate(rows)]
+    pairs = [{"image_id": i, "test": row["response"], "refs": references(row)} for i, row in enumerate(rows)]
     with tempfile.TemporaryDirectory() as folder:
         captions, scores = Path(folder, "captions.json"), Path(folder, "scores.json")
         captions.write_text(json.dumps(pairs))

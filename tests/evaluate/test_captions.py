@@ -103,3 +103,11 @@ def test_tag_style_does_not_matter(monkeypatch):
 )
 def test_plain_tokenizer(text, tokens):
     assert captions.plain_tokenize([text]) == [tokens]
+
+
+def test_chinese_captions_are_cut_into_words(monkeypatch):
+    pytest.importorskip("jieba", reason="needs the extra 'eval'")
+    monkeypatch.setattr(captions, "java_command", lambda: None)
+    rows = [{"annotation": "左侧肺部有肿块。", "response": "肺部有肿块"}]
+    table = captions.caption_statistics(rows, [np.array([0])])[0]
+    assert table[0, 8:10].tolist() == [3, 4] and table[0, 4] == 3  # words of both sides, and those in common

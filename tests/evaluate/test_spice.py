@@ -161,3 +161,14 @@ def test_real_spice_runs_the_jar_once_for_all_rows(tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\necho no heap >&2\nexit 1\n")
     with pytest.raises(RuntimeError, match="no heap"):
         spice_scores(rows, spice_jars=tmp_path)
+
+
+def test_the_tuples_of_all_references_count():
+    """SPICE joins the references' tuples: 2 of the answer's 2 and of the references' 3 agree, F = 4/5."""
+    row = {
+        "annotation": "a small lesion",
+        "annotations": ["a small lesion", "a liver"],
+        "response": "a lesion, a liver",
+    }
+    scores, _, _ = spice_scores([row, {**row, "response": "A liver"}], parser="rules")
+    assert scores.tolist() == [pytest.approx(4 / 5), 1]

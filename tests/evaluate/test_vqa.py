@@ -172,8 +172,13 @@ def test_rows_with_an_answer_type_are_vqa_unless_they_name_another_task():
             {"Figure_path": "a.jpg", "Question": "Is it?", "Choice A": " A:No ", "Choice B": " B:Yes", "Answer": "B"},
             {"answer_type": "CLOSED"},
         ),
+        (
+            {"id": 3, "answer_type": "CLOSED", "conversatons": [{"from": "human", "value": "Is it?\n<image>"},
+             {"from": "gpt", "value": "Yes"}]},
+            {"answer_type": "CLOSED"},
+        ),
     ],
-    ids=["VQA-RAD", "SLAKE", "PathVQA", "PMC-VQA"],
+    ids=["VQA-RAD", "SLAKE", "PathVQA", "PMC-VQA", "LLaVA-Med"],
 )  # fmt: skip
 def test_published_forms(raw, groups):
     found = evaluate_predictions([raw | {"response": "Yes."}], resamples=0)["tasks"]["VQA"]
