@@ -20,6 +20,8 @@ GROUPS: dict[str, list[list[str]]] = {
         ["teacher_name", "ref_model", "ref_model_adapters", "ref_model_quantization_bit"],
         ["kd_method", "kd_alpha", "kd_temperature", "kd_temperature_squared"],
         ["kd_epochs", "kd_noise_std", "kd_cache", "kd_teacher_offload"],
+        ["kd_divergence", "kd_beta", "kd_on_policy", "kd_teacher_prompt"],
+        ["kd_rollout_temperature", "kd_rollout_top_p", "kd_rollout_every"],
         ["pseudo_label_samples", "pseudo_label_target"],
     ],
     "correction": [
@@ -36,7 +38,7 @@ GROUPS: dict[str, list[list[str]]] = {
 class Element(NamedTuple):
     """An input of the accordion."""
 
-    kind: str  # switch, choice, fraction (0 to 1), number, count (integer or empty), text, phases, datasets, models
+    kind: str  # switch, choice, fraction (0 to 1), number, count (a number or empty), text, phases, datasets, models
     default: Any
     choices: tuple[str, ...] = ()
 
@@ -45,7 +47,7 @@ def _element_of(field: Field) -> Element:
     """The element of a recipe key, from its type and default."""
     if field.name == "clinkd_phases":
         return Element("phases", list(PHASES), PHASES)
-    if field.name in ("correction_threshold", "correction_iou"):
+    if field.name in ("correction_threshold", "correction_iou", "kd_on_policy"):
         return Element("fraction", field.default)
     if field.type is bool:
         return Element("switch", field.default)
@@ -53,7 +55,7 @@ def _element_of(field: Field) -> Element:
         return Element("choice", field.default, get_args(field.type))
     if field.type in (int, float):
         return Element("number", field.default)
-    if field.type == int | None:
+    if field.type in (int | None, float | None):
         return Element("count", "")  # a text box: gradio shows an empty number as 0
     return Element("text", field.default or "")
 
@@ -67,7 +69,8 @@ ELEMENTS: dict[str, Element] = {field.name: _element_of(field) for field in fiel
 }
 RECIPE_KEYS = tuple(name for name in ELEMENTS if name != "teacher_name")
 DRIVERS = (  # the elements that decide which others are unused
-    "use_clinkd", "clinkd_phases", "rope_variant", "kd_method", "correction_similarity", "corrector", "sasg_scorer",
+    "use_clinkd", "clinkd_phases", "rope_variant", "kd_method", "kd_divergence", "kd_on_policy",
+    "correction_similarity", "corrector", "sasg_scorer",
 )  # fmt: skip
 
 
@@ -75,7 +78,9 @@ def unused_elements(values: dict[str, Any]) -> dict[str, str]:
     """Unused element -> the reason, a key of ``reasons`` in the locales; ``values`` has :data:`DRIVERS` at least."""
     phases, method = values["clinkd_phases"] or [], values["kd_method"]
     kd = ["kd_alpha", "kd_cache", "kd_teacher_offload"]
-    pseudo_kd = ["kd_temperature", "kd_temperature_squared", "kd_noise_std"]
+    rollouts = ["kd_teacher_prompt", "kd_rollout_temperature", "kd_rollout_top_p", "kd_rollout_every"]
+    pseudo_kd = ["kd_temperature", "kd_temperature_squared", "kd_noise_std", "kd_divergence", "kd_beta"]
+    pseudo_kd += ["kd_on_policy", *rollouts]
     server = ["correction_model", "correction_base_url", *GROUPS["correction"][3], *GROUPS["correction"][4]]
     prediction = ["sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer"]
     needs_teacher = "pseudo_label" in phases or ("distill" in phases and method != "none")
@@ -89,6 +94,8 @@ def unused_elements(values: dict[str, Any]) -> dict[str, str]:
         ("needs_distill", "distill" in phases, ["kd_method", "kd_epochs", *kd, *pseudo_kd, "pseudo_label_target"]),
         ("needs_kd", method != "none", kd),
         ("needs_pseudo_kd", method == "pseudo_kd", pseudo_kd),
+        ("needs_jsd", values["kd_divergence"] == "jsd", ["kd_beta"]),
+        ("needs_on_policy", (values["kd_on_policy"] or 0) > 0, rollouts),
         ("needs_pseudo_label", "pseudo_label" in phases, ["pseudo_label_samples"]),
         ("needs_correct", "correct" in phases, [name for row in GROUPS["correction"] for name in row]),
         ("needs_similarity_model", values["correction_similarity"] != "lexical", ["correction_similarity_model"]),

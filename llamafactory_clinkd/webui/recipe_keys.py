@@ -42,11 +42,20 @@ def to_key(name: str, value: Any) -> Any:
     if element.kind == "text":
         return (value or "").strip() or None
     if element.kind == "count":
-        text = str(value or "").strip()
-        return (int(text) if text.removeprefix("-").isdecimal() else text) if text else None
+        return _number(str(value or "").strip())
     if isinstance(element.default, float) and isinstance(value, int):
         return float(value)  # the browser writes 2.0 as 2
     return value
+
+
+def _number(text: str) -> int | float | str | None:
+    """The number that a text box holds; None if it is empty, the text itself for the validator to refuse."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or None
 
 
 def from_key(name: str, key_value: Any) -> Any:
