@@ -134,6 +134,9 @@ def _read_row(raw: Any, by_release: bool) -> tuple[dict[str, Any] | None, str | 
     row |= {"image": image, "question": encodable(question), "annotation": texts[0], "task": task}
     row |= {"response": answer.text, "modality": _modality(modality, image, by_release)}
     row |= {} if isinstance(row["candidates"], list) else {"candidates": []}
+    choices = list(row["choices"].values()) if isinstance(row["choices"], Mapping) else row["choices"]
+    choices = choices if isinstance(choices, list) else []
+    row["choices"] = [_CHOICE_LETTER.sub("", str(choice)) for choice in choices] or None
     extra = {key: row[key] for key in _FURTHER if row.get(key) is not None}
     extra |= {"annotations": texts} if len(texts) > 1 else {}
     return {key: row[key] for key in FIELDS} | extra, reason, answer
@@ -158,10 +161,7 @@ def _fields(raw: Mapping[str, Any]) -> dict[str, Any] | None:
     if {"question", "answer", "response"} <= set(lower):
         named = {_VQA_NAMES.get(key, key): value for key, value in lower.items()}
         options = {key: value for key, value in sorted(lower.items()) if _CHOICE.fullmatch(key)}
-        choices = named.get("choices") or list(options.values()) or None
-        choices = list(choices.values()) if isinstance(choices, dict) else choices
-        if isinstance(choices, list):
-            named["choices"] = [_CHOICE_LETTER.sub("", str(choice)) for choice in choices]
+        named["choices"] = named.get("choices") or options
         if isinstance(named["annotation"], int | float):
             named["annotation"] = str(named["annotation"])
         return {key: named.get(key) for key in keys} | {"task": named.get("task") or VQA}

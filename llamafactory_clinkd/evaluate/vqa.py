@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .answer_words import answer_words, has_chinese
-from .grounding import references, safe_divide
+from .grounding import references
 
 
 VQA, CLOSED, OPEN = "VQA", "CLOSED", "OPEN"
@@ -124,7 +124,7 @@ def _scores(table: np.ndarray) -> dict[str, float | int | None]:
     scores["closed_accuracy"] = right / closed if closed else None
     for name, value in (("open_recall", recall), ("open_f1", f1), ("open_exact_match", exact)):
         scores[name] = value / opened if opened else None
-    return scores | {"accuracy": float(safe_divide(np.float64(right + exact), np.float64(n)))}
+    return scores | {"accuracy": (right + exact) / n}
 
 
 def _choice(text: str, choices: Sequence[str]) -> int | None:

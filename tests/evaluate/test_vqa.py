@@ -78,6 +78,14 @@ def test_choices_by_hand(response, truth, right):
     assert closed_is_right(response, [truth], CHOICES) is right
 
 
+@pytest.mark.parametrize(
+    "choices", [CHOICES, dict(zip("ABCD", CHOICES, strict=True)), ["A: Lung", "B. Left lung", "C) Heart"]]
+)
+def test_choices_in_every_form(choices):
+    rows = [row("Heart", "C", choices=choices), row("C", "the heart", choices=choices), row("C", "B", choices=choices)]
+    assert evaluate_predictions(rows, resamples=0)["tasks"]["VQA"]["closed_accuracy"] == 2 / 3
+
+
 def test_open_by_hand():
     assert open_scores("the left lung", "Left lung.") == (1, 1, 1)
     assert open_scores("in the left lung", "left lung") == (1, pytest.approx(0.8), 0)
