@@ -68,7 +68,7 @@ def write_png(folder: str | Path, name: str, source: Path, draw: Callable[[], Im
     file = f"{PurePosixPath(name).name}.png"
     if len(file.encode()) > MAX_NAME:
         digest = hashlib.sha256(file.encode()).hexdigest()[:16]
-        file = f"{file.encode()[:120].decode(errors='ignore')}-{digest}{file.encode()[-100:].decode(errors='ignore')}"
+        file = f"{file.encode()[:90].decode(errors='ignore')}-{digest}{file.encode()[-100:].decode(errors='ignore')}"
     path = path_within(folder, str(place)) / file  # `replace` replaces a link of that name
     modified = source.stat().st_mtime_ns
     if not (path.is_file() and not path.is_symlink() and path.stat().st_mtime_ns == modified):

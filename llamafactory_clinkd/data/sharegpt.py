@@ -191,8 +191,10 @@ class ResumableWriter:
                     target.writelines(line for line in old if _dataset_of(line) != self.name)
             shutil.copyfileobj(rejects, target)
             _sync(target)
-        os.replace(merged, self.rejects_path)
-        os.replace(self._partial / "rows", self.path)
+        for finished, path in ((merged, self.rejects_path), (self._partial / "rows", self.path)):
+            if path.is_file() and not path.is_symlink():
+                shutil.copymode(path, finished)
+            os.replace(finished, path)
         write_dataset_info(self.path.parent, {self.name: dataset_info_entry(self.path.name) | self._entry})
         self._remove_partial()
 
