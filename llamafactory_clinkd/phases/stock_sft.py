@@ -134,7 +134,7 @@ def _track_rows(stock: Callable[..., Any], data: TrackedData) -> Callable[..., A
             settings = copy.copy(training_args)
             settings.predict_with_generate = for_generation
             tokenized = preprocess(rows, data_args, settings, *rest, is_eval=for_generation)
-            return without_cut_rows(tokenized, rows, data_args.cutoff_len, strict=strict)
+            return without_cut_rows(tokenized, rows, data_args, strict=strict)
 
         if dataset is None:
             return None

@@ -109,8 +109,10 @@ RECORDED = {
 """Names in ``llamafactory.data.loader`` -> what replaces them."""
 
 
-def without_cut_rows(tokenized: Any, aligned: Any, cutoff_len: int, *, strict: bool) -> Any:
+def without_cut_rows(tokenized: Any, aligned: Any, data_args: Any, *, strict: bool) -> Any:
     """Takes the column :data:`CUT_ROWS` out of a tokenised data set, whose rows before tokenising are ``aligned``.
+
+    ``data_args`` are stock's, which takes one token off ``cutoff_len`` for ``packing``.
 
     Raises:
         ValueError: If ``strict`` and rows lost more than text. Lost text is reported in a warning, as is all else
@@ -123,6 +125,8 @@ def without_cut_rows(tokenized: Any, aligned: Any, cutoff_len: int, *, strict: b
             lost += [(start + number, length, loss) for number, length, loss in cut]
             start += rows
     tokenized = tokenized.remove_columns(CUT_ROWS)
+    reserved = int(bool(data_args.packing))
+    cutoff_len, lost = data_args.cutoff_len + reserved, [(row, length + reserved, loss) for row, length, loss in lost]
     worst = [each for each in lost if each[2] != TEXT]
     if strict and worst:
         raise ValueError(describe_cut_rows(worst, aligned, cutoff_len))
