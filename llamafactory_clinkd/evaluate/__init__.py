@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Evaluation: the paper's four metrics on predictions of any known format, and the paper's own numbers.
+"""Evaluation: the paper's four metrics and VQA's on predictions of any known format, and the paper's own numbers.
 
-The main functions are :func:`evaluate_predictions` and :func:`evaluate_file`, which return ``metrics.json``, and
-:func:`read_predictions`. :mod:`.paper_tables` has Tables 1, 2 and 3.
+The main functions are :func:`evaluate_predictions` and :func:`evaluate_file`, which return ``metrics.json``,
+:func:`read_predictions` and :func:`blind_scores`. :mod:`.paper_tables` has Tables 1, 2 and 3.
 """
 
 from ..utils.lazy import lazy_names
