@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-NAMES = ("kd_only", "kd_lora_teacher", "kd_qlora", "kd_cached", "kd_vkd")
+NAMES = ("kd_only", "kd_lora_teacher", "kd_qlora", "kd_cached", "kd_vkd", "kd_on_policy")
 
 
 def load(name):
@@ -29,6 +29,7 @@ def load(name):
         ("kd_qlora", {"quantization_bit", "ref_model_quantization_bit"}),
         ("kd_cached", {"kd_cache"}),
         ("kd_vkd", {"kd_method"}),
+        ("kd_on_policy", {"kd_divergence", "kd_beta", "kd_on_policy", "kd_rollout_every", "max_new_tokens"}),
     ],
 )
 def test_a_recipe_differs_from_plain_distillation_by_its_own_keys(name, keys):
@@ -69,6 +70,7 @@ def test_a_recipe_runs(name, small_workspace, tmp_path, adapter):
         "gradient_accumulation_steps": 2,
         "logging_steps": 1,
         "save_steps": 2,
+        "max_new_tokens": 4,
         "report_to": "none",
     }
     if "ref_model" in recipe:
@@ -77,11 +79,11 @@ def test_a_recipe_runs(name, small_workspace, tmp_path, adapter):
         recipe["ref_model_adapters"] = adapter
     run_exp(recipe)
 
-    second = "vkd" if name == "kd_vkd" else "kl"
-    assert len(history(tmp_path / "out")) == 8
-    out = tmp_path / "out"
-    assert all(entry["loss"] > 0 and entry["ce"] > 0 for entry in history(out))
-    assert all(entry[second] > 0 for entry in history(out, (second,)))
+    out, second = tmp_path / "out", {"kd_vkd": "vkd", "kd_on_policy": "kl_on_policy"}.get(name, "kl")
+    terms = [entry["ce"] for entry in history(out)], [entry[second] for entry in history(out, (second,))]
+    assert len(terms[0]) == 8 and all(entry["loss"] > 0 for entry in history(out))
+    kind = any if name == "kd_on_policy" else all  # half of its batches have no cross-entropy, half no rollouts
+    assert all(kind(value > 0 for value in values) for values in terms)
     saved = load_file(out / "adapter_model.safetensors")
     assert saved and not any("vkd" in key or "teacher" in key for key in saved)
     assert bool(list(out.glob("clinkd/teacher_cache/hidden-*"))) == (name == "kd_cached")
