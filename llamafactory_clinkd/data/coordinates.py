@@ -49,8 +49,8 @@ class Scale:
         extent = {"thousandths": (1000, 1000), "fractions": (1, 1)}.get(self.unit, self.frame)
         if extent is None:
             raise Reject("box_scale", f"{original} is in pixels, and the size of its picture is not known")
-        if self.unit == "thousandths" and is_fraction(numbers):
-            raise Reject("box_scale", f"{original} is in fractions, the other boxes of the file in thousandths")
+        if self.unit != "fractions" and is_fraction(numbers):
+            raise Reject("box_scale", f"{original} is in fractions, the other boxes of the file in {self.unit}")
         slack = 0 if self.unit in ("thousandths", "fractions") else 1  # some tools count the pixels from 1
         if not all(0 <= value <= extent[i % 2] + slack for i, value in enumerate(values)):
             within = f"[0, {extent[0]:g}]" + ("" if extent[0] == extent[1] else f" x [0, {extent[1]:g}]")

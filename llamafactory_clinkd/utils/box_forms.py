@@ -40,6 +40,7 @@ _KINDS = {tag: (style, kind) for style, kinds in (TAGS | _READ_ONLY).items() for
 _TAG = re.compile("|".join(re.escape(tag) for tag in _KINDS), re.IGNORECASE)
 
 _N = r"[-+]?(?:\d{1,9}(?:\.\d{0,20})?|\.\d{1,20})(?:e[-+]?\d{1,2})?"
+_ITEM = rf"(?:{_N}|[a-z]{{1,9}})?"
 _NUMBER = rf"\s*({_N})\s*"
 _COMMA = r"(?:\s*,\s*|\s+)"
 IN_TAG = re.compile(  # a box between tags, in any brackets
@@ -61,7 +62,8 @@ _UNREAD = re.compile(
     r"|<(?:loc|bin)_?\d+>|\{(?:<\d+>){2}"
     rf"|(?<![\w.]){_N}(?:\s*[,;]\s*(?:{_N}|nan|inf)){{3}}|[(\[{{]\s*{_N}(?:\s+{_N}){{3}}\s*[)\]}}]"
     r"|[(\[][^()\[\]]{0,60}\b(?:nan|inf)\b[^()\[\]]{0,60}[)\]]"
-    rf"|\({_NUMBER},{_NUMBER}\)\s*,?\s*\({_NUMBER},{_NUMBER}\)"
+    rf"|(?:\(|\[\[)\s*{_N}(?:\s*,\s*{_N})+\s*[)\]]\s*,?\s*[(\[]\s*{_N}\s*,"  # pairs, and what should be pairs
+    rf"|[(\[](?=[^()\[\]]*\d[^()\[\]]*,[^()\[\]]*\d)(?:\s*{_ITEM}\s*,){{3}}\s*{_ITEM}\s*[)\]]"  # one is missing
     r"""|["']?\b(?:x_?min|x_?1|b?box\w*|bounding_box|point_2d)["']?\s*[:=]\s*[\[(]*\s*[-.\d]|["'](?:x|cx|left)["']\s*:\s*[-.\d]""",
     re.IGNORECASE,
 )
