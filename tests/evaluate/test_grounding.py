@@ -174,3 +174,16 @@ def test_all_references_count():
     assert grounding_statistics([row])[0, :2].tolist() == [1, 2]
     row = {"annotation": "hip", "annotations": ["hip", "pelvis"], "response": "the pelvis"}
     assert label_statistics([row]).tolist() == [[1, 1]]
+
+
+def test_label_recall_equals_an_independent_script():
+    rng, words = random.Random(5), "Left right hip Sacrum lung upper liver".split()
+    labels = [" ".join(rng.sample(words, rng.randint(1, 3))) for _ in range(400)]
+    answers = [label.upper() if rng.random() < 0.4 else "the " + " ".join(rng.sample(words, 3)) for label in labels]
+    right = sum(
+        set(label.lower().split()) <= set(answer.lower().split())
+        for label, answer in zip(labels, answers, strict=True)
+    )
+    rows = [{"annotation": label, "response": answer} for label, answer in zip(labels, answers, strict=True)]
+    assert recall(label_statistics(rows).sum(axis=0)) == pytest.approx(right / 400, abs=1e-9)
+    assert 160 < right < 400
