@@ -37,7 +37,7 @@ def any_reader_picture(folder: str | Path, image: str, *, upright: bool = True) 
     """
     path = path_within(folder, image)
     try:
-        codes = _header_codes(path, file_stamp(path)) if path.is_file() else frozenset({"image_missing"})
+        codes = _header_codes(str(path), file_stamp(path)) if path.is_file() else frozenset({"image_missing"})
         if not codes & BAKED:
             return image, codes
 
@@ -54,9 +54,9 @@ def any_reader_picture(folder: str | Path, image: str, *, upright: bool = True) 
         raise Reject("image_unreadable", f"{image}: {type(error).__name__}: {error}") from error
 
 
-@lru_cache(maxsize=4096)
-def _header_codes(path: Path, stamp: str) -> frozenset[str]:
-    return frozenset(examine_header(path))
+@lru_cache(maxsize=2**17)  # some 30 MB; the rows of one image may be far apart
+def _header_codes(path: str, stamp: str) -> frozenset[str]:
+    return frozenset(examine_header(Path(path)))
 
 
 def write_png(folder: str | Path, name: str, source: Path, draw: Callable[[], Image.Image | np.ndarray]) -> str:

@@ -19,6 +19,7 @@ LLaMA-Factory's own reader, its API and vLLM clip, flatten and do not turn such 
 file without orientation does every reader get the same pixels: ``clinkd data convert`` writes one.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -127,8 +128,8 @@ def examine_header(path: Path) -> dict[str, str]:
     """
     with _opened(path) as image:
         remarks = _remarks(image, path.name)
-        with open(path, "rb") as f:
-            f.seek(max(0, path.stat().st_size - _TAIL))
+        with open(path, "rb", buffering=0) as f:
+            f.seek(max(0, os.fstat(f.fileno()).st_size - _TAIL))
             tail = f.read()
         marker = _END_MARKERS.get(image.format)
         if not marker or marker not in tail or b"eXIf" in tail:
