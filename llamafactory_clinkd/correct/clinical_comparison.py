@@ -74,7 +74,7 @@ def _is_fixed(term: Term) -> bool:
 def _explain_words(dropped: list[Term], added: list[Term], found: dict[str, str]) -> None:
     for old in dropped:
         for new in added:
-            if opposite(old.key, new.key):
+            if opposite(old.key, new.key) or opposite(old.text.lower(), new.text.lower()):
                 found["opposite"] = f"{old.text!r} becomes {new.text!r}"
     for verb, terms in (("dropped", dropped), ("added", added)):
         for term in terms:
@@ -111,8 +111,8 @@ def _check_answer(
         found.setdefault("negation", f"{count} negations, not {expected}")
     if answered and (asked.alternatives or any(term.key == "versus" for term in asked.terms)):
         found["question"] = "words are added from a question that offers alternatives"
-    unsure = asked.negations or asked.keys & CERTAINTY
-    if unsure and rewording.has_verb and not truth.has_verb and not truth.answer and not asked.keys <= rewording.keys:
+    doubts = not (asked.keys & CERTAINTY <= rewording.keys)
+    if rewording.has_verb and not (truth.has_verb or truth.answer) and (doubts or count < len(asked.negations)):
         found["question"] = "a sentence leaves out a negation or a doubt of the question"
 
 
@@ -158,11 +158,12 @@ def _check_relations(truth: Statement, asked: Statement | None, rewording: State
 
     if any((whole, part) in rewording.parts for source in sources for part, whole in source.parts):
         found["roles"] = "a part and its whole change places"
+    targets = frozenset().union(*(source.targets for source in sources))
+    inside = (targets - rewording.targets) & rewording.keys
+    outside = (rewording.targets - targets) & frozenset().union(*(source.keys for source in sources))
+    if inside and outside:
+        found["roles"] = f"{'/'.join(sorted(inside))} and {'/'.join(sorted(outside))} change places"
     for source in sources:
-        inside = (source.targets - rewording.targets) & rewording.keys
-        outside = (rewording.targets - source.targets) & source.keys
-        if inside and outside:
-            found["roles"] = f"{'/'.join(sorted(inside))} and {'/'.join(sorted(outside))} change places"
         for verb, actors, acted_on in source.actions:
             for other, new_actors, new_acted_on in rewording.actions:
                 if source is asked and not (actors and acted_on):
