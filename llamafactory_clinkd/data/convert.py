@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..utils.box_forms import unread_numbers
 from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, task_of
 from ..utils.io import content_hash, refuse_link
 from ..utils.locks import file_lock
@@ -23,7 +24,7 @@ from .coordinates import UNIT_OF_MODEL, Scale
 from .embedded import with_extension, write_embedded
 from .formats import FORMATS, Format, detect_format
 from .images import known_modality
-from .picture_scale import scale_of, unit_of_source
+from .picture_scale import scale_of, size_warning, unit_of_source
 from .problems import CHOICES, Reject
 from .reader import BrokenFileError
 from .scans import is_scan, scan_to_png
@@ -89,7 +90,8 @@ def convert(
     if options.image_folder is None:
         beside = path.is_file() and not _has_pictures(sample, source_format)
         options = replace(options, image_folder=path.parent if beside else output)
-    unit, notes = unit_of_source(read_source(source, split), source_format, options.coordinates, options.image_folder)
+    pictures = Path(options.image_folder) / options.image_prefix.strip("/")
+    unit, notes = unit_of_source(read_source(source, split), source_format, options.coordinates, pictures)
     options = replace(options, coordinates=unit)
     stat = path.stat() if path.exists() else None
     inputs = [str(path.resolve()) if stat else str(source), split, stat and stat.st_size, stat and stat.st_mtime_ns]
@@ -187,11 +189,14 @@ def _has_pictures(rows: list[dict[str, Any]], source_format: Format) -> bool:
 
 
 def _unread(rows: list[dict[str, Any]], counts: Counter[str]) -> list[str]:
-    """Counts answers with numbers that are not read as boxes; a warning for each."""
-    answers = [message["content"] for row in rows for message in row["messages"] if message["role"] == "assistant"]
-    found = [unread for answer in answers if (unread := unread_box(answer))]
-    counts.update({"answers": len(answers), "unread answers": len(found)})
-    return [f"Numbers in a form that is not read: {text[:60]!r}" for text in found]
+    """Counts answers with numbers that are not read as boxes; a warning for each, and for each such question."""
+    texts: dict[str, list[str]] = {"user": [], "assistant": [], "system": []}
+    for message in itertools.chain.from_iterable(row["messages"] for row in rows):
+        texts[message["role"]].append(message["content"])
+    answers = [unread for text in texts["assistant"] if (unread := unread_box(text))]
+    questions = [unread for text in texts["user"] if (unread := unread_numbers(text))]
+    counts.update({"answers": len(texts["assistant"]), "unread answers": len(answers)})
+    return [f"Numbers in a form that is not read: {text[:60]!r}" for text in questions + answers]
 
 
 def _identity(row: Any) -> Any:
@@ -233,6 +238,8 @@ def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[
     scale = scale_of(conversation, images, options.coordinates, *frame)
     turns = [_clean_turn(turn, scale) for turn in conversation.turns]
     system = clean_text(conversation.system, scale) if conversation.system else None
+    if warning := size_warning(conversation, images, folder):
+        warnings.append(warning)
     columns = conversation.columns | {"images": images, "system": system, "modality": modality}
     rows = [columns | {"id": conversation.id, "turns": turns}]
     if options.split_turns and len(turns) > 1:

@@ -123,8 +123,10 @@ def unit_of(evidence: Evidence, requested: Coordinates = "auto", usual: Unit | N
             f"All boxes lie within their pictures, also where these are smaller than 1000 pixels ({evidence}). They "
             "are taken as thousandths. If they are pixels: --coordinates pixels."
         )
-    if unit == "thousandths" and usual == "pixels" and not evidence.sized:
-        warnings.append(f"This format usually has pixels; no picture was read ({evidence}): taken as thousandths.")
+    if unit == "thousandths" and usual == "pixels" and evidence.boxes:
+        warnings.append(
+            f"This format usually has pixels; these fit no picture ({evidence}) and are taken as thousandths."
+        )
     if unit == "thousandths" and evidence.over > OUTLIERS * evidence.boxes:
         warnings.append(
             f"Boxes taken as thousandths reach over 1000 ({evidence}). If they are pixels: --coordinates pixels."

@@ -114,7 +114,7 @@ def _is_vqa(row: Mapping[str, Any]) -> bool:
 
 
 def _is_refcoco(row: Mapping[str, Any]) -> bool:
-    return "bbox" in row and bool({"image", "image_path"} & row.keys()) and bool({"answer", "sentences"} & row.keys())
+    return "bbox" in row and bool({"sentences", "raw_anns", "segmentation"} & row.keys())
 
 
 def _is_kvasir(row: Mapping[str, Any]) -> bool:

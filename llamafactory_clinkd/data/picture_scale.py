@@ -65,8 +65,19 @@ def scale_of(
 
 def size_of(conversation: Conversation, images: list[str | Embedded], folder: str | Path) -> Size | None:
     """Width and height that the boxes of a row refer to, if they are known and one."""
-    if conversation.size:
-        return conversation.size
+    return conversation.size or _picture_size(images, folder)
+
+
+def size_warning(conversation: Conversation, images: list[str], folder: str | Path) -> str | None:
+    """A warning if a picture has another aspect ratio than the one that its annotation names."""
+    picture = _picture_size(images, folder) if conversation.size else None
+    if picture is None or abs(picture[0] / picture[1] / (conversation.size[0] / conversation.size[1]) - 1) < 0.02:
+        return None
+    sizes = "{:g} x {:g} pixels, its annotation is for {:g} x {:g}".format(*picture, *conversation.size)
+    return f"A picture has {sizes}: boxes are scaled, which is wrong if it was turned or cut."
+
+
+def _picture_size(images: list[str | Embedded], folder: str | Path) -> Size | None:
     sizes = set()
     for image in images:
         with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):

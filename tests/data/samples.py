@@ -130,6 +130,7 @@ REFCOCO = {
     "image": "a.jpg",
     "answer": ["left liver", "liver"],
     "bbox": [20.0, 10.0, 40.5, 30.0],
+    "segmentation": [20.0, 10.0, 60.5, 40.0],
     "width": 200,
     "height": 100,
 }

@@ -204,6 +204,12 @@ def test_kvasir(tmp_path):
     assert texts(row)[1].endswith("<|box_start|>(61,9),(691,639)<|box_end|>")  # 38/622, 5/529, 430/622, 338/529
 
 
+def test_a_picture_of_another_shape_than_its_annotation_is_reported(tmp_path):
+    draw(tmp_path, "cju0.jpg", (529, 622))
+    done, _ = converted(write_source(tmp_path / "rows.json", [KVASIR]), tmp_path)
+    assert any("has 529 x 622 pixels, its annotation is for 622 x 529" in warning for warning in done.warnings)
+
+
 def test_pmc_vqa_in_csv(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text(
@@ -274,9 +280,12 @@ def test_columns_for_the_evaluation_are_kept(tmp_path):
 def test_answers_in_a_form_that_is_not_read_are_counted(tmp_path):
     answers = ["At 100, 200, 300, 400.", "The liver.", '{"box_2d": [1, 2, 30, 40]}']
     rows = [QUESTION | {"answer": answer} for answer in answers]
+    rows[1] |= {"question": "What is at x1: 10, y1: 20?"}
     done, _ = converted(write_source(tmp_path / "rows.json", rows), tmp_path)
     assert (done.unread, done.answers) == (2, 3)
-    assert [warning for warning in done.warnings if "a form that is not read: '100, 200, 300, 400" in warning]
+    assert len(done.warnings) == 3
+    assert "a form that is not read: '100, 200, 300, 400" in done.warnings[0]
+    assert "a form that is not read: 'x1: 10" in done.warnings[1]
 
 
 def test_a_system_prompt_with_an_image_is_set_aside(tmp_path):
