@@ -23,13 +23,14 @@ class RecipeArguments(NamedTuple):
 
 
 def phase_arguments(arguments: RecipeArguments, output_dir: Path, **changes: Any) -> RecipeArguments:
-    """A phase's copies of three groups (loading changes the model's); ``changes`` are training arguments."""
-    training, data, model = copy.copy(arguments.training), copy.copy(arguments.data), copy.copy(arguments.model)
+    """A phase's copies of the groups, which stock changes when it loads; ``changes`` are training arguments."""
+    arguments = RecipeArguments(*map(copy.copy, arguments))
+    training = arguments.training
     changes |= {"output_dir": str(output_dir), "overwrite_output_dir": False}
     for name, value in changes.items():
         setattr(training, name, value)
-    data.eval_on_each_dataset = False
-    return arguments._replace(training=fresh_engine(training), data=data, model=model)
+    arguments.data.eval_on_each_dataset = False
+    return arguments._replace(training=fresh_engine(training))
 
 
 def generating_arguments(arguments: RecipeArguments, output_dir: Path, *, over_training_rows: bool) -> RecipeArguments:

@@ -17,7 +17,7 @@ from ..rope.square import with_prepared_images
 from ..training.tracked_data import TrackedData
 from ..training.whole_rows import RECORDED, without_cut_rows
 from ..utils.boxes import SIDE_COLUMNS
-from ..utils.models import keep_trainable, require_finite_weights
+from ..utils.models import keep_trainable, one_vocab_size, require_finite_weights
 from ..utils.patching import patch_attr
 from .media_files import check_media
 from .recipe import RecipeArguments, copyable_model_arguments
@@ -59,7 +59,7 @@ class StockWorkflow:
 
         def load_model(*args: Any, **kwargs: Any) -> Any:
             model = require_finite_weights(stock_load(*args, **kwargs), arguments.model.model_name_or_path)
-            return after_load(keep_trainable(model) if arguments.training.do_train else model)
+            return after_load(one_vocab_size(keep_trainable(model) if arguments.training.do_train else model))
 
         get_template = workflow.get_template_and_fix_tokenizer
         with (

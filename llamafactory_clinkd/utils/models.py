@@ -19,6 +19,17 @@ def text_config(config: Any) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
+def one_vocab_size(model: nn.Module) -> Any:
+    """Takes ``vocab_size`` off a configuration whose language model has its own; returns the model.
+
+    Stock sets it there when it adds rows to the embedding. PEFT then looks for it in the saved configuration too,
+    which has none, and no adapter of a vision-language model can be saved.
+    """
+    if text_config(model.config) is not model.config:
+        vars(model.config).pop("vocab_size", None)
+    return model
+
+
 def keep_trainable(model: nn.Module) -> Any:
     """Switches the CPU repacking off in every 4-bit layer of a model that is to be trained; returns the model.
 
