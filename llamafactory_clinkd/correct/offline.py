@@ -1,64 +1,51 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The default corrector: rewords the ground truth by rules, on this machine, with the same result for the same row.
+"""The default corrector: rewords the ground truth by grammar, on this machine, with the same result for the same row.
 
 It makes labels more diverse without changing their meaning. It has no medical knowledge, so it ignores the model's
 answer. Rules see each box, and each reference with its boxes, as one *atom*: a private-use character that no rule can
-change. Every rule is a pure function of text; a random generator seeded by the row's id chooses which rules apply.
-``docs/correction.md`` lists the rules with examples.
+change. A random generator seeded by the row's id chooses which rules apply. ``docs/correction.md`` lists the rules.
 """
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..utils.boxes import TAGS, box_strings, strip_boxes
 from .corrector import CorrectionItem, CorrectionResult, Usage
+from .english import load_parser, upper_first
+from .introducing_words import VERB, fragment_frames, general_frames
+from .label_templates import label_variants
 from .rewording_validation import label_key
+from .sentence_templates import sentence_variants
+from .word_choices import word_choices
 
 
 GROUP_SIZE = 32
+LABEL_WORDS = 6
+TRIES = 8  # random rewordings for each requested one
 _FIRST_ATOM, _LAST_ATOM = 0xE000, 0xF8FF
 _ATOM = f"[{chr(_FIRST_ATOM)}-{chr(_LAST_ATOM)}]"
-_NOUN = r"(?:structure|organ|part|region|bone|tissue|vessel|muscle|gland|joint|lesion|object|landmark)"
-_IMAGE = r"(?:image|scan|picture|radiograph|x-ray|mri|ct|slice|photograph|view|film)"
-_AT = r"(?:in|at|on|within|near|inside|between|above|below|behind|along)"
-_SEEN = r"(?:seen|visible|visualized|shown|present|noted|observed|identified|found)"
-_VERB = re.compile(
-    r"\b(?:is|are|was|were|has|have|had|can|shows?|appears?|seems?|suggests?|indicates?|represents?|depicts?|displays?|"
-    r"contains?|reveals?|demonstrates?|lies|lie)\b",
-    re.IGNORECASE,
-)
-_SENTENCE_END = re.compile(rf"(?<=[.!?])\s+(?=[A-Z]|{_ATOM})")
-_OPENINGS = ("In the image, {}", "As the image shows, {}", "According to the image, {}", "On this image, {}")
-_SAFE_TO_LOWER = frozenset("the this that these those there it its a an no in on at here both some".split())
-
-SYNONYMS = tuple(
-    tuple(group.split(" = "))
-    for group in (
-        "shows = demonstrates = displays = reveals; showing = demonstrating = displaying; adjacent to = next to; "
-        "close to = near; approximately = about = roughly; consistent with = compatible with; due to = because of; "
-        "multiple = several; region = area; evidence of = signs of; appears to be = seems to be; "
-        "appear to be = seem to be; in addition = additionally; within = inside; likely = probably; "
-        "possibly = perhaps; such as = like; located = situated; visualized = seen; contains = includes; "
-        "as well as = and also; suggestive of = suggesting; surrounded by = encircled by"
-    ).split("; ")
-)
-"""Words of the same meaning; none is a critical word of :mod:`.rewording_validation`."""
 
 
 class OfflineCorrector:
-    """Rewords by the rules of this module; at most ``candidates`` rewordings a row, ValueError if below 1."""
+    """Rewords by the rules of this package; at most ``candidates`` rewordings a row.
 
-    name = "offline:rules-1"
+    Raises:
+        ValueError: If ``candidates`` is below 1.
+        ImportError: If a library of the extra ``correct`` is not installed.
+    """
+
+    name = "offline:grammar-1"
     prompt_text = ""
 
     def __init__(self, candidates: int = 3):
         if candidates < 1:
             raise ValueError(f"correction_candidates is {candidates}: expected at least 1.")
+        load_parser()
         self._candidates = candidates
         self.start_round(Usage())
 
@@ -88,14 +75,13 @@ def reword(text: str, *, question: str, seed: str, count: int) -> list[str]:
     rng = random.Random(seed)  # a str seed goes through SHA-512: independent of PYTHONHASHSEED
     protected = protect(text.strip())
     question = strip_boxes(question)
-    is_short = len(protected.text.split()) <= 6 and not re.search(r"[;:]", protected.text)
-
     if not strip_boxes(text):
-        pool: Iterable[str] = _rotated(_box_only_frames(protected.text, question), rng)
-    elif is_short and not (_VERB.search(protected.text) or _SENTENCE_END.search(protected.text)):
-        pool = _label_frames(protected.text, question)
+        frames = _box_only_frames(protected.text, question)
+        pool: Iterable[str] = frames[(start := rng.randrange(len(frames))) :] + frames[:start]
+    elif len(protected.text.split()) <= LABEL_WORDS and not VERB.search(protected.text):
+        pool = (upper_first(each) + "." for each in label_variants(protected.text, question, load_parser()))
     else:
-        pool = _reworded_sentences(protected.text, rng, count)
+        pool = _reworded_texts(protected.text, rng, count)
 
     used_keys, results = {label_key(text)}, []
     for candidate in pool:
@@ -103,7 +89,9 @@ def reword(text: str, *, question: str, seed: str, count: int) -> list[str]:
         if label_key(restored) not in used_keys:
             used_keys.add(label_key(restored))
             results.append(restored)
-    return results[:count]
+        if len(results) == count:
+            break
+    return results
 
 
 class Protected(NamedTuple):
@@ -139,115 +127,68 @@ def protect(text: str) -> Protected:
     return Protected(protected, tuple(atoms))
 
 
-def frame_variants(sentence: str) -> list[str]:
-    """The sentence in other fixed frames, without opening words; empty if none fits. It keeps its final mark."""
-    mark = sentence[-1] if sentence[-1] in ".!?" else ""
-    body = sentence[: len(sentence) - len(mark)]
-    if mark == "?" or re.search(r",|;|\b(?:which|that|who|because|while|but|although)\b", body):
-        return []
-
-    variants: list[str] = []
-    if match := re.fullmatch(
-        rf"((?:The|This) (?:[\w-]+ ){{0,2}}(?i:{_IMAGE})) (?:shows|demonstrates|displays|depicts|reveals) (.+)", body
-    ):
-        image, thing = _lower_first(match[1]), match[2]
-        variants += [f"{_upper_first(thing)} can be seen in {image}", f"In {image}, {thing} can be seen"]
-    elif match := re.fullmatch(rf"There (is|are) (.+?)((?: {_AT} .+)?)", body):
-        be, thing, place = match.groups()
-        variants += [f"{_upper_first(thing)} {be} {seen}{place}" for seen in ("present", "seen", "visible")]
-    elif match := re.fullmatch(rf"(.+?) (is|are) (?:located|situated|found) ({_AT} .+)", body):
-        thing, be, place = match.groups()
-        lies = "lies" if be == "is" else "lie"
-        variants += [f"{thing} can be found {place}", f"{thing} {lies} {place}", f"{thing} {be} located {place}"]
-    elif match := re.fullmatch(rf"((?:An?|No|Multiple|Several|Some) .+?) (is|are) {_SEEN}((?: {_AT} .+)?)", body):
-        thing, be, place = match.groups()
-        variants += [f"There {be} {_lower_first(thing)}{place}"]
-    elif match := re.fullmatch(r"(?:This|It) is (.+)", body):
-        variants += [f"What is shown is {match[1]}"]
-    return [variant + mark for variant in variants if variant != body]
-
-
-def synonym_sites(text: str) -> list[tuple[int, int, tuple[str, ...]]]:
-    """The words of :data:`SYNONYMS` in ``text`` as (start, end, replacements), left to right without overlap."""
-    sites: list[tuple[int, int, tuple[str, ...]]] = []
-    for group in SYNONYMS:
-        for match in re.finditer(rf"\b(?:{'|'.join(group)})\b", text, re.IGNORECASE):
-            word = match[0]
-            others = tuple(other for other in group if other != word.lower())
-            if re.search(r"\ban? $", text[: match.start()], re.IGNORECASE):  # keep "a" and "an" right
-                others = tuple(other for other in others if (other[0] in "aeiou") == (word[0].lower() in "aeiou"))
-            if others and not any(start < match.end() and match.start() < end for start, end, _ in sites):
-                others = tuple(_upper_first(other) if word[0].isupper() else other for other in others)
-                sites.append((match.start(), match.end(), others))
-    return sorted(sites)
-
-
-def _label_frames(label: str, question: str) -> list[str]:
-    """Rewordings of a label; those that add the least come first."""
-    label = label.strip().rstrip(".")
-    polar = re.match(r"(yes|no)\b", label, re.IGNORECASE)
-    if polar and len(label.split()) == 1:
-        return ["Yes, that is the case."] if polar[1].lower() == "yes" else ["No, that is not the case."]
-
-    plain = _lower_first(label)
-    if re.match(rf"{_AT}\b", plain):
-        return [f"It is {plain}.", f"It is located {plain}.", f"It can be found {plain}."]
-    noun = re.search(rf"\b({_NOUN})s?\b", question, re.IGNORECASE)
-    is_count = re.match(r"\d", plain) or re.search(r"\bhow many\b", question, re.IGNORECASE)
-    is_place = re.fullmatch(_ATOM, plain) and re.match(r"\s*where\b", question, re.IGNORECASE)
-    if is_count or not (noun or is_place):
-        return [f"It is {plain}.", f"This is {plain}.", f"The answer is {plain}."]
-
-    article = re.match(r"(?:the|an?)\s+", plain, re.IGNORECASE)
-    phrase = plain if article else f"the {plain}"
-    shortest = plain[article.end() :] if article else phrase
-    frames = [f"{_upper_first(shortest)}.", f"This is {phrase}.", f"It is {phrase}."]
-    return [*frames, f"The {noun[1].lower()} is {phrase}."] if noun else frames
-
-
 def _box_only_frames(atoms: str, question: str) -> list[str]:
     """Rewordings of an answer that is boxes alone, already replaced by ``atoms``."""
     frames = [f"It is located at {atoms}.", f"Located at {atoms}.", f"It can be found at {atoms}.", f"Here: {atoms}."]
     rest = r"(?:\b(?:located|situated|found|seen|in|on|at|within)\b.*)?\?"
     subject = re.match(rf"\s*where\s+(is|are)\s+(.+?)\s*{rest}", question, re.IGNORECASE)
     if subject and not re.search(_ATOM, subject[2]):
-        be, what = subject[1].lower(), _upper_first(subject[2])
+        be, what = subject[1].lower(), upper_first(subject[2])
         frames = [f"{what} {be} located at {atoms}.", f"{what} can be seen at {atoms}.", *frames]
     return frames
 
 
-def _reworded_sentences(text: str, rng: random.Random, count: int) -> Iterator[str]:
-    """``4 * count`` random combinations of frames and synonyms, then the text after each opening."""
-    sentences = _SENTENCE_END.split(text)
-    for _ in range(4 * count):
-        yield " ".join([_reworded_sentence(sentence, rng) for sentence in sentences])
-    first_word = re.match(r"\w+", text)
-    continued = _lower_first(text) if first_word and first_word[0].lower() in _SAFE_TO_LOWER else text
-    for opening in _rotated(list(_OPENINGS), rng):
-        yield opening.format(continued)
+def _reworded_texts(text: str, rng: random.Random, count: int) -> Iterator[str]:
+    """Random combinations of templates and word choices, later ones with introducing words in one sentence."""
+    # A capital letter in place of an atom is parsed as a name; both are one character, so positions are the same.
+    doc = load_parser()(re.sub(_ATOM, "Q", text))
+    choices = word_choices(doc)
+    sentences = [_trimmed(sentence) for sentence in doc.sents]
+    for attempt in range(TRIES * count):
+        with_frame = rng.randrange(len(sentences)) if attempt >= 2 * count else None
+        pieces, position = [], 0
+        piece = _piece(doc, text, {c.start: (c.end, rng.choice(c.others)) for c in choices if rng.random() < 0.9})
+        for number, sentence in enumerate(sentences):
+            if sentence is None:
+                continue
+            pieces += [text[position : sentence.start_char], _reworded(sentence, piece, rng, number == with_frame)]
+            position = sentence.end_char
+        yield "".join([*pieces, text[position:]])
 
 
-def _reworded_sentence(sentence: str, rng: random.Random) -> str:
-    variants = frame_variants(sentence)
-    if variants and rng.random() < 0.7:
-        sentence = rng.choice(variants)
-    for start, end, others in reversed(synonym_sites(sentence)):
-        if rng.random() < 0.7:
-            sentence = sentence[:start] + rng.choice(others) + sentence[end:]
-    return sentence
+def _trimmed(sentence: Any) -> Any | None:
+    """A sentence without white space and its final mark; None if nothing is left."""
+    start, end = sentence.start, sentence.end
+    while start < end and sentence.doc[start].is_space:
+        start += 1
+    while start < end and (sentence.doc[end - 1].is_space or sentence.doc[end - 1].text in (".", "!")):
+        end -= 1
+    return sentence.doc[start:end] if end > start else None
 
 
-def _rotated(frames: list[str], rng: random.Random) -> list[str]:
-    start = rng.randrange(len(frames))
-    return frames[start:] + frames[:start]
+def _reworded(sentence: Any, piece: Callable[[int, int], str], rng: random.Random, framed: bool) -> str:
+    whole = piece(sentence.start, sentence.end)
+    variants = sentence_variants(sentence, piece) if rng.random() < 0.85 else []
+    if framed and not variants:
+        variants = general_frames(sentence, piece) or fragment_frames(sentence, piece)
+    chosen = rng.choice(variants) if variants else whole
+    return upper_first(chosen) if chosen != whole else whole
 
 
-def _lower_first(text: str) -> str:
-    """Lower-cases the first letter unless the first word is an acronym, a name in 's, or has capitals inside."""
-    word = text.split(" ", 1)[0]
-    is_name = word[1:] != word[1:].lower() or "'" in word or (len(word) == 1 and word != "A")
-    return text if is_name else text[:1].lower() + text[1:]
+def _piece(doc: Any, text: str, replaced: dict[int, tuple[int, str]]) -> Callable[[int, int], str]:
+    """A function that returns the original text of tokens with the replacements that lie within them."""
 
+    def piece(start: int, end: int) -> str:
+        parts, position = [], start
+        while position < end:
+            stop, word = replaced.get(position, (0, ""))
+            if stop and stop <= end:
+                parts.append(word + doc[stop - 1].whitespace_)
+                position = stop
+            else:
+                token = doc[position]
+                parts.append(text[token.idx : token.idx + len(token)] + token.whitespace_)
+                position += 1
+        return "".join(parts).strip()
 
-def _upper_first(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return piece
