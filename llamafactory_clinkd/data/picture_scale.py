@@ -21,22 +21,27 @@ from .problems import Reject
 
 
 BOXES = 20_000  # that determine the unit
+FIXED = 1000  # rows that have a unit of their own, after which no other is expected
 
 
 def unit_of_source(
     rows: Iterable[tuple[int, Any]], source_format: Format, requested: Coordinates, folder: str | Path
 ) -> tuple[Unit, list[str]]:
     """The unit of the source's boxes, from the first :data:`BOXES`, and notes on it."""
-    evidence = Evidence()
+    evidence, fixed = Evidence(), 0
     for _, row in rows:
         with suppress(Reject):  # recorded when the row is converted
-            if isinstance(row, Reject) or (conversation := source_format.parse(row)).unit:
+            if isinstance(row, Reject):
+                continue
+            conversation = source_format.parse(row)
+            fixed += conversation.unit is not None
+            if conversation.unit:
                 continue
             boxes = [box for turn in conversation.turns for text in turn for box in find_boxes(text.translate(PLAIN))]
             size = size_of(conversation, conversation.images, folder) if boxes else None
             for box in boxes:
                 evidence.add(box.numbers, size)
-        if evidence.boxes >= BOXES:
+        if evidence.boxes >= BOXES or (fixed >= FIXED and not evidence.boxes):
             break
     unit, notes = unit_of(evidence, requested, source_format.usual)
     found = [f"The boxes are taken as {unit}: {evidence}."] if evidence.boxes and unit != "thousandths" else []

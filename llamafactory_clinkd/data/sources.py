@@ -40,7 +40,8 @@ from .reader import (
 
 
 csv.field_size_limit(1 << 25)
-BATCH = 64  # rows of a Parquet file, pictures included
+BATCH = 16  # rows of a Parquet file, pictures included
+_KEPT = ("id", "image_id", "category_id", "bbox", "iscrowd", "caption", "file_name", "width", "height")  # of COCO
 Row = tuple[int, dict[str, Any] | Reject]
 
 
@@ -97,12 +98,11 @@ def _coco(path: Path) -> Iterator[Any]:
         if not isinstance(value, dict):
             yield Reject("not_an_object", f"{key} should hold objects, found {type(value).__name__}")
         elif key == "annotations":
-            value.pop("segmentation", None)  # most of the file
-            annotations.append(value)
+            annotations.append({name: value[name] for name in _KEPT if name in value})
         elif not isinstance(value.get("id"), str | int):
             yield Reject("missing_field", f"an entry of {key} has no id")
         elif key == "images":
-            images[value["id"]] = value
+            images[value["id"]] = {name: value[name] for name in _KEPT if name in value}
         else:
             categories[value["id"]] = value.get("name")
     yield from coco_rows(images, categories, annotations)
