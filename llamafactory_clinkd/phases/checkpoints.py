@@ -52,14 +52,9 @@ def remove_broken_checkpoints(folder: Path, finetuning: Any) -> None:
     """
     unsaved = unsaved_state(finetuning)
     for path in checkpoints_in(folder):
-        if unsaved is not None:
-            logger.warning(
-                "Checkpoint %s is removed: with `%s` its optimizer's state is not in it. The phase starts again from "
-                "its beginning, so that it is exact.", path, unsaved,
-            )  # fmt: skip
-            shutil.rmtree(path)
-            continue
         fault = checkpoint_fault(path)
+        if unsaved is not None:
+            fault = f"`{unsaved}` keeps state of the optimizer elsewhere: the phase starts again from its beginning"
         if fault is not None:
             logger.warning("Checkpoint %s was not written to the end (%s) and is removed.", path, fault)
             shutil.rmtree(path)

@@ -32,7 +32,7 @@ from .early_data import check_data
 from .fingerprint import phase_inputs
 from .leftovers import remove_earlier_run
 from .recipe import RecipeArguments
-from .state import ProcedureState, check_output_dirs, check_trained_model, trained_model
+from .state import ProcedureState, check_output_dirs, trained_model
 from .step_rows import fault_of_resume, step_rows
 from .stock_sft import StockWorkflow
 from .stopping import ABORTED, stopped_by_signal
@@ -99,8 +99,8 @@ def _run_phases(run: Run) -> None:
         if phase in TRAINING_PHASES:
             run.model_folder = run.output_dir / (state.folder_of(phase) or "")
             if ranks.rank == 0:
-                record = state.phases[phase]
-                check_trained_model(run.model_folder, record, run.hashes, adapter=run.trains_adapter)
+                recorded = state.phases[phase].get("model")
+                trained_model(run.model_folder, run.hashes, adapter=run.trains_adapter, recorded=recorded)
     if "evaluate" in run.phases and ranks.rank == 0:
         from ..report import build_report
 

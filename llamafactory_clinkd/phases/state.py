@@ -95,7 +95,7 @@ class ProcedureState:
             "outputs": outputs,
             "finished": _now(),
             "seconds": round(self.phases[phase]["seconds"] + seconds, 3),
-            **({} if model is None else {"model": json.loads(json.dumps(model))}),
+            **({} if model is None else {"model": model}),
         }
         self._write()
 
@@ -149,30 +149,25 @@ def check_output_dirs(run: Run, state: ProcedureState) -> None:
             )
 
 
-def trained_model(folder: Path, hashes: ContentHashes, *, adapter: bool) -> Any:
-    """The fingerprint of the model that a training phase wrote to ``folder``.
+def trained_model(folder: Path, hashes: ContentHashes, *, adapter: bool, recorded: Any = None) -> Any:
+    """The fingerprint of the model that a training phase wrote to ``folder``, as JSON holds it.
 
     Raises:
-        ValueError: If the folder does not hold exactly one model of the kind that was trained.
+        ValueError: If there is not exactly one model, of the kind that was trained, or it is not the ``recorded`` one.
     """
     names = [path.name for path in model_files(folder)]
     whole = [name for name in names if name in ("model.safetensors", "model.safetensors.index.json")]
-    found = {"an adapter": "adapter_config.json" in names, "a whole model": bool(whole)}
     expected = "an adapter" if adapter else "a whole model"
-    if [kind for kind, there in found.items() if there] != [expected] or len(whole) > 1:
+    problem = None
+    if len(whole) != (not adapter) or ("adapter_config.json" in names) != adapter:
+        problem = f"should hold {expected} and nothing else that is loaded, found {', '.join(names) or 'none'}"
+    found = json.loads(json.dumps(model_fingerprint(str(folder), hashes)))
+    if problem is None and recorded not in (None, found):
+        changes = "; ".join(changed_inputs(recorded, found))
+        problem = f"does not hold the model that the phase wrote: {changes}"
+    if problem is not None:
         raise ValueError(
-            f"{folder} should hold {expected} and nothing else that is loaded, found {', '.join(names) or 'none'}. "
-            "Set `overwrite_output_dir: true` to start over, or remove what is not of this run."
+            f"{folder} {problem}. Remove what is not of this run and put back what is, or set `overwrite_output_dir: "
+            "true` to start over."
         )
-    return model_fingerprint(str(folder), hashes)
-
-
-def check_trained_model(folder: Path, record: dict[str, Any], hashes: ContentHashes, *, adapter: bool) -> None:
-    """Raises ``ValueError`` if the folder of a finished phase does not hold the model that the phase wrote."""
-    found = json.loads(json.dumps(trained_model(folder, hashes, adapter=adapter)))
-    if found != record.get("model", found):  # an earlier version recorded no model
-        changes = "; ".join(changed_inputs(record["model"], found))
-        raise ValueError(
-            f"The model in {folder} is not the one that the phase wrote: {changes}. Put it back, or set "
-            "`overwrite_output_dir: true` to start over."
-        )
+    return found

@@ -93,4 +93,4 @@ def test_checkpoint_without_all_of_the_optimizer_is_removed_with_its_reason(tmp_
     with caplog.at_level("WARNING", logger="llamafactory_clinkd"):
         remove_broken_checkpoints(tmp_path, finetuning)
     assert not any(tmp_path.iterdir())
-    assert f"with `{key}: true` its optimizer's state is not in it. The phase starts again" in caplog.text
+    assert f"`{key}: true` keeps state of the optimizer elsewhere: the phase starts again" in caplog.text

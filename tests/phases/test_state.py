@@ -9,7 +9,7 @@ import pytest
 from small_run import recipe
 
 from llamafactory_clinkd.phases.content import ContentHashes
-from llamafactory_clinkd.phases.state import ProcedureState, check_trained_model, trained_model
+from llamafactory_clinkd.phases.state import ProcedureState, trained_model
 from llamafactory_clinkd.utils.io import content_hash, read_json, read_jsonl, write_json
 
 
@@ -88,22 +88,24 @@ def folder_of(path, *names):
 def test_trained_model_is_the_only_one_in_its_folder(tmp_path):
     whole = folder_of(tmp_path / "whole", "config.json", "model.safetensors")
     adapter = folder_of(tmp_path / "adapter", "adapter_config.json", "adapter_model.safetensors")
-    record = {"model": json.loads(json.dumps(trained_model(whole, ContentHashes(), adapter=False)))}
-    check_trained_model(whole, record, ContentHashes(), adapter=False)
-    check_trained_model(adapter, {}, ContentHashes(), adapter=True)
+    kind = {"adapter": False, "recorded": trained_model(whole, ContentHashes(), adapter=False)}
+    assert (
+        trained_model(whole, ContentHashes(), **kind) == kind["recorded"] == json.loads(json.dumps(kind["recorded"]))
+    )
+    trained_model(adapter, ContentHashes(), adapter=True)
     for folder, is_adapter in ((whole, True), (adapter, False)):
         with pytest.raises(ValueError, match="should hold an? (adapter|whole model) and nothing else that is loaded"):
             trained_model(folder, ContentHashes(), adapter=is_adapter)
     for name in ("adapter_config.json", "model.safetensors.index.json"):
         (whole / name).write_text("{}")
         with pytest.raises(ValueError, match=f"a whole model and nothing else that is loaded, found .*{name}"):
-            check_trained_model(whole, record, ContentHashes(), adapter=False)
+            trained_model(whole, ContentHashes(), **kind)
         (whole / name).unlink()
     (whole / "notes.json").write_text("the user's")
-    check_trained_model(whole, record, ContentHashes(), adapter=False)
+    trained_model(whole, ContentHashes(), **kind)
     (whole / "model.safetensors").write_text("WEIGHTS")
-    with pytest.raises(ValueError, match="is not the one that the phase wrote: weights was"):
-        check_trained_model(whole, record, ContentHashes(), adapter=False)
+    with pytest.raises(ValueError, match="does not hold the model that the phase wrote: weights was"):
+        trained_model(whole, ContentHashes(), **kind)
 
 
 @pytest.mark.slow
