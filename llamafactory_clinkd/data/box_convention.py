@@ -5,6 +5,7 @@
 
 import itertools
 import logging
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from .reader import BrokenFileError, read_rows
 logger = logging.getLogger(__name__)
 
 BOXES_KEY = "clinkd_boxes"  # of an entry in dataset_info.json: the unit, if it is not thousandths
+_HUB_NAME = re.compile(r"qwen(2\.5|2|3)-?vl", re.IGNORECASE)
 SAMPLE = 2000  # rows of a data set without that key
 
 
@@ -67,9 +69,11 @@ def convention_warning(model_type: str, unit: Unit, square: bool = False) -> str
 
 
 def warn_of_conventions(model: str, names: Iterable[str], folder: str | Path, square: bool) -> list[str]:
-    """Logs and returns a warning for each data set of ``folder`` whose boxes do not fit a ``model`` (folder)."""
-    with suppress(OSError, ValueError, AttributeError):  # a model of the hub, or what another check names
-        model_type = read_json(Path(model).expanduser() / "config.json").get("model_type", "")
+    """Logs and returns a warning for each data set of ``folder`` whose boxes do not fit ``model``, a folder or name."""
+    with suppress(OSError, ValueError, AttributeError):  # what another check, or stock, names
+        config, named = Path(model).expanduser() / "config.json", _HUB_NAME.search(model)
+        by_name = f"qwen{named[1].replace('.', '_')}_vl" if named else ""
+        model_type = read_json(config).get("model_type", "") if config.is_file() else by_name
         entries = read_json(Path(folder) / "dataset_info.json")
         found = []
         for name in names:

@@ -31,7 +31,7 @@ def write_embedded(folder: str | Path, image: Embedded) -> str:
     """Writes a picture that its row holds as ``clinkd_images/<hash>.<format>``; one that does not open is rejected."""
     try:
         with Image.open(BytesIO(image.content)) as header:
-            extension = (header.format or "png").lower().replace("jpeg", "jpg")
+            extension = (header.format or "png").lower().replace("jpeg", "jpg").replace("mpo", "jpg")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Reject("image_unreadable", f"{image.name or 'the picture of the row'}: {error}") from error
     relative = f"{FOLDER}/{hashlib.blake2b(image.content, digest_size=16).hexdigest()}.{extension}"

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ..utils.box_forms import unread_summary
 from ..utils.boxes import MODALITIES, TASKS, sort_modalities
 from . import released
 from .captions import NO_JAVA, PLAIN, caption_scores, caption_statistics
@@ -133,6 +134,8 @@ def _groups(rows: list[dict]) -> dict[str, np.ndarray]:
 def _notes(tasks: dict[str, Any], of_task: dict[str, list[dict]], by_release: bool) -> list[str]:
     """What a reader of the scores needs to know and cannot see in them."""
     notes = [NO_JAVA] if tasks.get("MIA", {}).get("tokenizer") == PLAIN else []
+    if not by_release and (unread := unread_summary(row["response"] for row in of_task["VG"])):
+        notes.append(f"VG: {unread}.")
     if by_release:
         if untagged := sum(not released.grounding_counts(row["annotation"], "")[1] for row in of_task["VG"]):
             notes.append(

@@ -17,7 +17,7 @@ form                                               written by
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 
@@ -125,6 +125,15 @@ def unread_numbers(text: str) -> str:
         plain[start:end] = "\n" * (end - start)
     match = _UNREAD.search("".join(plain))
     return text[match.start() : match.end() + 30].split("\n")[0] if match else ""
+
+
+def unread_summary(answers: Iterable[str]) -> str | None:
+    """How many ``answers`` hold numbers in a form that is not read, with the first of them; None if none does."""
+    found = [unread_numbers(answer) for answer in answers]
+    unread = [numbers for numbers in found if numbers]
+    if not unread:
+        return None
+    return f"{len(unread):,} of {len(found):,} answers hold numbers in a form that is not read: {unread[0][:60]!r}"
 
 
 def _found(match: re.Match, form: str, outer: tuple[int, int] | None = None) -> FoundBox:

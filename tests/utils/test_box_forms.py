@@ -3,7 +3,7 @@
 
 import pytest
 
-from llamafactory_clinkd.utils.box_forms import unread_numbers
+from llamafactory_clinkd.utils.box_forms import unread_numbers, unread_summary
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,9 @@ def test_numbers_in_no_known_form_are_found(text):
 )
 def test_what_is_read_or_no_box_is_not_found(text):
     assert unread_numbers(text) == ""
+
+
+def test_unread_answers_are_counted():
+    answers = ["[100, 200, 300, 400]", "x1: 10, y1: 20", "no box", "<loc0123><loc0456>"]
+    assert unread_summary(answers) == "2 of 4 answers hold numbers in a form that is not read: 'x1: 10, y1: 20'"
+    assert unread_summary(answers[:1]) is None
