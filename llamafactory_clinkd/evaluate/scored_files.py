@@ -31,16 +31,11 @@ def evaluate_file(
     if dataset is not None:
         rows = join_dataset(rows, load_rows(dataset))
     metrics = evaluate_predictions(rows, **options)
-    return metrics if train is None else with_baselines(metrics, load_rows(train), rows, **options)
-
-
-def with_baselines(
-    metrics: dict[str, Any], train_rows: Sequence[Any], test_rows: Sequence[Any], **options: Any
-) -> dict[str, Any]:
-    """The metrics with the :func:`.blind.blind_scores` as ``baselines``; by the released code there are none."""
+    if train is None:
+        return metrics
     if options.pop("protocol", "present") == "released":
         return metrics | {"notes": [*metrics["notes"], "The released code has no blind answers: use `present`."]}
-    return metrics | {"baselines": blind_scores(train_rows, test_rows, **options)}
+    return metrics | {"baselines": blind_scores(load_rows(train), rows, **options)}
 
 
 def training_rows(names: Sequence[str], dataset_dir: str | Path) -> list[Any]:

@@ -7,11 +7,11 @@ import contextlib
 from typing import Any
 
 from ..evaluate import (
+    blind_scores,
     evaluate_predictions,
     metrics_table,
     progress_bar,
     training_rows,
-    with_baselines,
     with_kept_columns,
 )
 from ..utils.console import console
@@ -48,7 +48,7 @@ def _metrics(rows: list[dict[str, Any]], data: Any, options: dict[str, Any]) -> 
         notes.append(f"Without answer types, organs and further ground truths of the test set: {error}.")
     metrics = evaluate_predictions(rows, **options)
     try:
-        metrics = with_baselines(metrics, _local_rows(data, "dataset"), rows, **options)
+        metrics["baselines"] = blind_scores(_local_rows(data, "dataset"), rows, **options)
     except (ValueError, FileNotFoundError) as error:
         notes.append(f"No blind answers: {error}.")
     return metrics | {"notes": [*metrics["notes"], *notes]}
