@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -25,7 +26,12 @@ from .problems import Reject
 
 FOLDER = "clinkd_png"  # within the data folder
 BAKED = READ_OTHERWISE | {"image_mode"}  # of the latter, LLaMA-Factory resamples palettes by the nearest pixel
+Read = TypeVar("Read")
 MAX_NAME = 220  # bytes of a file name; file systems take 255, of which a temporary name needs some
+
+
+class NotWrittenError(OSError):
+    """A PNG cannot be written, for instance because the disk is full: no fault of a row, so the conversion stops."""
 
 
 def any_reader_picture(folder: str | Path, image: str, *, upright: bool = True) -> tuple[str, frozenset[str]]:
@@ -36,21 +42,26 @@ def any_reader_picture(folder: str | Path, image: str, *, upright: bool = True) 
     that does not exist has the code ``image_missing``. Raises :class:`Reject` for a file that cannot be used.
     """
     path = path_within(folder, image)
+
+    def look() -> frozenset[str]:
+        return _header_codes(str(path), file_stamp(path)) if path.is_file() else frozenset({"image_missing"})
+
+    def draw() -> Image.Image:
+        with Image.open(path) as opened:
+            return rgb_pixels(opened, upright=upright)
+
+    codes = _or_reject(image, look)
+    if not codes & BAKED:
+        return image, codes
+    return write_png(folder, f"{image}{'' if upright else '--stored'}", path, lambda: _or_reject(image, draw)), codes
+
+
+def _or_reject(image: str, read: Callable[[], Read]) -> Read:
     try:
-        codes = _header_codes(str(path), file_stamp(path)) if path.is_file() else frozenset({"image_missing"})
-        if not codes & BAKED:
-            return image, codes
-
-        def draw() -> Image.Image:
-            with Image.open(path) as opened:
-                return rgb_pixels(opened, upright=upright)
-
-        return write_png(folder, f"{image}{'' if upright else '--stored'}", path, draw), codes
+        return read()
     except PictureError as error:
         raise Reject(error.code, f"{image}: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, Reject):
-            raise
+    except Exception as error:  # decoders raise errors of any type
         raise Reject("image_unreadable", f"{image}: {type(error).__name__}: {error}") from error
 
 
@@ -62,7 +73,8 @@ def _header_codes(path: str, stamp: str) -> frozenset[str]:
 def write_png(folder: str | Path, name: str, source: Path, draw: Callable[[], Image.Image | np.ndarray]) -> str:
     """Writes the picture of ``draw`` as ``clinkd_png/<name>.png``, atomically and without metadata; returns that path.
 
-    A name that is too long is cut and gets a hash. An up-to-date PNG stays: ``draw`` is then not called.
+    A name that is too long is cut and gets a hash. An up-to-date PNG stays: ``draw`` is then not called. Raises
+    :class:`NotWrittenError`.
     """
     place = PurePosixPath(relative_path(f"{FOLDER}/{PurePosixPath(name).parent}"))
     file = f"{PurePosixPath(name).name}.png"
@@ -75,9 +87,12 @@ def write_png(folder: str | Path, name: str, source: Path, draw: Callable[[], Im
         pixels = draw()
         image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
         image.info.clear()
-        with atomic_path(path) as temporary:
-            image.save(temporary, format="PNG", exif=b"")
-            os.utime(temporary, ns=(modified, modified))
+        try:
+            with atomic_path(path) as temporary:
+                image.save(temporary, format="PNG", exif=b"")
+                os.utime(temporary, ns=(modified, modified))
+        except OSError as error:
+            raise NotWrittenError(f"{path} cannot be written: {error}") from error
     return str(place / file)
 
 

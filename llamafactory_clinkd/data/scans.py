@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..utils.pixels import pointer_kind, stretch, stretch_percentiles
-from .baking import keyed_hash, write_png
+from .baking import NotWrittenError, keyed_hash, write_png
 from .dicom import SOFT_TISSUE, Window, read_frame, read_header, series_slices
 from .images import path_within, relative_path
 from .problems import Reject
@@ -92,7 +92,7 @@ def scan_to_png(
         selected = Slice.parse(text) if text else default_slice
         read = _nifti if match and match["kind"].lower().startswith("nii") else _dicom
         return read(folder, relative, source, selected, modality, window)
-    except (ImportError, Reject):
+    except (ImportError, Reject, NotWrittenError):
         raise
     except Exception as error:  # the readers raise errors of any type; the rejected row carries the message
         if source.is_file() and (pointer := pointer_kind(source.read_bytes()[:512])):

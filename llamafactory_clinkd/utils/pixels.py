@@ -217,9 +217,12 @@ def _described(error: Exception, source: Any) -> PictureError:
         return PictureError("lfs_pointer", pointer)
     start = head.lstrip().lower()
     kinds = {
-        "a DICOM file: its name should end in .dcm": head[128:132] == b"DICM",
-        "a NIfTI file: its name should end in .nii": head[344:348] in (b"n+1\0", b"ni1\0"),
-        "a gzip file": head.startswith(b"\x1f\x8b"),
+        "a DICOM file, which `clinkd data convert` reads if its name ends in .dcm": head[128:132] == b"DICM",
+        "a NIfTI file, which `clinkd data convert` reads if its name ends in .nii": head[344:348]
+        in (b"n+1\0", b"ni1\0"),
+        "a gzip file, which `clinkd data convert` reads if it is a NIfTI file named .nii.gz": head.startswith(
+            b"\x1f\x8b"
+        ),
         "a web page": start.startswith((b"<!doctype html", b"<html")),
         "an empty file": not head and isinstance(source, bytes | str | Path),
     }

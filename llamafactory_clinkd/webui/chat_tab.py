@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..select import load_scorer, select_row
 from ..utils.boxes import parse_boxes
+from ..utils.pixels import rgb_pixels
 from .accordion import create_component
 from .chat_model import generate_candidates, positions_note
 from .locales import texts
@@ -212,7 +213,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]]) -> Image.Im
     """
     scale = max(1.0, MIN_SIDE / max(image.size))
     size = [max(1, round(side * scale)) for side in image.size]
-    picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    picture = rgb_pixels(image).resize(size, Image.Resampling.BICUBIC)
     canvas = ImageDraw.Draw(picture)
     line = max(3, max(size) // 250)
     for number, box in enumerate(boxes, start=1):

@@ -18,6 +18,7 @@ from llamafactory_clinkd.data.convert import Options, convert
 from llamafactory_clinkd.data.images import bare_names, volume_of
 
 from .samples import SHAREGPT, read_rejects, write_source
+from .test_scans import dicom
 
 
 def turned(orientation=6):
@@ -180,3 +181,17 @@ def test_mutated_files_are_never_lost_in_silence(tmp_path, seed):
         "duplicate_row",
     }
     assert set(found.counts) <= allowed | {"image_rotated"}
+
+
+def test_a_full_disk_stops_the_conversion_and_rejects_no_row(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    dicom(tmp_path / "a.dcm", np.arange(1600, dtype=np.uint16).reshape(40, 40))
+    (tmp_path / "a.png").write_bytes(FILES["deep.png"][0])
+    for name in ("a.png", "a.dcm"):
+        source = write_source(tmp_path / "source.json", [SHAREGPT | {"images": [name]}])
+        with pytest.raises(OSError, match="cannot be written: .*No space left"):
+            convert(source, tmp_path / "out", options=Options(image_folder=tmp_path))
+        assert not (tmp_path / "out" / "source.json").exists()
