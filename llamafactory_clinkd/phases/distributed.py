@@ -5,7 +5,10 @@
 
 import errno
 import functools
+import os
 import shutil
+import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +20,25 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from ..utils.ranks import Ranks, Stopped
 
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_ERRORS = {
+    errno.ENOSPC: ("the disk is full", "make room, or lower `save_total_limit`,"),
+    errno.EDQUOT: (
+        "the disk quota of this user or project is used up",
+        "remove files of its owner or raise the quota,",
+    ),
+    errno.EFBIG: (
+        "it is larger than this process may write or its file system can hold",
+        "raise the limit (`ulimit -f unlimited`) or name an `output_dir` on another file system,",
+    ),
+}
+"""Error number -> what is wrong, and what to do."""
+UNKNOWN_LIMIT = ("the disk is full, a quota is used up, or a limit of file sizes is reached", "make room")
 # safetensors turns the error into text; torch.save reports that it is not at the offset it would have written to.
-DISK_TEXTS = ("os error 28)", "os error 122)", "os error 27)", "No space left on device", "] . unexpected pos ")
+DISK_TEXTS = {
+    "os error 28)": errno.ENOSPC, "os error 122)": errno.EDQUOT, "os error 27)": errno.EFBIG,
+    "No space left on device": errno.ENOSPC, "] . unexpected pos ": None,
+}  # fmt: skip
+PROBED_BYTES = 2**20
 
 
 class DiskFullError(OSError):
@@ -45,22 +64,48 @@ def propagate_failure(ranks: Ranks, output_dir: Path) -> Iterator[None]:
 
 
 def disk_full(error: BaseException, output_dir: Path) -> DiskFullError | None:
-    """The error to show if ``error``, or one of its causes, is a full disk; otherwise ``None``."""
+    """The error to show if ``error``, or one of its causes, is a full disk or a limit of it; otherwise ``None``."""
     visited: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in visited:
-        number = cause.errno if isinstance(cause, OSError) else None
-        if number in DISK_ERRORS or any(text in str(cause) for text in DISK_TEXTS):
-            free = shutil.disk_usage(output_dir if output_dir.is_dir() else Path.cwd()).free
+        text = next((text for text in DISK_TEXTS if text in str(cause)), None)
+        if text is not None or (isinstance(cause, OSError) and cause.errno in DISK_ERRORS):
+            number = cause.errno if isinstance(cause, OSError) else DISK_TEXTS[text]
+            folder = output_dir if output_dir.is_dir() else Path.cwd()
+            number = number or _refusal(folder)
+            reason, fix = DISK_ERRORS.get(number, UNKNOWN_LIMIT)
+            file = getattr(cause, "filename", None) or _written_file(cause, output_dir) or f"a file in {output_dir}"
+            free = shutil.disk_usage(folder).free / 2**20
             return DiskFullError(
                 number or errno.ENOSPC,
-                f"A file could not be written ({cause}); {free / 2**20:.0f} MiB free at `output_dir: {output_dir}`. "
-                "Nothing finished is lost: make room (or raise the quota, or lower `save_total_limit`) and start "
-                "the same command again",
+                f"{file} could not be written: {reason} ({cause}; {free:.0f} MiB free at `output_dir: {output_dir}`). "
+                f"Nothing finished is lost: {fix} and start the same command again",
             )
         visited.append(cause)
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _refusal(folder: Path) -> int | None:
+    """The error number with which a file system refuses a small file now; None if it takes it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            probe.write(b"0" * PROBED_BYTES)
+            probe.write(b"0")  # a write that a limit shortens raises nothing, the next one does
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error.errno if error.errno in DISK_ERRORS else None
+    return None
+
+
+def _written_file(error: BaseException, folder: Path) -> str | None:
+    """The path below ``folder`` that the innermost function of the error's traceback was called with."""
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            if isinstance(value, (str, Path)) and Path(value) != folder and Path(value).is_relative_to(folder):
+                found = str(value)
+    return found
 
 
 @functools.cache

@@ -5,6 +5,7 @@
 
 import errno
 import os
+import re
 import resource
 from contextlib import contextmanager
 
@@ -40,10 +41,55 @@ def room_for(size):
     ids=["open", "append_jsonl", "safetensors", "torch.save"],
 )
 def test_every_writer_s_error_is_recognised(tmp_path, write):
-    with pytest.raises(DiskFullError, match="could not be written.*MiB free.*make room.*same command") as found:
-        with propagate_failure(Ranks(), tmp_path), room_for(10_000):
+    message = "file.* could not be written: it is larger than .*MiB free.*raise the limit.*same command"
+    with pytest.raises(DiskFullError, match=message) as found:
+        with room_for(10_000), propagate_failure(Ranks(), tmp_path):
             write(tmp_path / "file")
+    assert found.value.errno == errno.EFBIG and str(tmp_path / "file") in str(found.value)
     assert "On rank 0 of 1" in found.value.__notes__[0]
+
+
+class SafetensorError(Exception):
+    """Named as the one that Rust raises."""
+
+
+@pytest.mark.parametrize(
+    ("number", "reason", "fix"),
+    [
+        (errno.ENOSPC, "the disk is full", "make room"),
+        (errno.EDQUOT, "the disk quota .* is used up", "raise the quota"),
+        (errno.EFBIG, "larger than this process may write", "ulimit -f"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["named", "unnamed", "rust", "torch"])
+def test_each_limit_is_named_with_its_file(tmp_path, monkeypatch, number, reason, fix, kind):
+    path = tmp_path / "model.safetensors"
+
+    def write(file):
+        if kind == "named":
+            raise OSError(number, os.strerror(number), str(file))
+        if kind == "unnamed":
+            raise OSError(number, os.strerror(number))
+        if kind == "rust":
+            raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+    def no_room_now(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", no_room_now)  # torch's error has no number: a small file shows the reason
+    try:
+        write(path)
+    except Exception as error:
+        found = disk_full(error, tmp_path)
+    assert found.errno == number and str(path) in str(found)
+    pattern = f"{path} could not be written: .*{reason}.*MiB free.*{fix}.*same command again"
+    assert re.search(pattern, str(found)), str(found)
+
+
+def test_a_limit_that_cannot_be_told_is_not_guessed(tmp_path):
+    error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+    assert "the disk is full, a quota is used up, or a limit" in str(disk_full(error, tmp_path))
 
 
 def test_other_errors_stay_what_they_are(tmp_path):
@@ -89,7 +135,11 @@ def test_run_on_a_disk_that_fills_up(workspace, tmp_path):
     size = (workspace / "student" / "model.safetensors").stat().st_size
     full = llamafactory_cli("train", str(path), file_size=size + 100_000)
     assert full.returncode != 0
-    assert "DiskFullError" in full.stderr and "start the same command again" in full.stderr
+    assert (
+        "DiskFullError" in full.stderr
+        and "optimizer.pt could not be" in full.stderr
+        and "start the same command again" in full.stderr
+    )
     state = read_json(tmp_path / "out" / "clinkd" / "state.json")["phases"]
     assert (state["pseudo_label"]["status"], state["distill"]["status"]) == ("finished", "started")
 
