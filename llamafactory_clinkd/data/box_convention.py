@@ -69,7 +69,7 @@ def convention_warning(model_type: str, unit: Unit, square: bool = False) -> str
 
 
 def warn_of_conventions(model: str, names: Iterable[str], folder: str | Path, square: bool) -> list[str]:
-    """Logs and returns a warning for each data set of ``folder`` whose boxes do not fit ``model``, a folder or name."""
+    """Logs and returns a warning for each data set whose boxes do not fit ``model``, a folder or a name of the hub."""
     with suppress(OSError, ValueError, AttributeError):  # what another check, or stock, names
         config, named = Path(model).expanduser() / "config.json", _HUB_NAME.search(model)
         by_name = f"qwen{named[1].replace('.', '_')}_vl" if named else ""

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ..utils.box_forms import unread_summary
+from ..utils.box_forms import unit_mismatch, unread_summary
 from ..utils.boxes import MODALITIES, TASKS, sort_modalities
 from . import released
 from .captions import NO_JAVA, PLAIN, caption_scores, caption_statistics
@@ -136,6 +136,9 @@ def _notes(tasks: dict[str, Any], of_task: dict[str, list[dict]], by_release: bo
     notes = [NO_JAVA] if tasks.get("MIA", {}).get("tokenizer") == PLAIN else []
     if not by_release and (unread := unread_summary(row["response"] for row in of_task["VG"])):
         notes.append(f"VG: {unread}.")
+    sides = [[row[side] for row in of_task["VG"]] for side in ("annotation", "response")]
+    if not by_release and (mismatch := unit_mismatch(*sides)):
+        notes.append(f"VG: {mismatch}.")
     if by_release:
         if untagged := sum(not released.grounding_counts(row["annotation"], "")[1] for row in of_task["VG"]):
             notes.append(

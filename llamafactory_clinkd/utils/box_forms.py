@@ -124,7 +124,7 @@ def unread_numbers(text: str) -> str:
         start, end = (box.start, box.end) if box.form == "tagged" else box.outer
         plain[start:end] = "\n" * (end - start)
     match = _UNREAD.search("".join(plain))
-    return text[match.start() : match.end() + 30].split("\n")[0] if match else ""
+    return text[match.start() : match.end() + 12].split("\n")[0] if match else ""
 
 
 def unread_summary(answers: Iterable[str]) -> str | None:
@@ -134,6 +134,21 @@ def unread_summary(answers: Iterable[str]) -> str | None:
     if not unread:
         return None
     return f"{len(unread):,} of {len(found):,} answers hold numbers in a form that is not read: {unread[0][:60]!r}"
+
+
+def unit_mismatch(truths: Iterable[str], answers: Iterable[str]) -> str | None:
+    """A sentence if ``answers`` are mostly fractions, or a tenth of their boxes exceeds 1000, and ``truths`` not."""
+    units = []
+    for texts in (truths, answers):
+        boxes = [box.numbers for text in texts for box in find_boxes(text.translate(PLAIN))]
+        fractions = sum(all(0 <= float(n) <= 1 for n in box) and "." in "".join(box) for box in boxes)
+        over = sum(any(float(n) > 1000 for n in box) for box in boxes)
+        units.append(
+            "fractions" if 2 * fractions > len(boxes) else "pixels" if 10 * over > len(boxes) else "thousandths"
+        )
+    if units[0] == units[1] or not boxes:
+        return None
+    return f"the boxes of the answers look like {units[1]}, the ground truth like {units[0]}: scale one of them"
 
 
 def _found(match: re.Match, form: str, outer: tuple[int, int] | None = None) -> FoundBox:

@@ -3,7 +3,7 @@
 
 import pytest
 
-from llamafactory_clinkd.utils.box_forms import unread_numbers, unread_summary
+from llamafactory_clinkd.utils.box_forms import unit_mismatch, unread_numbers, unread_summary
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,22 @@ def test_unread_answers_are_counted():
     answers = ["[100, 200, 300, 400]", "x1: 10, y1: 20", "no box", "<loc0123><loc0456>"]
     assert unread_summary(answers) == "2 of 4 answers hold numbers in a form that is not read: 'x1: 10, y1: 20'"
     assert unread_summary(answers[:1]) is None
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "words"),
+    [
+        (
+            "(100,200),(300,400)",
+            "[0.1, 0.2, 0.3, 0.4]",
+            "look like fractions, those of the ground truth like thousandths",
+        ),
+        ("(100,200),(300,400)", '{"bbox_2d": [100, 200, 1300, 400]}', "look like pixels"),
+        ("(100,200),(300,400)", "[100, 200, 300, 401]", None),
+        ("[0.1, 0.2, 0.3, 0.4]", "(0.1,0.2),(0.3,0.5)", None),
+        ("(100,200),(300,400)", "no box", None),
+    ],
+)
+def test_answers_in_another_unit_are_reported(truth, answer, words):
+    found = unit_mismatch([truth] * 3, [answer] * 3)
+    assert (words in found) if words else found is None
