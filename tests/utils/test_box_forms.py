@@ -57,7 +57,7 @@ def test_unread_answers_are_counted():
         (
             "(100,200),(300,400)",
             "[0.1, 0.2, 0.3, 0.4]",
-            "look like fractions, those of the ground truth like thousandths",
+            "look like fractions, the ground truth like",
         ),
         ("(100,200),(300,400)", '{"bbox_2d": [100, 200, 1300, 400]}', "look like pixels"),
         ("(100,200),(300,400)", "[100, 200, 300, 401]", None),
