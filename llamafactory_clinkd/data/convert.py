@@ -34,6 +34,10 @@ from .text import check_unicode, clean_text, unread_box
 
 
 SAMPLE_SIZE = 100  # rows that determine the format
+OF_PIXELS = (
+    "Boxes are written as pixels of the resized picture. In the recipe: image_square: false, image_max_pixels: {}. "
+    "The report and the region scorers take boxes as thousandths."
+)
 MIXED = "MIXED"  # the task of a row whose turns have different ones
 
 
@@ -104,6 +108,7 @@ def convert(
             refuse_link(path)
         written = UNIT_OF_MODEL[options.model_type]
         entry = {} if written == "thousandths" else {BOXES_KEY: written}
+        notes += [OF_PIXELS.format(options.image_max_pixels)] if entry else []
         writer = ResumableWriter(output, name, signature, **entry)
         resumed_at = writer.done
         try:

@@ -42,6 +42,7 @@ def test_pixels_are_written_for_qwen2_5_recorded_and_compared(tmp_path, caplog):
     answer = json.loads(done.path.read_text())[0]["messages"][1]["content"]
     assert f"<|box_start|>({x1},{y1}),({x2},{y2})<|box_end|>" in answer
     assert written_unit(done.path) == "resized"
+    assert "image_square: false, image_max_pixels: 589824" in done.warnings[-1]
     assert check(done.path, image_folder=tmp_path, workers=1).errors == 0
 
     for model_type, count in (("qwen2_vl", 1), ("qwen2_5_vl", 0)):
