@@ -36,8 +36,6 @@ def label_found(annotation: str, response: str) -> bool:
 
 def grounding_statistics(rows: Sequence[dict]) -> np.ndarray:
     """float64 ``[rows, 16]``, the columns of :func:`grounding_scores`; the boxes of all references are targets."""
-    from scipy.optimize import linear_sum_assignment  # slow to import, and VG alone needs it
-
     table = np.zeros((len(rows), _COLUMNS))
     for line, row in zip(table, rows, strict=True):
         targets = [box for text in references(row) for box in parse_boxes(text)]
@@ -46,7 +44,7 @@ def grounding_statistics(rows: Sequence[dict]) -> np.ndarray:
         if targets and predicted:
             iou = iou_matrix(targets, predicted)  # [targets, predicted]
             line[0] = (iou > IOU_THRESHOLD).any(axis=1).sum()
-            line[2] = (iou[linear_sum_assignment(iou, maximize=True)] > IOU_THRESHOLD).sum()
+            line[2] = _matched_pairs(iou)
             best = iou[:, : len(targets)].max(axis=1)
             line[3] = best.sum()
             line[4] = _centre_hits(targets, predicted[: len(targets)])
@@ -95,6 +93,15 @@ def recall(sums: np.ndarray) -> np.ndarray:
 def safe_divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """The quotient of two arrays of one shape, and 0 where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros(np.shape(denominator)), where=denominator > 0)
+
+
+def _matched_pairs(iou: np.ndarray) -> int:
+    """How many pairs of the one-to-one assignment of the largest total IoU are above 0.5, of ``[targets, boxes]``."""
+    if 1 in iou.shape:
+        return int(iou.max() > IOU_THRESHOLD)
+    from scipy.optimize import linear_sum_assignment  # slow to import, and only several boxes need it
+
+    return int((iou[linear_sum_assignment(iou, maximize=True)] > IOU_THRESHOLD).sum())
 
 
 def _centre_hits(targets: Sequence[Sequence[float]], predicted: Sequence[Sequence[float]]) -> int:
