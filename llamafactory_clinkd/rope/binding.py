@@ -205,7 +205,10 @@ def _continue_after_image(self: nn.Module, outputs: Any, model_kwargs: dict[str,
     """Update step of ``generate``; transformers adds 1 to each axis, which is wrong after an image at the end."""
     model_kwargs = type(self)._update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **kwargs)
     types, ids = model_kwargs.get("mm_token_type_ids"), model_kwargs.get("position_ids")
-    new = kwargs.get("num_new_tokens", 1)
+    mask, new = model_kwargs.get("attention_mask"), kwargs.get("num_new_tokens", 1)
+    if types is not None and mask is not None:  # transformers 5.2 leaves the types at the prompt's length
+        types = nn.functional.pad(types, (0, mask.shape[1] - types.shape[1]))
+        model_kwargs["mm_token_type_ids"] = types
     if types is not None and ids is not None and ids.dim() == 3 and bool(types[:, -new - 1].any()):
         positions, _ = self.model.get_rope_index(**{k: v for k, v in model_kwargs.items() if k != "position_ids"})
         model_kwargs["position_ids"] = ids.clone()
