@@ -74,14 +74,19 @@ def test_kept_corrected_rejected(tmp_path):
     }  # fmt: skip
     assert list(records) == ["a", "b", "c", "d", "e", "f"]
     assert records["b"]["corrected"] == "Here is located the left kidney"
-    assert [each["reasons"] for each in records["b"]["candidates"]] == [["meaning_words", "similarity"], [], []]
+    assert [each["reasons"] for each in records["b"]["candidates"]] == [
+        ["similarity", "opposite", "position"], [], [],
+    ]  # fmt: skip
+    assert records["b"]["candidates"][0]["details"]["opposite"] == "'left' becomes 'right'"
     assert records["c"]["corrected"] is None
     assert records["e"]["reason"] == "unusable: annotation is NoneType, expected a string"
     assert (summary.rows, summary.kept, summary.corrected, summary.rejected) == (6, 1, 1, 4)
     assert summary.reasons == {"ok": 1, "similarity": 3, "unusable": 2}
     assert summary.rejections == {
-        "meaning_words": 1,
+        "added": 1,
+        "dropped": 1,
         "no_candidates": 1,
+        "position": 1,
         "similarity": 1,
         "too_short": 1,
         "unusable": 2,
@@ -266,9 +271,7 @@ def test_a_faulty_server_gives_each_sample_exactly_one_verdict(tmp_path):
         final = script_of(str(number), 5)[1]
         right = number % 10 == 0
         assert each["status"] == ("kept" if right else "corrected" if final in ("good", "fenced") else "rejected")
-    assert {"boxes", "too_long", "prompt_leak", "meaning_words", "empty_answer", "unparsable"} <= set(
-        summary.rejections
-    )
+    assert {"boxes", "too_long", "prompt_leak", "added", "empty_answer", "unparsable"} <= set(summary.rejections)
 
 
 def kill_and_resume(tmp_path, count, kills, similarity):
