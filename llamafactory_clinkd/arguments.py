@@ -184,12 +184,14 @@ class ClinkdArguments:
     sasg_scorer: str = _key(
         BIOMED_CLIP,
         "open_clip model that ranks the candidates: a name, name@pretrained, hf-hub:..., or a local folder. logprob "
-        "ranks by the model's own log-probability instead.",
+        "ranks by the model's own log-probability, consensus by the similarity to the other candidates, a *.json file "
+        "of clinkd select --fit by a weighted sum.",
     )
-    sasg_region: Literal["image", "crop"] = _key(
-        "image",
-        "Image region to score against the text: the whole image, or crop: the box of the candidate, else of the "
-        "question, else the whole image.",
+    sasg_region: Literal["auto", "image", "crop", "highlight", "blur", "mean"] = _key(
+        "auto",
+        "Region that the scorer compares with the text: image (the whole image), or the candidate's box, else the "
+        "question's box, else the whole image: crop, highlight (box outlined), blur (outside of it blurred), mean (of "
+        "the three), or auto (the one that validated best).",
     )
     spice_jars: str | None = _key(
         None,

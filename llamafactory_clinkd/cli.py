@@ -64,17 +64,32 @@ def evaluate(
 @app.command()
 def select(
     predictions: Annotated[Path, typer.Argument(help="predictions.jsonl with stored candidates.")],
-    scorer: Annotated[str, typer.Option(help="open_clip name, name@pretrained, hf-hub:..., a folder, or logprob.")],
-    output: Annotated[Path, typer.Option(help="File for the newly ranked predictions.")],
+    scorer: Annotated[
+        list[str], typer.Option(help="open_clip name, name@pretrained, hf-hub:..., a folder, logprob or consensus.")
+    ],
+    output: Annotated[Path, typer.Option(help="File for the newly ranked predictions, or with --fit for weights.")],
     image_dir: Annotated[Path, typer.Option(help="Folder of relative image paths.")] = Path(),
-    region: Annotated[Literal["image", "crop"], typer.Option(help="Score image or candidate's box.")] = "image",
+    region: Annotated[
+        Literal["auto", "image", "crop", "highlight", "blur", "mean"], typer.Option(help="What the scorer looks at.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="Device of the scorer, e.g. cuda.")] = "cpu",
+    fit: Annotated[bool, typer.Option(help="Fit the weights of several --scorer on validation predictions.")] = False,
 ) -> None:
     """Ranks stored candidates with another scorer, without generating again."""
-    from .select import load_scorer, rerank
+    from .select import fit_scorers, load_scorer, rerank
 
     with exit_on_error(RuntimeError):  # a scorer that cannot be loaded, or no row that could be ranked
-        rows = rerank(predictions, load_scorer(scorer, device=device), output, image_dir, region=region, progress=True)
+        if fit:
+            scorers = {name: load_scorer(name, device=device) for name in scorer}
+            for task, figures in fit_scorers(predictions, scorers, output, image_dir, region=region).items():
+                means = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if name != "rows")
+                console.print(f"{task}, {figures['rows']} rows: {means}", highlight=False, soft_wrap=True)
+            console.print(f"Weights in {output}: rank other rows with --scorer {output}.")
+            return
+        if len(scorer) > 1:
+            raise ValueError(f"Found {len(scorer)} scorers: give one, or fit their weights with --fit first.")
+        loaded = load_scorer(scorer[0], device=device)
+        rows = rerank(predictions, loaded, output, image_dir, region=region, progress=True)
     console.print(f"{len(rows)} rows ranked into {output}.")
 
 

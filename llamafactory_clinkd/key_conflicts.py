@@ -31,8 +31,9 @@ def check_conflicts(settings: Any) -> None:
         allowed = "no value with `kd_teacher_offload: true`, because quantised weights stay on the GPU"
         raise bad_value("ref_model_quantization_bit", bits, allowed, "remove one of them")
     _check_on_policy(settings, distils)
-    if settings.correction_scorer == "logprob":
-        raise bad_value("correction_scorer", "logprob", "an open_clip model", "name one, or remove the key")
+    scorer = settings.correction_scorer
+    if scorer in ("logprob", "consensus") or str(scorer).endswith(".json"):
+        raise bad_value("correction_scorer", scorer, "an open_clip model", "name one, or remove the key")
     if settings.kd_method == "pseudo_kd" and distils and settings.kd_alpha == 0 and settings.kd_noise_std > 0:
         raise ValueError("`kd_noise_std` has no effect with `kd_alpha: 0`. Raise `kd_alpha` or remove the noise.")
     for key, default, variant in (

@@ -24,8 +24,8 @@ def clip_weights(keys: Mapping[str, Any]) -> CheckResult:
     """Whether the weights of ``sasg_scorer`` (by default BiomedCLIP) are on this machine."""
     result = functools.partial(CheckResult, "CLIP weights")
     name = keys.get("sasg_scorer") or BIOMED_CLIP
-    if name == "logprob":
-        return result("ok", "not needed: `sasg_scorer: logprob` is the model's own probability")
+    if name in ("logprob", "consensus") or name.endswith(".json"):
+        return result("ok", f"`sasg_scorer: {name}` has none of its own")
     fix = (
         "The first run downloads them. Without network: copy the model's folder here and set `sasg_scorer` to its "
         "path, or set `sasg_scorer: logprob` (not the paper's score)."

@@ -3,6 +3,7 @@
 
 """Scores a candidate against its image with an open_clip model, or by the generating model's own probability."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,10 +12,14 @@ import torch
 from PIL import Image
 
 from ..utils.clip import BIOMED_CLIP, OPEN_CLIP_CONFIG, local_text_tower, weights_sha256
+from ..utils.io import read_json
 from ..utils.pixels import rgb_pixels
+from .consensus import ConsensusScorer, LogprobScorer
+from .fit import load_weighted
 
 
 DEFAULT_SCORER = BIOMED_CLIP
+WITHOUT_MODEL = {"logprob": LogprobScorer, "consensus": ConsensusScorer}
 _TEXT_TOWER_HELP = "If its text tower is a transformers model, its config.json and tokenizer files belong there too."
 _HUB_HELP = (
     "The weights are downloaded on first use, from the network or a filled cache. On a machine without network, copy "
@@ -31,22 +36,7 @@ class Scorer(Protocol):
 
     identity: dict[str, Any]  # name, source, library and a SHA-256 of the weights, for the records
     short_name: str  # the same in one line, for tables and rows
-    reads_images: bool  # whether to call `score`; otherwise the candidates' stored `logprob` is the score
-
-    def score(self, images: Sequence[Image.Image], texts_per_image: Sequence[Sequence[str]]) -> list[list[float]]:
-        """One score per text of each image, higher is better; equal texts get exactly equal scores."""
-
-
-class LogprobScorer:
-    """The generating model's own mean log-probability per token. Not the paper's CLIP score, and named accordingly."""
-
-    identity = {"name": "logprob", "kind": "the model's own mean log-probability per token (no image-text model)"}
-    short_name = "logprob (not CLIP)"
-    reads_images = False
-
-    def score(self, images: Sequence[Image.Image], texts_per_image: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Not available: the probability of a text is known only from its generation."""
-        raise TypeError("The scorer `logprob` ranks by the candidates' stored `logprob`; it cannot score texts.")
+    reads_images: bool  # whether to call `score`; otherwise `score_rows`, which takes rows and returns `RowScores`
 
 
 class ClipScorer:
@@ -65,7 +55,10 @@ class ClipScorer:
 
     @torch.no_grad()
     def score(self, images: Sequence[Image.Image], texts_per_image: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Scores in [-100, 100], from one pass of each tower; each image and each distinct text is encoded once."""
+        """Scores in [-100, 100], one for each text of each image, from one pass of each tower.
+
+        Texts with equal tokens, such as long ones whose first 77 are equal, are encoded once: their scores are equal.
+        """
         if len(images) != len(texts_per_image):
             raise ValueError(f"Found {len(images)} images and {len(texts_per_image)} lists of texts: give one each.")
         column = {text: i for i, text in enumerate(dict.fromkeys(t for texts in texts_per_image for t in texts))}
@@ -73,9 +66,12 @@ class ClipScorer:
             return [[] for _ in images]
         pixels = torch.stack([self.preprocess(rgb_pixels(image)) for image in images]).to(self.device)
         image_features = self.model.encode_image(pixels, normalize=True)  # [b, d]
-        text_features = self.model.encode_text(self.tokenizer(list(column)).to(self.device), normalize=True)  # [n, d]
+        tokens, place = torch.unique(self.tokenizer(list(column)), dim=0, return_inverse=True)
+        text_features = self.model.encode_text(tokens.to(self.device), normalize=True)  # [n, d]
         scores = (100 * image_features.float() @ text_features.float().T).cpu()  # [b, n]
-        return [[scores[row, column[text]].item() for text in texts] for row, texts in enumerate(texts_per_image)]
+        return [
+            [scores[row, place[column[text]]].item() for text in texts] for row, texts in enumerate(texts_per_image)
+        ]
 
 
 def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
@@ -89,15 +85,19 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
               tokenizer files if its text tower is a transformers model;
             - ``ARCHITECTURE@PRETRAINED``, e.g. ``ViT-B-32@laion2b_s34b_b79k``: one of open_clip's own names with one
               of its tags, or with a path to weights;
-            - ``logprob``: the generating model's own log-probability, which is not the paper's CLIP score.
+            - ``logprob``: the generating model's own log-probability, which is not the paper's CLIP score;
+            - ``consensus``: the mean similarity to the other candidates, which is not the paper's CLIP score either;
+            - a file ``*.json`` of ``clinkd select --fit``: a weighted sum of the others.
         device: Where the model runs.
 
     Raises:
         ScorerError: If it cannot be loaded; there is no silent fallback.
     """
-    if name == "logprob":
-        return LogprobScorer()
+    if name in WITHOUT_MODEL:
+        return WITHOUT_MODEL[name]()
     check_scorer(name)
+    if name.endswith(".json"):
+        return load_weighted(Path(name), functools.partial(load_scorer, device=device))
     import open_clip
 
     pretrained, advice = None, _HUB_HELP
@@ -129,7 +129,13 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
 
 def check_scorer(name: str) -> None:
     """Raises the ``ScorerError`` of :func:`load_scorer` for every problem that shows before weights are loaded."""
-    if name == "logprob":
+    if name in WITHOUT_MODEL:
+        return
+    if name.endswith(".json"):
+        if not Path(name).is_file():
+            raise ScorerError(f"There is no file {name}. Write it with `clinkd select --fit`.")
+        for part in read_json(name).get("scorers", {}):
+            check_scorer(part)
         return
     try:
         import open_clip
@@ -149,8 +155,8 @@ def check_scorer(name: str) -> None:
     if architecture not in open_clip.list_models():
         raise ScorerError(
             f"Unknown scorer {name!r}: it is neither an existing folder, nor a name of the hub (`hf-hub:...`), nor "
-            "`logprob`, nor one of open_clip's architectures (`python -c 'import open_clip; "
-            "print(open_clip.list_pretrained())'` lists them with their weights)."
+            "`logprob`, `consensus` or a `*.json` of weights, nor one of open_clip's architectures (`python -c "
+            "'import open_clip; print(open_clip.list_pretrained())'` lists them with their weights)."
         )
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if not pretrained:

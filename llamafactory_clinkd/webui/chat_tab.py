@@ -100,7 +100,7 @@ class _ChatAccordion:
         try:
             settings |= {"count": options["sasg_candidates"], "mode": options["sasg_mode"]}
             candidates = generate_candidates(chatter, new_conversation, system, tools, image, **settings)
-            row = {"image": None if image is None else "uploaded", "candidates": candidates}
+            row = {"image": None if image is None else "uploaded", "question": query, "candidates": candidates}
             row = select_row(row, scorer, image, region=options["sasg_region"])
         except Exception as error:  # of any model or scorer: the page gets its question back, and the reason
             logger.exception("The Chat tab's candidates failed.")
@@ -193,7 +193,7 @@ def translate(lang: str | None, scorer: str, content: dict[str, Any] | None) -> 
     words = catalogue["chat"]
     updates = [{"label": words["title"]}, {"value": words["answer"]}, {"value": words["draw"]}]
     for name in OPTIONS:
-        unused = name == "sasg_region" and scorer == "logprob"
+        unused = name == "sasg_region" and scorer in ("logprob", "consensus")
         info = catalogue["reasons"]["needs_image_scorer"] if unused else catalogue["elements"][name]["info"]
         updates.append({"label": catalogue["elements"][name]["label"], "info": info, "interactive": not unused})
     updates.append({"label": _boxes_label(content["boxes"], lang)} if content else {})

@@ -87,7 +87,7 @@ def unused_elements(values: dict[str, Any]) -> dict[str, str]:
     rules = [
         ("needs_predict", "predict" in phases, ["eval_dataset", *prediction]),
         ("needs_evaluate", "evaluate" in phases, ["spice_jars"]),
-        ("needs_image_scorer", values["sasg_scorer"] != "logprob", ["sasg_region"]),
+        ("needs_image_scorer", values["sasg_scorer"] not in ("logprob", "consensus"), ["sasg_region"]),
         ("needs_mcg", values["rope_variant"] == "mcg", ["mcg_alpha_h", "mcg_alpha_w"]),
         ("needs_mcg_released", values["rope_variant"] == "mcg_released", ["mcg_gap"]),
         ("needs_teacher", needs_teacher, ["teacher_rope_variant", *GROUPS["distillation"][0]]),

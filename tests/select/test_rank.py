@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from llamafactory_clinkd.select import load_scorer, rank_scores, rerank, select_row, select_rows
-from llamafactory_clinkd.select.rank import crop_box
-from llamafactory_clinkd.utils.boxes import Box, format_box
+from llamafactory_clinkd.utils.boxes import format_box
 from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_jsonl
 
 
@@ -91,56 +90,64 @@ def test_the_best_candidate_answers_and_all_are_kept(image_dir):
 def test_the_scorers_whole_identity_is_kept_beside_the_predictions(image_dir, tmp_path, clip_folder):
     select([row("a", "ct_1.png", "liver")], WordScorer(), image_dir, out_path=tmp_path / "predictions.jsonl")
     record = tmp_path / "predictions.scorer.json"
-    assert read_json(record) == {"identity": {"name": "words"}, "region": "image"}
+    assert read_json(record) == {"identity": {"name": "words"}, "region": "auto"}
     clip = load_scorer(str(clip_folder))
     rerank(tmp_path / "predictions.jsonl", clip, tmp_path / "predictions.jsonl", image_dir, region="crop")
     assert read_json(record) == {"identity": clip.identity, "region": "crop"}
     assert len(read_json(record)["identity"]["weights_sha256"]) == 64
 
 
-def test_boxes_and_tags_are_not_scored(image_dir):
+def test_boxes_and_tags_are_not_words(image_dir):
     box = format_box((0, 0, 500, 1000))
     texts = (f"<|object_ref_start|>liver<|object_ref_end|>{box}", f"liver {box}", f"{box}", "spleen")
     scorer = WordScorer()
-    (r,) = select([row("a", "ct_1.png", *texts)], scorer, image_dir)
+    (r,) = select([row("a", "ct_1.png", *texts)], scorer, image_dir, region="image")
     assert scorer.calls == [[((100, 50), ["liver", "spleen"])]]
     assert [c["rank"] for c in r["candidates"]] == [1, 2, 4, 3]
-    assert r["candidates"][2]["score"] is None and r["response"] == texts[0]
-    (r,) = select([row("a", "ct_1.png", box, box)], scorer, image_dir)
+    assert r["candidates"][2]["score"] is None and r["candidates"][2]["unscored"] == "no words"
+    assert r["response"] == texts[0] and "unscored" not in r["candidates"][0]
+    (r,) = select([row("a", "ct_1.png", box, box)], scorer, image_dir, region="image")
     assert r["response"] == box and [c["rank"] for c in r["candidates"]] == [1, 2] and "error" not in r
 
 
-def test_crop_scores_each_candidates_own_box(image_dir):
-    left, right = format_box((0, 0, 500, 999)), format_box((500, 0, 999, 999))
+def test_a_box_is_scored_by_what_the_question_asks_for(image_dir):
+    left, right = format_box((0, 0, 300, 999)), format_box((600, 0, 900, 999))
     scorer = WordScorer()
-    rows = [row("a", "ct_1.png", f"liver {left}", f"spleen {right}", f"kidney {right}", "liver")]
-    (r,) = select(rows, scorer, image_dir, region="crop")
-    assert scorer.calls == [
-        [((50, 50), ["liver"]), ((50, 50), ["spleen", "kidney"]), ((100, 50), ["liver"])],
-    ]
-    assert [c["score"] for c in r["candidates"]] == [3.0, 202.0, 202.0, 103.0]
-    assert r["response"] == f"spleen {right}"
-    with pytest.raises(ValueError, match="'image' or 'crop'"):
+    rows = [row("a", "ct_1.png", left, right, "(1100,0),(1200,9)", question="Where is the liver in the image?")]
+    (r,) = select(rows, scorer, image_dir)
+    assert scorer.calls == [[((33, 50), ["liver"]), ((36, 50), ["liver"])]]  # with a margin of a tenth
+    assert r["response"] == right and [c["rank"] for c in r["candidates"]] == [2, 1, 3]
+    assert r["candidates"][2]["unscored"] == "box outside the image"
+
+
+def test_several_boxes_are_scored_each_by_its_reference(image_dir):
+    left, right = format_box((0, 0, 400, 999)), format_box((600, 0, 999, 999))
+    scorer = WordScorer()
+    (r,) = select([row("a", "ct_1.png", f"<ref>liver</ref>{left} and <ref>spleen</ref>{right}")], scorer, image_dir)
+    assert [texts for _, texts in scorer.calls[0]] == [["liver"], ["spleen"]]
+    assert r["candidates"][0]["score"] == pytest.approx((3.0 + 2.0 + 200.0) / 2)
+
+
+def test_without_a_box_in_the_answer_that_of_the_question_is_scored(image_dir):
+    scorer, question = WordScorer(), f"What is at {format_box((600, 0, 999, 999))}?"
+    rows = [row("a", "ct_1.png", "spleen", "liver", question=question), row("b", "mr_2.png", "liver")]
+    r, whole = select(rows, scorer, image_dir, region="crop")
+    assert [texts for _, texts in scorer.calls[0]] == [["spleen", "liver"], ["liver"]]
+    assert [c["score"] for c in r["candidates"]] == [202.0, 203.0] and r["response"] == "liver"
+    assert whole["candidates"][0]["score"] == 103.0
+    with pytest.raises(ValueError, match="Unknown region 'box'"):
         select(rows, scorer, image_dir, region="box")
 
 
-def test_crop_without_a_box_in_the_answer_scores_the_box_of_the_question(image_dir):
-    scorer, question = WordScorer(), f"What is at {format_box((500, 0, 999, 999))}?"
-    rows = [row("a", "ct_1.png", "spleen", "liver", question=question), row("b", "mr_2.png", "liver")]
-    r, whole = select(rows, scorer, image_dir, region="crop")
-    assert scorer.calls == [[((50, 50), ["spleen", "liver"]), ((100, 50), ["liver"])]]
-    assert [c["score"] for c in r["candidates"]] == [202.0, 203.0] and r["response"] == "liver"
-    assert whole["candidates"][0]["score"] == 103.0
-
-
-def test_crops():
-    image = Image.new("RGB", (200, 100))
-    assert crop_box(image, Box(0, 0, 1000, 1000)).size == (200, 100)
-    assert crop_box(image, Box(500, 250, 750, 750)).size == (50, 50)
-    assert crop_box(image, Box(500, 500, 501, 501)).size == (1, 1)
-    assert crop_box(image, Box(-300, -300, 500, 500)).size == (100, 50)
-    assert crop_box(image, Box(500, 500, 500, 700)) is None
-    assert crop_box(image, Box(1100, 0, 1300, 500)) is None
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_ranks_last_and_is_null(image_dir, value):
+    scorer = WordScorer()
+    scorer.values = {"liver": value, "spleen": 1.0}
+    (r,) = select([row("a", "ct_1.png", "liver", "spleen")], scorer, image_dir)
+    assert [(c["score"] is None, c["rank"]) for c in r["candidates"]] == [(True, 2), (False, 1)]
+    assert r["candidates"][0]["unscored"] == f"the score is {value}"
+    assert "NaN" not in (image_dir / "predictions.jsonl").read_text()
+    assert rank_scores([1.0, float("nan"), 3.0]) == [2, 3, 1]
 
 
 def test_rows_of_one_image_share_its_encoding(image_dir):

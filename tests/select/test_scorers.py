@@ -148,5 +148,16 @@ def test_errors_say_how_to_get_a_scorer(tmp_path, monkeypatch, clip_folder):
 def test_logprob_is_named_as_such():
     scorer = load_scorer("logprob")
     assert "not CLIP" in scorer.short_name and not scorer.reads_images
-    with pytest.raises(TypeError, match="cannot score texts"):
-        scorer.score([picture(0)], [["a"]])
+    rows = [{"candidates": [{"logprob": -1.0}, {"logprob": float("nan")}]}, {"candidates": [{"logprob": -1.0}]}]
+    broken, fine = scorer.score_rows(rows)
+    assert "no stored `logprob`" in broken.error and fine.scores == [-1.0] and fine.error is None
+
+
+def test_texts_with_equal_tokens_have_equal_scores(clip_folder):
+    """16 tokens are read: what follows does not break a tie."""
+    scorer = load_scorer(str(clip_folder))
+    long = "a liver and a spleen and a kidney and a lung and a heart and a brain and a bone"
+    texts = [f"{long} left", "other", f"{long} right"]
+    for width in (3, 2, 1):
+        (scores,) = scorer.score([picture(0)], [texts[:width] + texts[2:]])
+        assert scores[0] == scores[-1]
