@@ -23,7 +23,8 @@ _SIGNS = {
     "~": "approximately", "≈": "approximately", "±": "plus or minus", "×": "x", "%": "percent",
 }  # fmt: skip
 _SIGN = re.compile("|".join(map(re.escape, sorted(_SIGNS, key=len, reverse=True))))
-_NUMBER = r"\d+(?:\.\d+)?"
+_NUMBER = r"\d{1,15}(?:\.\d{1,15})?"
+_MIXED = re.compile(r"(?<!\w)(\d{1,9}) (\d{1,9})/([1-9]\d{0,8})(?!\d)")
 _UNITS = re.compile(rf"(?<![\w.])({_NUMBER})(?:-| ?)([a-zA-Zµμ]+[23²³]?)(?![\w])")
 _SERIES = re.compile(rf"(?<![\w.])({_NUMBER})(?= ?(?:x|by|to|and|or) ?{_NUMBER}(?:-| ?)([a-zA-Zµμ]+)(?!\w))")
 _GRADED = re.compile(rf"\b(grade|stage|type|class|nerve|CN|zone|segment) ({'|'.join(_ROMAN)})\b", re.IGNORECASE)
@@ -35,10 +36,8 @@ def in_one_form(text: str) -> str:
     text = re.sub(r"(\d)[⁄∕](\d)", r"\1/\2", unicodedata.normalize("NFKC", re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)))
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
     text = re.sub(r"(?<=\d),(?=\d)", ".", text)
-    text = re.sub(
-        r"(?<!\w)(\d+) (\d+)/(\d+)", lambda m: str(float(int(m[1]) + Fraction(int(m[2]), int(m[3]) or 1))), text
-    )
-    text = re.sub(r"(?<![\w/])(\d+)/([1-9]\d*)(?![\w/])", lambda m: f"{int(m[1]) / int(m[2]):.6g}", text)
+    text = _MIXED.sub(lambda m: f"{float(int(m[1]) + Fraction(int(m[2]), int(m[3])))}", text)
+    text = re.sub(r"(?<![\w/])(\d{1,9})/([1-9]\d{0,8})(?![\w/])", lambda m: f"{int(m[1]) / int(m[2]):.6g}", text)
     text = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)[-–](?=\d)", r"\1 to ", text)
     text = re.sub(r"(?<![\w.)])[-−](?=\d)", " minus ", text)
     text = _SIGN.sub(lambda match: f" {_SIGNS[match[0]]} ", text)

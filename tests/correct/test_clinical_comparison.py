@@ -118,3 +118,12 @@ def test_words_of_the_question(question, annotation, candidate, code):
 def test_boxes_and_tags_are_ignored():
     text = "The <ref>left kidney</ref><box>(1,2),(3,4)</box> is enlarged."
     assert meaning_differences(text, "Enlarged <ref>left kidney</ref><box>(1,2),(3,4)</box>.") == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "!!!", "½", "1/0 cm", "9" * 400 + " cm", "no no not", "((((", "😀 肺", "\0", "-", "5²"]
+)
+def test_any_text_is_compared(text):
+    """A server may send anything: no text stops a round."""
+    assert meaning_differences(text, text, text) == {}
+    assert meaning_differences("A cyst.", text) != {} and meaning_differences("A cyst.", f"A cyst. {text} mass.") != {}
