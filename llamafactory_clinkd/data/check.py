@@ -97,8 +97,9 @@ def check(
     progress = on_progress or (lambda *_: None)
     result = Check(str(path), tokens_checked=model is not None, findings_path=str(Path(report + ".jsonl")))
 
-    first_rows, total = _first_rows(path)
-    other_images = dict.fromkeys(image for other in against for image in _first_rows(other)[0])
+    patients: dict[str, str] = {}
+    first_rows, total = _first_rows(path, patients)
+    other_images = dict.fromkeys(image for other in against for image in _first_rows(other, patients)[0])
     with (
         _worker_pool(workers or os.cpu_count() or 1) as pool_map,
         atomic_path(result.findings_path) as temporary,
@@ -108,7 +109,7 @@ def check(
         records = _inspect_images(folder, list(first_rows | other_images), image_cache, pool_map, progress)
         result.images = len(first_rows)
         result.unread_against = sum(not records[image].digest for image in other_images)
-        find_leaks = _leak_finder(other_images, records)
+        find_leaks = _leak_finder(other_images, records, patients)
         row_of_content: dict[int, int] = {}
         row_of_id: dict[int, int] = {}
         sized_rows = ((number, row, _image_sizes(row, records) if model else None) for number, row in read_rows(path))
@@ -135,8 +136,8 @@ def check(
     return result
 
 
-def _first_rows(path: str | Path) -> tuple[dict[str, int], int]:
-    """The first row of each image that is within the folder, and the number of rows."""
+def _first_rows(path: str | Path, patients: dict[str, str]) -> tuple[dict[str, int], int]:
+    """The first row of each image that is within the folder, and the number of rows; adds the rows' ``patients``."""
     first: dict[str, int] = {}
     number = 0
     for number, row in read_rows(path):
@@ -145,6 +146,8 @@ def _first_rows(path: str | Path) -> tuple[dict[str, int], int]:
                 with suppress(Reject):  # reported when the rows are checked
                     relative_path(image)
                     first.setdefault(image, number)
+                    if row.get("patient") not in (None, ""):
+                        patients[image] = str(row["patient"])
     return first, number
 
 
@@ -207,12 +210,18 @@ def _duplicate_problems(row: RowCheck, row_of_content: dict[int, int], row_of_id
     return []
 
 
-def _leak_finder(images: Iterable[str], records: dict[str, ImageRecord]) -> Callable[[ImageRecord], list[Problem]]:
-    """The function that compares an image with ``images``, those of the other sets, by path, content and volume."""
+def _leak_finder(
+    images: Iterable[str], records: dict[str, ImageRecord], known_patients: dict[str, str]
+) -> Callable[[ImageRecord], list[Problem]]:
+    """The function that compares an image with ``images``, of the other sets, by path, pixels, volume and patient."""
+
+    def patient(image: str) -> str | None:
+        return known_patients.get(image) or patient_of(image)
+
     paths = {os.path.normpath(image) for image in images}
     digests = {records[image].digest: image for image in images if records[image].digest}
     volumes = {volume: image for image in images if (volume := volume_of(image))}
-    patients = {patient: image for image in images if (patient := patient_of(image))}
+    patients = {found: image for image in images if (found := patient(image))}
 
     def find_leaks(record: ImageRecord) -> list[Problem]:
         if os.path.normpath(record.image) in paths:
@@ -222,7 +231,7 @@ def _leak_finder(images: Iterable[str], records: dict[str, ImageRecord]) -> Call
         if (volume := volume_of(record.image)) in volumes:
             slices = f"{record.image} and {volumes[volume]} of the other set"
             return [("leak_volume", f"{slices} are slices of {volume}")]
-        if twin := patients.get(patient_of(record.image)):
+        if twin := patients.get(patient(record.image)):
             return [("leak_patient", f"{record.image} and {twin} of the other set are of one patient")]
         return []
 

@@ -286,3 +286,10 @@ def test_nothing_is_appended_through_a_link(folder, tmp_path):
     with pytest.raises(ValueError, match="is a link"):
         checked(folder, [sharegpt("ct_0.png")])
     assert outside.read_text() == ""
+
+
+def test_patients_of_the_column_are_compared(folder):
+    test = write_source(folder / "test.json", [sharegpt("ct_0.png", patient="a"), sharegpt("ct_1.png", patient="b")])
+    rows = [sharegpt("ct_2.png", patient="b"), sharegpt("ct_3.png", patient="c")]
+    found = checked(folder, rows, against=[test])
+    assert dict(found.counts) == {"leak_patient": 1} and found.examples["leak_patient"][0]["row"] == 1
