@@ -92,7 +92,15 @@ def run_combination(folder: Path, name: str, source: Path, wheel: Path, argument
             checked = install(environment, interpreter, llamafactory, transformers, wheel, arguments.main, output)
         except subprocess.CalledProcessError as error:
             return table_line(*shown, "", today(), f"not installed: {error.cmd[-1]}, see {log.name}", "", ""), False
-        command = [environment / "bin" / "python", "-m", "pytest", "-q", "-m", "not slow and not long"]
+        command = [
+            environment / "bin" / "python",
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "not slow and not long",
+            f"--basetemp={folder}/tmp",
+        ]
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{environment / 'bin'}:{os.environ['PATH']}"}
         done = subprocess.run(
             [*command, *arguments.tests], cwd=source, env=variables, stdout=output, stderr=subprocess.STDOUT
