@@ -17,18 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.io import append_jsonl, atomic_path, read_jsonl, refuse_link, write_json
+from ..utils.scan_names import bare_names, patient_of, volume_of
 from .box_convention import recorded_unit
 from .coordinates import Unit
 from .images import (
     RULE,
     ImageRecord,
-    bare_names,
     file_stamp,
     inspect_images,
     path_within,
-    patient_of,
     relative_path,
-    volume_of,
 )
 from .problems import ERRORS, Problem, Reject
 from .reader import read_rows

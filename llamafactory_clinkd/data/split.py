@@ -14,9 +14,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from pathlib import Path
 from typing import Any
 
-from ..utils.locks import file_lock
+from ..utils.io import file_lock
+from ..utils.scan_names import patient_of, volume_of
 from .convert import check_name
-from .images import patient_of, volume_of
 from .problems import Reject
 from .reader import read_rows
 from .sharegpt import as_list, dataset_info_entry, write_array, write_dataset_info

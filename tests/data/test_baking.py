@@ -15,7 +15,7 @@ from PIL import Image
 from llamafactory_clinkd.data.baking import any_reader_picture, keyed_hash, write_png
 from llamafactory_clinkd.data.check import check
 from llamafactory_clinkd.data.convert import Options, convert
-from llamafactory_clinkd.data.images import bare_names, volume_of
+from llamafactory_clinkd.utils.scan_names import bare_names, volume_of
 
 from .samples import SHAREGPT, read_rejects, write_source
 from .test_scans import dicom

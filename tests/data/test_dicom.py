@@ -12,10 +12,10 @@ from PIL import Image
 
 from llamafactory_clinkd.data.check import check
 from llamafactory_clinkd.data.convert import Options, convert
-from llamafactory_clinkd.data.images import patient_of, volume_of
 from llamafactory_clinkd.data.problems import Reject
 from llamafactory_clinkd.data.scans import scan_to_png
 from llamafactory_clinkd.data.split import write_split
+from llamafactory_clinkd.utils.scan_names import patient_of, volume_of
 
 from .samples import SHAREGPT, read_rejects, write_source
 from .test_scans import dicom, nifti
