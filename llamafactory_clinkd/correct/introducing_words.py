@@ -12,13 +12,13 @@ from .sentence_templates import Piece, child_of
 
 VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|had|can|shows?|appears?|seems?|suggests?|indicates?|represents?|depicts?|displays?|"
-    r"contains?|reveals?|demonstrates?|lies|lie)\b",
+    r"contains?|consists?|points?|measures?|includes?|presents?|reveals?|demonstrates?|lies|lie)\b",
     re.IGNORECASE,
 )
 _OPENS_PHRASE = ("NN", "NNS", "NNP", "NNPS", "JJ", "DT", "CD", "IN", "VBN", "VBG", "VBD", "RB", "FW", "JJR")
 _VISIBLE = frozenset("there seen visible located situated lies lie appears appear enlarged present".split())
 _TAKEN_FOR_NOUNS = frozenset("shows show demonstrates reveals displays measures points stains include".split())
-_ADDRESS = frozenset("i we you me us my our your please".split())
+_ADDRESS = frozenset("i me us my our your please".split())
 _PLACES = frozenset(
     "in at on within near inside between above below behind along beneath underneath over under".split()
 )
@@ -29,7 +29,8 @@ def general_frames(sentence: Any, piece: Piece) -> list[str]:
     first, root = sentence[0], sentence.root
     start = _start_of_clause(sentence)
     if (
-        sentence[-1].text in ("?", ":")
+        sentence[-1].text == "?"
+        or ":" in sentence.text
         or _ADDRESS & {token.lower_ for token in sentence}
         or root.lower_ in ("left", "right")
     ):
@@ -84,7 +85,8 @@ def is_reduced(verb: Any) -> bool:
     """Whether a form in -ed, parsed as a past tense, is rather a participle: "appendix adhered to the kidney"."""
     subject = child_of(verb, "nsubj")
     bare = subject is not None and not any(child.dep_ in ("det", "poss") for child in subject.children)
-    return verb.tag_ == "VBD" and verb.text.endswith("ed") and bare and child_of(verb, "dobj") is None
+    own = child_of(verb, "dobj") is not None and verb.lemma_ in ("show", "reveal", "demonstrate", "display")
+    return verb.tag_ == "VBD" and verb.text.endswith("ed") and bare and not own
 
 
 def _is_finite(root: Any) -> bool:
@@ -99,5 +101,4 @@ def _is_fragment(sentence: Any) -> bool:
     has_mark = sentence.end < len(sentence.doc) and sentence.doc[sentence.end].text == "."
     if finite or (has_mark and sentence[0].lower_ in ("the", "this", "these", "that")) or VERB.search(sentence.text):
         return False
-    whole = sentence.start == 0 or (sentence[0].text[0].isupper() and len(sentence) > 4 and ";" not in sentence.text)
-    return whole and sentence[0].tag_ in _OPENS_PHRASE and sentence[-1].text not in ("?", ":")
+    return sentence.start == 0 and sentence[0].tag_ in _OPENS_PHRASE and sentence[-1].text not in ("?", ":")

@@ -30,9 +30,15 @@ ORGANS = frozenset(
 _UNANSWERED = ("maybe", "not sure", "a bit")
 _BE_OR_DO = r"is|are|does|do|was|were|has|have|had|can|could|did"
 _POLAR = re.compile(rf"\s*(?:{_BE_OR_DO})\b", re.IGNORECASE)
-_MANNER = re.compile(r"\s*(?:why|when|who|how(?! many| big| large| would you describe))\b", re.IGNORECASE)
+_MANNER = re.compile(
+    r"\s*(?:why|when|who|how(?! many| big| large| would you describe)|what (?:can|could|would|might))\b", re.IGNORECASE
+)
 _EXCEPTS = re.compile(r"\b(?:not|except|besides|other than)\b|n['’]t\b", re.IGNORECASE)
-_ASKS_PLACE = re.compile(r"\bwhere\b|\blocat|\bwhich (?:side|lobe|lung|region|part|area|hemisphere)", re.IGNORECASE)
+_ASKS_PLACE = re.compile(
+    r"\bwhere\b|\blocation\b|\blocated(?: in| at)?\s*\??\s*$|\bwhich (?:side|lobe|lung|region|part|area|hemisphere)",
+    re.IGNORECASE,
+)
+_FINDING = re.compile(r"(?:ensity|ing|ness|[ts]ion|ment|osis|itis|emia|edema)$")
 _ASKS_ORGAN = re.compile(r"\b(?:organs?|structures?|bone|vessel|muscle|gland|landmark|anatom\w+)\b", re.IGNORECASE)
 _PLACE_WORD = re.compile(
     r"(?:in|at|on|within|near|inside|between|above|below|behind|along|beneath|underneath|over|under|"
@@ -41,14 +47,14 @@ _PLACE_WORD = re.compile(
 _WHERE = re.compile(
     r"\s*where (is|are) (the [\w\s-]+?)(?: (?:located|situated|seen|found|present))?\s*\??\s*", re.IGNORECASE
 )
-_WHAT = re.compile(r"\s*what is (the [\w\s-]+?)\s*\??\s*", re.IGNORECASE)
+_WHAT = re.compile(r"\s*what is (the [\w\s-]+?)(?<! of)(?<! in)(?<! to)\s*\??\s*", re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"\b(?:plane|shape|density|intensity|size|view|colou?r|orientation|position)\b")
 _HEADINGS = (
     (r"\bhow many\b", "number"),
     (r"\bmodalit|\btype of (?:imag|scan)|\bkind of (?:imag|scan)|\bimaging (?:technique|method)", "modality"),
     (r"\bplane\b", "plane"),
     (r"\bhow (?:big|large)\b|\bsize\b", "size"),
-    (r"\bwhere\b|\blocat|\b(?:which|what) side\b", "location"),
+    (r"\bwhere\b|\blocation\b|\blocated(?: in| at)?\s*\??\s*$|\b(?:which|what) side\b", "location"),
 )
 
 
@@ -61,7 +67,7 @@ def label_variants(label: str, question: str, parse: Any) -> list[str]:
         parse: The spaCy pipeline.
     """
     plain, asked = lower_first(label.strip().rstrip("."), label=True), parse(" ".join(question.split()))
-    if label.rstrip().endswith("?") or plain in _UNANSWERED or plain.startswith("not "):
+    if not plain or label.rstrip().endswith("?") or plain in _UNANSWERED or plain.startswith("not "):
         return []
     if plain.lower() in ("yes", "no"):
         return list(_polar_variants(plain.lower(), asked))
@@ -108,7 +114,8 @@ def _polar_variants(answer: str, question: Any) -> Iterator[str]:
 def _statements(plain: str, kind: Kind, noun: str | None, question: str) -> Iterator[str]:
     """Whole sentences; with the subject of "What is the plane?", "Where is the mass?"."""
     place = plain if kind == "place" else None
-    if kind in ("plural", "noun") and noun and _ASKS_PLACE.search(question) and not re.search(r",|\band\b", plain):
+    is_place = noun is not None and noun.startswith("the ") and not re.search(r",|\band\b", plain)
+    if kind in ("plural", "noun") and is_place and _ASKS_PLACE.search(question):
         place = f"{'on' if re.search(r'(?:side|surface)$', plain) else 'in'} {noun}"
     where, what = _WHERE.fullmatch(question), _WHAT.fullmatch(question)
     if where and place:
@@ -188,8 +195,9 @@ def _with_article(plain: str, question: str, parse: Any) -> str | None:
     last = plain.split()[-1]
     if last not in ORGANS | COUNTABLE and (root.pos_ not in ("NOUN", "PROPN") or root.i > len(document) - 2):
         return None
-    if last in ORGANS or _ASKS_PLACE.search(question) or _ASKS_ORGAN.search(question):
+    asked = _ASKS_PLACE.search(question) or _ASKS_ORGAN.search(question)
+    if last in ORGANS or (asked and root.lower_ not in COUNTABLE and not _FINDING.search(root.lower_)):
         return plain if re.match(r"bilateral|multiple|diffuse|[a-z]?\d", plain) else f"the {plain}"
-    if root.tag_ in PLURAL_TAGS:
+    if root.tag_ in PLURAL_TAGS and last not in COUNTABLE:
         return plain
     return with_article(plain) if {root.lower_, last} & COUNTABLE else plain if is_uncountable(root.lower_) else None

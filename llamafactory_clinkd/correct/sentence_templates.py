@@ -113,12 +113,16 @@ def _existence(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
             return
         if stop is not None:
             yield f"{piece(root.i + 1, stop)} {root.lower_} {piece(stop, sentence.end)}"
+        elif any(token.lower_ in seen for token in after):
+            return
         elif place is not None:
             what, where = piece(root.i + 1, place), piece(place, sentence.end)
-            yield from (f"{what} {root.lower_} {word} {where}" for word in ("present", "seen", "visible"))
+            yield from (
+                f"{what} {root.lower_} {word} {where}" for word in ("present", "seen", "visible") if word not in what
+            )
         else:
             what = piece(root.i + 1, sentence.end)
-            yield from (f"{what} {root.lower_} {word}" for word in ("present", "seen", "visible"))
+            yield from (f"{what} {root.lower_} {word}" for word in ("present", "seen", "visible") if word not in what)
         return
     subject = child_of(root, "nsubjpass")
     located = (
@@ -240,6 +244,8 @@ def child_of(token: Any, dependency: str) -> Any | None:
 
 def _be(noun: Any) -> str:
     """The form of "to be" that agrees with a phrase by its head."""
+    if noun.left_edge.lower_ in ("a", "an", "this", "that", "one"):
+        return "is"
     return "are" if noun.tag_ in PLURAL_TAGS or child_of(noun, "conj") is not None else "is"
 
 

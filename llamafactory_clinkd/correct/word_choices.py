@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from .english import PLURAL_TAGS, inflected, with_article
+from .english import inflected, with_article
 
 
 class Choice(NamedTuple):
@@ -28,11 +28,6 @@ def _before(*tags: str) -> Callable[[Any], bool]:
 
 def _opens(span: Any) -> bool:
     return span[0].is_sent_start and span.end < len(span.doc) and span.doc[span.end].text == ","
-
-
-def _after_plural(span: Any) -> bool:
-    before = span.doc[max(span.start - 2, 0) : span.start]
-    return bool(before) and PLURAL_TAGS[0] == (before[0] if before[-1].text == "," else before[-1]).tag_
 
 
 def _not_after_be(span: Any) -> bool:
@@ -67,17 +62,14 @@ def _anywhere(span: Any) -> bool:
     return True
 
 
-_INFINITIVE, _NOUNS, _PLURALS = _before("VB"), _before("NN", "NNS"), _before("NNS")
-_PLACE, _PHRASE = _before("IN"), _before("DT", "JJ", "NN", "NNS", "NNP", "PRP$")
+_INFINITIVE = _before("VB")
+_PLACE = _before("IN")
 GROUPS: tuple[tuple[str, Callable[[Any], bool]], ...] = (  # a = b: either for the other; a > b: only b for a
     (
         "for example = for instance; mainly = primarily; particularly = especially; compared to = compared with; "
-        "in order to = so as to; adjacent to = next to; type of = kind of; types of = kinds of; caused by = brought "
-        "about by; associated with = linked to; appears to be = seems to be; appear to be = seem to be; individuals > "
-        "people; it is important to note that = it should be noted that; condition where = condition in which; main "
-        "finding = principal finding; main findings = principal findings; main feature = principal feature; "
-        "healthcare professional = medical professional; you can see = one can see; we can see > one can see; "
-        "you can observe = one can observe; we can observe > one can observe",
+        "adjacent to = next to; caused by = brought about by; associated with = linked to; appears to be = seems to "
+        "be; appear to be = seem to be; condition where = condition in which; main finding = principal finding; "
+        "main findings = principal findings; main feature = principal feature",
         _anywhere,
     ),
     (
@@ -87,28 +79,18 @@ GROUPS: tuple[tuple[str, Callable[[Any], bool]], ...] = (  # a = b: either for t
     ),
     ("due to = because of = owing to; leading to = resulting in", _not_after_be),
     ("approximately = about = roughly", _before("CD")),
-    ("typically = usually", _before("VBN", "VB", "VBZ", "VBP", "VBD", "JJ")),
-    ("commonly = frequently = often", _before("VBN", "VB", "VBP")),
-    ("as well as > along with", _before("DT", "NN", "NNS", "NNP", "PRP$")),
-    ("such as = including", _after_plural),
-    ("various > different; numerous = many; several = a number of; a variety of = a range of", _PLURALS),
-    ("crucial = essential", _before("NN", "NNS", "IN", "TO")),
-    ("potential > possible", lambda span: span[0].dep_ == "amod" and _NOUNS(span)),
-    ("appropriate = suitable", _NOUNS),
-    ("technique = method; techniques = methods; region = area; regions = areas", _is_described),
+    ("region = area; regions = areas", _is_described),
     ("is located = is situated = lies; are located = are situated = lie; located > situated", _PLACE),
     ("is visible > can be seen; are visible > can be seen", _PLACE),
     ("seen = observed", lambda span: span[0].tag_ == "VBN" and not _precedes(span, "as")),
     ("is used to > serves to; are used to > serve to; helps to = helps; help to = help", _INFINITIVE),
     ("difficult to = hard to", _INFINITIVE),
-    ("consists of = is made up of; known as > called", _PHRASE),
     ("allowing for = permitting; within > in", _before("DT")),
     ("likely = probably", lambda span: span[0].pos_ == "ADV" and span.doc[max(span.start - 1, 0)].pos_ != "ADV"),
     ("may = might", lambda span: span[0].tag_ == "MD"),
     ("leads to = results in; lead to = result in; led to = resulted in", _is_verb),
     ("used > employed", lambda span: span[0].tag_ == "VBN" and span[0].dep_ == "acl"),
     ("evident = apparent", lambda span: span[0].dep_ == "acomp"),
-    ("based on > on the basis of", lambda span: span[0].is_sent_start and _before("DT")(span)),
     ("because > since; although = though", lambda span: span[0].dep_ == "mark"),
     ("while > whereas", _after_comma),
     ("in the image = in this image", _before(".", ",")),
@@ -122,11 +104,8 @@ VERBS = {  # lemma -> lemmas with the same complements
     "depict": ("show",),
     "illustrate": ("show",),
     "exhibit": ("show", "display"),
-    "showcase": ("show",),
-    "provide": ("offer",),
     "evaluate": ("assess",),
     "assess": ("evaluate",),
-    "determine": ("establish",),
     "require": ("need",),
     "utilize": ("use", "employ"),
     "use": ("employ",),
@@ -169,8 +148,6 @@ def _verb_choices(doc: Any) -> Iterator[Choice]:
         )
         active = "dobj" in children and token.tag_ in ("VB", "VBZ", "VBP", "VBG") and token.lemma_ != "use"
         active = active or (token.tag_ == "VBD" and {"dobj", "nsubj"} <= children)
-        if token.lemma_ == "provide" and any(child.lower_ == "with" for child in token.children):
-            continue
         if passive or (active and not children & {"ccomp", "xcomp", "dative", "prt", "dep"}):
             yield _choice(doc, token.i, token.i + 1, [inflected(lemma, token.tag_) for lemma in VERBS[token.lemma_]])
 

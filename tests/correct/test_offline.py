@@ -64,7 +64,6 @@ REPORT = (
         ("In the image, the cord is compressed.", "", "The cord is compressed in the image."),
         ("It shows the liver and the spleen.", "", "It shows the spleen and the liver."),
         ("However, the mass seems to be small.", "", "Nevertheless, the mass appears to be small."),
-        ("It plays a crucial role in this disease.", "", "It plays an essential role in this disease."),
         (
             "Gross image of appendix adhered to right kidney.",
             "",
@@ -105,9 +104,7 @@ def test_fixed_phrases_keep_their_words(phrase):
         ("The finding is due to edema of the lung.", "is because of"),
         ("The image shows the liver and the spleen.", "spleen is shown"),
         ("These infiltrates can be seen in both lungs.", "is visible"),
-        ("It helps to stain cells as well as to identify them.", "along with to"),
-        ("The scans can provide doctors with images of the mass.", "offer doctors with"),
-        ("The plot compares two different metrics of the lung.", "two various"),
+        ("The image shows a gross specimen of splenic tissue.", "tissue are"),
         ("The mass can be seen as a response to injury.", "observed as"),
     ],
 )
