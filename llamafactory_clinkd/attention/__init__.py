@@ -3,7 +3,7 @@
 
 """Attention maps over an image, for models and rope variants side by side (the paper's Figures 5 and 6)."""
 
-from ..utils.lazy import lazy_names
+from ..utils import lazy_names
 
 
 _MODULES = {"attention_figure": "figure", "attention_map": "maps"}

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from ..utils.reasoning import drop_reasoning
+from ..utils.control_text import drop_reasoning
 
 
 PARSE_ATTEMPTS = 200  # brackets at which JSON may start; bounds the time spent on nonsense

@@ -14,8 +14,7 @@ from typing import Any
 
 from ..utils.box_forms import unread_numbers
 from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, task_of
-from ..utils.io import content_hash, refuse_link
-from ..utils.locks import file_lock
+from ..utils.io import content_hash, file_lock, refuse_link
 from .baking import any_reader_picture, keyed_hash
 from .box_convention import BOXES_KEY
 from .conversation import Conversation, Embedded, kept_columns

@@ -7,7 +7,7 @@ The main functions are :func:`evaluate_predictions` and :func:`evaluate_file`, w
 :func:`read_predictions` and :func:`blind_scores`. :mod:`.paper_tables` has Tables 1, 2 and 3.
 """
 
-from ..utils.lazy import lazy_names
+from ..utils import lazy_names
 
 
 _HOMES = {

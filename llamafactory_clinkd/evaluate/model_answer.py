@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..utils.boxes import TAGS
-from ..utils.reasoning import outside_reasoning
+from ..utils.control_text import outside_reasoning
 from . import released
 
 
@@ -32,7 +32,7 @@ class ReadAnswer(NamedTuple):
 def read_answer(row: Mapping[str, Any], response: Any, by_release: bool = False) -> ReadAnswer:
     """Reads a response, a text or a list of texts best first.
 
-    Reasoning is left out (:func:`.utils.reasoning.outside_reasoning`); of an ``<answer>`` block, the content is kept.
+    Reasoning is left out (:func:`~.control_text.outside_reasoning`); of an ``<answer>`` block, the content is kept.
     An answer is truncated if its row has a ``finish_reason`` of ``length`` or a true ``truncated``, if a tag or a
     block of reasoning is not closed, or if it ends within a box's coordinates.
     """

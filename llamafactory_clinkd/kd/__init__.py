@@ -3,7 +3,7 @@
 
 """Knowledge distillation: the loss of Eq. 12-16, its trainer, and what teacher and student must have in common."""
 
-from ..utils.lazy import lazy_names
+from ..utils import lazy_names
 
 
 _HOMES = {

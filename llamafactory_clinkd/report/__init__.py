@@ -3,7 +3,7 @@
 
 """The report: :func:`build_report` writes one self-contained HTML page about one run, or several side by side."""
 
-from ..utils.lazy import lazy_names
+from ..utils import lazy_names
 
 
 __all__ = ["build_report"]

@@ -3,7 +3,7 @@
 
 """Rotary positions for Qwen2-VL: MCG-RoPE (ClinKD, section 3.1) and other variants, bound to one model instance."""
 
-from ..utils.lazy import lazy_names
+from ..utils import lazy_names
 
 
 _MODULES = {

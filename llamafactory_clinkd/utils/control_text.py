@@ -1,13 +1,14 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Text that controls a model, a template or a display, and that no training text may have.
+"""Text that is not content: special tokens and control characters, which no training text may have, and reasoning.
 
 ``clinkd data convert`` and Reflective Correction use the same check: a row of either is trained on.
 """
 
 import re
 import unicodedata
+from typing import NamedTuple
 
 from .boxes import TAGS
 
@@ -17,6 +18,13 @@ _SPECIAL_TOKEN = re.compile(rf"(?!{_OWN_TAGS})(?:<\|[^<>|\s]{{1,60}}\|>|<(?:vide
 _FULL_WIDTH = str.maketrans("＜＞｜", "<>|")
 _JOINERS = "\u200c\u200d"  # ordinary letters of a word in Persian, Hindi and other scripts
 _WHITE = "\t\n\r"
+_THOUGHT = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad|seed:think)"
+_REASONING = re.compile(
+    rf"(?P<open><{_THOUGHT}\b[^<>]*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>"
+    r"|<\|channel\|>(?!final\b)\w+)"
+    rf"|(?P<close></{_THOUGHT}\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|END_THINKING\|>|<\|channel\|>final)",
+    re.IGNORECASE,
+)
 
 
 def special_token(text: str) -> str | None:
@@ -38,3 +46,35 @@ def control_character(text: str, *, joiners: bool = True) -> str | None:
         if character not in allowed and unicodedata.category(character) in ("Cc", "Cf", "Cs"):
             return character
     return None
+
+
+class Outside(NamedTuple):
+    """The text outside all reasoning blocks."""
+
+    text: str
+    has_reasoning: bool
+    is_open: bool  # whether a block's end is missing
+
+
+def drop_reasoning(content: str) -> str:
+    """The text outside all reasoning blocks; see :func:`outside_reasoning`."""
+    return outside_reasoning(content).text
+
+
+def outside_reasoning(content: str) -> Outside:
+    """Splits off the reasoning blocks, which may be nested.
+
+    Without its end, a block reaches to the end of the text; without its start, from the beginning of the text.
+    """
+    kept, depth, position = [], 0, 0
+    for tag in _REASONING.finditer(content):
+        if tag["open"]:
+            if depth == 0:
+                kept.append(content[position : tag.start()])
+            depth += 1
+        elif depth <= 1:
+            kept, depth = kept if depth else [], 0
+        else:
+            depth -= 1
+        position = tag.end()
+    return Outside("".join(kept) + ("" if depth else content[position:]), position > 0, depth > 0)

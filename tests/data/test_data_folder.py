@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from llamafactory_clinkd.data.cli import app
 from llamafactory_clinkd.data.convert import convert
 from llamafactory_clinkd.data.split import write_subset
-from llamafactory_clinkd.utils.locks import file_lock
+from llamafactory_clinkd.utils.io import file_lock
 
 from .samples import MED_GRIT_TRAIN, SHAREGPT, write_source
 

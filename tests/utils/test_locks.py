@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from llamafactory_clinkd.utils.locks import file_lock
+from llamafactory_clinkd.utils.io import file_lock
 
 
 HOLDER = """
 import sys
-from llamafactory_clinkd.utils.locks import file_lock
+from llamafactory_clinkd.utils.io import file_lock
 with file_lock(sys.argv[1], wait=False):
     print("held", flush=True)
     sys.stdin.read()
@@ -21,7 +21,7 @@ with file_lock(sys.argv[1], wait=False):
 COUNTER = """
 import sys
 from pathlib import Path
-from llamafactory_clinkd.utils.locks import file_lock
+from llamafactory_clinkd.utils.io import file_lock
 counter = Path(sys.argv[2])
 for _ in range(100):
     with file_lock(sys.argv[1], wait=True):
