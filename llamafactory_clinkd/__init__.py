@@ -6,4 +6,4 @@
 Importing this package is cheap: neither torch nor LLaMA-Factory is loaded before a part that needs it is used.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
