@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 
-INSTALL = "pip install 'llamafactory-clinkd[correct]', or set `corrector: openai` or `corrector: teacher`."
+INSTALL = "pip install 'llamafactory-clinkd[correct]', or set `corrector: openai`."
 PLURAL_TAGS = ("NNS", "NNPS")
 _UNCOUNTABLE = re.compile(r"(?:itis|osis|[ae]sis|emia|megaly|plegia|ectasia|pathy|ascites|edema|cephalus|trophy)$")
 _COMMON_ENDING = re.compile(

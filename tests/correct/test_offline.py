@@ -178,3 +178,12 @@ def test_bad_values():
         make_corrector("offline", candidates=0)
     with pytest.raises(ValueError, match="expected one of offline"):
         make_corrector("gpt")
+
+
+def test_a_missing_library_is_named_before_the_first_phase(monkeypatch):
+    load_parser.cache_clear()
+    monkeypatch.setitem(sys.modules, "lemminflect", None)
+    with pytest.raises(ImportError, match=r"lemminflect.*llamafactory-clinkd\[correct\]"):
+        make_corrector("offline")
+    monkeypatch.undo()
+    load_parser.cache_clear()
