@@ -58,6 +58,8 @@ def _shown_by_image(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     if any(token.dep_ in ("relcl", "appos", "advcl") for token in sentence):
         return
     what, be = piece(root.i + 1, sentence.end), _be(thing)
+    if "," in what and not any(token.dep_ == "cc" for token in thing.subtree):
+        return  # no list: the phrase needs a second comma before the verb
     if (
         len(what.split()) > _WORDS_OF_SUBJECT
         or thing.pos_ == "PRON"
