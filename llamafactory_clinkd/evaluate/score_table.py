@@ -11,6 +11,7 @@ from ..utils.boxes import sort_modalities
 from ..utils.console import bars_of_parts
 from .java import Progress
 from .paper_tables import TASK_METRICS
+from .spice import named_with_parser
 
 
 if TYPE_CHECKING:
@@ -32,12 +33,13 @@ def format_percent(value: float | None, digits: int = 2, *, missing: str = "-") 
 
 
 def metric_name(metrics: Iterable[Mapping[str, Any] | None], task: str) -> str:
-    """The metric of a task or ``Average`` as evaluations named it (``SPICE-approx``), else as the paper does.
+    """The metric of a task or ``Average`` as evaluations named it, with SPICE-approx's parser, else as the paper does.
 
     ``metrics`` has the ``metrics.json`` of each run, or None; different names are joined with a slash.
     """
     entries = [((run or {}).get("tasks") or {}).get(task) or {} for run in metrics]
-    names = dict.fromkeys(entry["metric"] for entry in entries if entry.get("metric"))
+    metric = [named_with_parser(entry["metric"], entry.get("parser")) for entry in entries if entry.get("metric")]
+    names = dict.fromkeys(metric)
     return " / ".join(names) or TASK_METRICS.get(task, "mean of the four tasks")
 
 
@@ -64,15 +66,16 @@ def metrics_table(metrics: dict[str, Any]) -> "Table | Group":
 
     tasks = metrics["tasks"]
     table.add_column("modality")
-    for name, task in tasks.items():
-        table.add_column(f"{name}\n{task['metric']}", justify="right")
+    for name in tasks:
+        table.add_column(f"{name}\n{metric_name([metrics], name)}", justify="right")
     for name in sort_modalities(name for task in tasks.values() for name in task["modalities"]):
         table.add_row(name, *(_percent(task["modalities"].get(name, {}).get("value")) for task in tasks.values()))
     table.add_section()
     mean = "mean of 8" if metrics["protocol"] == "released" else "mean"
     table.add_row(mean, *(_percent(task["macro"]) for task in tasks.values()), style="bold")
     if any(task["ci"] for task in tasks.values()):
-        table.add_row(f"{metrics['confidence']:.0%} interval", *(_interval(task["ci"]) for task in tasks.values()))
+        unit = f"{metrics['confidence']:.0%} interval, by {metrics['resampled_by']}"
+        table.add_row(unit, *(_interval(task["ci"]) for task in tasks.values()))
     if blind := metrics.get("baselines"):
         table.add_row("blind answer", *(_percent(blind.get(f"blind_{task}", {}).get("macro")) for task in tasks))
     table.add_row("rows", *(f"{task['n']:,}" for task in tasks.values()))

@@ -3,12 +3,12 @@
 
 """The four tasks' metrics per modality, their means, and bootstrap confidence intervals: ``metrics.json``."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -18,7 +18,18 @@ from . import released
 from .captions import NO_JAVA, PLAIN, caption_scores, caption_statistics
 from .grounding import grounding_scores, grounding_statistics, label_statistics, recall
 from .java import Progress
-from .predictions import LEFT_OUT, WRONG, read_rows
+from .predictions import LEFT_OUT, WRONG, Reading, read_rows
+from .resampling import (
+    Clusters,
+    Draws,
+    average_draws,
+    cluster_sums,
+    cluster_weights,
+    find_clusters,
+    interval,
+    mean_draws,
+    part_draws,
+)
 from .spice import spice_scores
 from .vqa import VQA, vqa_breakdown, vqa_statistics
 
@@ -26,6 +37,17 @@ from .vqa import VQA, vqa_breakdown, vqa_statistics
 Protocol = Literal["present", "released"]
 Scores = Callable[[np.ndarray], dict[str, np.ndarray | None]]
 """The scores of a sum of per-row statistics; ``value`` is the main one."""
+
+
+class Scored(NamedTuple):
+    """The scored rows of a task."""
+
+    rows: np.ndarray  # int [n], their indices among all rows
+    groups: dict[str, np.ndarray]  # the places in ``rows`` of each modality's
+    metric: str
+    tools: dict[str, str]
+    statistics: np.ndarray  # [n, columns]
+    scores_of: Scores
 
 
 def evaluate_predictions(
@@ -41,13 +63,15 @@ def evaluate_predictions(
 ) -> dict[str, Any]:
     """Evaluates predictions with the metrics of the paper's section 4.2, and VQA rows with those of :mod:`.vqa`.
 
+    Intervals are of whole patients, volumes or images (:mod:`.resampling`).
+
     Args:
         rows: Predictions in any known format; malformed ones are listed, not raised (:mod:`.predictions`).
         protocol: ``present``: a task's score is the mean over the modalities that it has rows of. ``released``: as in
             the released code, to the last digit (:mod:`.released`): the mean over all eight with absent ones as 0,
             without images of no known modality.
         confidence: Share of the bootstrap distribution within the intervals.
-        resamples: Bootstrap draws of each modality's rows; 0 for no intervals.
+        resamples: Bootstrap draws of the clusters; 0 for no intervals.
         seed: Seed of the draws.
         spice_jars: Folder of the CoreNLP 3.6.0 jars for the real SPICE; without it SPICE-approx.
         parser: SPICE-approx's parser: ``auto``, ``spacy`` or ``rules``.
@@ -55,10 +79,11 @@ def evaluate_predictions(
 
     Returns:
         ``tasks``: for each task with rows ``{"metric", "macro", "ci", "n", "modalities"}``, where each modality has
-        ``{"value", "ci", "n"}`` and ``n`` counts rows. In each modality and as means over them, VG also has the scores
-        of :func:`.grounding.grounding_scores` and its ``targets``, and MIA
+        ``{"value", "ci", "n", "clusters"}`` and ``n`` counts rows. In each modality and as means over them, VG also
+        has the scores of :func:`.grounding.grounding_scores` and its ``targets``, and MIA
         ``bleu_1..4, meteor, rouge_l, cider, mbmr_bird``. VQA also has those of :func:`.vqa.vqa_breakdown`.
-        ``average`` is the mean of the paper's tasks named in ``average_of``. ``rows`` counts evaluated and malformed
+        ``average`` is the mean of the paper's tasks named in ``average_of``. ``resampled_by`` names the clusters;
+        fewer than two of them have no interval. ``rows`` counts evaluated and malformed
         rows, ``answers`` what could not be read or was cut off, and ``problems`` lists each malformed row. A score
         that could not be computed is None, with the reason in ``notes``.
 
@@ -71,58 +96,88 @@ def evaluate_predictions(
     if not 0 < confidence < 1 or resamples < 0:
         raise ValueError(f"Expected confidence in (0, 1) and resamples >= 0; got {confidence} and {resamples}.")
     by_release = protocol == "released"
-    converted, problems, answers = read_rows(rows, by_release=by_release)
-    if not converted:
-        reasons = "; ".join(f"row {problem['row']}: {problem['reason']}" for problem in problems[:3])
-        details = f" The first problems: {reasons}." if reasons else ""
-        raise ValueError(f"None of {len(problems)} rows can be evaluated.{details}")
-
-    of_task = {task: [row for row in converted if row["task"] == task] for task in (*TASKS, VQA)}
-    groups = {task: _groups(task_rows) for task, task_rows in of_task.items() if task_rows}
-    options = {"by_release": by_release, "progress": progress, "spice_jars": spice_jars, "parser": parser}
-    with ThreadPoolExecutor(1) as pool:  # the captions are mostly Java's work, beside which the other tasks are scored
-        captions = pool.submit(_task_statistics, "MIA", of_task["MIA"], groups.get("MIA"), **options)
-        statistics = {
-            task: _task_statistics(task, of_task[task], groups[task], **options) for task in groups if task != "MIA"
-        }
-        statistics["MIA"] = captions.result()
-
-    rng = np.random.default_rng(seed)
+    reading = read_rows(rows, by_release=by_release)
+    scored = score_reading(reading, by_release=by_release, spice_jars=spice_jars, parser=parser, progress=progress)
+    clusters = find_clusters(reading.rows)
+    resampled = resample(scored, cluster_weights(clusters, resamples, seed), clusters, resamples)
     tasks, draws = {}, {}
-    for task in groups:
-        tasks[task], draws[task] = _summary(*statistics[task], groups[task], protocol, confidence, resamples, rng)
+    for task, each in scored.items():
+        tasks[task], draws[task] = _summary(each, resampled.get(task), protocol, confidence)
     if by_release:
         released.round_captions(tasks)
+    of_task = {task: [row for row in reading.rows if row["task"] == task] for task in (*TASKS, VQA)}
     if VQA in tasks:
-        tasks[VQA] |= vqa_breakdown(of_task[VQA], statistics[VQA][2])
+        tasks[VQA] |= vqa_breakdown(of_task[VQA], scored[VQA].statistics)
     averaged = [task for task in TASKS if task in tasks and tasks[task]["macro"] is not None]
-    average_draws = np.mean([draws[task] for task in averaged], axis=0) if resamples and averaged else None
-    outcomes = Counter(problem["outcome"] for problem in problems)
-    counts = {"read": len(converted) + outcomes[LEFT_OUT], "evaluated": len(converted)}
+    outcomes = Counter(problem["outcome"] for problem in reading.problems)
+    counts = {"read": len(reading.rows) + outcomes[LEFT_OUT], "evaluated": len(reading.rows)}
     counts |= {"counted_wrong": outcomes[WRONG], "left_out": outcomes[LEFT_OUT]}
+    mean = average_draws([draws[task] for task in averaged]) if resamples and averaged else None
     return {
         "tasks": tasks,
         "average": _mean([tasks[task]["macro"] for task in averaged]),
-        "ci": None if average_draws is None else interval(average_draws, confidence),
+        "ci": mean and interval(mean, confidence),
         "average_of": averaged,
         **{"protocol": protocol, "confidence": confidence, "resamples": resamples, "seed": seed},
+        "resampled_by": clusters.unit,
         "rows": counts,
-        "answers": answers,
-        "problems": problems,
-        "notes": _notes(tasks, of_task, by_release),
+        "answers": reading.answers,
+        "problems": reading.problems,
+        "notes": _notes(tasks, of_task, by_release, clusters.unit),
     }
 
 
-def resampled_sums(table: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Sums ``[resamples, columns]`` over rows drawn with replacement (Efron and Tibshirani 1993, chapter 13)."""
-    draws = (rng.integers(len(table), size=len(table)) for _ in range(resamples))
-    return np.stack([np.bincount(draw, minlength=len(table)) @ table for draw in draws])
+def score_reading(
+    reading: Reading, *, by_release: bool = False, progress: Progress | None = None, **spice_options: Any
+) -> dict[str, Scored]:
+    """The statistics of all rows, by task.
+
+    Raises:
+        ValueError: If there is no row.
+        ImportError: If there are captions to score and ``pycocoevalcap`` is not installed.
+    """
+    if not reading.rows:
+        reasons = "; ".join(f"row {problem['row']}: {problem['reason']}" for problem in reading.problems[:3])
+        details = f" The first problems: {reasons}." if reasons else ""
+        raise ValueError(f"None of {len(reading.problems)} rows can be evaluated.{details}")
+    of_task = {task: [i for i, row in enumerate(reading.rows) if row["task"] == task] for task in (*TASKS, VQA)}
+    of_task = {task: indices for task, indices in of_task.items() if indices}
+    score = partial(_task_statistics, reading.rows, by_release=by_release, progress=progress, **spice_options)
+    with ThreadPoolExecutor(1) as pool:  # the captions are mostly Java's work, beside which the other tasks are scored
+        captions = pool.submit(score, "MIA", of_task["MIA"]) if "MIA" in of_task else None
+        scored = {task: score(task, indices) for task, indices in of_task.items() if task != "MIA"}
+        return scored if captions is None else {task: scored.get(task) or captions.result() for task in of_task}
 
 
-def interval(values: np.ndarray, confidence: float) -> list[float]:
-    """The percentile interval ``[low, high]`` that contains the share ``confidence`` of the resampled values."""
-    tail = (1 - confidence) / 2
-    return [float(bound) for bound in np.quantile(values, [tail, 1 - tail])]
+def resample(
+    scored: Mapping[str, Scored], weights: Iterable[np.ndarray], clusters: Clusters, resamples: int
+) -> dict[str, dict[str, Draws]]:
+    """The main score of each task and modality in each resample, where it could be computed."""
+    tables = {
+        (task, name): cluster_sums(each.statistics[rows], clusters.of_row[each.rows[rows]])
+        for task, each in scored.items()
+        for name, rows in each.groups.items()
+        if resamples and each.scores_of(each.statistics.sum(axis=0))["value"] is not None
+    }
+    sums = {key: np.empty((resamples, table.shape[1])) for key, (_, table) in tables.items()}
+    absent = {key: np.zeros(resamples, dtype=bool) for key in tables}
+    for number, weight in enumerate(weights):
+        for key, (present, table) in tables.items():
+            drawn = weight[present]
+            sums[key][number], absent[key][number] = drawn @ table, not drawn.any()
+    draws: dict[str, dict[str, Draws]] = defaultdict(dict)
+    for (task, name), (present, _) in tables.items():
+        values = np.where(absent[task, name], np.nan, scored[task].scores_of(sums[task, name])["value"])
+        draws[task][name] = part_draws(values, len(present))
+    return draws
+
+
+def macro_draws(draws: Mapping[str, Draws], protocol: str) -> Draws:
+    """The draws of a task's score from those of its modalities."""
+    if protocol == "present":
+        return mean_draws(list(draws.values()))
+    known = [each for name, each in draws.items() if name in MODALITIES]
+    return mean_draws(known or [part_draws(np.zeros_like(each.values), 1) for each in draws.values()], len(MODALITIES))
 
 
 def _groups(rows: list[dict]) -> dict[str, np.ndarray]:
@@ -131,9 +186,12 @@ def _groups(rows: list[dict]) -> dict[str, np.ndarray]:
     return {name: np.flatnonzero(names == name) for name in sort_modalities(names.tolist())}
 
 
-def _notes(tasks: dict[str, Any], of_task: dict[str, list[dict]], by_release: bool) -> list[str]:
+def _notes(tasks: dict[str, Any], of_task: dict[str, list[dict]], by_release: bool, unit: str) -> list[str]:
     """What a reader of the scores needs to know and cannot see in them."""
     notes = [NO_JAVA] if tasks.get("MIA", {}).get("tokenizer") == PLAIN else []
+    modalities = [(task, name, each) for task in tasks for name, each in tasks[task]["modalities"].items()]
+    if alone := [f"{task} {name}" for task, name, each in modalities if each.get("clusters") == 1 < each["n"]]:
+        notes.append(f"All rows of {', '.join(alone)} are of one {unit}: there is no interval.")
     if not by_release and (unread := unread_summary(row["response"] for row in of_task["VG"])):
         notes.append(f"VG: {unread}.")
     sides = [[row[side] for row in of_task["VG"]] for side in ("annotation", "response")]
@@ -153,28 +211,29 @@ def _notes(tasks: dict[str, Any], of_task: dict[str, list[dict]], by_release: bo
 
 
 def _task_statistics(
+    all_rows: Sequence[dict],
     task: str,
-    rows: list[dict],
-    groups: dict[str, np.ndarray] | None,
+    indices: list[int],
     *,
     by_release: bool,
     progress: Progress | None,
     **spice_options: Any,
-) -> tuple[str, dict[str, str], np.ndarray, Scores] | None:
-    """A task's metric, the tools behind it, its per-row statistics ``[rows, columns]`` and their scores."""
-    if groups is None:
-        return None
-    share, tools = released.share if by_release else recall, {}
+) -> Scored:
+    """A task's metric, the tools behind it, its per-row statistics and their scores."""
+    rows = [all_rows[index] for index in indices]
+    share, tools, groups = released.share if by_release else recall, {}, _groups(rows)
+    scored = partial(Scored, np.array(indices), groups)
     if task == "VG":
         table = grounding_statistics(rows)
         if by_release:
             table[:, :2] = [released.grounding_counts(row["annotation"], row["response"]) for row in rows]
-        return "recall@0.5", tools, table, lambda sums: grounding_scores(sums) | {"value": share(sums)}
+        return scored("recall@0.5", tools, table, lambda sums: grounding_scores(sums) | {"value": share(sums)})
     if task == "MIA":
         table, tokenizer, has_meteor = caption_statistics(rows, list(groups.values()), progress, by_release=by_release)
-        return "mBMR", {"tokenizer": tokenizer}, table, partial(caption_scores, has_meteor=has_meteor)
+        return scored("mBMR", {"tokenizer": tokenizer}, table, partial(caption_scores, has_meteor=has_meteor))
     if task == VQA:
-        return "closed accuracy, open recall", tools, vqa_statistics(rows), lambda sums: {"value": recall(sums)}
+        name = "closed accuracy, open recall"
+        return scored(name, tools, vqa_statistics(rows), lambda sums: {"value": recall(sums)})
     if task == "ROC":
         metric, table = "recall", label_statistics(rows)
         if by_release:
@@ -182,47 +241,38 @@ def _task_statistics(
     else:
         values, metric, parsed_by = spice_scores(rows, progress=progress, **spice_options)
         share, tools, table = recall, {"parser": parsed_by}, np.stack([values, np.ones(len(rows))], axis=1)
-    return metric, tools, table, lambda sums: {"value": share(sums)}
+    return scored(metric, tools, table, lambda sums: {"value": share(sums)})
 
 
 def _summary(
-    metric: str,
-    tools: dict[str, str],
-    statistics: np.ndarray,
-    scores_of: Scores,
-    groups: dict[str, np.ndarray],
-    protocol: str,
-    confidence: float,
-    resamples: int,
-    rng: np.random.Generator,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """A task's entry in the metrics, and its resampled macro scores ``[resamples]``."""
-    modalities, draws = {}, {}
-    for name, row_ids in groups.items():
-        table = statistics[row_ids]
-        scores = {key: None if value is None else float(value) for key, value in scores_of(table.sum(axis=0)).items()}
-        if resamples and scores["value"] is not None:
-            draws[name] = scores_of(resampled_sums(table, resamples, rng))["value"]
-        ci = interval(draws[name], confidence) if name in draws else None
-        modalities[name] = {"value": scores.pop("value"), "ci": ci, "n": len(row_ids), **scores}
+    scored: Scored, draws: dict[str, Draws] | None, protocol: str, confidence: float
+) -> tuple[dict[str, Any], Draws | None]:
+    """A task's entry in the metrics, and the draws of its score."""
+    modalities = {}
+    for name, rows in scored.groups.items():
+        sums = scored.statistics[rows].sum(axis=0)
+        scores = {key: None if value is None else float(value) for key, value in scored.scores_of(sums).items()}
+        ci = interval(draws[name], confidence) if draws else None
+        counts = {"n": len(rows)} | ({"clusters": draws[name].parts[0][1]} if draws else {})
+        modalities[name] = {"value": scores.pop("value"), "ci": ci, **counts, **scores}
         if "targets" in scores:
             modalities[name]["targets"] = int(scores["targets"])
 
     averaged = [name for name in modalities if protocol == "present" or name in MODALITIES]
     size = len(averaged) if protocol == "present" else len(MODALITIES)
-    macro_draws = sum((draws[name] for name in averaged if name in draws), np.zeros(resamples)) / size
+    macro = macro_draws(draws, protocol) if draws else None
     summary = {
-        "metric": metric,
+        "metric": scored.metric,
         "macro": _mean([modalities[name]["value"] for name in averaged], size),
-        "ci": interval(macro_draws, confidence) if draws else None,
-        "n": sum(len(row_ids) for row_ids in groups.values()),
+        "ci": macro and interval(macro, confidence),
+        "n": len(scored.rows),
         **{key: _mean([modalities[name][key] for name in averaged], size) for key in scores if key != "targets"},
-        **tools,
+        **scored.tools,
         "modalities": modalities,
     }
     if "targets" in scores:
         summary["targets"] = sum(modality["targets"] for modality in modalities.values())
-    return summary, macro_draws
+    return summary, macro
 
 
 def _mean(values: Sequence[float | None], size: int | None = None) -> float | None:

@@ -73,7 +73,17 @@ def spice_scores(
         else tuple_f_score(graphs[text], frozenset().union(*(graphs[reference] for reference in truth)))
         for text, truth in zip(texts, truths, strict=True)
     ]
-    return np.array(scores, dtype=float), SPICE_APPROX, parser_name(parser)
+    parsed_by = parser_name(parser)
+    return np.array(scores, dtype=float), named_with_parser(SPICE_APPROX, parsed_by), parsed_by
+
+
+def named_with_parser(metric: str, parser: str | None) -> str:
+    """A metric's name with the parser that its value depends on: ``SPICE-approx (spaCy)`` or ``SPICE-approx (rules)``.
+
+    >>> named_with_parser("SPICE-approx", "spaCy en_core_web_sm 3.8.0"), named_with_parser("SPICE", "CoreNLP 3.6.0")
+    ('SPICE-approx (spaCy)', 'SPICE')
+    """
+    return f"{metric} ({parser.split()[0]})" if metric == SPICE_APPROX and parser else metric
 
 
 def tuple_f_score(candidate: Tuples, reference: Tuples) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..evaluate.paper_tables import MED_GRIT
-from ..evaluate.score_table import format_percent
+from ..evaluate.score_table import format_percent, metric_name
 from ..utils.boxes import MODALITIES, TASKS, modality_label
 from .results import modality_score, score, score_interval
 from .statistics import Difference, Spread, Test, beyond_chance, difference, mean_interval, spread
@@ -137,13 +137,9 @@ def _title(table: str, row: Row) -> str:
 
 
 def _metric_names(results: Results) -> dict[str, str]:
-    """Task -> the metric's name in the results, so that SPICE-approx keeps its own."""
-    return {
-        task: entry["metric"]
-        for seeds in results.values()
-        for result in seeds.values()
-        for task, entry in result["metrics"]["tasks"].items()
-    }
+    """Task -> the metric's name in the results: SPICE-approx keeps its own, with its parser."""
+    found = [result["metrics"] for seeds in results.values() for result in seeds.values()]
+    return {task: metric_name(found, task) for metrics in found for task in metrics["tasks"]}
 
 
 def _ours(found: Cell) -> str:

@@ -122,7 +122,7 @@ def test_scores_of_rows():
     scores, metric, made_by = spice_scores(rows, parser="rules")
     # The second shares ("lesion",) of two tuples with four.
     np.testing.assert_allclose(scores, [1, 2 * 1 / (2 + 4), 0, 1])
-    assert (metric, made_by) == ("SPICE-approx", scene_graph.RULES)
+    assert (metric, made_by) == ("SPICE-approx (rules)", scene_graph.RULES)
 
 
 def test_real_spice_needs_its_jars_and_java(tmp_path, monkeypatch):
