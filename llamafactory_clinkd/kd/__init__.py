@@ -13,7 +13,7 @@ _HOMES = {
     "DistillTrainer": "kd_trainer",
     "OnPolicyDistillTrainer": "on_policy_trainer",
     "VkdTrainer": "vkd",
-    "check_teacher": "preflight",
+    "check_teacher": "teacher",
     "read_pseudo_labels": "pseudo_labels",
     "write_pseudo_labels": "pseudo_labels",
 }

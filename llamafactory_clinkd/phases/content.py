@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..data.problems import Reject
 from ..data.reader import read_rows
+from ..training.whole_rows import media_paths
 from ..utils.io import content_hash, file_sha256, read_json, sampled_sha256, write_text
 from ..utils.value_checks import split_list
 
@@ -153,7 +154,7 @@ def _media(files: list[str], entry: dict[str, Any], media_dir: Any, limit: int |
     for number, row in enumerate(_rows(files, columns) if columns else ()):
         if limit is not None and number >= limit:
             return
-        for path in _paths([row.get(column) for column in columns]):
+        for path in media_paths([row.get(column) for column in columns]):
             local = os.path.join(media_dir, path) if isinstance(media_dir, str) else path
             path = local if os.path.exists(local) else path
             if path not in known:
@@ -171,14 +172,3 @@ def _rows(files: list[str], columns: list[str]) -> Iterator[dict[str, Any]]:
             tables = load_dataset(path.rpartition(".")[2], data_files=[path], split="train", streaming=True)
             for table in tables.with_format("arrow").iter(batch_size=1000):  # as it is stored: no image is decoded
                 yield from table.select([name for name in columns if name in table.column_names]).to_pylist()
-
-
-def _paths(value: Any) -> Iterator[str]:
-    """The paths in a media column's value: a path, ``{"path": ...}`` without bytes, or lists of them."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict) and value.get("bytes") is None:
-        yield from _paths(value.get("path"))
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _paths(each)

@@ -172,3 +172,11 @@ class Run:
         """The ``pseudo_label_samples`` rows that the teacher labels and the student is distilled on (section 4.1)."""
         count, seed = self.settings.pseudo_label_samples, self.recipe.training.seed
         return rows.select(seeded_subset(len(rows), count, seed, "pseudo_label"))
+
+    def require_images(self, rows: list[dict[str, Any]]) -> None:
+        """Raises ValueError if the positions need images and no described row has one."""
+        if self.settings.rope_variant != "mrope" and not any(row["image"] for row in rows):
+            raise ValueError(
+                "The data set has no images: no row has a path in its `images` column. Set `columns: {images: "
+                "images}` in `dataset_info.json`. To distil text-only data, set `rope_variant: mrope`."
+            )

@@ -25,7 +25,6 @@ from ..utils.boxes import strip_boxes
 from ..utils.io import read_jsonl, write_json
 from ..utils.pixels import read_pixels
 from .context import Run
-from .media_files import require_images
 from .recipe import RecipeArguments, beam_settings
 
 
@@ -119,7 +118,7 @@ class CorrectionRounds:
         return self._rows[number]
 
     def _check_rows(self, rows: Any) -> Any:
-        require_images(describe_rows(rows), required=self._settings.rope_variant != "mrope")
+        self._run.require_images(describe_rows(rows))
         return rows
 
     def _judge(

@@ -30,7 +30,6 @@ from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.io import read_json
 from ..utils.models import text_config
 from .context import Run
-from .media_files import require_images
 from .recipe import RecipeArguments, teacher_model_arguments
 
 
@@ -75,7 +74,7 @@ def _choose_rows(run: Run, rows: Any) -> Any:
     if "pseudo_label" in run.phases:
         rows = run.choose_subset(rows)
     described = describe_rows(rows)
-    require_images(described, required=run.settings.rope_variant != "mrope")
+    run.require_images(described)
     if run.settings.pseudo_label_target == "ground_truth":
         return rows
 

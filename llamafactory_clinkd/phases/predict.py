@@ -11,7 +11,6 @@ from ..select import load_scorer, select_rows
 from ..training.tracked_data import TrackedData
 from ..utils.pixels import read_pixels
 from .context import Run
-from .media_files import require_images
 from .recipe import beam_settings, generating_arguments
 
 
@@ -44,7 +43,7 @@ def run_phase(run: Run) -> list[str]:
         "predict",
         arguments,
         TrackedData(),
-        check_rows=lambda rows: require_images(rows, required=settings.rope_variant != "mrope"),
+        check_rows=run.require_images,
         num_candidates=candidates,
         generation=beam_settings(arguments.generating, candidates) if beams else SAMPLING,
         title="candidates",

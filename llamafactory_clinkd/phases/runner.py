@@ -28,15 +28,13 @@ from .checkpoints import last_whole_checkpoint, remove_broken_checkpoints, unsav
 from .context import Run
 from .correct import check_correction
 from .distributed import load_on_numbered_cpus, propagate_failure
-from .early_data import check_data
 from .fingerprint import phase_inputs
 from .leftovers import remove_earlier_run
 from .recipe import RecipeArguments
-from .state import ProcedureState, check_output_dirs, trained_model
-from .step_rows import fault_of_resume, step_rows
+from .state import ProcedureState, check_output_dirs, fault_of_resume, step_rows, trained_model
 from .stock_sft import StockWorkflow
 from .stopping import ABORTED, stopped_by_signal
-from .validation import check_recipe
+from .validation import check_data, check_recipe
 
 
 logger = logging.getLogger(__name__)

@@ -5,6 +5,7 @@
 
 import json
 import logging
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from .content import ContentHashes, model_fingerprint
 from .context import Run
 from .fingerprint import changed_inputs
 from .leftovers import model_files, refuse_leftovers
-from .step_rows import changed_result
 
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+ROWS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 class ProcedureState:
@@ -40,7 +41,7 @@ class ProcedureState:
             self.phases = content["phases"]
 
     def is_finished(self, phase: str, inputs: dict[str, Any], rows: dict[str, int]) -> bool:
-        """Whether the phase finished with exactly these inputs, and ``rows`` of a training step (:mod:`.step_rows`).
+        """Whether the phase finished with exactly these inputs, and :func:`step_rows` of a training step.
 
         If they changed, prediction and evaluation run again; other phases raise ``ValueError`` with each changed key.
         """
@@ -171,3 +172,42 @@ def trained_model(folder: Path, hashes: ContentHashes, *, adapter: bool, recorde
             "true` to start over."
         )
     return found
+
+
+def step_rows(training: Any, ranks: int) -> dict[str, int]:
+    """The factors of the rows that a training step sees, as the state records them.
+
+    The loader deals micro-batches out to the ranks in turn, and a checkpoint counts steps. Training therefore
+    continues with the right rows exactly if the product is what it was (accelerate, ``BatchSamplerShard``).
+    """
+    return {"ranks": ranks, **{key: getattr(training, key) for key in ROWS}}
+
+
+def changed_result(old: dict[str, int] | None, new: dict[str, int]) -> str | None:
+    """Why a *finished* training is not that of the recipe; another number of ranks alone is no other recipe."""
+    changed = [key for key in ROWS if old is not None and old[key] != new[key]]
+    if not changed or math.prod(old.values()) == math.prod(new.values()):
+        return None
+    return "; ".join(f"{key} was {old[key]}, is {new[key]}" for key in changed)
+
+
+def fault_of_resume(old: dict[str, int] | None, new: dict[str, int], arguments: Any) -> str | None:
+    """Why an *unfinished* training of a recipe cannot be continued exactly with other factors, and the way out."""
+    if old in (None, new):
+        return None
+    was, now = (", ".join(f"{key} {rows[key]}" for key in ("ranks", *ROWS)) for rows in (old, new))
+    before, after, accumulation = math.prod(old.values()), math.prod(new.values()), ROWS[1]
+    if before != after:
+        steps, rest = divmod(before, after // new[accumulation])
+        way = f"{old['ranks']} ranks and the old batch size" if rest else f"`{accumulation}: {steps}`"
+        return f"a step would see {after} rows ({now}) instead of {before} ({was}). Continue with {way}"
+    training, split = arguments.training, getattr(arguments.training.accelerator_config, "split_batches", False)
+    reasons = {
+        f"DeepSpeed's checkpoints belong to {old['ranks']} ranks": training.deepspeed and old["ranks"] != new["ranks"],
+        "`group_by_length` orders the rows by these numbers": training.train_sampling_strategy == "group_by_length",
+        "`split_batches` divides a batch among the ranks": split,
+        "the load-balancing loss depends on what is in a micro-batch": old[ROWS[0]] != new[ROWS[0]]
+        and arguments.model.moe_aux_loss_coef is not None,
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    return reason and f"{reason} (was {was}, is {now}). Continue with {was}"

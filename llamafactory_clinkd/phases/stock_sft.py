@@ -15,11 +15,10 @@ import torch
 from ..rope.saved_positions import apply_saved_positions, saved_settings
 from ..rope.square import with_prepared_images
 from ..training.tracked_data import TrackedData
-from ..training.whole_rows import RECORDED, without_cut_rows
+from ..training.whole_rows import RECORDED, check_media, without_cut_rows
 from ..utils.boxes import SIDE_COLUMNS
 from ..utils.models import keep_trainable, one_vocab_size, require_finite_weights
 from ..utils.patching import patch_attr
-from .media_files import check_media
 from .recipe import RecipeArguments, copyable_model_arguments
 
 

@@ -1,15 +1,18 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Finds the rows that ``cutoff_len`` cuts while stock tokenises them, before the first step.
+"""Finds the rows that are not whole before the first step: without a media file, or cut by ``cutoff_len``.
 
-Stock cuts in silence. A row without some of its image tokens ends a run hundreds of steps later, a row without its
-answer teaches nothing, a question without its end is answered at random.
+Stock cuts in silence while it tokenises. A row without some of its image tokens ends a run hundreds of steps later, a
+row without its answer teaches nothing, a question without its end is answered at random.
 """
 
 import copy
 import json
 import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from llamafactory.data.processor import (
@@ -18,11 +21,13 @@ from llamafactory.data.processor import (
     UnsupervisedDatasetProcessor,
 )
 
+from ..utils.pixels import READ_OTHERWISE, PictureError, examine_header
 from .lm_head import IGNORE_INDEX
 
 
 logger = logging.getLogger(__name__)
 
+MEDIA = ("_images", "_videos", "_audios")
 CUT_ROWS = "clinkd_cut_rows"
 """Column of a tokenised data set; the first row of each batch has ``[rows, [[number in batch, length, loss]]]``."""
 SHOWN = 10
@@ -150,3 +155,57 @@ def describe_cut_rows(lost: list[tuple[int, int, str]], aligned: Any, cutoff_len
         f"`cutoff_len: {cutoff_len}` cuts {len(lost)} of {len(aligned)} rows: {'; '.join(lines)}{more}. Raise it to "
         f"{longest}, lower `image_max_pixels` (`video_max_pixels`, `video_maxlen`), or take these rows out."
     )
+
+
+def check_media(aligned: Any) -> None:
+    """Checks each file that LLaMA-Factory's aligned rows name, images by their header and their end marker.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If an image cannot be opened, is truncated, or has a side 200 times the other.
+    """
+    checked: set[str] = set()
+    remarks: Counter[str] = Counter()
+    for column in (name for name in MEDIA if name in aligned.column_names):
+        for number, files in enumerate(aligned[column]):
+            for file in (file for file in media_paths(files) if file not in checked):
+                checked.add(file)
+                problem = _media_problem(Path(file), column == "_images", remarks)
+                if problem is not None:
+                    row = aligned[number]
+                    name = row["_clinkd_id"] or Path(file).stem
+                    error = FileNotFoundError if problem == "does not exist" else ValueError
+                    kind = "Image" if column == "_images" else "File"
+                    where = f"{kind} {file} of row {name} {problem} ({row['_clinkd_row']})"
+                    raise error(f"{where}. Run `clinkd data check` for the whole list.")
+    if remarks:
+        logger.warning(
+            "Images of which LLaMA-Factory's API and vLLM get other pixels than this run (see docs/data.md): %s. "
+            "`clinkd data convert` writes PNG files that all read alike.",
+            ", ".join(f"{count} with {code}" for code, count in sorted(remarks.items())),
+        )
+
+
+def media_paths(value: Any) -> Iterator[str]:
+    """The paths in a media column's value: a path, ``{"path": ...}`` without bytes, or lists of them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict) and value.get("bytes") is None:
+        yield from media_paths(value.get("path"))
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from media_paths(each)
+
+
+def _media_problem(path: Path, is_image: bool, remarks: Counter[str]) -> str | None:
+    """What is wrong with a file, as the header and end marker of an image show; ``remarks`` counts what is unusual."""
+    if not path.exists():
+        return "does not exist"
+    if not is_image:
+        return None if path.is_file() and path.stat().st_size else "is empty, or a folder"
+    try:
+        remarks.update(examine_header(path).keys() & READ_OTHERWISE)
+    except (OSError, PictureError) as error:
+        if getattr(error, "code", "") != "image_small":  # LLaMA-Factory enlarges it
+            return f"cannot be used: {error}"
+    return None

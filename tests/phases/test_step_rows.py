@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from small_run import losses, recipe
 
-from llamafactory_clinkd.phases.step_rows import changed_result, fault_of_resume, step_rows
+from llamafactory_clinkd.phases.state import changed_result, fault_of_resume, step_rows
 from llamafactory_clinkd.utils.io import read_json, write_json
 
 
