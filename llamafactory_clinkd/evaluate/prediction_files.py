@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.boxes import KEPT_COLUMNS, TAGS
+from .exchange import TABLES, check_documents, read_table
 
 
 _TAGS_AND_SPACES = re.compile("|".join(re.escape(tag) for tags in TAGS.values() for tag in tags.values()) + r"|\s+")
@@ -42,6 +43,7 @@ def load_rows(path: str | Path, answers: str | Path | None = None) -> list[Any]:
         raise ValueError(f"{path} holds no row: expected JSON lines or a JSON array of predictions.")
     if answers is not None:
         return _join_answers(rows, _load(answers), str(answers))
+    check_documents(rows, path)
     objects = [row for row in rows if isinstance(row, dict)]
     if objects and all("gpt4_answer" in row and "response" not in row for row in objects):
         raise ValueError(f"{path} has questions without responses: add the file of the model's answers.")
@@ -154,7 +156,9 @@ def _question_id(row: Mapping[str, Any]) -> str | None:
 
 
 def _load(path: str | Path) -> list[Any]:
-    """The rows of a JSON-lines or JSON-array file, in UTF-8 or UTF-16, with or without a byte-order mark."""
+    """The rows of a JSON-lines or JSON-array file, in UTF-8 or UTF-16, or of a table."""
+    if Path(path).suffix.lower() in TABLES:
+        return read_table(Path(path))
     content = Path(path).read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         content = content.decode("utf-16", "replace").encode()

@@ -13,6 +13,8 @@ LLaVA-Med's form of these                ``conversations`` and ``response``
 LLaMA-Factory's generated predictions    ``predict`` and ``label`` (``prompt`` contains the question)
 LLaVA-Med's question file                ``gpt4_answer`` and ``text``; its answers are a second file of
                                          ``question_id`` and ``text``, or ``response`` in the same row
+VLMEvalKit's results                     ``index``, ``question`` and ``prediction``
+lmms-eval's samples                      ``doc_id``, ``target`` and ``filtered_resps``
 =======================================  ================================================================
 
 A malformed row is listed with its number, reason and outcome:
@@ -30,8 +32,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.boxes import KEPT_COLUMNS, MODALITIES, TASKS, has_box, modality_of, strip_boxes, task_of
-from ..utils.modality_names import standard_modality
+from ..utils.scan_names import standard_modality
 from . import released
+from .exchange import from_other_tool
 from .model_answer import ReadAnswer, encodable, has_words, last_question, read_answer, short
 from .prediction_files import Unreadable, load_rows
 from .vqa import VQA
@@ -144,7 +147,7 @@ def _read_row(raw: Any, by_release: bool) -> tuple[dict[str, Any] | None, str | 
 
 def _fields(raw: Mapping[str, Any]) -> dict[str, Any] | None:
     """The unchecked fields of the shared vocabulary from a row of any known format; None for an unknown format."""
-    keys = (*FIELDS, *_FURTHER, "annotations")
+    keys, raw = (*FIELDS, *_FURTHER, "annotations"), from_other_tool(raw)
     row = {key: raw.get(key) for key in keys}
     if ("annotation" in raw or "annotations" in raw) and ("response" in raw or "question" in raw):
         return row

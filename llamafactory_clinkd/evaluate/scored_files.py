@@ -9,13 +9,18 @@ from typing import Any
 
 from ..utils.io import read_json
 from .blind import blind_scores
+from .compare import compare_predictions
+from .exchange import export_rows
 from .prediction_files import join_dataset, load_rows
+from .predictions import read_rows
 from .scoring import evaluate_predictions
 
 
 def evaluate_file(
     path: str | Path,
     *,
+    against: str | Path | None = None,
+    export: tuple[str, str | Path] | None = None,
     answers: str | Path | None = None,
     dataset: str | Path | None = None,
     train: str | Path | None = None,
@@ -23,19 +28,31 @@ def evaluate_file(
 ) -> dict[str, Any]:
     """:func:`.scoring.evaluate_predictions` of a file.
 
-    ``answers`` is the file of answers to a question file. ``dataset`` is the ShareGPT file that LLaMA-Factory's
+    ``against`` has the answers to compare with (:func:`.compare.compare_predictions`; the metrics then have a
+    ``comparison``), and ``export`` a tool and the file to write for it (:mod:`.exchange`). ``answers`` is the file of
+    answers to a question file, and so is ``against`` then. ``dataset`` is the ShareGPT file that LLaMA-Factory's
     ``generated_predictions.jsonl`` was made on; without it that format has no modalities. With the training rows of
     ``train`` (ShareGPT, or rows of questions and answers), the metrics have the blind answers as ``baselines``.
     """
-    rows = load_rows(path, answers)
-    if dataset is not None:
-        rows = join_dataset(rows, load_rows(dataset))
-    metrics = evaluate_predictions(rows, **options)
+    rows = _rows(path, answers, dataset)
+    if against is None:
+        metrics = evaluate_predictions(rows, **options)
+    else:
+        others = _rows(path, against, dataset) if answers is not None else _rows(against, None, dataset)
+        comparison, metrics, _ = compare_predictions(rows, others, **options)
+        metrics["comparison"] = comparison
+    if export is not None:
+        export_rows(read_rows(rows).rows, export[0], Path(export[1]))
     if train is None:
         return metrics
     if options.pop("protocol", "present") == "released":
         return metrics | {"notes": [*metrics["notes"], "The released code has no blind answers: use `present`."]}
     return metrics | {"baselines": blind_scores(load_rows(train), rows, **options)}
+
+
+def _rows(path: str | Path, answers: str | Path | None, dataset: str | Path | None) -> list[Any]:
+    rows = load_rows(path, answers)
+    return rows if dataset is None else join_dataset(rows, load_rows(dataset))
 
 
 def training_rows(names: Sequence[str], dataset_dir: str | Path) -> list[Any]:

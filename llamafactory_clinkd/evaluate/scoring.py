@@ -82,7 +82,7 @@ def evaluate_predictions(
         ``{"value", "ci", "n", "clusters"}`` and ``n`` counts rows. In each modality and as means over them, VG also
         has the scores of :func:`.grounding.grounding_scores` and its ``targets``, and MIA
         ``bleu_1..4, meteor, rouge_l, cider, mbmr_bird``. VQA also has those of :func:`.vqa.vqa_breakdown`.
-        ``average`` is the mean of the paper's tasks named in ``average_of``. ``resampled_by`` names the clusters;
+        ``average`` is the mean of the paper's tasks named in ``average_of``. ``resampled_by`` names the ``clusters``;
         fewer than two of them have no interval. ``rows`` counts evaluated and malformed
         rows, ``answers`` what could not be read or was cut off, and ``problems`` lists each malformed row. A score
         that could not be computed is None, with the reason in ``notes``.
@@ -91,15 +91,30 @@ def evaluate_predictions(
         ValueError: If an option is out of range, or no row can be evaluated.
         ImportError: If there are captions to score and ``pycocoevalcap`` is not installed.
     """
+    options = {"confidence": confidence, "resamples": resamples, "seed": seed, "progress": progress}
+    reading = read_rows(rows, by_release=protocol == "released")
+    return evaluate_reading(reading, protocol=protocol, spice_jars=spice_jars, parser=parser, **options)[0]
+
+
+def evaluate_reading(
+    reading: Reading,
+    *,
+    protocol: Protocol,
+    confidence: float,
+    resamples: int,
+    seed: int,
+    progress: Progress | None,
+    **spice_options: Any,
+) -> tuple[dict[str, Any], dict[str, dict[str, Draws]]]:
+    """:func:`evaluate_predictions` of rows that are read, and the draws of each task's and modality's score."""
     if protocol not in get_args(Protocol):
         raise ValueError(f"Unknown protocol {protocol!r}: expected present or released.")
     if not 0 < confidence < 1 or resamples < 0:
         raise ValueError(f"Expected confidence in (0, 1) and resamples >= 0; got {confidence} and {resamples}.")
     by_release = protocol == "released"
-    reading = read_rows(rows, by_release=by_release)
-    scored = score_reading(reading, by_release=by_release, spice_jars=spice_jars, parser=parser, progress=progress)
+    scored = _score_reading(reading, by_release=by_release, progress=progress, **spice_options)
     clusters = find_clusters(reading.rows)
-    resampled = resample(scored, cluster_weights(clusters, resamples, seed), clusters, resamples)
+    resampled = _resample(scored, cluster_weights(clusters, resamples, seed), clusters, resamples)
     tasks, draws = {}, {}
     for task, each in scored.items():
         tasks[task], draws[task] = _summary(each, resampled.get(task), protocol, confidence)
@@ -113,29 +128,25 @@ def evaluate_predictions(
     counts = {"read": len(reading.rows) + outcomes[LEFT_OUT], "evaluated": len(reading.rows)}
     counts |= {"counted_wrong": outcomes[WRONG], "left_out": outcomes[LEFT_OUT]}
     mean = average_draws([draws[task] for task in averaged]) if resamples and averaged else None
-    return {
+    metrics = {
         "tasks": tasks,
         "average": _mean([tasks[task]["macro"] for task in averaged]),
         "ci": mean and interval(mean, confidence),
         "average_of": averaged,
         **{"protocol": protocol, "confidence": confidence, "resamples": resamples, "seed": seed},
-        "resampled_by": clusters.unit,
+        **{"resampled_by": clusters.unit, "clusters": int(clusters.of_row.max()) + 1},
         "rows": counts,
         "answers": reading.answers,
         "problems": reading.problems,
         "notes": _notes(tasks, of_task, by_release, clusters.unit),
     }
+    return metrics, resampled
 
 
-def score_reading(
+def _score_reading(
     reading: Reading, *, by_release: bool = False, progress: Progress | None = None, **spice_options: Any
 ) -> dict[str, Scored]:
-    """The statistics of all rows, by task.
-
-    Raises:
-        ValueError: If there is no row.
-        ImportError: If there are captions to score and ``pycocoevalcap`` is not installed.
-    """
+    """The statistics of all rows, by task."""
     if not reading.rows:
         reasons = "; ".join(f"row {problem['row']}: {problem['reason']}" for problem in reading.problems[:3])
         details = f" The first problems: {reasons}." if reasons else ""
@@ -149,7 +160,7 @@ def score_reading(
         return scored if captions is None else {task: scored.get(task) or captions.result() for task in of_task}
 
 
-def resample(
+def _resample(
     scored: Mapping[str, Scored], weights: Iterable[np.ndarray], clusters: Clusters, resamples: int
 ) -> dict[str, dict[str, Draws]]:
     """The main score of each task and modality in each resample, where it could be computed."""

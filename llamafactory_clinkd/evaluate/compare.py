@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Two sets of answers to the same questions, compared by a paired bootstrap over patients, volumes or images."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..utils.boxes import TASKS
+from .grounding import references
+from .java import Progress
+from .predictions import read_rows
+from .resampling import Draws, average_draws, interval, p_value, part_draws
+from .score_table import metric_name
+from .scoring import Protocol, evaluate_reading, macro_draws
+
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+RESAMPLES = 10_000
+"""So many that a p value can be small enough to remain so among many comparisons: the least is 0.0001."""
+
+
+def compare_predictions(
+    rows: Iterable[Any],
+    other_rows: Iterable[Any],
+    *,
+    protocol: Protocol = "present",
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **spice_options: Any,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The differences between two sets of answers, the first minus the second; and the metrics of both.
+
+    Both are scored on the same resamples of whole clusters (:mod:`.resampling`). Options are those of
+    :func:`.scoring.evaluate_predictions`.
+
+    Returns:
+        ``differences``: for each task, its modalities and the average of the paper's tasks ``{"task", "metric",
+        "modality", "value", "other", "difference", "ci", "p", "p_holm", "n"}``, scores in [0, 1]. ``p`` is that of the
+        comparison by itself, ``p_holm`` that among all ``comparisons`` (Holm, 1979). ``resampled_by`` names the
+        ``clusters``.
+
+    Raises:
+        ValueError: If the two are not answers to the same questions; the message has how many match. If an option is
+            out of range.
+    """
+    first, second = (read_rows(each, by_release=protocol == "released") for each in (rows, other_rows))
+    second = second._replace(rows=_in_order_of(first.rows, second.rows))
+    if resamples < 1:
+        raise ValueError(f"A comparison needs resamples; got {resamples}.")
+    options = {"protocol": protocol, "confidence": confidence, "resamples": resamples, "seed": seed}
+    (mine, draws), (theirs, other_draws) = (
+        evaluate_reading(each, progress=progress, **options, **spice_options) for each in (first, second)
+    )
+    entries, macros = [], {}
+    for task in draws:
+        sides = [metrics["tasks"][task] for metrics in (mine, theirs)]
+        parts = {
+            name: part_draws(each.values - other_draws[task][name].values, each.parts[0][1])
+            for name, each in draws[task].items()
+        }
+        macros[task] = macro_draws(parts, protocol)
+        name = metric_name([mine], task)
+        entries.append(_entry(task, name, None, [side["macro"] for side in sides], macros[task], sides[0]["n"]))
+        for modality, part in parts.items() if len(parts) > 1 else ():
+            pair = [side["modalities"][modality] for side in sides]
+            values = [each["value"] for each in pair]
+            entries.append(_entry(task, name, modality, values, part, pair[0]["n"]))
+    if len(averaged := [macros[task] for task in TASKS if task in macros]) > 1:
+        values = [metrics["average"] for metrics in (mine, theirs)]
+        entries.append(_entry("average", "mean", None, values, average_draws(averaged), mine["rows"]["evaluated"]))
+    for entry, each in entries:
+        entry |= {"ci": interval(each, confidence), "p": p_value(each)}
+    found = [entry for entry, _ in entries]
+    _add_holm([entry for entry in found if entry["p"] is not None])
+    kept = ("resampled_by", "clusters")
+    comparison = {"differences": found, "comparisons": len(found), **{key: mine[key] for key in kept}, **options}
+    return comparison, mine, theirs
+
+
+def comparison_table(comparison: Mapping[str, Any], names: Sequence[str]) -> "Table":
+    """The differences in percentage points, with ``names`` of the two."""
+    from rich.table import Column, Table
+
+    heads = (*names, "difference", f"{comparison['confidence']:.0%} interval", "p", "p of all", "rows")
+    count, unit = comparison["comparisons"], comparison["resampled_by"]
+    caption = f"{comparison['clusters']:,} clusters ({unit}), {comparison['resamples']:,} resamples. "
+    caption += f"p of all: among the {count} comparisons (Holm); by themselves, about {0.05 * count:.1f} of so many "
+    caption += "have p < 0.05 by chance alone."
+    table = Table("task", *(Column(head, justify="right") for head in heads), caption=caption)
+    for entry in comparison["differences"]:
+        ci = "" if entry["ci"] is None else "{:+.1f} to {:+.1f}".format(*(100 * bound for bound in entry["ci"]))
+        p = ["" if entry[key] is None else f"{entry[key]:.4f}" for key in ("p", "p_holm")]
+        scores = [f"{100 * entry['value']:.2f}", f"{100 * entry['other']:.2f}", f"{100 * entry['difference']:+.2f}"]
+        title = f"  {entry['modality']}" if entry["modality"] else f"{entry['task']} ({entry['metric']})"
+        table.add_row(title, *scores, ci, *p, f"{entry['n']:,}", style=None if entry["modality"] else "bold")
+    return table
+
+
+def _entry(
+    task: str, metric: str, modality: str | None, values: Sequence[float], draws: Draws, n: int
+) -> tuple[dict[str, Any], Draws]:
+    value, other = values
+    named = {"task": task, "metric": metric, "modality": modality}
+    return {**named, "value": value, "other": other, "difference": value - other, "n": n, "p_holm": None}, draws
+
+
+def _add_holm(entries: Sequence[dict[str, Any]]) -> None:
+    """Adds ``p_holm``, the p values of Holm's step-down procedure."""
+    least = 0.0
+    for rank, entry in enumerate(sorted(entries, key=lambda entry: entry["p"])):
+        entry["p_holm"] = least = max(least, min(1.0, (len(entries) - rank) * entry["p"]))
+
+
+def _in_order_of(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ``others`` in the order of the ``rows`` with the same image, task, question and ground truths.
+
+    Where the paths of the images differ, as on another machine, their names are compared.
+    """
+    matched = 0
+    for whole_path in (True, False):
+        left: dict[Hashable, list[dict[str, Any]]] = defaultdict(list)
+        for row in reversed(others):
+            left[_identity(row, whole_path)].append(row)
+        ambiguous = not whole_path and max(map(len, left.values()), default=0) > 1
+        found = [left[key].pop() for row in rows if left.get(key := _identity(row, whole_path))]
+        matched = max(matched, 0 if ambiguous else len(found))
+        if len(found) == len(rows) == len(others) and not ambiguous:
+            return found
+    raise ValueError(
+        f"The two are not answers to the same questions: of {len(rows):,} rows and {len(others):,} to compare "
+        f"them with, {matched:,} have the same image, task, question and ground truth. Evaluate both on one test set."
+    )
+
+
+def _identity(row: Mapping[str, Any], whole_path: bool) -> Hashable:
+    image = row["image"] if whole_path else Path(row["image"].replace("\\", "/")).name
+    return image, row["task"], row["question"], tuple(references(dict(row)))

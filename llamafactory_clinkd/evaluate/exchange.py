@@ -1,0 +1,174 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Result files of VLMEvalKit and lmms-eval: read into rows of predictions, and written from them.
+
+VLMEvalKit (``vlmeval/inference.py``, ``smp/file.py``) writes the columns of its data set (``index``, ``question``,
+``answer``, the choices ``A`` to ``H``, ``image_path``, ...) and ``prediction`` as .xlsx, .tsv or .json. lmms-eval
+(``loggers/evaluation_tracker.py``) writes a line with ``doc_id``, ``target``, ``filtered_resps`` and ``input`` for
+each question; older versions have ``doc`` too. Columns that the tools do not have, such as ``task`` and ``modality``,
+are written as further ones, which they do not read.
+"""
+
+import ast
+import csv
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..utils.boxes import TASKS, has_box
+from ..utils.io import atomic_path, write_json, write_jsonl
+from .grounding import references
+from .vqa import CLOSED, VQA, answer_type
+
+
+TOOLS = {"vlmevalkit": (".xlsx", ".tsv", ".json"), "lmms-eval": (".jsonl",)}
+TABLES = (".xlsx", ".tsv")
+_LETTERS = "ABCDEFGH"
+_FAILED = "Failed to obtain answer"  # what VLMEvalKit has in the place of an answer
+_MAX_CELL = 32_767  # characters that a cell of an .xlsx file takes
+_OURS = ("annotation", "annotations", "response", "candidates", "question", "choices", "image")  # renamed
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of an .xlsx or .tsv file, every cell as text.
+
+    Raises:
+        ImportError: If pandas or openpyxl is not installed; the message names the extra.
+    """
+    if path.suffix.lower() == ".xlsx":
+        try:
+            import openpyxl  # noqa: F401
+            import pandas
+        except ImportError as error:
+            raise ImportError(f"{path} needs openpyxl: pip install 'llamafactory-clinkd[eval]'.") from error
+        rows = pandas.read_excel(path, dtype=str, na_filter=False).to_dict("records")
+    else:
+        csv.field_size_limit(sys.maxsize)
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    return [{key: value or "" for key, value in row.items() if isinstance(key, str)} for row in rows]
+
+
+def from_other_tool(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of either tool with our column names; any other row unchanged.
+
+    A row without one of our tasks is VG if its answer is a box, else VQA. What VLMEvalKit writes for an answer that it
+    did not get is no answer.
+    """
+    if {"index", "question", "prediction"} <= raw.keys():
+        choices = [raw[letter] for letter in _LETTERS if raw.get(letter) not in (None, "")]
+        failed = str(raw["prediction"]).startswith(_FAILED)
+        named = {"id": raw["index"], "image": raw.get("image_path"), "choices": choices or None}
+        named |= {"response": None if failed else raw["prediction"]}
+        own, truth = {key: value for key, value in raw.items() if key != "image" and value != ""}, raw.get("answer")
+    elif {"doc_id", "target", "filtered_resps"} <= raw.keys():
+        own, truth = dict(raw["doc"]) if isinstance(raw.get("doc"), Mapping) else {}, raw["target"]
+        named = {"id": raw["doc_id"], "question": _first_text(raw.get("input"))}
+        own |= {"response": _first_text(raw["filtered_resps"])}
+    else:
+        return raw
+    texts = _texts(truth)
+    row = {**named, **own, "annotation": texts[0], "annotations": texts if len(texts) > 1 else None}
+    is_ours = str(row.get("task")).upper() in (*TASKS, VQA)
+    return row if is_ours else row | {"task": "VG" if has_box(str(texts[0])) else VQA}
+
+
+def check_documents(rows: Sequence[Any], path: str | Path) -> None:
+    """Raises ValueError if a file of lmms-eval has a question several times, once for each filter of its task."""
+    found = Counter(row["doc_id"] for row in rows if isinstance(row, Mapping) and "filtered_resps" in row)
+    if repeated := sum(count > 1 for count in found.values()):
+        raise ValueError(
+            f"{path} has {repeated:,} of {len(found):,} doc_id several times, as lmms-eval writes for a task with "
+            "several filters: keep the rows of one filter."
+        )
+
+
+def export_rows(rows: Sequence[Mapping[str, Any]], tool: str, path: Path) -> None:
+    """Writes rows of the shared vocabulary as a result file of ``tool``.
+
+    Raises:
+        ValueError: If the tool or the file's ending is unknown, or a text does not fit into a cell of .xlsx.
+    """
+    if path.suffix.lower() not in TOOLS.get(tool, ()):
+        expected = "; ".join(f"{name} ({', '.join(endings)})" for name, endings in TOOLS.items())
+        raise ValueError(f"Found {tool!r} and {path.name!r}: expected a tool and a file with its ending: {expected}.")
+    if tool == "lmms-eval":
+        write_jsonl(path, [_lmms_eval_row(number, row) for number, row in enumerate(rows)])
+        return
+    table = [_vlmevalkit_row(number, row) for number, row in enumerate(rows)]
+    columns = list(dict.fromkeys(key for row in table for key in row))
+    if path.suffix.lower() == ".json":
+        write_json(path, table)
+    elif path.suffix.lower() == ".tsv":
+        with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, delimiter="\t", quoting=csv.QUOTE_ALL)
+            writer.writeheader()
+            writer.writerows(table)
+    else:
+        _write_xlsx(path, columns, table)
+
+
+def _vlmevalkit_row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    answers, choices = references(dict(row)), row.get("choices") or []
+    if choices and answer_type(row) == CLOSED:
+        answers = [_LETTERS[choices.index(text)] if text in choices else text for text in answers]
+    options = dict(zip(_LETTERS, choices, strict=False))
+    named = {"index": number, "question": row["question"], **options, "answer": _as_text(answers)}
+    named |= {"image_path": row["image"], "prediction": row["response"]}
+    return named | {key: value for key, value in row.items() if key not in _OURS and value is not None}
+
+
+def _lmms_eval_row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    doc = {key: value for key, value in row.items() if key not in ("candidates", "response") and value is not None}
+    text = json.dumps(doc, indent=2, ensure_ascii=False)
+    named = {"doc_id": number, "doc": doc, "target": _as_text(references(dict(row)))}
+    named |= {"filtered_resps": [row["response"]], "doc_hash": hashlib.sha256(text.encode()).hexdigest()}
+    return named | {"input": row["question"]}
+
+
+def _write_xlsx(path: Path, columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> None:
+    try:
+        from openpyxl import Workbook
+        from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+    except ImportError as error:
+        raise ImportError("An .xlsx file needs openpyxl: pip install 'llamafactory-clinkd[eval]'.") from error
+    book = Workbook()
+    for number, row in enumerate([dict.fromkeys(columns), *table], start=1):
+        for place, name in enumerate(columns, start=1):
+            value = name if number == 1 else row.get(name)
+            cell = book.active.cell(number, place)
+            if isinstance(value, str):
+                if len(value) > _MAX_CELL or ILLEGAL_CHARACTERS_RE.search(value):
+                    raise ValueError(f"Row {number - 1}: {name} does not fit into an .xlsx cell: write .tsv or .json.")
+                cell.value, cell.data_type = value, "s"  # a text that begins with = is no formula
+            else:
+                cell.value = value
+    with atomic_path(path) as part:
+        book.save(part)
+
+
+def _as_text(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else str(list(texts))
+
+
+def _texts(truth: Any) -> list[Any]:
+    """The ground truths that a tool wrote: a list, or the text of one, as ``str`` makes it."""
+    if isinstance(truth, str) and truth.startswith("[") and truth.endswith("]"):
+        try:
+            found = ast.literal_eval(truth)
+        except (ValueError, SyntaxError):
+            return [truth]  # a text in brackets
+        truth = found if found and all(isinstance(text, str) for text in found) else truth
+    return truth if isinstance(truth, list) and truth else [truth]
+
+
+def _first_text(value: Any) -> str | None:
+    """The first text of nested lists."""
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    return value if isinstance(value, str) else None
