@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""PNG files that `convert` writes to ``clinkd_png`` in the image folder, so that every reader gets the same pixels.
+"""Pictures that `convert` writes into the image folder: those that a source holds itself, and PNG for every reader.
 
-A PNG has the modification time of its source: another time means that the source was replaced, and it is made again.
+Of a PNG in ``clinkd_png`` every reader gets the same pixels. It has the modification time of its source: another time
+means that the source was replaced, and it is made again.
 """
 
 import hashlib
@@ -19,12 +20,15 @@ import numpy as np
 from PIL import Image
 
 from ..utils.io import atomic_path
-from ..utils.pixels import READ_OTHERWISE, PictureError, examine_header, rgb_pixels
+from ..utils.pixels import READ_OTHERWISE, PictureError, examine_header, opened, rgb_pixels
+from .conversation import Embedded
 from .images import file_stamp, path_within, relative_path
 from .problems import Reject
 
 
-FOLDER = "clinkd_png"  # within the data folder
+FOLDER, EMBEDDED_FOLDER = "clinkd_png", "clinkd_images"  # within the data folder
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".dicom", ".dcm", ".nii", ".gz", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+_SUFFIX = {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2"}  # of PIL's names of formats
 BAKED = READ_OTHERWISE | {"image_mode"}  # of the latter, LLaMA-Factory resamples palettes by the nearest pixel
 Read = TypeVar("Read")
 MAX_NAME = 220  # bytes of a file name; file systems take 255, of which a temporary name needs some
@@ -44,11 +48,11 @@ def any_reader_picture(folder: str | Path, image: str, *, upright: bool = True) 
     path = path_within(folder, image)
 
     def look() -> frozenset[str]:
-        return _header_codes(str(path), file_stamp(path)) if path.is_file() else frozenset({"image_missing"})
+        return _header_codes(str(path), file_stamp(path), upright) if path.is_file() else frozenset({"image_missing"})
 
     def draw() -> Image.Image:
-        with Image.open(path) as opened:
-            return rgb_pixels(opened, upright=upright)
+        with Image.open(path) as image:
+            return rgb_pixels(image, upright=upright)
 
     codes = _or_reject(image, look)
     if not codes & BAKED:
@@ -66,8 +70,8 @@ def _or_reject(image: str, read: Callable[[], Read]) -> Read:
 
 
 @lru_cache(maxsize=2**17)  # some 30 MB; the rows of one image may be far apart
-def _header_codes(path: str, stamp: str) -> frozenset[str]:
-    return frozenset(examine_header(Path(path)))
+def _header_codes(path: str, stamp: str, upright: bool) -> frozenset[str]:
+    return frozenset(examine_header(Path(path), upright=upright))
 
 
 def write_png(folder: str | Path, name: str, source: Path, draw: Callable[[], Image.Image | np.ndarray]) -> str:
@@ -94,6 +98,31 @@ def write_png(folder: str | Path, name: str, source: Path, draw: Callable[[], Im
         except OSError as error:
             raise NotWrittenError(f"{path} cannot be written: {error}") from error
     return str(place / file)
+
+
+def with_extension(folder: str | Path, image: str) -> str:
+    """The picture that a name without extension means (VinDr-CXR's), if it is there."""
+    if PurePosixPath(image.partition("#")[0]).suffix.lower() in EXTENSIONS:
+        return image
+    found = (image + end for end in ("", *EXTENSIONS) if path_within(folder, image + end).is_file())
+    return next(found, image)
+
+
+def write_embedded(folder: str | Path, image: Embedded) -> str:
+    """Writes a picture that its row holds as ``clinkd_images/<hash>.<format>``; one that does not open is rejected."""
+
+    def look() -> str:
+        with opened(image.content) as header:
+            return header.format.lower()
+
+    suffix = _or_reject(image.name or "the picture of the row", look)
+    digest = hashlib.blake2b(image.content, digest_size=16).hexdigest()
+    relative = f"{EMBEDDED_FOLDER}/{digest}.{_SUFFIX.get(suffix, suffix)}"
+    path = path_within(folder, relative)
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(image.content)
+    return relative
 
 
 def keyed_hash(folder: str | Path, text: str) -> str:

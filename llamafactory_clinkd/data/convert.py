@@ -4,35 +4,29 @@
 """`clinkd data convert`: any known format to a ShareGPT data set that LLaMA-Factory trains on."""
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..utils.box_forms import unread_numbers
-from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, task_of
+from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, TagStyle, task_of
 from ..utils.io import content_hash, file_lock, refuse_link
-from .baking import any_reader_picture, keyed_hash
-from .box_convention import BOXES_KEY
+from .baking import any_reader_picture, keyed_hash, with_extension, write_embedded
+from .box_convention import BOXES_KEY, scale_of, size_warning, unit_of_source
 from .conversation import Conversation, Embedded, kept_columns
-from .conversion import Conversion, Options
-from .coordinates import UNIT_OF_MODEL, Scale
-from .embedded import with_extension, write_embedded
+from .coordinates import IMAGE_MAX_PIXELS, UNIT_OF_MODEL, Coordinates, ModelType, Scale
 from .formats import FORMATS, Format, detect_format
-from .images import known_modality
-from .picture_scale import scale_of, size_warning, unit_of_source
+from .images import known_modality, relative_path
 from .problems import CHOICES, Reject
-from .reader import BrokenFileError
-from .scans import is_scan, scan_to_png
-from .sharegpt import ResumableWriter, sharegpt_row
-from .sources import read_source
+from .scans import Slice, Window, is_scan, scan_to_png
+from .sharegpt import ResumableWriter, check_name, sharegpt_row
+from .sources import first_rows, read_source
 from .text import check_unicode, clean_text, unread_box
 
 
-SAMPLE_SIZE = 100  # rows that determine the format
 OF_PIXELS = (
     "Boxes are written as pixels of the resized picture. In the recipe: image_square: false, image_max_pixels: {}. "
     "The report and the region scorers take boxes as thousandths."
@@ -44,11 +38,53 @@ class StrictError(ValueError):
     """The first bad row under ``strict``."""
 
 
-def check_name(name: str) -> None:
-    """Raises a ValueError if ``name`` cannot be a data set's: its file would be another one's, or cannot exist."""
-    reserved = name.lower() in ("dataset_info", "rejects") or name.startswith(".") or len(name.encode()) > 200
-    if reserved or not re.fullmatch(r"[\w.-]+", name):
-        raise ValueError(f"{name!r} is not a valid data set name: give one of letters, digits, '-', '_' with --name.")
+@dataclass(frozen=True)
+class Options:
+    """How rows are built."""
+
+    tags: TagStyle = "qwen2_vl"
+    coordinates: Coordinates = "auto"  # of the boxes in the source
+    split_turns: bool = False  # one row per turn, with ids x#1, x#2 ..., instead of one per conversation
+    image_folder: str | Path | None = None  # LLaMA-Factory's media_dir; by default the source's, or the output's
+    image_prefix: str = ""  # put before every image path, for instance "images"
+    default_slice: Slice = Slice()  # of volumes whose path names none
+    window: Window | None = None  # centre and width in HU for CT, instead of the file's own
+    model_type: ModelType = "qwen2_vl"  # whose convention the boxes are written in
+    image_max_pixels: int = IMAGE_MAX_PIXELS  # the recipe's, for a model that reads pixels
+    upright: bool = True  # whether an EXIF orientation is applied; else dropped, for boxes drawn on the stored pixels
+    patient_column: str = ""  # of the source, for `split --by patient`: written as a keyed hash
+
+    def __post_init__(self) -> None:
+        if self.image_prefix:
+            relative_path(self.image_prefix)  # raises a ValueError that explains what is wrong with it
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The result of a conversion."""
+
+    path: Path
+    rejects_path: Path
+    format: str
+    unit: str  # of the source's boxes
+    image_folder: Path
+    rows_in: int  # converted + rejected
+    converted: int
+    rows_out: int  # equals converted, unless turns are split
+    rejected: int
+    reasons: dict[str, int]
+    tasks: dict[str, int]
+    modalities: dict[str, int]
+    pictures: dict[str, int]  # rows of each remark on their images: see `data.baking`
+    warnings: list[str]  # the first hundred
+    warned: int  # number of all warnings
+    answers: int
+    unread: int  # answers with numbers in a form that is not read as a box
+    resumed_at: int  # number of rows that an interrupted run had finished
+
+    def as_json(self) -> dict[str, Any]:
+        """The same with plain paths."""
+        return asdict(self) | {key: str(getattr(self, key)) for key in ("path", "rejects_path", "image_folder")}
 
 
 def convert(
@@ -85,7 +121,7 @@ def convert(
         raise ValueError(f"{source} would be overwritten by its own conversion: give another --name or folder.")
     if format is not None and format not in FORMATS:
         raise ValueError(f"Unknown format {format!r}: expected one of {', '.join(FORMATS)}.")
-    sample = _sample(source, split, required=format is None)
+    sample = first_rows(source, split, required=format is None)
     source_format = detect_format(sample) if format is None else FORMATS[format]
     if on_format:
         on_format(source_format, format is None)
@@ -94,7 +130,9 @@ def convert(
         beside = path.is_file() and not _has_pictures(sample, source_format)
         options = replace(options, image_folder=path.parent if beside else output)
     pictures = Path(options.image_folder) / options.image_prefix.strip("/")
-    unit, notes = unit_of_source(read_source(source, split), source_format, options.coordinates, pictures)
+    unit, notes = unit_of_source(
+        read_source(source, split), source_format, options.coordinates, pictures, options.upright
+    )
     options = replace(options, coordinates=unit)
     stat = path.stat() if path.exists() else None
     inputs = [str(path.resolve()) if stat else str(source), split, stat and stat.st_size, stat and stat.st_mtime_ns]
@@ -123,6 +161,9 @@ def convert(
             raise
         with file_lock(Path(output) / ".clinkd.lock", wait=True):  # of the files that data sets share
             writer.finish()
+    counts = writer.counts
+    by_kind = {"reasons": "reject", "tasks": "task", "modalities": "modality", "pictures": "picture"}
+    numbers = {"rows_out": "rows", "unread": "unread answers"} | {n: n for n in ("converted", "rejected", "answers")}
     return Conversion(
         path=writer.path,
         rejects_path=writer.rejects_path,
@@ -130,18 +171,11 @@ def convert(
         unit=unit,
         image_folder=Path(options.image_folder),
         rows_in=writer.done,
-        converted=writer.counts["converted"],
-        rows_out=writer.counts["rows"],
-        rejected=writer.counts["rejected"],
-        reasons=writer.counts_of("reject"),
-        tasks=writer.counts_of("task"),
-        modalities=writer.counts_of("modality"),
-        pictures=writer.counts_of("picture"),
         warnings=notes + writer.warnings,
-        warned=len(notes) + writer.counts["warnings"],
-        answers=writer.counts["answers"],
-        unread=writer.counts["unread answers"],
+        warned=len(notes) + counts["warnings"],
         resumed_at=resumed_at,
+        **{name: counts[key] for name, key in numbers.items()},
+        **{name: writer.counts_of(kind) for name, kind in by_kind.items()},
     )
 
 
@@ -162,26 +196,6 @@ def _write_row(writer: ResumableWriter, number: int, row: Any, source_format: Fo
         rows = [converted | {"patient": patient} for converted in rows]
     writer.counts.update(f"picture {code}" for code in remarks)
     writer.write(rows, warnings + _unread(rows, writer.counts))
-
-
-def _sample(source: str | Path, split: str | None, required: bool) -> list[dict[str, Any]]:
-    """The first readable rows; raises a ValueError if they are ``required`` and the file has only others."""
-    sample, first_reject = [], ""
-    try:
-        for number, row in read_source(source, split):
-            if isinstance(row, Reject):
-                first_reject = first_reject or f"row {number}: {row}"
-            else:
-                sample.append(row)
-            if len(sample) == SAMPLE_SIZE:
-                break
-    except BrokenFileError:
-        if not sample:
-            raise  # otherwise the conversion raises it, after the readable rows
-    if required and first_reject and not sample:
-        expected = "Expected JSON objects in an array or a line each, CSV or Parquet."
-        raise ValueError(f"{source} has no row that can be read; {first_reject}. {expected}")
-    return sample
 
 
 def _has_pictures(rows: list[dict[str, Any]], source_format: Format) -> bool:

@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..utils.boxes import MODALITIES, modality_of
-from ..utils.modality_names import standard_modality
 from ..utils.pixels import PictureError, examine
+from ..utils.scan_names import standard_modality
 from .problems import Reject
 
 

@@ -10,6 +10,7 @@ LLaMA-Factory and read by this project's evaluation and report.
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,13 @@ from ..utils.io import atomic_path, read_json, write_json
 _COLUMNS = SIDE_COLUMNS + KEPT_COLUMNS
 CHECKPOINT = 5000  # rows of the source
 MAX_WARNINGS = 100
+
+
+def check_name(name: str) -> None:
+    """Raises a ValueError if ``name`` cannot be a data set's: its file would be another one's, or cannot exist."""
+    reserved = name.lower() in ("dataset_info", "rejects") or name.startswith(".") or len(name.encode()) > 200
+    if reserved or not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"{name!r} is not a valid data set name: give one of letters, digits, '-', '_' with --name.")
 
 
 def sharegpt_row(row: Mapping[str, Any], *, tags: str = "qwen2_vl") -> dict[str, Any]:

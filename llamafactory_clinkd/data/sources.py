@@ -40,6 +40,7 @@ from .reader import (
 
 
 csv.field_size_limit(1 << 25)
+SAMPLE = 100  # rows that determine the format
 BATCH = 16  # rows of a Parquet file, pictures included
 _KEPT = ("id", "image_id", "category_id", "bbox", "iscrowd", "caption", "file_name", "width", "height")  # of COCO
 Row = tuple[int, dict[str, Any] | Reject]
@@ -69,6 +70,26 @@ def read_source(
     if is_object_file(path, lambda row: any(kind.matches(row) for kind in FORMATS.values())):
         return numbered(_object(path, split, on_bytes))
     return read_rows(path, on_bytes)
+
+
+def first_rows(source: str | Path, split: str | None, required: bool) -> list[dict[str, Any]]:
+    """The first :data:`SAMPLE` readable rows; a ValueError if they are ``required`` and the file has only others."""
+    sample, first_reject = [], ""
+    try:
+        for number, row in read_source(source, split):
+            if isinstance(row, Reject):
+                first_reject = first_reject or f"row {number}: {row}"
+            else:
+                sample.append(row)
+            if len(sample) == SAMPLE:
+                break
+    except BrokenFileError:
+        if not sample:
+            raise  # otherwise the conversion raises it, after the readable rows
+    if required and first_reject and not sample:
+        expected = "Expected JSON objects in an array or a line each, CSV or Parquet."
+        raise ValueError(f"{source} has no row that can be read; {first_reject}. {expected}")
+    return sample
 
 
 def _object(path: Path, split: str | None, on_bytes: Callable[[int], None] | None) -> Iterator[Any]:

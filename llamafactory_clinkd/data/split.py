@@ -16,10 +16,9 @@ from typing import Any
 
 from ..utils.io import file_lock
 from ..utils.scan_names import patient_of, volume_of
-from .convert import check_name
 from .problems import Reject
 from .reader import read_rows
-from .sharegpt import as_list, dataset_info_entry, write_array, write_dataset_info
+from .sharegpt import as_list, check_name, dataset_info_entry, write_array, write_dataset_info
 
 
 def write_subset(path: str | Path, name: str, size: int, *, seed: int = 0, stratify: bool = False) -> int:

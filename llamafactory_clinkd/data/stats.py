@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ..utils.boxes import IMAGE_PLACEHOLDER, box_strings, task_of
-from ..utils.pixels import upright_size
+from ..utils.pixels import picture_size
 from .images import known_modality, path_within
 from .problems import Reject
 from .reader import read_rows
@@ -89,7 +89,7 @@ def image_sizes(folder: str | Path, images: Iterable[str]) -> tuple[Counter[str]
     for image in images:
         try:
             with Image.open(path_within(folder, image)) as header:
-                width, height = upright_size(header)
+                width, height = picture_size(header)
                 sizes[f"{width} x {height}"] += 1
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             unread += 1  # `clinkd data check` reports the cause

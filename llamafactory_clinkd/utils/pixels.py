@@ -58,7 +58,7 @@ class PictureError(ValueError):
 
 def read_pixels(source: str | Path | bytes | BinaryIO) -> Image.Image:
     """The RGB pixels of a picture file by the rule above; raises :class:`PictureError` or FileNotFoundError."""
-    with _opened(source) as image:
+    with opened(source) as image:
         return rgb_pixels(image)
 
 
@@ -68,8 +68,11 @@ def rgb_pixels(image: Image.Image, *, upright: bool = True) -> Image.Image:
     Raises:
         PictureError: If a deep picture holds no finite value. PIL raises errors of its own for damaged content.
     """
+    orientation = image.format == "TIFF" and _orientation(image)
     image.load()  # a TIFF turns itself here, in every reader
-    if upright and _orientation(image):
+    if orientation and not upright and not _orientation(image):
+        image.getexif()[ORIENTATION] = {6: 8, 8: 6}.get(orientation, orientation)  # turns it back
+    if upright or orientation:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(stretch_percentiles(np.asarray(image))).convert("RGB")
@@ -108,7 +111,7 @@ def examine(content: bytes, name: str) -> tuple[Image.Image, dict[str, str]]:
     The codes are ``image_depth``, ``image_alpha``, ``image_rotated``, ``image_mode``, ``image_frames``,
     ``image_extension`` and ``image_blank``. Raises :class:`PictureError`, also if it is too small or long.
     """
-    with _opened(content) as image:
+    with opened(content) as image:
         remarks = _remarks(image, name)
         pixels = rgb_pixels(image)
         _check_end(image, content)
@@ -121,13 +124,15 @@ def examine(content: bytes, name: str) -> tuple[Image.Image, dict[str, str]]:
     return pixels, remarks
 
 
-def examine_header(path: Path) -> dict[str, str]:
+def examine_header(path: Path, *, upright: bool = True) -> dict[str, str]:
     """The remarks of :func:`examine` that show without decoding; any transparency counts as ``image_alpha``.
+
+    A TIFF turns itself in every reader: without ``upright`` that is a remark.
 
     A PNG or JPEG is taken as whole if its end marker is there; other files are decoded. Raises as :func:`examine`.
     """
-    with _opened(path) as image:
-        remarks = _remarks(image, path.name)
+    with opened(path) as image:
+        remarks, orientation = _remarks(image, path.name), _header_orientation(image)
         with open(path, "rb", buffering=0) as f:
             f.seek(max(0, os.fstat(f.fileno()).st_size - _TAIL))
             tail = f.read()
@@ -135,7 +140,8 @@ def examine_header(path: Path) -> dict[str, str]:
         if not marker or marker not in tail or b"eXIf" in tail:
             image.load()
             _check_end(image, path.read_bytes())
-        if orientation := _header_orientation(image):
+        orientation = _header_orientation(image) or (orientation if image.format == "TIFF" and not upright else 0)
+        if orientation:
             remarks["image_rotated"] = f"EXIF orientation {orientation}"
     return remarks
 
@@ -145,9 +151,10 @@ def _check_end(image: Image.Image, content: bytes) -> None:
         raise PictureError("image_truncated", f"the end of the {image.format} is missing: it is truncated")
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of the pixels of an open picture, which is not decoded."""
-    return image.size[::-1] if _header_orientation(image) >= 5 and image.format != "TIFF" else image.size
+def picture_size(image: Image.Image, *, upright: bool = True) -> tuple[int, int]:
+    """Width and height of the pixels of :func:`rgb_pixels`, of an open picture that is not decoded."""
+    turned = _header_orientation(image) >= 5 and (image.format == "TIFF") != upright  # PIL has turned a TIFF's size
+    return image.size[::-1] if turned else image.size
 
 
 def _header_orientation(image: Image.Image) -> int:
@@ -190,7 +197,7 @@ def _format_of_suffix() -> dict[str, str]:
 
 
 @contextmanager
-def _opened(source: Any) -> Iterator[Image.Image]:
+def opened(source: Any) -> Iterator[Image.Image]:
     """An open picture; every error of a decoder, inside too, becomes a :class:`PictureError` that says what it is."""
     try:
         with catch_warnings():

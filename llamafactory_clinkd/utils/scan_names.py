@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The volume and the patient that the name of an image encodes.
+"""The volume and the patient that the name of an image encodes, and the names under which data sets list modalities.
 
 SA-Med2D-20M, from which Med-GRIT-270k draws its images, names a slice
 ``<modality>_<sequence>--<data set>--<case>--<axis>_<slice>.png``, for instance
@@ -16,6 +16,20 @@ _EXTENSIONS = re.compile(r"(?:\.(?:png|jpe?g|bmp|gif|tiff?|webp|dcm|dicom|nii|ni
 _HASHED = {kind: re.compile(rf"--({kind}-[0-9a-f]{{16}})--") for kind in ("series", "patient")}  # see `data.dicom`
 _SLICE = re.compile(r"--([xyz]_(?:\d+|middle)|2d_none)(?:--\d+_\d+)?$", re.IGNORECASE)
 _FRAME = re.compile(r"[-_]frame[-_]?\d+$", re.IGNORECASE)
+
+_NAMES = {  # of the eight modalities
+    "ct": "cta cect ncct ldct hrct cbct ctscan chestct computedtomography computerizedtomography ctimaging",
+    "mr": "mri mra fmri cmr t1 t2 flair t1w t2w mrscan mriscan magneticresonance magneticresonanceimaging brainmri",
+    "x": "xray xr cxr dx cr dr chestxray chestxr xrayradiography radiograph radiography plainfilm plainradiograph "
+    "mammogram mammography",
+    "pet": "petct fdgpet positronemissiontomography",
+    "endoscopy": "endoscopic endoscope colonoscopy gastroscopy capsuleendoscopy laparoscopy",
+    "dermoscopy": "dermoscopic dermatoscopy dermatoscopic",
+    "fundus": "cfp fundusphotography fundusphotograph colorfundusphotography colourfundusphotography fundusimage "
+    "retinalfundus funduscopy fundoscopy",
+    "ultrasound": "us usg ultrasonography ultrasonic ultrasoundscan sonography sonogram echocardiography bus ivus",
+}
+_MODALITY_OF = {name: modality for modality, names in _NAMES.items() for name in (modality, *names.split())}
 
 
 def volume_of(image: str) -> str | None:
@@ -50,3 +64,11 @@ def patient_of(image: str) -> str | None:
     if match := _HASHED["patient"].search(image):
         return match[1]
     return volume_of(image) if PurePosixPath(image).name.count("--") >= 3 and "--series-" not in image else None
+
+
+def standard_modality(name: str) -> str | None:
+    """The one of the eight modalities that a name means, whatever its case, blanks and hyphens; None for any other.
+
+    Only whole names are known: ``optical coherence tomography`` is none of the eight.
+    """
+    return _MODALITY_OF.get("".join(character for character in name.lower() if character.isalnum()))
