@@ -145,8 +145,10 @@ class ClinkdArguments:
     correction_similarity_model: str | None = _key(
         None, "Name or path of the similarity model. Default for sentence: the packaged all-MiniLM-L6-v2."
     )
-    corrector: Literal["offline", "openai"] = _key(
-        "offline", "Corrector of wrong answers: offline (rules, no network) or openai (any OpenAI-compatible server)."
+    corrector: Literal["offline", "openai", "teacher"] = _key(
+        "offline",
+        "Corrector of wrong answers: offline (rules, no network), openai (any OpenAI-compatible server) or teacher "
+        "(ref_model, loaded beside the student for each correction).",
     )
     correction_model: str = _key("gpt-4o", "Name of the openai corrector's model.")
     correction_base_url: str | None = _key(
@@ -165,7 +167,9 @@ class ClinkdArguments:
         "Prices of a million prompt tokens and a million completion tokens, e.g. 2.50,10.00. The log and the summary "
         "of each round then include its cost. Default: tokens only.",
     )
-    correction_prompt: str | None = _key(None, "Path of a prompt template that replaces the built-in one.")
+    correction_prompt: str | None = _key(
+        None, "Path of a prompt template that replaces the built-in one of openai and teacher."
+    )
     correction_scorer: str | None = _key(
         None,
         "open_clip model (see sasg_scorer) whose score of image and rewording is added to the text similarity when "
@@ -248,8 +252,8 @@ class ClinkdArguments:
         phases = split_list(self.clinkd_phases)
         if not phases or not set(phases) <= set(PHASES):
             unknown = next((phase for phase in phases if phase not in PHASES), "")
-            fix = f"correct the names.{did_you_mean(unknown, PHASES)}".removesuffix(".")
-            raise bad_value("clinkd_phases", phases, f"a non-empty subset of {', '.join(PHASES)}", fix)
+            expected, hint = f"a non-empty subset of {', '.join(PHASES)}", did_you_mean(unknown, PHASES)
+            raise bad_value("clinkd_phases", phases, expected, "correct the names", hint)
         in_order = [phase for phase in PHASES if phase in phases]
         if phases != in_order:
             expected = f"each phase once, in the order {', '.join(PHASES)}"

@@ -18,6 +18,8 @@ def check_conflicts(settings: Any) -> None:
             "a teacher. Set `ref_model` (and `ref_model_adapters`, `ref_model_quantization_bit`) to its name or "
             "path, or take pseudo_label and distill out of `clinkd_phases`."
         )
+    if settings.corrector == "teacher" and "correct" in settings.clinkd_phases and not teacher:
+        raise ValueError("`corrector: teacher` needs a teacher. Set `ref_model`, or `corrector: offline`.")
     if settings.pseudo_label_target == "pseudo_label" and "pseudo_label" not in settings.clinkd_phases:
         raise ValueError(
             "`pseudo_label_target: pseudo_label` needs the teacher's answers, but `clinkd_phases` is "

@@ -115,8 +115,8 @@ def quiet_http_loggers() -> Iterator[None]:
 
 def describe_sending(kind: str, base_url: str | None = None, allow_remote: bool = False) -> str:
     """One line on what a corrector sends, and where; raises the errors of :func:`resolve_base_url`."""
-    if kind == "offline":
-        return "offline corrector: nothing is sent anywhere"
+    if kind != "openai":
+        return f"{kind} corrector: nothing is sent anywhere"
     url = resolve_base_url(base_url)
     host = urlsplit(url).hostname
     if is_loopback(url):
@@ -140,6 +140,6 @@ def describe_recipe(keys: Mapping[str, Any]) -> str:
         return "one round corrects nothing: no text is sent anywhere"
     kind, url = keys.get("corrector") or "offline", keys.get("correction_base_url")
     allowed = keys.get("correction_allow_remote") is True
-    if kind != "offline":
+    if kind == "openai":
         require_allowed(resolve_base_url(url), allowed, keys.get("correction_allow_http") is True)
     return describe_sending(kind, url, allowed)

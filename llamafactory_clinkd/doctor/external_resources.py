@@ -85,7 +85,7 @@ def corrector_server(keys: Mapping[str, Any]) -> CheckResult:
     result = functools.partial(CheckResult, "API endpoint")
     base_url = keys.get("correction_base_url") or os.environ.get("OPENAI_BASE_URL")
     if keys.get("corrector", "offline") != "openai" and not base_url:
-        return result("ok", "not needed: the corrector is `offline`")
+        return result("ok", f"not needed: the corrector is `{keys.get('corrector', 'offline')}`")
     try:
         url = resolve_base_url(base_url)
     except ValueError as error:

@@ -6,26 +6,31 @@
 import copy
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..correct import Corrector, check_similarity, check_validation, correct_round, load_similarity, make_corrector
 from ..correct.argmax_recorder import ArgmaxRecorder
 from ..correct.correction_round import is_usable
 from ..correct.correction_trainer import CorrectionTrainer, ReflectiveCorrectionCallback
+from ..correct.teacher_corrector import LoadedTeacher, TeacherCorrector
+from ..generation import preserve_training_state
 from ..generation.generation_trainer import generate_with_trainer, shards_parameters
 from ..kd import distill_loss, logits_distill_loss
 from ..kd.pseudo_labels import seeded_subset
+from ..rope.saved_positions import bind_settings, teacher_settings
 from ..select import Scorer, check_scorer, load_scorer
 from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.boxes import strip_boxes
 from ..utils.io import read_jsonl, write_json
 from ..utils.pixels import read_pixels
 from .context import Run
-from .recipe import RecipeArguments, beam_settings
+from .recipe import RecipeArguments, beam_settings, teacher_model_arguments
 
 
 logger = logging.getLogger(__name__)
@@ -109,7 +114,14 @@ class CorrectionRounds:
         """Tokenised corrected rows that join round ``number`` (counted from 0), ``None`` if there are none."""
         if number in self._rows or not self._summary_path(number).is_file():
             return self._rows.get(number)
-        corrected = [row for row in read_jsonl(self._path(number)) if row["status"] == "corrected" and is_usable(row)]
+        recorded = [row for row in read_jsonl(self._path(number)) if row["status"] == "corrected"]
+        corrected = list(filter(is_usable, recorded))
+        if len(corrected) < len(recorded) and self._run.ranks.rank == 0:
+            logger.warning(
+                "%d of the %d corrections recorded in %s are not trained on: their text fails a check that was added "
+                "later. To correct these rows again, delete the files of the round.",
+                len(recorded) - len(corrected), len(recorded), self._path(number),
+            )  # fmt: skip
         self._rows[number] = None
         if corrected:
             rows = self.data.aligned(is_eval=False).select([int(row["id"].split(":", 1)[0]) for row in corrected])
@@ -135,7 +147,9 @@ class CorrectionRounds:
         summary = correct_round(
             rows,
             similarity=load_similarity(settings.correction_similarity, model=settings.correction_similarity_model),
-            corrector=recipe_corrector(settings),
+            corrector=recipe_corrector(
+                settings, self._arguments.training.per_device_eval_batch_size, self._loaded_teacher
+            ),
             threshold=settings.correction_threshold,
             iou_threshold=settings.correction_iou,
             candidates=settings.correction_candidates,
@@ -146,6 +160,31 @@ class CorrectionRounds:
             progress=self._progress(),
         )
         write_json(self._summary_path(ended), summary.as_dict())
+
+    @contextmanager
+    def _loaded_teacher(self) -> Iterator[LoadedTeacher]:
+        """The recipe's teacher on the training device, beside student and optimizer; freed when the block ends."""
+        from llamafactory.extras.misc import torch_gc
+
+        arguments, module = RecipeArguments(*map(copy.copy, self._arguments)), self._run.workflow.module
+        arguments.finetuning.kd_teacher_offload = arguments.data.enable_thinking = False
+        tokenizer = module.load_tokenizer(teacher := teacher_model_arguments(arguments))["tokenizer"]
+        template = module.get_template_and_fix_tokenizer(tokenizer, arguments.data)
+
+        def encode(text: str) -> list[int]:
+            turns = [{"role": "user", "content": text}, {"role": "assistant", "content": ""}]
+            return template.encode_oneturn(tokenizer, turns)[0]
+
+        with preserve_training_state(self._trainer.model):
+            model = self._run.workflow.load_teacher(arguments)
+            if teacher.quantization_bit is None:
+                model.to(arguments.training.device)
+            bind_settings(model, teacher_settings(teacher, self._settings))
+            try:
+                yield LoadedTeacher(model, tokenizer, encode)
+            finally:
+                del model
+                torch_gc()
 
     def _progress(self) -> Callable[[str, int, int], None]:
         """Logs each tenth of a stage, which may take hours, and stops the run if requested."""
@@ -193,11 +232,16 @@ def check_correction(settings: Any) -> None:
     """Checks, before the first phase, what would end the run after its first round; loads no model.
 
     Raises:
-        ValueError: If the server may not be used, its key is missing, or the similarity takes no such model.
+        ValueError: If the corrector is unusable with these settings, or the similarity takes no such model.
         ImportError: If a library, or the packaged sentence model, is not installed.
         ScorerError: If ``correction_scorer`` is not a usable scorer.
     """
     if settings.correction_rounds > 1:  # nothing is corrected after the last round
+        if settings.corrector == "teacher" and (is_deepspeed_zero3_enabled() or is_fsdp_enabled()):
+            raise ValueError(
+                "`corrector: teacher` loads the teacher on the first rank alone, which DeepSpeed ZeRO-3 and FSDP do not "
+                "allow: train with DDP or ZeRO-2, or set another `corrector`."
+            )
         recipe_corrector(settings)
         check_similarity(settings.correction_similarity, settings.correction_similarity_model)
         check_validation()
@@ -205,8 +249,16 @@ def check_correction(settings: Any) -> None:
             check_scorer(settings.correction_scorer)
 
 
-def recipe_corrector(settings: Any) -> Corrector:
-    """Builds the corrector that the ClinKD keys name."""
+def recipe_corrector(settings: Any, batch_size: int = 1, load_teacher: Any = None) -> Corrector:
+    """Builds the corrector that the ClinKD keys name; ``load_teacher`` enters with a :class:`.LoadedTeacher`."""
+    if settings.corrector == "teacher":
+        return TeacherCorrector(
+            ":".join(map(str, filter(None, (settings.ref_model, settings.ref_model_adapters)))),
+            load_teacher,
+            candidates=settings.correction_candidates,
+            batch_size=batch_size,
+            prompt_path=settings.correction_prompt,
+        )
     return make_corrector(
         settings.corrector,
         model=settings.correction_model,

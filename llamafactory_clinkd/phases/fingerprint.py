@@ -157,9 +157,12 @@ def phase_inputs(
         inputs["adapters"] = fingerprints(adapters) if is_first else None
         if settings := engine_settings(arguments.training.deepspeed):
             inputs["deepspeed"] = settings
-        if finetuning.ref_model and phase in ("pseudo_label", "distill"):
+        with_teacher = phase in ("pseudo_label", "distill") or (
+            phase == "correct" and finetuning.corrector == "teacher"
+        )
+        if finetuning.ref_model and with_teacher:
             inputs["teacher"] = model_fingerprint(finetuning.ref_model, hashes)
-        if finetuning.ref_model_adapters and phase in ("pseudo_label", "distill"):
+        if finetuning.ref_model_adapters and with_teacher:
             inputs["teacher_adapters"] = fingerprints(finetuning.ref_model_adapters)
     return json.loads(json.dumps(inputs, default=str))
 

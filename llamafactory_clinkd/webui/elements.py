@@ -83,7 +83,9 @@ def unused_elements(values: dict[str, Any]) -> dict[str, str]:
     pseudo_kd += ["kd_on_policy", *rollouts]
     server = ["correction_model", "correction_base_url", *GROUPS["correction"][3], *GROUPS["correction"][4]]
     prediction = ["sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer"]
-    needs_teacher = "pseudo_label" in phases or ("distill" in phases and method != "none")
+    rewords = "correct" in phases and values["corrector"] == "teacher"
+    server = [name for name in server if not (rewords and name == "correction_prompt")]
+    needs_teacher = rewords or "pseudo_label" in phases or ("distill" in phases and method != "none")
     rules = [
         ("needs_predict", "predict" in phases, ["eval_dataset", *prediction]),
         ("needs_evaluate", "evaluate" in phases, ["spice_jars"]),
