@@ -14,7 +14,8 @@ from .java import Progress
 from .predictions import read_rows
 from .resampling import Draws, average_draws, interval, p_value, part_draws
 from .score_table import metric_name
-from .scoring import Protocol, evaluate_reading, macro_draws
+from .scoring import evaluate_reading
+from .task_statistics import Protocol, macro_draws
 
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def comparison_table(comparison: Mapping[str, Any], names: Sequence[str]) -> "Ta
     """The differences in percentage points, with ``names`` of the two."""
     from rich.table import Column, Table
 
-    heads = (*names, "difference", f"{comparison['confidence']:.0%} interval", "p", "p of all", "rows")
+    heads = (*names, "diff.", f"{comparison['confidence']:.0%} interval", "p", "p of all", "rows")
     count, unit = comparison["comparisons"], comparison["resampled_by"]
     caption = f"{comparison['clusters']:,} clusters ({unit}), {comparison['resamples']:,} resamples. "
     caption += f"p of all: among the {count} comparisons (Holm); by themselves, about {0.05 * count:.1f} of so many "

@@ -11,6 +11,7 @@ from ..utils.boxes import sort_modalities
 from ..utils.console import bars_of_parts
 from .java import Progress
 from .paper_tables import TASK_METRICS
+from .selection_worth import CHOICES
 from .spice import named_with_parser
 
 
@@ -79,7 +80,9 @@ def metrics_table(metrics: dict[str, Any]) -> "Table | Group":
     if blind := metrics.get("baselines"):
         table.add_row("blind answer", *(_percent(blind.get(f"blind_{task}", {}).get("macro")) for task in tasks))
     table.add_row("rows", *(f"{task['n']:,}" for task in tasks.values()))
-    return Group(table, _vqa_table(tasks["VQA"])) if "VQA" in tasks else table
+    further = [_vqa_table(tasks["VQA"])] if "VQA" in tasks else []
+    further += [_selection_table(metrics["selection"])] if metrics.get("selection") else []
+    return Group(table, *further) if further else table
 
 
 def _vqa_table(vqa: dict[str, Any]) -> "Table":
@@ -92,6 +95,22 @@ def _vqa_table(vqa: dict[str, Any]) -> "Table":
             scores = (_percent(group[key]) for key in _VQA_SCORES)
             table.add_row(f"{by.replace('_', ' ')} {name}".strip(), f"{group['n']:,}", *scores)
         table.add_section()
+    return table
+
+
+def _selection_table(selection: dict[str, Any]) -> "Table":
+    """A row for each task: what the first, a random, the chosen and the best candidate score."""
+    from rich.table import Column, Table
+
+    heads = ("rows", *CHOICES.values(), "gain", "p", "distinct\ntexts", "mean IoU\nof two")
+    table = Table("selection", *(Column(name, justify="right") for name in heads))
+    for task, found in selection.items():
+        scores = [f"{_percent(found[name]['value'])}\n{_interval(found[name]['ci'])}" for name in CHOICES]
+        gain, p = found["gain"], found["gain"]["p"]
+        distinct = f"{found['distinct_texts']:.2f}\nof {found['candidates']:.1f}"
+        iou = "" if found["pairwise_iou"] is None else f"{found['pairwise_iou']:.2f}"
+        row = (task, f"{found['n']:,}", *scores, f"{100 * gain['value']:+.2f}", "" if p is None else f"{p:.3f}")
+        table.add_row(*row, distinct, iou)
     return table
 
 

@@ -3,51 +3,23 @@
 
 """The four tasks' metrics per modality, their means, and bootstrap confidence intervals: ``metrics.json``."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
-
-import numpy as np
+from typing import Any, get_args
 
 from ..utils.box_forms import unit_mismatch, unread_summary
-from ..utils.boxes import MODALITIES, TASKS, sort_modalities
+from ..utils.boxes import MODALITIES, TASKS
 from . import released
-from .captions import NO_JAVA, PLAIN, caption_scores, caption_statistics
-from .grounding import grounding_scores, grounding_statistics, label_statistics, recall
+from .captions import NO_JAVA, PLAIN
 from .java import Progress
 from .predictions import LEFT_OUT, WRONG, Reading, read_rows
-from .resampling import (
-    Clusters,
-    Draws,
-    average_draws,
-    cluster_sums,
-    cluster_weights,
-    find_clusters,
-    interval,
-    mean_draws,
-    part_draws,
-)
-from .spice import spice_scores
-from .vqa import VQA, vqa_breakdown, vqa_statistics
-
-
-Protocol = Literal["present", "released"]
-Scores = Callable[[np.ndarray], dict[str, np.ndarray | None]]
-"""The scores of a sum of per-row statistics; ``value`` is the main one."""
-
-
-class Scored(NamedTuple):
-    """The scored rows of a task."""
-
-    rows: np.ndarray  # int [n], their indices among all rows
-    groups: dict[str, np.ndarray]  # the places in ``rows`` of each modality's
-    metric: str
-    tools: dict[str, str]
-    statistics: np.ndarray  # [n, columns]
-    scores_of: Scores
+from .resampling import Draws, average_draws, cluster_weights, find_clusters, interval
+from .selection_worth import selection_worth
+from .task_statistics import Protocol, Scored, macro_draws, resample, task_statistics
+from .vqa import VQA, vqa_breakdown
 
 
 def evaluate_predictions(
@@ -84,7 +56,8 @@ def evaluate_predictions(
         ``bleu_1..4, meteor, rouge_l, cider, mbmr_bird``. VQA also has those of :func:`.vqa.vqa_breakdown`.
         ``average`` is the mean of the paper's tasks named in ``average_of``. ``resampled_by`` names the ``clusters``;
         fewer than two of them have no interval. ``rows`` counts evaluated and malformed
-        rows, ``answers`` what could not be read or was cut off, and ``problems`` lists each malformed row. A score
+        rows, ``answers`` what could not be read or was cut off, and ``problems`` lists each malformed row.
+        ``selection`` is there for rows with several candidates (:mod:`.selection_worth`). A score
         that could not be computed is None, with the reason in ``notes``.
 
     Raises:
@@ -114,13 +87,17 @@ def evaluate_reading(
     by_release = protocol == "released"
     scored = _score_reading(reading, by_release=by_release, progress=progress, **spice_options)
     clusters = find_clusters(reading.rows)
-    resampled = _resample(scored, cluster_weights(clusters, resamples, seed), clusters, resamples)
+    resampled = resample(scored, cluster_weights(clusters, resamples, seed), clusters, resamples)
     tasks, draws = {}, {}
     for task, each in scored.items():
         tasks[task], draws[task] = _summary(each, resampled.get(task), protocol, confidence)
     if by_release:
         released.round_captions(tasks)
     of_task = {task: [row for row in reading.rows if row["task"] == task] for task in (*TASKS, VQA)}
+    worth = {}
+    if not by_release:
+        draw = {"clusters": clusters, "resamples": resamples, "seed": seed, "confidence": confidence}
+        worth = selection_worth(reading.rows, progress=progress, **draw, **spice_options)
     if VQA in tasks:
         tasks[VQA] |= vqa_breakdown(of_task[VQA], scored[VQA].statistics)
     averaged = [task for task in TASKS if task in tasks and tasks[task]["macro"] is not None]
@@ -137,6 +114,7 @@ def evaluate_reading(
         **{"resampled_by": clusters.unit, "clusters": int(clusters.of_row.max()) + 1},
         "rows": counts,
         "answers": reading.answers,
+        **({"selection": worth} if worth else {}),
         "problems": reading.problems,
         "notes": _notes(tasks, of_task, by_release, clusters.unit),
     }
@@ -153,48 +131,11 @@ def _score_reading(
         raise ValueError(f"None of {len(reading.problems)} rows can be evaluated.{details}")
     of_task = {task: [i for i, row in enumerate(reading.rows) if row["task"] == task] for task in (*TASKS, VQA)}
     of_task = {task: indices for task, indices in of_task.items() if indices}
-    score = partial(_task_statistics, reading.rows, by_release=by_release, progress=progress, **spice_options)
+    score = partial(task_statistics, reading.rows, by_release=by_release, progress=progress, **spice_options)
     with ThreadPoolExecutor(1) as pool:  # the captions are mostly Java's work, beside which the other tasks are scored
         captions = pool.submit(score, "MIA", of_task["MIA"]) if "MIA" in of_task else None
         scored = {task: score(task, indices) for task, indices in of_task.items() if task != "MIA"}
         return scored if captions is None else {task: scored.get(task) or captions.result() for task in of_task}
-
-
-def _resample(
-    scored: Mapping[str, Scored], weights: Iterable[np.ndarray], clusters: Clusters, resamples: int
-) -> dict[str, dict[str, Draws]]:
-    """The main score of each task and modality in each resample, where it could be computed."""
-    tables = {
-        (task, name): cluster_sums(each.statistics[rows], clusters.of_row[each.rows[rows]])
-        for task, each in scored.items()
-        for name, rows in each.groups.items()
-        if resamples and each.scores_of(each.statistics.sum(axis=0))["value"] is not None
-    }
-    sums = {key: np.empty((resamples, table.shape[1])) for key, (_, table) in tables.items()}
-    absent = {key: np.zeros(resamples, dtype=bool) for key in tables}
-    for number, weight in enumerate(weights):
-        for key, (present, table) in tables.items():
-            drawn = weight[present]
-            sums[key][number], absent[key][number] = drawn @ table, not drawn.any()
-    draws: dict[str, dict[str, Draws]] = defaultdict(dict)
-    for (task, name), (present, _) in tables.items():
-        values = np.where(absent[task, name], np.nan, scored[task].scores_of(sums[task, name])["value"])
-        draws[task][name] = part_draws(values, len(present))
-    return draws
-
-
-def macro_draws(draws: Mapping[str, Draws], protocol: str) -> Draws:
-    """The draws of a task's score from those of its modalities."""
-    if protocol == "present":
-        return mean_draws(list(draws.values()))
-    known = [each for name, each in draws.items() if name in MODALITIES]
-    return mean_draws(known or [part_draws(np.zeros_like(each.values), 1) for each in draws.values()], len(MODALITIES))
-
-
-def _groups(rows: list[dict]) -> dict[str, np.ndarray]:
-    """The indices of the rows of each modality."""
-    names = np.array([row["modality"] for row in rows])
-    return {name: np.flatnonzero(names == name) for name in sort_modalities(names.tolist())}
 
 
 def _notes(tasks: dict[str, Any], of_task: dict[str, list[dict]], by_release: bool, unit: str) -> list[str]:
@@ -219,40 +160,6 @@ def _notes(tasks: dict[str, Any], of_task: dict[str, list[dict]], by_release: bo
                 f"{unknown:,} rows are of none of the eight modalities: the released code does not score them."
             )
     return notes
-
-
-def _task_statistics(
-    all_rows: Sequence[dict],
-    task: str,
-    indices: list[int],
-    *,
-    by_release: bool,
-    progress: Progress | None,
-    **spice_options: Any,
-) -> Scored:
-    """A task's metric, the tools behind it, its per-row statistics and their scores."""
-    rows = [all_rows[index] for index in indices]
-    share, tools, groups = released.share if by_release else recall, {}, _groups(rows)
-    scored = partial(Scored, np.array(indices), groups)
-    if task == "VG":
-        table = grounding_statistics(rows)
-        if by_release:
-            table[:, :2] = [released.grounding_counts(row["annotation"], row["response"]) for row in rows]
-        return scored("recall@0.5", tools, table, lambda sums: grounding_scores(sums) | {"value": share(sums)})
-    if task == "MIA":
-        table, tokenizer, has_meteor = caption_statistics(rows, list(groups.values()), progress, by_release=by_release)
-        return scored("mBMR", {"tokenizer": tokenizer}, table, partial(caption_scores, has_meteor=has_meteor))
-    if task == VQA:
-        name = "closed accuracy, open recall"
-        return scored(name, tools, vqa_statistics(rows), lambda sums: {"value": recall(sums)})
-    if task == "ROC":
-        metric, table = "recall", label_statistics(rows)
-        if by_release:
-            table[:, 0] = [released.label_found(row["annotation"], row["response"]) for row in rows]
-    else:
-        values, metric, parsed_by = spice_scores(rows, progress=progress, **spice_options)
-        share, tools, table = recall, {"parser": parsed_by}, np.stack([values, np.ones(len(rows))], axis=1)
-    return scored(metric, tools, table, lambda sums: {"value": share(sums)})
 
 
 def _summary(
