@@ -6,7 +6,7 @@ QUICK ?=
 WORKERS ?= 2
 TOGETHER := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo demo-models test test-fast test-slow test-long test-matrix lint bench clean
+.PHONY: setup demo demo-models test test-fast test-slow test-long test-matrix lint bench clean gpu-proof
 
 # A stamp per set of extras makes the second call a matter of seconds: it is older than setup.cfg only after a change
 # of requirements.
@@ -63,3 +63,7 @@ clean:
 # Draws the data and trains the models that llamafactory_clinkd/demo ships, into runs/demo-models (about an hour).
 demo-models: setup
 	PYTHON=$(BIN)/python benchmarks/miniature/demo/rebuild.sh
+
+# What the package does on one CUDA device, in at most twelve minutes: a JSON file and a table in runs/gpu-proof.
+gpu-proof:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_proof.py

@@ -48,7 +48,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--shares", nargs="+", type=float, help="supervised share of L instead of --answer")
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--head", default="trained", choices=["trained", "frozen"])
-    parser.add_argument("--shape", default="small", choices=["small", "2b"])
+    parser.add_argument("--shape", default="small", choices=["tiny", "small", "2b"])
     parser.add_argument("--repeats", type=int, default=3, help="timed steps after one that warms up")
     parser.add_argument("--plot", type=Path, help="time and memory over L, one line a method and share")
     add_run_options(parser)

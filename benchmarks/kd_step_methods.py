@@ -23,6 +23,7 @@ from llamafactory_clinkd.utils.patching import patch_instance
 VOCABULARY = 151936
 ALPHA, TEMPERATURE = 0.5, 0.5
 SHAPES = {
+    "tiny": {"hidden_size": 64, "layers": 2, "heads": 4, "intermediate_size": 128},
     "small": {"hidden_size": 512, "layers": 6, "heads": 8, "intermediate_size": 1408},
     "2b": {"hidden_size": 1536, "layers": 28, "heads": 12, "intermediate_size": 8960},
 }
