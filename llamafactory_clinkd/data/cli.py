@@ -38,7 +38,7 @@ JsonFile = Annotated[Path | None, typer.Option(help="Write the numbers to this f
 Seed = Annotated[int, typer.Option(help="The same seed gives the same rows on every machine.")]
 
 
-@app.command()
+@app.command(epilog="Example: clinkd data convert rows.parquet data/mine --name mine")
 def convert(
     source: Annotated[str, typer.Argument(help="JSON, CSV or Parquet file, a folder of them, or a hub data set.")],
     output: Annotated[Path, typer.Argument(help="Folder of the data set (LLaMA-Factory's dataset_dir).")],
@@ -101,7 +101,7 @@ def convert(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: clinkd data check data/mine/mine.json --model Qwen/Qwen2-VL-2B-Instruct")
 def check(
     dataset: DataSet,
     image_folder: ImageFolder = None,
@@ -130,7 +130,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: clinkd data stats data/mine/mine.json --json stats.json")
 def stats(
     dataset: DataSet,
     image_folder: ImageFolder = None,
@@ -150,7 +150,7 @@ def stats(
     console.print(f"Figure: {figure}", soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Example: clinkd data split data/mine/mine.json --test 0.1 --by patient")
 def split(
     dataset: DataSet,
     test: Annotated[float, typer.Option(help="Share of the rows in the test set.")] = 0.1,
@@ -169,7 +169,7 @@ def split(
     console.print(f"{train_name}: {rows[0]:,} rows; {test_name}: {rows[1]:,} rows; by {by}, seed {seed}.")
 
 
-@app.command()
+@app.command(epilog="Example: clinkd data subset data/mine/mine.json --size 500 --stratify")
 def subset(
     dataset: DataSet,
     size: Annotated[int, typer.Option(min=0, help="Number of rows; the paper pseudo-labels 30,000.")] = 30000,
