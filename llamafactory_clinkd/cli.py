@@ -3,6 +3,7 @@
 
 """``clinkd``: everything except training, which is ``llamafactory-cli train recipe.yaml``."""
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,18 +11,37 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from .utils.console import console, exit_on_error
+from . import __version__
+from .doctor.gpus import GPUS, UTILISATION, choose_gpu
+from .utils.console import OneLineErrors, console, exit_on_error, quiet_libraries
 
 
 app = typer.Typer(
+    cls=OneLineErrors,
     help="ClinKD for LLaMA-Factory: knowledge distillation for medical vision-language models.",
+    epilog="Training is `llamafactory-cli train recipe.yaml`. Example: clinkd demo --quick",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
 PROBLEMS_SHOWN = 20  # malformed rows that `clinkd evaluate` prints
 
 
-@app.command()
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"clinkd {__version__}", highlight=False)
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """ClinKD for LLaMA-Factory: knowledge distillation for medical vision-language models."""
+
+
+@app.command(epilog="Example: clinkd demo --directory runs/demo --quick")
 def demo(
     directory: Annotated[Path, typer.Option(help="Folder for data, models and the run.")] = Path("runs/demo"),
     quick: Annotated[bool, typer.Option(help="Less data and training: a few minutes instead of fifteen.")] = False,
@@ -32,9 +52,9 @@ def demo(
     run_demo(directory, quick=quick)
 
 
-@app.command()
+@app.command(epilog="Example: clinkd evaluate saves/run/clinkd/predictions.jsonl --json metrics.json")
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Predictions of ClinKD, BiRD, LLaMA-Factory or LLaVA-Med.")],
+    predictions: Annotated[Path, typer.Argument(help="Predictions of ClinKD, BiRD or another tool.")],
     output: Annotated[Path | None, typer.Option("--json", help="Write the metrics to this file.")] = None,
     protocol: Annotated[
         Literal["present", "released"], typer.Option(help="Mean over the modalities present, or as the released code.")
@@ -43,15 +63,21 @@ def evaluate(
     answers: Annotated[Path | None, typer.Option(help="The answers to a question file, by question_id.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="The data set of LLaMA-Factory's predictions.")] = None,
     train: Annotated[Path | None, typer.Option(help="Training rows, for the scores of blind answers.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Answers to the same questions, to compare with.")] = None,
+    export: Annotated[
+        tuple[str, Path] | None, typer.Option(help="vlmevalkit or lmms-eval, and the file to write for it.")
+    ] = None,
 ) -> None:
     """Computes the paper's four metrics, and the usual ones of VQA data sets."""
-    from .evaluate import evaluate_file, metrics_table, progress_bar
+    from .evaluate import comparison_table, evaluate_file, metrics_table, progress_bar
     from .utils.io import write_json
 
-    files = {"answers": answers, "dataset": dataset, "train": train}
+    files = {"answers": answers, "dataset": dataset, "train": train, "against": against, "export": export}
     with exit_on_error(), progress_bar() as progress:
         metrics = evaluate_file(predictions, protocol=protocol, spice_jars=spice_jars, progress=progress, **files)
     console.print(metrics_table(metrics))
+    if against is not None:
+        console.print(comparison_table(metrics["comparison"], (predictions.name, against.name)))
     for problem in metrics["problems"][:PROBLEMS_SHOWN]:
         line = f"row {problem['row']}, {problem['outcome']}: {escape(problem['reason'])}"
         console.print(line, highlight=False, soft_wrap=True)
@@ -61,7 +87,7 @@ def evaluate(
         write_json(output, metrics)
 
 
-@app.command()
+@app.command(epilog="Example: clinkd select predictions.jsonl --scorer consensus --output ranked.jsonl")
 def select(
     predictions: Annotated[Path, typer.Argument(help="predictions.jsonl with stored candidates.")],
     scorer: Annotated[
@@ -78,34 +104,34 @@ def select(
     """Ranks stored candidates with another scorer, without generating again."""
     from .select import fit_scorers, load_scorer, rerank
 
-    with exit_on_error(RuntimeError):  # a scorer that cannot be loaded, or no row that could be ranked
-        if fit:
-            scorers = {name: load_scorer(name, device=device) for name in scorer}
-            for task, figures in fit_scorers(predictions, scorers, output, image_dir, region=region).items():
-                means = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if name != "rows")
-                console.print(f"{task}, {figures['rows']} rows: {means}", highlight=False, soft_wrap=True)
-            console.print(f"Weights in {output}: rank other rows with --scorer {output}.")
-            return
-        if len(scorer) > 1:
-            raise ValueError(f"Found {len(scorer)} scorers: give one, or fit their weights with --fit first.")
-        loaded = load_scorer(scorer[0], device=device)
-        rows = rerank(predictions, loaded, output, image_dir, region=region, progress=True)
+    if fit:
+        scorers = {name: load_scorer(name, device=device) for name in scorer}
+        for task, figures in fit_scorers(predictions, scorers, output, image_dir, region=region).items():
+            means = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if name != "rows")
+            console.print(f"{task}, {figures['rows']} rows: {means}", highlight=False, soft_wrap=True)
+        console.print(f"Weights in {output}: rank other rows with --scorer {output}.")
+        return
+    if len(scorer) > 1:
+        raise ValueError(f"Found {len(scorer)} scorers: give one, or fit their weights with --fit first.")
+    loaded = load_scorer(scorer[0], device=device)
+    rows = rerank(predictions, loaded, output, image_dir, region=region, progress=True)
     console.print(f"{len(rows)} rows ranked into {output}.")
 
 
-@app.command()
+@app.command(epilog="Example: clinkd report saves/run_1 saves/run_2 --output compare.html")
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One or more output_dir folders.")],
     output: Annotated[Path | None, typer.Option(help="HTML file. Default: clinkd/report.html of the first.")] = None,
+    image_dir: Annotated[Path | None, typer.Option(help="Folder of the images, where they have moved.")] = None,
 ) -> None:
     """Writes a self-contained HTML page about one run, or comparing several."""
     from .report import build_report
 
     with exit_on_error():
-        console.print(f"Report: {build_report(runs, output or runs[0] / 'clinkd' / 'report.html')}")
+        console.print(f"Report: {build_report(runs, output or runs[0] / 'clinkd' / 'report.html', image_dir)}")
 
 
-@app.command()
+@app.command(epilog="Example: clinkd doctor --plan examples/kd_qlora.yaml --gpu 4090")
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     recipe: Annotated[
@@ -114,10 +140,16 @@ def doctor(
     ] = None,
     plan: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Estimate memory, disk and counts of this recipe instead."),
+        typer.Option(exists=True, dir_okay=False, help="Estimate memory, time and disk of this recipe instead."),
     ] = None,
+    gpu: Annotated[str, typer.Option(help=f"With --plan: {', '.join(GPUS)}.")] = "a100-80",
     gpus: Annotated[int, typer.Option(min=1, help="With --plan: number of GPUs.")] = 1,
-    gpu_memory: Annotated[float, typer.Option(min=1, help="With --plan: memory of each GPU, GiB.")] = 80,
+    gpu_memory: Annotated[
+        float | None, typer.Option(min=1, help="With --plan: memory of each, GiB. Default: that of --gpu.")
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option(min=0.01, max=1, help="With --plan: share of the peak FLOPs that training reaches.")
+    ] = UTILISATION,
     train_rows: Annotated[
         int | None, typer.Option(min=1, help="With --plan: training rows. Default: counted.")
     ] = None,
@@ -134,25 +166,65 @@ def doctor(
     from .doctor import check_all, check_seams, read_recipe, results_table
 
     if plan is not None:
-        from .doctor.plan import make_plan, plan_table
+        from .doctor.plan import make_plan
+        from .doctor.plan_table import plan_table
 
-        with exit_on_error():
-            options = {"rows": (train_rows, eval_rows), "row_tokens": row_tokens, "answer_tokens": answer_tokens}
-            estimate = make_plan(read_recipe(plan), gpus=gpus, gib=gpu_memory, **options)
+        options = {"rows": (train_rows, eval_rows), "row_tokens": row_tokens, "answer_tokens": answer_tokens}
+        card = choose_gpu(gpu)
+        settings = {"gib": gpu_memory or card.gib, "gpu": card, "utilisation": utilisation, **options}
+        with quiet_libraries(logging.WARNING):
+            estimate = make_plan(read_recipe(plan), gpus=gpus, **settings)
         console.print_json(data=estimate) if as_json else console.print(plan_table(estimate))
         raise typer.Exit(code=not estimate["fits"])
-    results = check_seams() if seams else check_all(recipe)
+    with quiet_libraries(logging.WARNING):  # what is wrong with LLaMA-Factory and transformers is in the results
+        results = check_seams() if seams else check_all(recipe)
     console.print_json(data=[asdict(each) for each in results]) if as_json else console.print(results_table(results))
     raise typer.Exit(code=any(result.state == "broken" for result in results))
 
 
-def main() -> None:
-    """Entry point; adds the commands that their own folders define."""
+@app.command(epilog="Example: clinkd init recipe.yaml --data rows.parquet --gpu 4090 --gpus 2")
+def init(
+    recipe: Annotated[Path, typer.Argument(help="The YAML file to write.")] = Path("recipe.yaml"),
+    model: Annotated[
+        str, typer.Option(prompt="Model to train: a folder or a name of the hub", help="The student.")
+    ] = "Qwen/Qwen2-VL-2B-Instruct",
+    teacher: Annotated[
+        str, typer.Option(prompt="Teacher: a folder, a name, or none", help="none: fine-tuning without a teacher.")
+    ] = "Qwen/Qwen2-VL-7B-Instruct",
+    data: Annotated[
+        str, typer.Option(prompt="Training data: a file, or FOLDER:NAME of a data set", help="See `clinkd data`.")
+    ] = ...,
+    test: Annotated[
+        str, typer.Option(prompt="Test data, or split: a tenth of the training data", help="As --data, or split.")
+    ] = "split",
+    gpu: Annotated[str, typer.Option(prompt=f"GPU: {', '.join(GPUS)}", help="Type of GPU, or its GiB.")] = "4090",
+    gpus: Annotated[int, typer.Option(prompt="Number of GPUs", min=1, help="All of this type.")] = 1,
+    template: Annotated[str | None, typer.Option(help="LLaMA-Factory's template. Default: the model's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Writes a recipe for your model, data and GPUs, and prints the next commands."""
+    from .doctor.new_recipe import write_recipe
+
+    with quiet_libraries(logging.WARNING):
+        lines = list(write_recipe(recipe, model, teacher, data, test, gpu, gpus, template=template, force=force))
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def with_all_commands() -> typer.Typer:
+    """The application with the commands that their own folders define."""
     from .attention.figure import attention
     from .data.cli import app as data_app
     from .reproduce.cli import reproduce
 
-    app.command()(attention)
-    app.command()(reproduce)
-    app.add_typer(data_app, name="data")
-    app()
+    if not any(group.name == "data" for group in app.registered_groups):
+        epilog = 'Example: clinkd attention saves/run --image ct.png --question "Where is the liver?" --word liver'
+        app.command(epilog=epilog)(attention)
+        app.command(epilog="Example: clinkd reproduce table2 --scale mini --dry-run")(reproduce)
+        app.add_typer(data_app, name="data")
+    return app
+
+
+def main() -> None:
+    """Entry point."""
+    with_all_commands()()

@@ -11,14 +11,14 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from PIL import Image
 
-from ..utils.console import console
+from ..utils.console import console, quiet_libraries
 from ..utils.io import atomic_path
-from ..utils.pixels import read_pixels
 
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from .answer_attention import AnswerAttention
 
 PANEL_SIZE = 3.2  # inches
@@ -36,7 +36,7 @@ def attention(
 ) -> None:
     """Draws which parts of an image each model attends to (the paper's Figures 5 and 6)."""
     labelled = [parse_label(model) for model in models]
-    with console.status(f"Computing the attention of {len(labelled)} model(s)"):
+    with console.status(f"Computing the attention of {len(labelled)} model(s)"), quiet_libraries():
         path = attention_figure(labelled, image, question, output, word=word, layers=layer or None, answer=answer)
     console.print(f"Attention maps: {path}")
 
@@ -69,13 +69,17 @@ def attention_figure(
         answer: One answer for all models; None to let each model answer greedily.
 
     Raises:
-        ValueError: If there is no model, or the word is neither in the answer nor in the question.
+        ValueError: If there is no model, a folder is none, or the word is neither in the answer nor in the question.
         ImportError: If matplotlib is not installed.
     """
     if not models:
         raise ValueError("There is no model to draw: give at least one (label, folder).")
     if find_spec("matplotlib") is None:
         raise ImportError("Attention maps need matplotlib. Run: pip install 'llamafactory-clinkd[eval]'")
+    for label, path in models:
+        if not any((Path(path) / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise ValueError(f"{path} ({label}) is not a saved model: no config.json or adapter_config.json is in it.")
+    from ..utils.pixels import read_pixels
     from .answer_attention import answer_attention, load_engine
 
     panels = [
@@ -86,7 +90,7 @@ def attention_figure(
 
 
 def draw(
-    picture: Image.Image, panels: Sequence[tuple[str, "AnswerAttention"]], title: str, out_path: str | Path
+    picture: "Image.Image", panels: Sequence[tuple[str, "AnswerAttention"]], title: str, out_path: str | Path
 ) -> Path:
     """Draws the (label, attention) panels; a map covers the whole picture and is scaled to its own largest value."""
     from matplotlib.figure import Figure

@@ -44,7 +44,15 @@ def check_seams() -> list[CheckResult]:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The keys of a YAML recipe."""
+    """The keys of a YAML recipe; ValueError for a file that is none."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    return OmegaConf.to_container(OmegaConf.load(path)) or {}
+    try:
+        keys = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a recipe in YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(keys, dict):
+        raise ValueError(f"{path} is not a recipe: it should hold keys and values, such as `stage: sft`.")
+    return keys

@@ -24,14 +24,18 @@ COLOURS = {"ok": "green", "note": "yellow", "missing": "yellow", "broken": "red"
 
 
 def results_table(results: list[CheckResult]) -> Any:
-    """The results as a rich table."""
+    """The results as a rich table, with one line for all seams that are ok."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("", "state", "found", "fix")
+    seams = [result for result in results if result.name.startswith("seam ") and result.found == "patched"]
+    if seams:
+        rest = [result for result in results if result not in seams]
+        results = [CheckResult("seams", "ok", f"all {len(seams)} that were checked are patched"), *rest]
+    table = Table("check", "state", "found, and how to fix it", box=None, padding=(0, 2, 0, 0))
     for result in results:
-        state = f"[{COLOURS[result.state]}]{result.state}[/]"
-        table.add_row(result.name, state, escape(result.found), escape(result.fix))
+        fix = f"\n[bold]Fix[/]: {escape(result.fix)}" if result.fix else ""
+        table.add_row(result.name, f"[{COLOURS[result.state]}]{result.state}[/]", escape(result.found) + fix)
     return table
 
 

@@ -13,7 +13,9 @@ from .recipe_spec import PSEUDO_LABEL_BEAMS, RecipeSpec
 # CUDA's context, workspaces of cuBLAS and NCCL, and the allocator's fragmentation; assumed, not measured
 RUNTIME_BYTES = 2**30
 SCORE_COPIES = 5  # fp32 arrays [rows, V] that beam search holds: logits, log-probabilities, sums, sorted, best
-COMPONENTS = ("weights", "gradients", "optimiser", "teacher", "activations", "loss", "generation", "runtime")
+COMPONENTS = (
+    "weights", "gradients", "optimiser", "teacher", "projection", "activations", "loss", "generation", "runtime",
+)  # fmt: skip
 
 
 def memory_by_phase(spec: RecipeSpec) -> dict[str, dict[str, int]]:
@@ -46,6 +48,8 @@ def _training_memory(spec: RecipeSpec, *, with_teacher: bool) -> dict[str, int]:
     if with_teacher and not spec.teacher_shares_weights:  # with `kd_cache: hidden`, too: epoch 1 fills the cache
         whole = model_bytes(spec.teacher, spec, spec.ref_model_quantization_bit)
         fixed["teacher"] = offloaded_bytes(spec.teacher, spec) if spec.keys["kd_teacher_offload"] else whole
+    if with_teacher and spec.keys["kd_method"] == "vkd":
+        fixed["projection"] = projection_bytes(spec.student.hidden, spec.teacher.hidden)
     gradients = gradient_bytes(spec)
     backward = {
         "gradients": gradients if spec.gradient_accumulation_steps > 1 or spec.zero_stage else 0,
@@ -54,6 +58,15 @@ def _training_memory(spec: RecipeSpec, *, with_teacher: bool) -> dict[str, int]:
     }
     step = {"gradients": gradients, "activations": step_bytes(spec)}
     return {**fixed, **_larger(backward, step)}
+
+
+def projection_bytes(student: int, teacher: int) -> int:
+    """VkD's projection between two widths, in fp32 and whole on every GPU.
+
+    The weight, its gradient and two moments, and eight square matrices of the larger width: the base of the
+    parametrization and, in the Cayley map's forward or backward pass, at most seven others.
+    """
+    return 4 * (4 * student * teacher + 8 * max(student, teacher) ** 2)
 
 
 def _correction_memory(spec: RecipeSpec) -> dict[str, int]:

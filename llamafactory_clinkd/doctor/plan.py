@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""``clinkd doctor --plan``: memory, disk and counts of a recipe before a GPU is rented.
+"""``clinkd doctor --plan``: memory, time, disk and counts of a recipe before a GPU is rented.
 
 Arithmetic over a recipe's keys and the models' configurations: no GPU, no LLaMA-Factory, no download.
 """
@@ -10,22 +10,37 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-from .memory import COMPONENTS, memory_by_phase, offloaded_bytes, trained_parameters
+from .duration import LAUNCH_SECONDS, phase_seconds
+from .gpus import GPUS, UTILISATION, Gpu
+from .memory import memory_by_phase, offloaded_bytes, trained_parameters
 from .recipe_spec import RecipeSpec, read_spec
 
 
-def make_plan(keys: Mapping[str, Any], *, gpus: int, gib: float, **options: Any) -> dict[str, Any]:
+def make_plan(
+    keys: Mapping[str, Any],
+    *,
+    gpus: int,
+    gib: float,
+    gpu: Gpu = GPUS["a100-80"],
+    utilisation: float = UTILISATION,
+    **options: Any,
+) -> dict[str, Any]:
     """The plan of a recipe on ``gpus`` GPUs of ``gib`` GiB each; ``options`` are those of :func:`.read_spec`.
+
+    ``gpu`` has the peak and the bandwidth of each, of which training reaches the share ``utilisation`` (0 to 1).
 
     Returns:
         JSON-able: ``gpus``, ``gib``, ``fits``, ``memory`` (phase -> component -> bytes, with ``peak``), ``counts``,
-        ``advice`` (lines; empty if the recipe fits) and ``assumptions`` (lines).
+        ``seconds`` (phase -> seconds; empty on the CPU), ``rows_per_second`` (phase -> rows), ``advice`` (lines; empty
+        if the recipe fits) and ``assumptions`` (lines).
 
     Raises:
         ValueError: If the recipe cannot be planned; the message names the fix.
     """
     spec = read_spec(keys, gpus=gpus, **options)
     memory, available = memory_by_phase(spec), int(gib * 2**30)
+    counts = count_work(spec)
+    seconds = {} if spec.on_cpu else phase_seconds(spec, counts, gpu, utilisation)
     assumptions = [
         f"every row has {spec.row_tokens} tokens, an image {spec.image_tokens} of them, an answer "
         f"{spec.answer_tokens} on average and at most {spec.max_new_tokens}",
@@ -36,12 +51,20 @@ def make_plan(keys: Mapping[str, Any], *, gpus: int, gib: float, **options: Any)
             f"{spec.train_rows} training and {spec.eval_rows} evaluation rows: the paper's numbers where the "
             "recipe's data is not on this machine"
         )
+    if seconds:
+        assumptions.append(
+            f"for the time: {spec.mean_tokens} tokens in a row, {gpu.flops / 1e12:.0f} TFLOPS, of which "
+            f"{utilisation:.0%} are reached, {gpu.bandwidth / 1e12:.2f} TB/s, and at least "
+            f"{1000 * LAUNCH_SECONDS:g} ms a layer for a generated token. Not measured on a GPU"
+        )
     return {
         "gpus": gpus,
         "gib": gib,
         "fits": all(breakdown["peak"] <= available for breakdown in memory.values()),
         "memory": memory,
-        "counts": count_work(spec),
+        "counts": counts,
+        "seconds": seconds,
+        "rows_per_second": {phase: counts["rows"][phase] / taken for phase, taken in seconds.items() if taken},
         "advice": advice(spec, memory, available),
         "assumptions": assumptions,
     }
@@ -51,8 +74,8 @@ def count_work(spec: RecipeSpec) -> dict[str, Any]:
     """Counts of the whole recipe, with corrections as if every answer were wrong.
 
     Returns:
-        ``steps`` (phase -> optimiser steps), ``generations`` (phase -> answers), ``api_calls_at_most``,
-        ``cache_bytes``, ``checkpoint_bytes`` (of one checkpoint).
+        ``rows`` (phase -> rows, each as often as it is used), ``steps`` (phase -> optimiser steps), ``generations``
+        (phase -> answers), ``api_calls_at_most``, ``cache_bytes``, ``checkpoint_bytes`` (of one checkpoint).
     """
     keys, phases = spec.keys, spec.keys["clinkd_phases"]
     labelled = min(keys["pseudo_label_samples"], spec.train_rows)
@@ -66,7 +89,14 @@ def count_work(spec: RecipeSpec) -> dict[str, Any]:
     if "correct" in phases:
         later_round = _steps(spec, spec.train_rows + judged)
         steps["correct"] = _steps(spec, spec.train_rows) + corrected_rounds * later_round
+    used = {
+        "pseudo_label": labelled,
+        "distill": distilled * keys["kd_epochs"],
+        "correct": spec.train_rows * (1 + corrected_rounds) + judged * corrected_rounds,
+        "predict": spec.eval_rows,
+    }
     return {
+        "rows": {phase: used[phase] for phase in phases if phase in used},
         "steps": steps,
         "generations": {
             "pseudo_label": labelled * ("pseudo_label" in phases),
@@ -150,36 +180,3 @@ def _changes(spec: RecipeSpec, phase: str, breakdown: dict[str, int]) -> list[tu
     if generation and phase == "correct":
         changes.append((generation, "`correction_outputs: forward` generates nothing between rounds"))
     return changes
-
-
-def plan_table(plan: dict[str, Any]) -> Any:
-    """The plan as a rich table of memory and lines of text."""
-    from rich.console import Group
-    from rich.table import Table
-
-    memory, counts = plan["memory"], plan["counts"]
-    table = Table("GiB on each GPU", *memory)
-    for name in COMPONENTS:
-        sizes = [breakdown[name] for breakdown in memory.values()]
-        if any(sizes):
-            table.add_row(name, *(f"{size / 2**30:.1f}" if size else "" for size in sizes))
-    peaks = [breakdown["peak"] / 2**30 for breakdown in memory.values()]
-    table.add_section()
-    table.add_row("peak", *(f"{peak:.1f}" for peak in peaks))
-    fits = ("[green]fits[/]" if peak <= plan["gib"] else "[red]too much[/]" for peak in peaks)
-    table.add_row(f"of {plan['gib']:g}", *fits)
-    lines = [
-        f"optimiser steps: {_join_counts(counts['steps'])}",
-        f"answers generated: {_join_counts(counts['generations'])}",
-        f"requests to the corrector's server: at most {counts['api_calls_at_most']:,}",
-        f"disk: {counts['checkpoint_bytes'] / 2**30:.1f} GiB per checkpoint",
-    ]
-    if counts["cache_bytes"]:
-        lines.append(f"disk: {counts['cache_bytes'] / 2**30:.1f} GiB for the teacher cache")
-    lines += [f"assumption: {line}" for line in plan["assumptions"]]
-    lines += [f"[yellow]{line}[/]" for line in plan["advice"]] or [f"The recipe fits on {plan['gpus']} GPU(s)."]
-    return Group(table, *lines)
-
-
-def _join_counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count) or "none"

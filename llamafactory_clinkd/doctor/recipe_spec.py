@@ -3,6 +3,7 @@
 
 """What decides memory, disk and counts of a recipe; read from its keys, without LLaMA-Factory or a GPU."""
 
+import csv
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from .model_shape import ModelShape, load_shape
 
 
 MED_GRIT_ROWS = (240_000, 30_000)  # training and test rows (section 4.1 of the paper), for data that is not local
+QUESTION_TOKENS = 64  # mean tokens of question, system prompt and template: an assumption
 PSEUDO_LABEL_BEAMS = 3  # of phases.pseudo_label, whose import would load LLaMA-Factory
 
 
@@ -57,6 +59,11 @@ class RecipeSpec:
     disable_gradient_checkpointing: bool = False
     max_new_tokens: int = 1024
     num_beams: int = 1
+
+    @property
+    def mean_tokens(self) -> int:
+        """Tokens of a row on average, for the time; memory is planned for ``row_tokens``."""
+        return min(self.row_tokens, self.image_tokens + QUESTION_TOKENS + self.answer_tokens)
 
     @property
     def distils(self) -> bool:
@@ -112,14 +119,13 @@ def read_spec(
         raise ValueError("`use_clinkd` is not set: the plan is for ClinKD's phases. Set `use_clinkd: true`.")
     if not keys.get("model_name_or_path"):
         raise ValueError("`model_name_or_path` is missing: name the student.")
-    clinkd = _checked_keys(keys)
+    clinkd = checked_keys(keys)
     base, adapters = keys["model_name_or_path"], keys.get("ref_model_adapters")
     teacher = keys.get("ref_model") or (base if adapters else None)
     student = load_shape(base)
     row_tokens = row_tokens or int(keys.get("cutoff_len", 2048))
-    row_counts = [n or counted for n, counted in zip(rows, _count_rows(keys), strict=True)]
-    limit = int(keys.get("max_samples") or 10**12)
-    train_rows, eval_rows = (min(limit, n or paper) for n, paper in zip(row_counts, MED_GRIT_ROWS, strict=True))
+    row_counts = [n or _count_rows(keys, key) for n, key in zip(rows, ("dataset", "eval_dataset"), strict=True)]
+    train_rows, eval_rows = (n or paper for n, paper in zip(row_counts, MED_GRIT_ROWS, strict=True))
     stock = {item.name: item.default for item in fields(RecipeSpec) if item.default is not MISSING}
     return RecipeSpec(
         student=student,
@@ -134,7 +140,7 @@ def read_spec(
         train_rows=train_rows,
         eval_rows=eval_rows,
         rows_are_assumed=None in row_counts,
-        **_zero_settings(keys.get("deepspeed")),
+        **_sharding(keys),
         **{
             name: keys[name] if default is None else type(default)(keys[name])
             for name, default in stock.items()
@@ -143,7 +149,7 @@ def read_spec(
     )
 
 
-def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+def checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's ClinKD keys, checked as a run checks them."""
     clinkd_keys = {item.name: keys[item.name] for item in fields(ClinkdArguments) if item.name in keys}
     arguments = ClinkdArguments(**clinkd_keys)
@@ -153,8 +159,20 @@ def _checked_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     return arguments.clinkd_dict()
 
 
-def _zero_settings(config: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """ZeRO's stage, and whether optimiser and weights are offloaded; from a DeepSpeed file or its content."""
+FSDP_STAGES = {"full_shard": 3, "hybrid_shard": 3, "shard_grad_op": 2, "hybrid_shard_zero2": 2, "no_shard": 0}
+"""FSDP's strategies -> the stage of ZeRO that shards the same things; the sums of bytes are equal."""
+
+
+def _sharding(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The stage of ZeRO, and whether optimiser and weights are offloaded; from ``deepspeed`` or ``fsdp``."""
+    if fsdp := keys.get("fsdp"):
+        words = {"full_shard"} if fsdp is True else set(fsdp if isinstance(fsdp, list) else str(fsdp).split())
+        if unknown := words - {*FSDP_STAGES, "offload", "auto_wrap"}:
+            allowed = ", ".join([*FSDP_STAGES, "offload", "auto_wrap"])
+            raise ValueError(f"`fsdp: {fsdp}` has {', '.join(sorted(unknown))}: expected some of {allowed}.")
+        stage = max((stage for word, stage in FSDP_STAGES.items() if word in words), default=0)
+        return {"zero_stage": stage, "offload_optimizer": "offload" in words, "offload_weights": "offload" in words}
+    config = keys.get("deepspeed")
     if config and not isinstance(config, Mapping):
         if not Path(config).is_file():
             raise ValueError(f"`deepspeed: {config}` is not a file. Run in the folder that its path is relative to.")
@@ -167,19 +185,42 @@ def _zero_settings(config: str | Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _count_rows(keys: Mapping[str, Any]) -> list[int | None]:
-    """Rows of ``dataset`` and of ``eval_dataset`` in local files; None if a file is missing."""
+def _count_rows(keys: Mapping[str, Any], key: str) -> int | None:
+    """Rows of ``dataset`` or ``eval_dataset`` in local files and folders; None if one is missing."""
     info = Path(str(keys.get("dataset_dir", "data")), "dataset_info.json")
     entries = read_json(info) if info.is_file() else {}
-    counts = []
-    for key in ("dataset", "eval_dataset"):
-        files = [info.parent / entries.get(name, {}).get("file_name", "?") for name in split_list(keys.get(key) or [])]
-        is_local = files and all(file.is_file() for file in files)
-        counts.append(sum(map(_rows_in, files)) if is_local else None)
-    return counts
+    limit = int(keys.get("max_samples") or 10**12)  # of each data set, as in LLaMA-Factory
+    count = 0
+    for name in split_list(keys.get(key) or []):
+        entry = entries.get(name, {})
+        path = info.parent / entry.get("file_name", "?")
+        if not path.exists():
+            return None
+        count += min(limit, int(entry.get("num_samples") or 10**12), _rows_in(path))
+    return count or None
 
 
-def _rows_in(file: Path) -> int:
-    if file.suffix == ".jsonl":
-        return sum(bool(line.strip()) for line in file.read_text(encoding="utf-8").splitlines())
-    return len(read_json(file))
+def _rows_in(path: Path) -> int:
+    """Rows of a file, or of all files in a folder, in the formats that LLaMA-Factory loads."""
+    if path.is_dir():
+        return sum(_rows_in(file) for file in sorted(path.iterdir()) if not file.name.startswith("."))
+    kind = path.suffix.lower().lstrip(".")
+    if kind == "parquet":
+        from pyarrow.parquet import read_metadata
+
+        return read_metadata(path).num_rows
+    if kind == "arrow":
+        from datasets import Dataset
+
+        return len(Dataset.from_file(str(path)))
+    if kind == "csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            return sum(1 for _ in csv.DictReader(file))
+    if kind not in ("json", "jsonl", "txt"):
+        raise ValueError(f"{path}: rows of .{kind} files are not counted. Give them with --train-rows or --eval-rows.")
+    with path.open(encoding="utf-8") as file:
+        first = file.readline().strip()
+        if kind == "txt" or (first.startswith("{") and first.endswith("}")):  # JSON Lines, under any name
+            return bool(first) + sum(bool(line.strip()) for line in file)
+    rows = read_json(path)
+    return len(rows) if isinstance(rows, list) else 1

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from ..utils.console import console, exit_on_error
+from ..utils.console import console
 
 
 What = Literal["table1", "table2", "table3", "figure4", "data"]
@@ -25,7 +25,8 @@ def reproduce(
     results: Annotated[
         list[Path] | None, typer.Option(exists=True, file_okay=False, help="More folders with results of runs.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipes and their estimated cost.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the estimated cost.")] = False,
+    recipes: Annotated[bool, typer.Option("--recipes", help="With --dry-run: print the recipes too.")] = False,
     table_only: Annotated[
         bool, typer.Option("--table-only", help="Only write the table of the finished runs.")
     ] = False,
@@ -48,23 +49,15 @@ def reproduce(
     """Reproduces a table or figure of the paper; runs only what is missing."""
     from .command import dry, jobs_of, make, prepare, read_request
 
-    with exit_on_error(RuntimeError):
-        if what == "data":
-            prepare(scale, directory, cache, console)
-            return
-        request = read_request(what, scale, rows, seeds, validation, directory, results or [])
-        if dry_run:
-            dry(request, gpus, gpu_memory, console)
-            return
-        failed = make(
-            request,
-            console,
-            cache=cache,
-            fresh=fresh,
-            runs=not table_only,
-            report=report,
-            jobs=jobs_of(scale, jobs),
-        )
+    if what == "data":
+        prepare(scale, directory, cache, console, dry_run=dry_run)
+        return
+    request = read_request(what, scale, rows, seeds, validation, directory, results or [])
+    if dry_run:
+        dry(request, gpus, gpu_memory, console, recipes=recipes)
+        return
+    settings = {"cache": cache, "fresh": fresh, "runs": not table_only, "report": report}
+    failed = make(request, console, jobs=jobs_of(scale, jobs), **settings)
     for name, reason in failed.items():
         console.print(f"[red]Failed[/]: {escape(name)} {escape(reason)}", soft_wrap=True)
     if failed:

@@ -113,11 +113,11 @@ def _run(request: Request, missing: list[Plan], finished: int, console: Console,
         return run_missing(missing, request.directory, jobs=jobs, fresh=fresh, inputs=inputs, on_progress=on_progress)
 
 
-def dry(request: Request, gpus: int, gib: float, console: Console) -> None:
-    """``--dry-run``: prints the recipe of every row and the estimated cost of the runs."""
+def dry(request: Request, gpus: int, gib: float, console: Console, *, recipes: bool = False) -> None:
+    """``--dry-run``: prints the estimated cost of the runs, with ``recipes`` also the recipe of every row."""
     first = min(plan.seed for plan in request.plans)
     for plan in request.plans:
-        if plan.seed == first and not plan.row.computed:
+        if recipes and plan.seed == first and not plan.row.computed:
             console.rule(plan.name)
             console.print(recipe_text(plan, request.directory), markup=False, highlight=False, soft_wrap=True)
     seconds = measured_seconds(request.plans, request.folders)
@@ -126,4 +126,6 @@ def dry(request: Request, gpus: int, gib: float, console: Console) -> None:
         for plan in request.plans
     ]
     machine = f"{gpus} GPUs of {gib:g} GiB" if request.scale == "paper" else "CPU"
-    console.print(cost_table(costs, f"{len(costs)} runs, {machine}; the recipes are those of seed {first}"))
+    console.print(cost_table(costs, f"{len(costs)} runs, {machine}; each figure is that of one seed"))
+    if not recipes:
+        console.print("The recipe of each run: --dry-run --recipes")

@@ -3,27 +3,22 @@
 
 """``--dry-run``: the estimated time, memory and disk of the runs of a table."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from ..doctor.plan import RecipeSpec, make_plan, read_spec
+from ..doctor.plan import make_plan
 from .prepare import models_are_built
 from .row_recipes import Plan, local_keys
 from .write import collect
 
 
-PEAK_FLOPS, UTILISATION = 312e12, 0.4
-"""Of an A100 in bf16, and the share of it that a training step reaches: an assumption, not a measurement."""
-MEMORY_BANDWIDTH, GATHER_BANDWIDTH = 2.0e12, 2.0e11
-"""Bytes a second at which a token's generation reads all weights: from an A100's memory, or from the other GPUs' under
-ZeRO-3; assumptions too."""
 ASSUMED = (
-    "~: estimated for A100s at 40 % of their peak, every row as long as `cutoff_len`, every answer corrected. Peak is "
-    "that of the fullest GPU. Disk is one checkpoint; each run also leaves its model."
+    "~: estimated for A100s at 40 % of their peak, every answer corrected (docs/planning.md). Peak is that of the "
+    "fullest GPU, where every row is as long as `cutoff_len`. Disk is one checkpoint; each run also leaves its model."
 )
-RECOMPUTED = 4 / 3  # gradient checkpointing runs the forward pass twice
 
 
 class Cost(NamedTuple):
@@ -57,12 +52,11 @@ def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gi
         keys["model_name_or_path"] = local_keys(plan.source, directory)["model_name_or_path"]
     try:
         planned = make_plan(keys, gpus=1 if on_cpu else gpus, gib=gib, on_cpu=on_cpu)
-        spec = read_spec(keys, gpus=1 if on_cpu else gpus, on_cpu=on_cpu)
     except ValueError as error:
         return Cost(hours=hours, measured=hours is not None, note=str(error))
     counts = planned["counts"]
     if hours is None and not on_cpu:
-        hours = _estimated_hours(spec, counts)
+        hours = sum(planned["seconds"].values()) / 3600
     return Cost(
         hours=hours,
         measured=seconds is not None,
@@ -74,25 +68,8 @@ def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gi
     )
 
 
-def _estimated_hours(spec: RecipeSpec, counts: dict[str, Any]) -> float:
-    """6 FLOPs per parameter and token in training; every generated token reads all weights once."""
-    tokens = spec.row_tokens * spec.per_device_train_batch_size * spec.gradient_accumulation_steps
-    student, teacher = spec.student.parameters, spec.teacher.parameters if spec.teacher else 0
-    flops = 0.0
-    for phase, steps in counts["steps"].items():
-        per_token = 6 * RECOMPUTED * student + (2 * teacher if phase == "distill" and spec.distils else 0)
-        flops += steps * tokens * per_token
-    reads = 0.0
-    beams = {"pseudo_label": teacher, "correct": student, "predict": student}
-    for phase, answers in counts["generations"].items():
-        questions = answers / (spec.keys["sasg_candidates"] if phase == "predict" else 1)
-        reads += questions / (spec.per_device_eval_batch_size * spec.gpus) * spec.answer_tokens * 2 * beams[phase]
-    bandwidth = GATHER_BANDWIDTH if spec.zero_stage == 3 else MEMORY_BANDWIDTH
-    return (flops / (PEAK_FLOPS * UTILISATION) + reads / bandwidth) / 3600
-
-
 def cost_table(costs: Sequence[tuple[Plan, Cost]], title: str) -> Any:
-    """The costs as a rich table with their sum and notes."""
+    """The costs as a rich table with a line for each row of the paper's table, their sum over all seeds, and notes."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -101,11 +78,16 @@ def cost_table(costs: Sequence[tuple[Plan, Cost]], title: str) -> Any:
     table.add_column("run", no_wrap=True)
     for head in ("hours", "peak GiB", "disk GiB", "steps", "answers"):
         table.add_column(head, justify="right", no_wrap=True)
+    seeds = Counter(plan.row.name for plan, _ in costs)
+    first: dict[str, tuple[Plan, Cost]] = {}
     for plan, cost in costs:
+        first.setdefault(plan.row.name, (plan, cost))
+    for name, (plan, cost) in first.items():
         hours = "?" if cost.hours is None else f"{cost.hours:.2f}" if cost.measured else f"~{cost.hours:.1f}"
         peak = "" if cost.peak_gib is None else f"{cost.peak_gib:.1f}"
         disk = "" if cost.disk_gib is None else f"{cost.disk_gib:.1f}"
-        table.add_row(plan.name, hours, peak, disk, f"{cost.steps:,}", f"{cost.answers:,}")
+        label = f"{name} x {seeds[name]}" if plan.row.seeded else name
+        table.add_row(label, hours, peak, disk, f"{cost.steps:,}", f"{cost.answers:,}")
     known = [cost.hours for _, cost in costs if cost.hours is not None]
     table.add_section()
     table.add_row(f"{len(costs)} runs", f"{sum(known):.1f}" if len(known) == len(costs) else f"> {sum(known):.1f}")

@@ -53,20 +53,37 @@ def models_are_built(plan: Plan, directory: Path) -> bool:
     return plan.scale == "paper" or all((folder / f"{name}.json").is_file() for name in models_of(plan))
 
 
-def prepare(scale: str, directory: Path, cache: Path, console: Console, plans: Collection[Plan] | None = None) -> None:
+def prepare(
+    scale: str,
+    directory: Path,
+    cache: Path,
+    console: Console,
+    plans: Collection[Plan] | None = None,
+    *,
+    dry_run: bool = False,
+) -> None:
     """Builds the miniature benchmark in ``directory``, or the noise copies of Med-GRIT's data sets.
 
-    Of the models, only those that ``plans`` need are built; all by default.
+    Of the models, only those that ``plans`` need are built; all by default. A ``dry_run`` prints what would be built.
 
     Raises:
         FileNotFoundError: At mini scale without a checkout, or at paper scale without Med-GRIT.
     """
     if scale == "paper":
         base = read_recipe(RECIPES_DIR / scale / "base.yaml")
-        names = write_blind(Path(base["dataset_dir"]), [base["dataset"], base["eval_dataset"]], side=NOISE_SIDE)
+        sources = [base["dataset"], base["eval_dataset"]]
+        if dry_run:
+            console.print(f"Would copy {' and '.join(sources)} in {base['dataset_dir']} with noise for images.")
+            return
+        names = write_blind(Path(base["dataset_dir"]), sources, side=NOISE_SIDE)
         console.print(f"Data sets of noise: {', '.join(names)}. The others come from `clinkd data convert`.")
         return
     models = MINI_MODELS if plans is None else set().union(*map(models_of, plans))
+    if dry_run:
+        folder = directory / scale / "models"
+        state = {name: "finished" if (folder / f"{name}.json").is_file() else "to be built" for name in sorted(models)}
+        console.print(f"Models in {folder}: {', '.join(f'{name} {each}' for name, each in state.items())}.")
+        return
     with bars_of_parts(console) as show:
         _miniature().build_mini(directory / scale, cache, show, console.print, models)
 

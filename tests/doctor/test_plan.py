@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -124,8 +125,6 @@ def test_api_calls_keep_to_the_budget():
 
 
 def test_cache_is_what_the_cache_module_estimates():
-    import torch
-
     planned = plan(recipe(kd_cache="hidden"), answer_tokens=50)["counts"]["cache_bytes"]
     states = cache.estimate_bytes(30000 * 50, SEVEN.hidden, torch.bfloat16, samples=30000)
     assert planned == states + 2 * SEVEN.embedding_parameters
@@ -153,9 +152,78 @@ def test_rows_are_counted_where_the_data_is(tmp_path):
     keys = recipe(dataset_dir=str(tmp_path), dataset="a, b", eval_dataset="b")
     spec = read_spec(keys, gpus=1)
     assert (spec.train_rows, spec.eval_rows, spec.rows_are_assumed) == (18, 7, False)
-    assert read_spec({**keys, "max_samples": 5}, gpus=1).train_rows == 5
+    assert read_spec({**keys, "max_samples": 5}, gpus=1).train_rows == 10, "of each data set, as in LLaMA-Factory"
     assert read_spec(keys, gpus=1, rows=(100, None)).train_rows == 100
     assert any("240000" in line for line in plan(recipe())["assumptions"])
+
+
+def test_rows_of_every_format_that_stock_loads(tmp_path):
+    """Each file is counted as LLaMA-Factory's own loader, ``datasets``, counts it."""
+    from datasets import Dataset, load_dataset
+
+    rows = Dataset.from_dict({"text": [f"line one,\nline {number}" for number in range(13)]})
+    rows.to_parquet(tmp_path / "a.parquet")
+    rows.to_csv(tmp_path / "a.csv")
+    rows.to_json(tmp_path / "lines.json")
+    rows.to_json(tmp_path / "array.json", lines=False, orient="records")
+    (tmp_path / "many").mkdir()
+    for part in range(3):
+        rows.to_json(tmp_path / "many" / f"{part}.jsonl")
+    rows.save_to_disk(tmp_path / "disk")
+    next((tmp_path / "disk").glob("*.arrow")).rename(tmp_path / "a.arrow")
+    files = {"a.parquet": "parquet", "a.csv": "csv", "lines.json": "json", "array.json": "json", "a.arrow": "arrow"}
+    info = {name: {"file_name": name} for name in (*files, "many", "a.xml")}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+
+    def counted(name):
+        return read_spec(recipe(dataset_dir=str(tmp_path), dataset=name), gpus=1).train_rows
+
+    cache = str(tmp_path / "cache")
+    for name, kind in files.items():
+        loaded = load_dataset(kind, data_files=str(tmp_path / name), split="train", cache_dir=cache)
+        assert counted(name) == len(loaded) == 13, name
+    assert counted("many") == 39
+    (tmp_path / "a.xml").write_text("<rows/>")
+    with pytest.raises(ValueError, match="--train-rows"):
+        counted("a.xml")
+    keys = recipe(dataset_dir=str(tmp_path), dataset="a.xml", eval_dataset="many")
+    assert read_spec(keys, gpus=1, rows=(5, None)).train_rows == 5
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "stage", "offload"),
+    [
+        ("full_shard auto_wrap", 3, False), (["full_shard", "offload"], 3, True), ("shard_grad_op", 2, False),
+        (True, 3, False),
+    ],
+)  # fmt: skip
+def test_fsdp_shards_as_the_stage_of_zero_does(fsdp, stage, offload):
+    spec = read_spec(recipe(deepspeed=None, fsdp=fsdp), gpus=6)
+    assert (spec.zero_stage, spec.offload_optimizer, spec.offload_weights) == (stage, offload, offload)
+    with pytest.raises(ValueError, match="fsdp: full_shart"):
+        read_spec(recipe(deepspeed=None, fsdp="full_shart"), gpus=6)
+
+
+def test_the_projection_of_vkd_is_counted():
+    """Bytes that torch allocates for the projector, its pass and AdamW, by the CPU profiler's memory events."""
+    from llamafactory_clinkd.kd.vkd import VkdProjector
+
+    student, teacher = 192, 320
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        projector = VkdProjector(student, teacher)
+        optimiser = torch.optim.AdamW(projector.parameters(), foreach=False)
+        for _ in range(2):  # the second pass runs beside the optimiser's states
+            projector(torch.randn(2, student)).sum().backward()
+            optimiser.step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    assert memory.projection_bytes(student, teacher) == pytest.approx(peak, rel=0.1)
+    without, with_vkd = (plan(recipe(kd_method=method, deepspeed=None))["memory"] for method in ("pseudo_kd", "vkd"))
+    assert without["distill"]["projection"] == 0 and with_vkd["correct"]["projection"] == 0
+    assert with_vkd["distill"]["projection"] == memory.projection_bytes(SEVEN.hidden, SEVEN.hidden)
 
 
 @pytest.mark.parametrize(
@@ -214,5 +282,7 @@ def test_command_prints_the_plan_and_fails_if_it_does_not_fit():
     base = ["doctor", "--plan", "examples/table_a3/base.yaml", "--gpu-memory", "40"]
     done = CliRunner().invoke(app, [*base, "--gpus", "6", "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["fits"]
+    seconds = json.loads(CliRunner().invoke(app, [*base, "--gpus", "6", "--gpu", "h100", "--json"]).stdout)["seconds"]
+    assert 0 < seconds["distill"] < json.loads(done.stdout)["seconds"]["distill"]
     done = CliRunner().invoke(app, [*base, "--gpus", "2"])
     assert done.exit_code == 1 and "offload_optimizer" in done.stdout

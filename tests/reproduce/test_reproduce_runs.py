@@ -292,8 +292,12 @@ def test_a_dry_run_prints_recipes_and_costs_and_writes_nothing(clinkd):
     before = sorted(clinkd.folder.rglob("*"))
     done = clinkd("table2", "--scale", "mini", "--dry-run")
     assert done.exit_code == 0, done.output
-    assert done.output.count("### llamafactory-cli train") == 12 and "rope_variant: mcg" in done.output
-    assert "2.00" in done.output and "35 runs, CPU" in done.output
+    assert "2.00" in done.output and "35 runs, CPU" in done.output and "rope_variant" not in done.output
+    assert len(done.output.splitlines()) < 40, "a line for each row of the table"
+    with_recipes = clinkd("table2", "--scale", "mini", "--dry-run", "--recipes").output
+    assert with_recipes.count("### llamafactory-cli train") == 12 and "rope_variant: mcg" in with_recipes
+    data = clinkd("data", "--scale", "mini", "--dry-run")
+    assert data.exit_code == 0 and "teacher to be built" in " ".join(data.output.split()), data.output
     assert sorted(clinkd.folder.rglob("*")) == before and clinkd.trainer.ran == []
 
 

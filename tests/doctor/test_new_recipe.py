@@ -1,0 +1,108 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""``clinkd init``: the recipe passes LLaMA-Factory's parsing and the recipe check; wrong answers end in one line."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from PIL import Image
+from tiny_models import build_tiny_qwen2vl
+from typer.testing import CliRunner
+
+from llamafactory_clinkd.cli import app
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Forty questions about twenty pictures, in a CSV file and beside it."""
+    monkeypatch.chdir(tmp_path)
+    lines = ["image,question,answer"]
+    for number in range(20):
+        Image.new("RGB", (60, 40), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        lines += [f"{number}.png,Is there a lesion?,no", f"{number}.png,Which organ is it?,liver"]
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def init(*arguments, **options):
+    return CliRunner().invoke(app, ["init", *arguments], **options)
+
+
+ALL = ("--model", "Qwen/Qwen2-VL-2B-Instruct", "--teacher", "Qwen/Qwen2-VL-7B-Instruct", "--test", "split")
+
+
+def test_the_recipe_passes_the_check_and_names_data_that_exists(folder):
+    from llamafactory.hparams import get_train_args
+
+    from llamafactory_clinkd.phases.validation import check_recipe
+
+    model = build_tiny_qwen2vl(folder / "model")
+    answers = ("--teacher", str(model), "--data", "rows.csv", "--test", "split", "--gpu", "4090", "--gpus", "1")
+    done = init("mine.yaml", "--model", str(model), *answers)
+    assert done.exit_code == 0, done.output
+    keys = yaml.safe_load((folder / "mine.yaml").read_text())
+    assert (keys["template"], keys["dataset"], keys["eval_dataset"]) == ("qwen2_vl", "mine_train", "mine_test")
+    info = json.loads((folder / keys["dataset_dir"] / "dataset_info.json").read_text())
+    parts = [json.loads((folder / keys["dataset_dir"] / info[name]["file_name"]).read_text()) for name in
+             (keys["dataset"], keys["eval_dataset"])]  # fmt: skip
+    assert sum(map(len, parts)) == 40 and len(parts[1]) >= 4
+    pictures = [{picture for row in part for picture in row["images"]} for part in parts]
+    assert not pictures[0] & pictures[1]
+    assert all((folder / keys["media_dir"] / picture).is_file() for picture in pictures[0] | pictures[1])
+    arguments = get_train_args({**keys, "bf16": False})
+    check_recipe(SimpleNamespace(**dict(zip(("model", "data", "training", "finetuning", "generating"), arguments))))  # noqa: B905
+
+
+def test_six_questions_are_asked_and_each_is_a_flag(folder):
+    done = init(input="\n\nrows.csv\n\n\n\n")
+    assert done.exit_code == 0, done.output
+    flags = ("--model", "--teacher", "--data", "--test", "--gpu", "--gpus")
+    assert done.output.count("]:") + done.output.count("data set:") == len(flags)
+    help_text = init("--help").output
+    assert all(flag in help_text for flag in flags)
+
+
+def test_settings_follow_the_memory(folder):
+    recipes = {}
+    for gpu in ("3090", "h200"):
+        done = init(f"{gpu}.yaml", *ALL, "--data", "rows.csv", "--gpu", gpu, "--gpus", "1")
+        assert done.exit_code == 0 and f"of {139 if gpu == 'h200' else 23.5:g} GiB" in done.output, done.output
+        recipes[gpu] = yaml.safe_load((folder / f"{gpu}.yaml").read_text())
+    batch = "per_device_train_batch_size"
+    assert recipes["3090"][batch] < recipes["h200"][batch] == 8
+    assert all(keys[batch] * keys["gradient_accumulation_steps"] == 16 for keys in recipes.values())
+
+
+def test_without_a_teacher_and_with_data_sets_that_exist(folder):
+    assert init("one.yaml", *ALL, "--data", "rows.csv", "--gpu", "h100", "--gpus", "2").exit_code == 0
+    data = ("--data", "data/one:one_train", "--test", "data/one:one_test")
+    done = init("two.yaml", *ALL[:2], "--teacher", "none", *data, "--gpu", "h100", "--gpus", "2")
+    assert done.exit_code == 0, done.output
+    keys = yaml.safe_load((folder / "two.yaml").read_text())
+    assert "ref_model" not in keys and "distill" not in keys["clinkd_phases"] and "media_dir" not in keys
+    assert (keys["dataset"], keys["eval_dataset"]) == ("one_train", "one_test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"--data": "nothing.csv"}, "nothing.csv is neither a file"),
+        ({"--gpu": "v100"}, "--gpu v100"),
+        ({"--model": "somebody/some-model"}, "--template"),
+        ({"--model": "./nowhere"}, "no config.json"),
+    ],
+)
+def test_a_wrong_answer_ends_in_one_line(folder, changes, found):
+    values = {"--model": ALL[1], "--teacher": "none", "--data": "rows.csv", "--test": "split", "--gpu": "h100"}
+    done = init("x.yaml", *(word for pair in (values | changes).items() for word in pair), "--gpus", "1")
+    assert done.exit_code == 2 and found in done.output and "Traceback" not in done.output
+    assert len(done.output.strip().splitlines()) == 1 and not (folder / "x.yaml").exists()
+
+
+def test_a_recipe_is_not_replaced_in_silence(folder):
+    (folder / "x.yaml").write_text("mine: true\n")
+    done = init("x.yaml", *ALL, "--data", "rows.csv", "--gpu", "h100", "--gpus", "1")
+    assert done.exit_code == 2 and "--force" in done.output and (folder / "x.yaml").read_text() == "mine: true\n"
