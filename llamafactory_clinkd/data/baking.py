@@ -48,10 +48,10 @@ def any_reader_picture(folder: str | Path, image: str, *, upright: bool = True) 
     path = path_within(folder, image)
 
     def look() -> frozenset[str]:
-        return _header_codes(str(path), file_stamp(path), upright) if path.is_file() else frozenset({"image_missing"})
+        return _header_codes(str(path), file_stamp(path)) if path.is_file() else frozenset({"image_missing"})
 
     def draw() -> Image.Image:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return rgb_pixels(image, upright=upright)
 
     codes = _or_reject(image, look)
@@ -70,8 +70,8 @@ def _or_reject(image: str, read: Callable[[], Read]) -> Read:
 
 
 @lru_cache(maxsize=2**17)  # some 30 MB; the rows of one image may be far apart
-def _header_codes(path: str, stamp: str, upright: bool) -> frozenset[str]:
-    return frozenset(examine_header(Path(path), upright=upright))
+def _header_codes(path: str, stamp: str) -> frozenset[str]:
+    return frozenset(examine_header(Path(path)))
 
 
 def write_png(folder: str | Path, name: str, source: Path, draw: Callable[[], Image.Image | np.ndarray]) -> str:

@@ -51,7 +51,7 @@ def unit_of_source(
     folder: str | Path,
     upright: bool = True,
 ) -> tuple[Unit, list[str]]:
-    """The unit of the source's boxes, from the first :data:`BOXES`, and notes on it; ``upright`` as for their pictures."""
+    """The unit of the source's boxes, from the first :data:`BOXES`, and notes on it; ``upright`` as for pictures."""
     evidence, fixed = Evidence(), 0
     for _, row in rows:
         with suppress(Reject):  # recorded when the row is converted

@@ -11,7 +11,7 @@ wrong.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .conversation import Conversation, conversation, field_of, number_of, objects_of, text_of
+from .conversation import Conversation, conversation, field_of, number_of, objects_of, size_of, text_of
 from .coordinates import Size
 from .problems import Reject
 
@@ -23,18 +23,9 @@ _KVASIR_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 def _grounding(identity: str, image: Any, label: str, boxes: list[list[float]], size: Size | None) -> Conversation:
     if not boxes:
         raise Reject("no_finding", f"no box of {label or 'anything'!r}")
-    written = "".join("<box>({!r},{!r}),({!r},{!r})</box>".format(*box) for box in boxes)
+    written = "".join(dict.fromkeys("<box>({!r},{!r}),({!r},{!r})</box>".format(*box) for box in boxes))
     turns = [[f"Where is the <ref>{label}</ref> located in the image?", f"<ref>{label}</ref>{written}"]]
     return conversation(identity, image, turns, unit="pixels", size=size)
-
-
-def _size(row: Mapping[str, Any]) -> Size | None:
-    if row.get("width") in (None, "") or row.get("height") in (None, ""):
-        return None
-    size = number_of(row, "width"), number_of(row, "height")
-    if min(size) <= 0:
-        raise Reject("box_scale", f"the row says that its picture has {size[0]:g} x {size[1]:g} pixels")
-    return size
 
 
 def _corners(box: Any, form: str) -> list[float]:
@@ -85,7 +76,7 @@ def coco(row: Mapping[str, Any]) -> Conversation:
     if boxes and not (isinstance(label, str) and label.strip()):
         raise Reject("missing_field", f"no category has the id {members[0].get('category_id')!r}")
     identity = f"{image.get('id')}-{members[0].get('category_id')}" if members else ""
-    return _grounding(identity, path, label or "", boxes, _size(image))
+    return _grounding(identity, path, label or "", boxes, size_of(image))
 
 
 def vindr_key(row: Mapping[str, Any]) -> tuple | None:
@@ -108,7 +99,7 @@ def vindr(row: Mapping[str, Any]) -> Conversation:
     ]
     if boxes and len(boxes) < len(lines):
         raise Reject("bad_box", f"{len(lines) - len(boxes)} of {len(lines)} boxes are empty")
-    return _grounding(identity, identity, label, boxes, _size(lines[0]))
+    return _grounding(identity, identity, label, boxes, size_of(lines[0]))
 
 
 def kvasir(row: Mapping[str, Any]) -> Conversation:
@@ -119,7 +110,7 @@ def kvasir(row: Mapping[str, Any]) -> Conversation:
         raise Reject("bad_box", f"several labels in one picture: {', '.join(sorted(labels))}")
     corners = [[number_of(box, corner) for corner in _KVASIR_CORNERS] for box in boxes]
     identity = field_of(row, "id")
-    return _grounding(identity, f"{identity}.jpg", "".join(labels), corners, _size(row))
+    return _grounding(identity, f"{identity}.jpg", "".join(labels), corners, size_of(row))
 
 
 def refcoco(row: Mapping[str, Any]) -> Conversation:
@@ -132,4 +123,4 @@ def refcoco(row: Mapping[str, Any]) -> Conversation:
     turns = [[f"Where is the <ref>{text}</ref> located in the image?", answer] for text in dict.fromkeys(texts)]
     identity = field_of(row, "question_id", "ref_id", "ann_id", "id")
     image = row.get("image", row.get("image_path", row.get("file_name")))
-    return conversation(identity, image, turns, unit="pixels", size=_size(row))
+    return conversation(identity, image, turns, unit="pixels", size=size_of(row))

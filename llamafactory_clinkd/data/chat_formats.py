@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .conversation import Conversation, conversation, field_of, img_tags, messages_of, pairs_of, stem
+from .conversation import Conversation, conversation, field_of, img_tags, messages_of, pairs_of, size_of, stem, text_of
 from .problems import Reject
+from .sharegpt import as_list
 
 
 _SWIFT_TAG = re.compile(r"<ref-object>|<bbox>(?!\s*[\d(\[])")
@@ -72,6 +73,11 @@ def swift(row: Mapping[str, Any]) -> Conversation:
     if kind is not None and kind not in _SWIFT_UNITS:
         raise Reject("bad_box", f"bbox_type is {str(kind)[:40]!r}: expected one of {', '.join(_SWIFT_UNITS)}")
     references, boxes = list(objects.get("ref", [])), list(objects.get("bbox", []))
+    sizes = {
+        (width, height) for width, height in zip(*map(as_list, map(objects.get, ("width", "height"))), strict=False)
+    }
+    if len(sizes) > 1:
+        raise Reject("box_scale", f"boxes of pictures of {len(sizes)} sizes")
 
     def filled(match: re.Match) -> str:
         queue = references if match[0] == "<ref-object>" else boxes
@@ -79,7 +85,7 @@ def swift(row: Mapping[str, Any]) -> Conversation:
             raise Reject("bad_box", f"more {match[0]} than entries in objects")
         value = queue.pop(0)
         if match[0] == "<ref-object>":
-            return f"<ref>{value}</ref>"
+            return f"<ref>{text_of(value, 'ref')}</ref>"
         if not isinstance(value, list) or len(value) != 4:
             raise Reject("bad_box", f"a bbox should have four numbers, is {str(value)[:60]}")
         return "<box>({},{}),({},{})</box>".format(*value)
@@ -88,6 +94,7 @@ def swift(row: Mapping[str, Any]) -> Conversation:
     if references or boxes:
         raise Reject("bad_box", f"{len(references)} ref and {len(boxes)} bbox of objects have no place in the text")
     parsed.unit = _SWIFT_UNITS.get(kind)
+    parsed.size = size_of(dict(zip(("width", "height"), sizes.pop(), strict=True))) if sizes else None
     return parsed
 
 

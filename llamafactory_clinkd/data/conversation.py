@@ -91,6 +91,16 @@ def number_of(row: Mapping[str, Any], name: str) -> float:
     return value
 
 
+def size_of(row: Mapping[str, Any]) -> Size | None:
+    """``width`` and ``height`` of a row that has both."""
+    if row.get("width") in (None, "") or row.get("height") in (None, ""):
+        return None
+    size = number_of(row, "width"), number_of(row, "height")
+    if min(size) <= 0:
+        raise Reject("box_scale", f"the row says that its picture has {size[0]:g} x {size[1]:g} pixels")
+    return size
+
+
 def image_of(value: Any) -> str | Embedded:
     """A path, or the picture itself: bytes, Parquet's ``{"bytes", "path"}`` or a ``data:`` URI."""
     if isinstance(value, Mapping) and {"bytes", "path"} & value.keys():
@@ -138,8 +148,10 @@ def messages_of(
             images += pictures
         else:
             text = field_of(message, text_key)
-        if role == "assistant" and message.get("loss_weight", 1) not in (1, None):
-            raise Reject("wrong_type", f"message {number} has a loss_weight, which is not kept")
+        lost = [key for key in ("reasoning_content", "tool_calls", "audio") if message.get(key)]
+        lost += ["loss_weight"] if role == "assistant" and message.get("loss_weight", 1) not in (1, None) else []
+        if lost:
+            raise Reject("wrong_type", f"message {number} has {', '.join(lost)}, which would be lost")
         expected = "assistant" if len(texts) % 2 else "user"
         if role == "system" and number == 1:
             system = text

@@ -31,6 +31,7 @@ OF_PIXELS = (
     "Boxes are written as pixels of the resized picture. In the recipe: image_square: false, image_max_pixels: {}. "
     "The report and the region scorers take boxes as thousandths."
 )
+_LOST = ("video", "videos", "audio", "audios", "tools")  # of a row
 MIXED = "MIXED"  # the task of a row whose turns have different ones
 
 
@@ -183,6 +184,8 @@ def _write_row(writer: ResumableWriter, number: int, row: Any, source_format: Fo
     """Converts and writes one row of the source; raises :class:`Reject`."""
     if isinstance(row, Reject):
         raise row
+    if lost := [key for key in _LOST if row.get(key) not in (None, "", "[]", [])]:
+        raise Reject("wrong_type", f"the row has {', '.join(lost)}, which would be lost")
     conversation = source_format.parse(row)
     conversation.id = conversation.id or f"row-{number}"
     conversation.columns = kept_columns(row)
@@ -274,7 +277,7 @@ def _clean_turn(turn: list[str], scale: Scale) -> list[str]:
     question, answer = (clean_text(text, scale) for text in turn)
     if not question.replace(IMAGE_PLACEHOLDER, "").strip():
         raise Reject("empty_question", f"its answer is {answer[:60]!r}")
-    if not answer.replace(IMAGE_PLACEHOLDER, "").strip():
+    if answer.replace(IMAGE_PLACEHOLDER, "").strip().lower() in ("", "nan"):  # pandas' empty cell as text
         raise Reject("empty_answer", f"to {question[:60]!r}")
     if IMAGE_PLACEHOLDER in answer:
         raise Reject("image_in_answer", f"in {answer[:60]!r}")

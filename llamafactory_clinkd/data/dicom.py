@@ -23,6 +23,7 @@ _MODALITIES = {"ct": "ct", "mr": "mr", "pt": "pet", "us": "ultrasound", "ivus": 
 _MODALITIES |= {"op": "fundus", "dms": "dermoscopy"} | dict.fromkeys("cr dx mg rg xa rf px io".split(), "x")
 _TAGS = ("Modality", "WindowCenter", "WindowWidth", "BurnedInAnnotation", "InstanceNumber", "ImagePositionPatient")
 _TAGS += ("ImageOrientationPatient", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "NumberOfFrames")
+_GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")  # of enhanced objects
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Header:
     series: str  # UID of the series or, without one, of the study
     patient: str  # PatientID or, without one, UID of the study or series
     is_burned_in: bool
-    window: Window | None
+    windows: tuple[Window | None, ...]  # of each frame
     frames: int
     place: tuple[float, ...]  # sorts the slices of a series
 
@@ -45,16 +46,16 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Reads a header without its pixels; errors of pydicom pass."""
-    header = require_pydicom().dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+    header = require_pydicom().dcmread(path, stop_before_pixels=True, specific_tags=[*_TAGS, *_GROUPS])
     texts = {tag: str(header.get(tag, None) or "").strip() for tag in _TAGS}
-    series = texts["SeriesInstanceUID"] or texts["StudyInstanceUID"]
+    series, frames = texts["SeriesInstanceUID"] or texts["StudyInstanceUID"], int(texts["NumberOfFrames"] or 1)
     return Header(
         modality=_MODALITIES.get(texts["Modality"].lower(), ""),
         series=series,
         patient=texts["PatientID"] or texts["StudyInstanceUID"] or series,
         is_burned_in=texts["BurnedInAnnotation"].upper() == "YES",
-        window=_window(header),
-        frames=int(texts["NumberOfFrames"] or 1),
+        windows=tuple(_window(functional_group(header, i, "FrameVOILUTSequence") or header) for i in range(frames)),
+        frames=frames,
         place=_place(header),
     )
 
@@ -120,13 +121,22 @@ def read_frame(path: Path, frame: int, window: Window | None) -> np.ndarray:
         return (array >> 8 if array.dtype == np.uint16 else array).astype(np.uint8)
     if array.ndim == 3:
         return (array >> max(0, int(dataset.BitsStored) - 8)).astype(np.uint8)
-    values = apply_modality_lut(array, dataset)
+    values = apply_modality_lut(array, functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset)
     if window:
         centre, width = window
         pixels = stretch(values, centre - width / 2, centre + width / 2)
     else:
         pixels = stretch_percentiles(values)
     return 255 - pixels if colour == "MONOCHROME1" else pixels
+
+
+def functional_group(dataset: Any, frame: int, name: str) -> Any:
+    """What an enhanced DICOM has for one frame, or for all, in the sequence ``name``; None without."""
+    for groups, index in zip(_GROUPS, (frame, 0), strict=True):
+        sequence = dataset.get(groups) or []
+        if index < len(sequence) and (found := sequence[index].get(name)):
+            return found[0]
+    return None
 
 
 def require_pydicom() -> Any:

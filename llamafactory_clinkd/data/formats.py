@@ -65,7 +65,7 @@ def _question_answer(identity: str, image: str, question: str, *answers: str, mo
         name = field_of(row, identity) if identity else next((field_of(row, key) for key in _IDS if row.get(key)), "")
         if image not in row:
             raise Reject("missing_field", f"no {image!r} among {', '.join(map(str, list(row)[:12]))}")
-        return conversation(name, [row[image]], turns, modality=row.get(modality))
+        return conversation(name, row[image] or [row[image]], turns, modality=row.get(modality))
 
     return parse
 

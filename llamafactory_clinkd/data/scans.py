@@ -118,7 +118,7 @@ def _dicom(
         header = read_header(source)
         frame = selected.index(header.frames)
     modality = header.modality or modality
-    window = (window or header.window or SOFT_TISSUE) if modality == "ct" else None
+    window = (window or header.windows[frame] or SOFT_TISSUE) if modality == "ct" else None
     identity = header.identity(lambda text: keyed_hash(folder, text))
     name = _name(relative, identity, window, selected)
     path = write_png(folder, name, source, lambda: read_frame(source, frame, window))

@@ -119,14 +119,19 @@ def _coco(path: Path) -> Iterator[Any]:
         if not isinstance(value, dict):
             yield Reject("not_an_object", f"{key} should hold objects, found {type(value).__name__}")
         elif key == "annotations":
-            annotations.append({name: value[name] for name in _KEPT if name in value})
+            annotations.append(_kept(value))
         elif not isinstance(value.get("id"), str | int):
             yield Reject("missing_field", f"an entry of {key} has no id")
-        elif key == "images":
-            images[value["id"]] = {name: value[name] for name in _KEPT if name in value}
         else:
-            categories[value["id"]] = value.get("name")
+            table, entry = (images, _kept(value)) if key == "images" else (categories, value.get("name"))
+            if table.setdefault(value["id"], entry) != entry:
+                yield Reject("wrong_type", f"two entries of {key} have the id {value['id']!r}: none is used")
+                table[value["id"]] = None
     yield from coco_rows(images, categories, annotations)
+
+
+def _kept(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: value[name] for name in _KEPT if name in value}
 
 
 def _csv(path: Path, separator: str, on_bytes: Callable[[int], None] | None) -> Iterator[Any]:

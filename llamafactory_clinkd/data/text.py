@@ -35,6 +35,12 @@ _TAGGED = re.compile(r"(<box>)(.*?)(</box>)", re.DOTALL)
 _CANONICAL = re.compile(r"\((\d{1,3}),(\d{1,3})\),\((\d{1,3}),(\d{1,3})\)", re.ASCII)
 _JSON_KEY = re.compile(r"""["'](\w+)["']\s*:""")
 _JSON_READ = {"bbox_2d", "bbox", "box", "bounding_box", "label", "name", "class", "category", "ref", "object"}
+_OTHER_IMAGE = re.compile(r"<(?!(?-i:image>))\s*/?\s*(?:image|img)[^<>]{0,80}>", re.IGNORECASE)
+_SHELL = re.compile(  # what is left of a structure whose box was read, and of a tag that is not one of ours
+    r"""[{,]\s*\\?["'][\w ]{1,40}\\?["']\s*:|["']\s*\}|"""
+    r"<\s*/?\s*\w*(?:box|coor|region|loc|det)[^<>]*>|&lt;\s*/?\w*box|\w\(\s*\Z",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"(?!nan\b|inf\b)[^\W\d_]{2}", re.IGNORECASE)
 
 
@@ -43,6 +49,8 @@ def clean_text(text: str, scale: Scale = THOUSANDTHS) -> str:
     check_unicode(text)
     if control := special_token(text) or control_character(text):
         raise Reject("control_token", f"found {control!r}")
+    if other := _OTHER_IMAGE.search(text):
+        raise Reject("image_count", f"found {other[0]!r}: the placeholder of an image is <image>")
     if "<" in text or "＜" in text:
         if not tags_balanced(text):
             raise Reject("tags_unbalanced", f"in {_shorten(text)!r}")
@@ -89,7 +97,10 @@ def _rewrite_untagged(text: str, scale: Scale) -> str:
         start, end = (box.start, box.end) if box.form == "pairs" else box.outer
         parts += (text[position:start], _untagged(box, text, scale))
         position = end
-    return "".join(parts) + text[position:]
+    parts.append(text[position:])
+    if shell := position and next(filter(None, map(_SHELL.search, parts[::2])), None):
+        raise Reject("bad_box", f"the box stands in a structure that is not read: {_shorten(shell.string)!r}")
+    return "".join(parts)
 
 
 def _untagged(box: FoundBox, text: str, scale: Scale) -> str:

@@ -59,12 +59,15 @@ _BEFORE = re.compile(r"(?:```\w*\s*)?\[?\s*$")
 _AFTER = re.compile(r"\s*(?:,(?=\s*[{\[])|\])?\s*(?:```)?")
 _UNREAD = re.compile(
     r"<(?!/)[^<>]{0,20}(?:box|quad|poly|point|coor)(?![^<>]*end)[^<>]{0,20}>[^<>]{0,80}?(?:\d|nan|inf)"
-    r"|<(?:loc|bin)_?\d+>|\{(?:<\d+>){2}"
+    r"|<(?:loc|bin|patch_index)_?\d+>|\{(?:<\d+>){2}"
+    rf"|[(\[{{]\s*{_N}\s*%(?:\s*[,;]?\s*{_N}\s*%){{3}}|\A\W*{_N}(?:\s+{_N}){{3,4}}\W*\Z"
+    r"|\(\s*\d{2,4}\s*,\s*\d{2,4}\s*\)[^()\d]{1,30}\(\s*\d{2,4}\s*,\s*\d{2,4}\s*\)"  # (10,20) to (30,40)
+    rf"|\bx\s*[:=]\s*{_N}\W*y\s*[:=]\s*{_N}\W*w"
     rf"|(?<![\w.]){_N}(?:\s*[,;]\s*(?:{_N}|nan|inf)){{3}}|[(\[{{]\s*{_N}(?:\s+{_N}){{3}}\s*[)\]}}]"
     r"|[(\[][^()\[\]]{0,60}\b(?:nan|inf)\b[^()\[\]]{0,60}[)\]]"
     rf"|(?:\(|\[\[)\s*{_N}(?:\s*,\s*{_N})+\s*[)\]]\s*,?\s*[(\[]\s*{_N}\s*,"  # pairs, and what should be pairs
     rf"|[(\[](?=[^()\[\]]*\d[^()\[\]]*,[^()\[\]]*\d)(?:\s*{_ITEM}\s*,){{3}}\s*{_ITEM}\s*[)\]]"  # one is missing
-    r"""|["']?\b(?:x_?min|x_?1|b?box\w*|bounding_box|point_2d)["']?\s*[:=]\s*[\[(]*\s*[-.\d]|["'](?:x|cx|left)["']\s*:\s*[-.\d]""",
+    r"""|["']?\b(?:x_?min|x_?1|b?box\w*|bounding_box|point_2d)["']?\s*[:=]\s*[\[("']*\s*[-.\d]|["'](?:x|cx|left)["']\s*:\s*[-.\d]""",
     re.IGNORECASE,
 )
 LEAST_SIDE = 10  # units of four bare numbers in running text

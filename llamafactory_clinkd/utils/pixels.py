@@ -21,7 +21,7 @@ file without orientation does every reader get the same pixels: ``clinkd data co
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -69,7 +69,7 @@ def rgb_pixels(image: Image.Image, *, upright: bool = True) -> Image.Image:
         PictureError: If a deep picture holds no finite value. PIL raises errors of its own for damaged content.
     """
     orientation = image.format == "TIFF" and _orientation(image)
-    image.load()  # a TIFF turns itself here, in every reader
+    image.load()  # a TIFF turns itself here
     if orientation and not upright and not _orientation(image):
         image.getexif()[ORIENTATION] = {6: 8, 8: 6}.get(orientation, orientation)  # turns it back
     if upright or orientation:
@@ -112,27 +112,25 @@ def examine(content: bytes, name: str) -> tuple[Image.Image, dict[str, str]]:
     ``image_extension`` and ``image_blank``. Raises :class:`PictureError`, also if it is too small or long.
     """
     with opened(content) as image:
-        remarks = _remarks(image, name)
+        remarks, orientation = _remarks(image, name), _header_orientation(image)
         pixels = rgb_pixels(image)
         _check_end(image, content)
         if "image_alpha" in remarks and image.convert("RGBA").getchannel("A").getextrema()[0] == 255:
             remarks["image_mode"] = remarks.pop("image_alpha") + ", opaque"
-        if _orientation(image):
-            remarks["image_rotated"] = f"EXIF orientation {_orientation(image)}"
+        if orientation := orientation or _orientation(image):
+            remarks["image_rotated"] = f"EXIF orientation {orientation}"
     if all(low == high for low, high in pixels.getextrema()):
         remarks["image_blank"] = "all pixels have one value"
     return pixels, remarks
 
 
-def examine_header(path: Path, *, upright: bool = True) -> dict[str, str]:
+def examine_header(path: Path) -> dict[str, str]:
     """The remarks of :func:`examine` that show without decoding; any transparency counts as ``image_alpha``.
-
-    A TIFF turns itself in every reader: without ``upright`` that is a remark.
 
     A PNG or JPEG is taken as whole if its end marker is there; other files are decoded. Raises as :func:`examine`.
     """
     with opened(path) as image:
-        remarks, orientation = _remarks(image, path.name), _header_orientation(image)
+        remarks, orientation = _remarks(image, path.name), _header_orientation(image)  # a TIFF loses its own
         with open(path, "rb", buffering=0) as f:
             f.seek(max(0, os.fstat(f.fileno()).st_size - _TAIL))
             tail = f.read()
@@ -140,8 +138,7 @@ def examine_header(path: Path, *, upright: bool = True) -> dict[str, str]:
         if not marker or marker not in tail or b"eXIf" in tail:
             image.load()
             _check_end(image, path.read_bytes())
-        orientation = _header_orientation(image) or (orientation if image.format == "TIFF" and not upright else 0)
-        if orientation:
+        if orientation := orientation or _header_orientation(image):
             remarks["image_rotated"] = f"EXIF orientation {orientation}"
     return remarks
 
@@ -202,8 +199,11 @@ def opened(source: Any) -> Iterator[Image.Image]:
     try:
         with catch_warnings():
             simplefilter("ignore", Image.DecompressionBombWarning)  # twice that size is an error
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-                yield image
+            with ExitStack() as stack:
+                f = BytesIO(source) if isinstance(source, bytes) else source
+                if isinstance(source, str | Path):  # given a path, PIL maps a raw TIFF into memory, turned or not
+                    f = stack.enter_context(open(source, "rb"))
+                yield stack.enter_context(Image.open(f))
     except (PictureError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # decoders raise errors of any type
