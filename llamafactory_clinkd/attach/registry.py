@@ -9,8 +9,6 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-import wrapt
-
 
 class Registry:
     """The plugin's replaced objects in this process."""
@@ -77,6 +75,8 @@ REGISTRY = Registry()
 
 def when_imported(name: str, callback: Callable[[ModuleType], None]) -> None:
     """Calls ``callback(module)`` once: now if the module is complete, else when it is (see ``docs/attaching.md``)."""
+    import wrapt  # not in an environment of vLLM, where torch calls `autoload`, too
+
     module = sys.modules.get(name)
     if module is None or not _is_initializing(module):
         wrapt.register_post_import_hook(callback, name)

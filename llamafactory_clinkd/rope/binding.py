@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..utils.models import unwrap_adapters
 from ..utils.patching import bind_method
 from . import mcg
+from .mcg import OPTION_DEFAULTS, VARIANTS
 from .mixed import add_mixed, remove_mixed
 
 
@@ -29,8 +30,6 @@ SUPPORTED = {  # class in transformers -> its model type
 }
 FRAME_BY_FRAME = ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 """Model types that write a timestamp as text before each frame of a video: every frame is an item of its own."""
-VARIANTS = {"mrope": (), "mcg": ("alpha_h", "alpha_w"), "mcg_released": ("gap",), "rope_2d": (), "rope_mixed": ()}
-OPTION_DEFAULTS = {"alpha_h": 1, "alpha_w": 1, "gap": 2}
 _PREPARE = "_prepare_position_ids_for_generation"  # the first step of `generate`
 _UPDATE = "_update_model_kwargs_for_generation"
 _INTERLEAVE = "apply_interleaved_mrope"

@@ -22,6 +22,11 @@ from torch import Tensor
 from .layout import Layout, read_layout
 
 
+VARIANTS = {"mrope": (), "mcg": ("alpha_h", "alpha_w"), "mcg_released": ("gap",), "rope_2d": (), "rope_mixed": ()}
+OPTION_DEFAULTS = {"alpha_h": 1, "alpha_w": 1, "gap": 2}
+"""Variant -> the options of its function; ``mrope`` and ``rope_mixed`` keep stock's positions."""
+
+
 def mrope(mm_token_type_ids: Tensor, **layout_args: Any) -> tuple[Tensor, Tensor]:
     """Stock M-RoPE, equal to ``Qwen2VLModel.get_rope_index`` (and Qwen2.5-VL's, given its ``video_intervals``).
 

@@ -22,64 +22,15 @@ from transformers.utils import cached_file
 from ..utils.io import read_json, write_json
 from ..utils.patching import bind_method
 from ..utils.value_checks import split_list
-from .binding import OPTION_DEFAULTS, apply_rope, is_supported
+from . import vllm_plugin
+from .binding import apply_rope, is_supported
+from .mcg import OPTION_DEFAULTS
 from .mixed import FILE as MIXED_FILE
 from .mixed import read_mixed, write_mixed
+from .position_file import CONFIG_FILE, FORMAT, MARK, RECIPE_KEYS, is_stock, read_rope_config, write_rope_config
 
 
 logger = logging.getLogger(__name__)
-
-CONFIG_FILE = "clinkd_config.json"
-FORMAT = 1
-MARK = "clinkd_config"
-RECIPE_KEYS = {  # setting in `clinkd_config.json` -> its key in a recipe
-    "variant": "rope_variant",
-    "alpha_h": "mcg_alpha_h",
-    "alpha_w": "mcg_alpha_w",
-    "gap": "mcg_gap",
-    "sections": "rope_sections",
-    "image_square": "image_square",
-}
-
-
-def write_rope_config(directory: str | Path, settings: dict[str, Any]) -> Path:
-    """Writes ``rope_settings(model)`` and ``image_square`` to ``clinkd_config.json``, beside a saved model or adapter.
-
-    Raises:
-        ValueError: If a key is unknown or ``variant`` is missing.
-    """
-    _check_settings(settings, "The settings to save")
-    path = Path(directory) / CONFIG_FILE
-    write_json(path, {"format": FORMAT, **settings})
-    return path
-
-
-def read_rope_config(directory: str | Path) -> dict[str, Any] | None:
-    """Reads the file of :func:`write_rope_config`, without the format number; None if there is no such file.
-
-    Raises:
-        ValueError: If the file is damaged, or of a format that this version does not know.
-    """
-    path = Path(directory) / CONFIG_FILE
-    if not path.exists():
-        return None
-    saved = read_json(path)
-    version = saved.get("format") if isinstance(saved, dict) else saved
-    if not isinstance(saved, dict) or version != FORMAT:
-        raise ValueError(
-            f"{path} has the format {version!r}, this version of llamafactory-clinkd reads {FORMAT}. Install the "
-            "version that wrote the file."
-        )
-    del saved["format"]
-    _check_settings(saved, str(path))
-    return saved
-
-
-def _check_settings(settings: dict[str, Any], source: str) -> None:
-    if "variant" not in settings or not settings.keys() <= RECIPE_KEYS.keys():
-        raise ValueError(
-            f"{source}: keys must be {', '.join(RECIPE_KEYS)}, `variant` among them; found {list(settings)}."
-        )
 
 
 def reconcile(
@@ -108,11 +59,6 @@ def reconcile(
             f"{CONFIG_FILE}."
         )
     return {**requested, **saved}
-
-
-def is_stock(settings: dict[str, Any] | None) -> bool:
-    """Whether these are the positions of the unmodified architecture."""
-    return settings is None or (settings["variant"] == "mrope" and not settings.get("sections"))
 
 
 def same_positions(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
@@ -246,10 +192,11 @@ def apply_saved_positions(model: Any, model_args: Any, finetuning_args: Any) -> 
         return model
     bind_settings(model, settings)
     mixed, stock_save = settings["variant"] == "rope_mixed", model.save_pretrained.__func__
+    pixels = [getattr(model_args, key, None) for key in ("image_min_pixels", "image_max_pixels")]
 
     def save_pretrained(self: Any, save_directory: str, *args: Any, **kwargs: Any) -> Any:
         result = stock_save(self, save_directory, *args, **kwargs)
-        write_rope_config(save_directory, settings)
+        write_rope_config(save_directory, settings, image_pixels=pixels)
         write_mark(save_directory)
         if mixed:
             write_mixed(save_directory, self, state_dict=kwargs.get("state_dict"))
@@ -281,15 +228,26 @@ def refuse_foreign_engine(model_args: Any, finetuning_args: Any) -> None:
     if not getattr(finetuning_args, "use_clinkd", False):
         refuse_missing_settings(model_args)
     settings = settings_of_run(model_args, finetuning_args)
+    reason = ""
+    if backend == "vllm" and settings is not None:
+        reason = vllm_plugin.inactive(settings)
+        if model_args.adapter_name_or_path:  # the plugin reads the base model's folder
+            reason = "an adapter has to be merged with `llamafactory-cli export` first"
+        elif not reason and saved_settings(model_args, hub=False) != settings:
+            reason = f"the model has no {CONFIG_FILE} of these keys"
+        if not reason:
+            return
+        reason = f" The plugin for vLLM does not help: {reason} (docs/serving.md)."
     if not is_stock(settings):
         raise ValueError(
             f"`infer_backend: {backend}` computes rotary positions itself and would give this model stock M-RoPE, but "
             f"it was trained with `rope_variant: {settings['variant']}` and `rope_sections: "
             f"{settings.get('sections')}`: its answers would be silently wrong. Use `infer_backend: huggingface`."
+            f"{reason}"
         )
     if settings is not None and settings.get("image_square"):
         raise ValueError(
             f"`infer_backend: {backend}` would show this model images as they are, but it was trained with "
             "`image_square: true`. Use `infer_backend: huggingface`, or train with `image_square: false` and "
-            "`rope_variant: mrope` to serve with this engine."
+            f"`rope_variant: mrope` to serve with this engine.{reason}"
         )
