@@ -216,11 +216,13 @@ def with_all_commands() -> typer.Typer:
     from .attention.figure import attention
     from .data.cli import app as data_app
     from .reproduce.cli import reproduce
+    from .rope.serve_command import serve
 
     if not any(group.name == "data" for group in app.registered_groups):
         epilog = 'Example: clinkd attention saves/run --image ct.png --question "Where is the liver?" --word liver'
         app.command(epilog=epilog)(attention)
         app.command(epilog="Example: clinkd reproduce table2 --scale mini --dry-run")(reproduce)
+        app.command(epilog="Example: clinkd serve saves/run --python ~/vllm/bin/python -- --max-model-len 4096")(serve)
         app.add_typer(data_app, name="data")
     return app
 
