@@ -5,9 +5,9 @@
 
 import functools
 import inspect
-from types import SimpleNamespace
 from typing import Any
 
+from ..phases.recipe import teacher_place
 from ..rope.binding import SUPPORTED
 from ..rope.saved_positions import same_positions, settings_of_run, teacher_settings
 
@@ -30,14 +30,11 @@ class RunFacts:
 
     @functools.cached_property
     def _models(self) -> list[tuple[str, bool]]:
-        """Model type, and whether positions are stock's, of the student and of the teacher if there is one."""
-        finetuning = self._finetuning
-        models = [(self._model.model_name_or_path, settings_of_run(self._model, finetuning))]
-        if finetuning.ref_model or finetuning.ref_model_adapters:
-            name = finetuning.ref_model or self._model.model_name_or_path
-            beside = {"model_name_or_path": name, "adapter_name_or_path": finetuning.ref_model_adapters}
-            models.append((name, teacher_settings(SimpleNamespace(**{**vars(self._model), **beside}), finetuning)))
-        return [(self._model_type(name), same_positions(settings, None)) for name, settings in models]
+        """Model type, and whether positions are stock's, of the student and of the teacher if a phase uses one."""
+        models = [(self._model, settings_of_run(self._model, self._finetuning))]
+        if (teacher := teacher_place(self._model, self._finetuning)) is not None:
+            models.append((teacher, teacher_settings(teacher, self._finetuning)))
+        return [(self._model_type(model.model_name_or_path), same_positions(found, None)) for model, found in models]
 
     def _model_type(self, name: str) -> str:
         from transformers import PreTrainedConfig

@@ -116,20 +116,24 @@ def teacher_identity(model_arguments: Any, positions: dict[str, Any] | None) -> 
 
     Weights of a local folder are hashed, which takes about a second for each GB.
     """
-    names = [model_arguments.model_name_or_path, *(model_arguments.adapter_name_or_path or [])]
+    names, subfolder = [model_arguments.model_name_or_path], getattr(model_arguments, "adapter_folder", None) or ""
+    adapters = list(model_arguments.adapter_name_or_path or [])
     identity = {
-        "weights": [_weights_identity(name, model_arguments) for name in names],
+        "weights": [
+            *(_weights_identity(name, "", model_arguments) for name in names),
+            *(_weights_identity(name, subfolder, model_arguments) for name in adapters),
+        ],
         "positions": positions,
         "quantization": [model_arguments.quantization_bit, str(model_arguments.quantization_type)],
         "dtype": [str(model_arguments.compute_dtype), str(model_arguments.infer_dtype)],
         "rope_scaling": str(model_arguments.rope_scaling),
     }
-    return f"{Path(names[-1]).name}@{content_hash(identity)[:16]}"
+    return f"{Path([*names, *adapters][-1]).name}@{content_hash(identity)[:16]}"
 
 
-def _weights_identity(name: str, model_arguments: Any) -> dict[str, Any]:
+def _weights_identity(name: str, subfolder: str, model_arguments: Any) -> dict[str, Any]:
     """Hashes of a local folder's files, or a hub name with its commit."""
-    folder = Path(name)
+    folder = Path(name, subfolder)
     if folder.is_dir():
         files = sorted(path for pattern in (*WEIGHTS, *CONFIGS) for path in folder.glob(pattern))
         logger.info("Hashing %d files of the teacher in %s.", len(files), folder)
@@ -138,6 +142,7 @@ def _weights_identity(name: str, model_arguments: Any) -> dict[str, Any]:
         path = cached_file(
             name,
             config,
+            subfolder=subfolder,
             revision=model_arguments.model_revision,
             cache_dir=model_arguments.cache_dir,
             token=model_arguments.hf_hub_token,

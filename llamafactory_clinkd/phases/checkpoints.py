@@ -14,6 +14,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..utils.io import read_json
+from ..utils.models import missing_shards
 
 
 logger = logging.getLogger(__name__)
@@ -81,11 +82,8 @@ def checkpoint_fault(folder: Path) -> str | None:
             return f"{path.relative_to(folder)} is cut off"
         if path.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(path):
             return f"{path.relative_to(folder)} is cut off"
-        if path.name.endswith(".safetensors.index.json"):
-            shards = set(read_json(path)["weight_map"].values())
-            missing = sorted(name for name in shards if not (path.parent / name).is_file())
-            if missing:
-                return f"{missing[0]} is missing"
+        if path.name.endswith(".safetensors.index.json") and (missing := missing_shards(path)):
+            return f"{missing[0]} is missing"
     return None
 
 

@@ -30,7 +30,7 @@ from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.io import read_json
 from ..utils.models import text_config
 from .context import Run
-from .recipe import RecipeArguments, teacher_model_arguments
+from .recipe import RecipeArguments, adapter_options, teacher_model_arguments
 
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def load_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: dict[str,
             if settings.kd_teacher_offload:
                 logger.warning("`kd_teacher_offload: true` moves nothing: the teacher's base is the student's own.")
             student, adapters = trainer_kwargs["model"], teacher_model.adapter_name_or_path or []
-            names = add_teacher_adapters(student, adapters, **_hub_options(teacher_model))
+            names = add_teacher_adapters(student, adapters, **adapter_options(teacher_model))
             teacher = f"{', '.join(adapters)} over the student's own weights" if adapters else "the student's own base"
             logger.info("The teacher is %s: one copy of the weights is in memory.", teacher)
             return AdapterTeacher(student, names)
@@ -116,11 +116,6 @@ def load_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: dict[str,
     processor = trainer_kwargs.get("processor")
     pixels = pixel_settings(processor, arguments.model, image_square=settings.image_square)
     return {"teacher": teacher, "pixel_settings": pixels}
-
-
-def _hub_options(model: Any) -> dict[str, Any]:
-    """PEFT's options for adapters on the hub."""
-    return {"revision": model.model_revision, "token": model.hf_hub_token, "cache_dir": model.cache_dir}
 
 
 def _shares_base(
@@ -148,7 +143,7 @@ def _shares_base(
     }
     reasons = [reason for reason, holds in conditions.items() if holds]
     teacher_model = teacher_model_arguments(arguments)
-    reasons += reasons_for_own_base(teacher_model.adapter_name_or_path or [], **_hub_options(teacher_model))
+    reasons += reasons_for_own_base(teacher_model.adapter_name_or_path or [], **adapter_options(teacher_model))
     if reasons:
         logger.warning("The teacher's base is loaded a second time, because %s.", " and ".join(reasons))
     return not reasons

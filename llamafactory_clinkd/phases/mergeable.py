@@ -19,7 +19,7 @@ from torch import nn
 from ..arguments import TRAINING_PHASES
 from ..utils.models import text_config
 from ..utils.value_checks import bad_value, split_list
-from .recipe import is_adapter
+from .recipe import adapter_options, is_adapter, teacher_place
 
 
 def check_mergeable(arguments: Any) -> None:
@@ -29,47 +29,39 @@ def check_mergeable(arguments: Any) -> None:
         ValueError: With the key, the module that shares its weight, and the fix.
     """
     model, finetuning = arguments.model, arguments.finetuning
-    trains = is_adapter(finetuning.finetuning_type) and not set(TRAINING_PHASES).isdisjoint(finetuning.clinkd_phases)
-    if trains and finetuning.pissa_init and finetuning.pissa_iter != -1:
-        fix = "`pissa_iter: -1`, whose exact decomposition gives the same base whenever the adapter is loaded"
-        raise bad_value("pissa_iter", finetuning.pissa_iter, "no random decomposition with `pissa_init: true`", fix)
-    teacher = finetuning.ref_model or model.model_name_or_path
-    named = {
-        "adapter_name_or_path": (model.model_name_or_path, model.adapter_name_or_path or []),
-        "ref_model_adapters": (teacher, split_list(finetuning.ref_model_adapters or [])),
-    }
-    if trains and not (model.adapter_name_or_path and not finetuning.create_new_adapter):
-        _check_new_adapter(model, finetuning)
-    for key, (base, adapters) in named.items():
-        for path in adapters:
-            _check_saved_adapter(key, path, base, model)
+    if is_adapter(finetuning.finetuning_type) and not set(TRAINING_PHASES).isdisjoint(finetuning.clinkd_phases):
+        if finetuning.pissa_init and finetuning.pissa_iter != -1:
+            fix = "`pissa_iter: -1`, whose exact decomposition gives the same base whenever the adapter is loaded"
+            allowed = "no random decomposition with `pissa_init: true`"
+            raise bad_value("pissa_iter", finetuning.pissa_iter, allowed, fix)
+        if finetuning.create_new_adapter or not model.adapter_name_or_path:
+            _check_new_adapter(model, finetuning)
+    for key, owner in (("adapter_name_or_path", model), ("ref_model_adapters", teacher_place(model, finetuning))):
+        for path in split_list(getattr(owner, "adapter_name_or_path", None) or []):
+            _check_saved_adapter(key, path, owner)
 
 
 def _check_new_adapter(model_args: Any, finetuning: Any) -> None:
-    model, shared = _with_shared_weights(model_args.model_name_or_path, model_args)
-    if not shared:
-        return
-    from llamafactory.model.model_utils.misc import find_all_linear_modules
-    from llamafactory.model.model_utils.visual import patch_target_modules
+    model, shared = _with_shared_weights(model_args)
+    if shared:
+        from llamafactory.model.model_utils.misc import find_all_linear_modules
+        from llamafactory.model.model_utils.visual import patch_target_modules
 
-    targets = finetuning.lora_target  # stock takes it for OFT, too
-    if targets == ["all"]:
-        targets = find_all_linear_modules(model, finetuning.freeze_vision_tower)
-    _refuse("lora_target", finetuning.lora_target, patch_target_modules(model, finetuning, targets), shared)
+        targets = finetuning.lora_target  # stock takes it for OFT, too
+        if targets == ["all"]:
+            targets = find_all_linear_modules(model, finetuning.freeze_vision_tower)
+        _refuse("lora_target", finetuning.lora_target, patch_target_modules(model, finetuning, targets), shared)
 
 
-def _check_saved_adapter(key: str, path: str, base: str, model_args: Any) -> None:
+def _check_saved_adapter(key: str, path: str, model_args: Any) -> None:
     from peft import PeftConfig
 
-    options = {"revision": model_args.model_revision, "token": model_args.hf_hub_token}
-    config = PeftConfig.from_pretrained(
-        path, subfolder=model_args.adapter_folder, cache_dir=model_args.cache_dir, **options
-    )
+    config = PeftConfig.from_pretrained(path, **adapter_options(model_args))
     init = str(getattr(config, "init_lora_weights", ""))
     if init.startswith("pissa_niter"):
         fix = "convert it to plain LoRA (`pissa_convert: true` of its training wrote `pissa_converted`)"
         raise bad_value(key, path, f"an adapter without the random numbers of `init_lora_weights: {init}`", fix)
-    _, shared = _with_shared_weights(base, model_args)
+    _, shared = _with_shared_weights(model_args)
     targets = getattr(config, "target_modules", None) or []
     if isinstance(targets, str):
         targets = [each for each in shared if re.fullmatch(targets, each)]
@@ -89,20 +81,16 @@ def _refuse(key: str, value: Any, targets: list[str], shared: dict[str, str]) ->
             )
 
 
-def _with_shared_weights(name_or_path: str, model_args: Any) -> tuple[nn.Module | None, dict[str, str]]:
+def _with_shared_weights(model_args: Any) -> tuple[nn.Module | None, dict[str, str]]:
     """The model without its weights, and its modules that share a weight: name -> the other one's name."""
     from llamafactory.model import load_config
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-        AutoModelForSeq2SeqLM,
-        AutoModelForTextToWaveform,
-    )
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForTextToWaveform as Waveform
 
-    config = load_config(SimpleNamespace(**{**vars(model_args), "model_name_or_path": name_or_path}))
+    config = load_config(SimpleNamespace(**vars(model_args)))  # stock changes its arguments
     if not any(getattr(each, "tie_word_embeddings", False) for each in (config, text_config(config))):
         return None, {}
-    kinds = (AutoModelForImageTextToText, AutoModelForSeq2SeqLM, AutoModelForTextToWaveform)
+    kinds = (AutoModelForImageTextToText, AutoModelForSeq2SeqLM, Waveform)
     kind = next((each for each in kinds if type(config) in each._model_mapping), AutoModelForCausalLM)
     with torch.device("meta"):
         model = kind.from_config(config, trust_remote_code=model_args.trust_remote_code)

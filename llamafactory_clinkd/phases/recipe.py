@@ -5,6 +5,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -56,6 +57,19 @@ def copyable_model_arguments(model: Any) -> Any:
     return model
 
 
+def teacher_place(model: Any, finetuning: Any) -> SimpleNamespace | None:
+    """The recipe's ``ModelArguments`` with the teacher's name and adapters; None if no chosen phase uses a teacher."""
+    phases = finetuning.clinkd_phases
+    corrects = "correct" in phases and getattr(finetuning, "corrector", None) == "teacher"
+    used = corrects or "pseudo_label" in phases or ("distill" in phases and finetuning.kd_method != "none")
+    if not used or not (finetuning.ref_model or finetuning.ref_model_adapters):
+        return None
+    name = finetuning.ref_model or model.model_name_or_path
+    return SimpleNamespace(
+        **vars(model) | {"model_name_or_path": name, "adapter_name_or_path": finetuning.ref_model_adapters}
+    )
+
+
 def teacher_model_arguments(arguments: RecipeArguments) -> Any:
     """``ModelArguments`` that load the teacher: stock's ``ref_model*`` keys in place of the model's.
 
@@ -68,6 +82,12 @@ def teacher_model_arguments(arguments: RecipeArguments) -> Any:
         adapter_name_or_path=finetuning.ref_model_adapters,
         quantization_bit=finetuning.ref_model_quantization_bit,
     )
+
+
+def adapter_options(model: Any) -> dict[str, Any]:
+    """PEFT's options that find an adapter as stock does."""
+    options = {"cache_dir": model.cache_dir, "revision": model.model_revision, "token": model.hf_hub_token}
+    return options | {"subfolder": model.adapter_folder}
 
 
 def is_adapter(finetuning_type: str) -> bool:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.io import read_json
+from ..utils.models import missing_shards
 from ..utils.value_checks import bad_value, did_you_mean, split_list
+from .recipe import teacher_place
 
 
 DATA_INFO = "dataset_info.json"
 ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+WHOLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or several with an index; the first is read
 
 
 def check_files(arguments: Any) -> None:
@@ -23,29 +26,22 @@ def check_files(arguments: Any) -> None:
         FileNotFoundError: If a file or folder does not exist.
     """
     data, training, model, finetuning = arguments.data, arguments.training, arguments.model, arguments.finetuning
-    phases = finetuning.clinkd_phases
+    phases, teacher = finetuning.clinkd_phases, teacher_place(model, finetuning)
     check_datasets(data)
     check_template(data.template)
     if isinstance(data.media_dir, str) and data.media_dir != data.dataset_dir and not Path(data.media_dir).is_dir():
         raise FileNotFoundError(f"`media_dir: {data.media_dir}` is not a folder. Correct it, or remove the key.")
-    for key, value in (
-        ("model_name_or_path", [model.model_name_or_path]),
-        ("adapter_name_or_path", split_list(model.adapter_name_or_path or [])),
-        ("ref_model", [finetuning.ref_model] if finetuning.ref_model else []),
-        ("ref_model_adapters", split_list(finetuning.ref_model_adapters or [])),
-    ):
-        for name in value:
-            check_model_path(key, name)
+    check_model_path("model_name_or_path", model.model_name_or_path)
+    if teacher is not None and finetuning.ref_model:
+        check_model_path("ref_model", finetuning.ref_model)
+    for key, owner in (("adapter_name_or_path", model), ("ref_model_adapters", teacher)):
+        for name in split_list(getattr(owner, "adapter_name_or_path", None) or []):
+            check_model_path(key, name, model.adapter_folder)
     config = training.deepspeed
     if isinstance(config, str) and not config.lstrip().startswith("{") and not Path(config).is_file():
         raise FileNotFoundError(f"`deepspeed: {config}` is not a file. Start in the folder that it is relative to.")
-    similarity = finetuning.correction_similarity_model
-    if (
-        "correct" in phases
-        and similarity
-        and _looks_like_path(similarity)
-        and not Path(similarity).expanduser().exists()
-    ):
+    similarity = finetuning.correction_similarity_model if "correct" in phases else None
+    if similarity and _looks_like_path(similarity) and not Path(similarity).expanduser().exists():
         raise FileNotFoundError(f"`correction_similarity_model: {similarity}` does not exist. Correct the path.")
     predictions = Path(training.output_dir, "clinkd", "predictions.jsonl")
     kept = predictions.is_file() and not getattr(training, "overwrite_output_dir", False)
@@ -72,8 +68,8 @@ def check_datasets(data: Any) -> None:
         for name in split_list(getattr(data, key) or []):
             if name not in info:
                 names = ", ".join(sorted(info)) or "no data set"
-                fix = f"correct the name.{did_you_mean(name, info)}".removesuffix(".")
-                raise bad_value(key, name, f"a data set of {where}, which has {names}", fix)
+                expected, hint = f"a data set of {where}, which has {names}", did_you_mean(name, info)
+                raise bad_value(key, name, expected, "correct the name", hint)
             if isinstance(data.dataset_dir, str) and not any(each in info[name] for each in ELSEWHERE):
                 _check_data_file(name, info[name], Path(data.dataset_dir), where, list(FILEEXT2TYPE))
 
@@ -97,8 +93,8 @@ def check_template(name: str | None) -> None:
     from llamafactory.data.template import TEMPLATES
 
     if name is not None and name not in TEMPLATES:
-        fix = f"choose the model's.{did_you_mean(name, TEMPLATES)}".removesuffix(".")
-        raise bad_value("template", name, f"one of {', '.join(sorted(TEMPLATES))}", fix)
+        expected, hint = f"one of {', '.join(sorted(TEMPLATES))}", did_you_mean(name, TEMPLATES)
+        raise bad_value("template", name, expected, "choose the model's", hint)
 
 
 def check_best_model(training: Any, finetuning: Any) -> None:
@@ -108,33 +104,32 @@ def check_best_model(training: Any, finetuning: Any) -> None:
     name = training.metric_for_best_model
     if evaluates and name is not None and name.removeprefix("eval_") not in exist:
         more = "" if finetuning.compute_accuracy else "; `compute_accuracy: true` adds accuracy"
-        raise bad_value(
-            "metric_for_best_model", name, f"a metric of the evaluations: {', '.join(exist)}{more}", exist[0]
-        )
+        allowed = f"a metric of the evaluations: {', '.join(exist)}{more}"
+        raise bad_value("metric_for_best_model", name, allowed, f"write {exist[0]}")
     if finetuning.early_stopping_steps is not None and not (evaluates and name is not None):
-        raise bad_value(
-            "early_stopping_steps", finetuning.early_stopping_steps, "evaluations whose best model is kept",
-            "set `load_best_model_at_end: true` and an `eval_strategy`",
-        )  # fmt: skip
+        fix = "set `load_best_model_at_end: true` and an `eval_strategy`"
+        stopping = finetuning.early_stopping_steps
+        raise bad_value("early_stopping_steps", stopping, "evaluations whose best model is kept", fix)
 
 
-def check_model_path(key: str, name_or_path: str) -> None:
+def check_model_path(key: str, name_or_path: str, subfolder: str | None = None) -> None:
     """Raises ``FileNotFoundError`` if a value that looks like a path is not the whole folder of a model or adapter."""
-    folder = Path(name_or_path).expanduser()
-    if _looks_like_path(name_or_path) and not folder.is_dir():
-        raise FileNotFoundError(f"`{key}: {name_or_path}` does not exist. Correct the path of the model's folder.")
+    folder, named = Path(name_or_path, subfolder or "").expanduser(), f"`{key}: {name_or_path}`"
+    if subfolder:
+        named += f" with `adapter_folder: {subfolder}`"
     if not folder.is_dir():
+        if _looks_like_path(name_or_path):
+            raise FileNotFoundError(f"{named} does not exist. Correct the path of the model's folder.")
         return
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise FileNotFoundError(
-            f"`{key}: {name_or_path}` has no config.json or adapter_config.json. Name a saved model's folder."
-        )
+        raise FileNotFoundError(f"{named} has no config.json or adapter_config.json. Name a saved model's folder.")
     if not any(path.is_file() for pattern in WEIGHTS for path in folder.glob(pattern)):
-        raise FileNotFoundError(f"`{key}: {name_or_path}` has no weights ({', '.join(WEIGHTS)}). Copy them there.")
-    for index in folder.glob("*.index.json"):
-        missing = sorted({name for name in read_json(index)["weight_map"].values() if not (folder / name).is_file()})
-        if missing:
-            raise FileNotFoundError(f"`{key}: {name_or_path}` lacks {', '.join(missing)} of {index.name}. Copy them.")
+        raise FileNotFoundError(f"{named} has no weights ({', '.join(WEIGHTS)}). Copy them there.")
+    candidates = (folder / each for name in WHOLE_WEIGHTS for each in (name, f"{name}.index.json"))
+    read = next((path for path in candidates if path.is_file()), None)
+    missing = [] if read is None or read.suffix != ".json" else missing_shards(read)
+    if missing:
+        raise FileNotFoundError(f"{named} lacks {', '.join(missing)} of {read.name}. Copy them.")
 
 
 def _looks_like_path(name: str) -> bool:

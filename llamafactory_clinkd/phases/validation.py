@@ -5,7 +5,6 @@
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from transformers import set_seed
@@ -22,7 +21,7 @@ from ..training.tracked_data import TrackedData, describe_rows
 from ..utils.value_checks import bad_value, require_finite
 from .context import Run
 from .mergeable import check_mergeable
-from .recipe import generating_arguments, phase_arguments, teacher_model_arguments
+from .recipe import generating_arguments, phase_arguments, teacher_model_arguments, teacher_place
 from .recipe_files import check_best_model, check_files
 
 
@@ -40,7 +39,9 @@ def check_recipe(arguments: Any) -> None:
 
     data, training, model, finetuning = arguments.data, arguments.training, arguments.model, arguments.finetuning
     generating, phases = getattr(arguments, "generating", None), finetuning.clinkd_phases
-    if any(phase in phases for phase in ("pseudo_label", *TRAINING_PHASES)) and not data.dataset:
+    distils = "distill" in phases and finetuning.kd_method != "none"
+    trains = not set(TRAINING_PHASES).isdisjoint(phases)
+    if (trains or "pseudo_label" in phases) and not data.dataset:
         raise ValueError(f"`dataset` is missing: the phases {phases} train. Name it as in `dataset_info.json`.")
     if "predict" in phases and not data.eval_dataset and data.val_size < 1e-6:
         raise ValueError("`eval_dataset` is missing: phase predict answers its questions. Name it, or set `val_size`.")
@@ -48,24 +49,21 @@ def check_recipe(arguments: Any) -> None:
         fix = "set `kd_epochs` and `correction_rounds` instead, and `max_samples` for a short trial"
         raise bad_value("max_steps", training.max_steps, "no limit, because it cuts phases short", fix)
     if training.label_smoothing_factor > 0:
-        raise ValueError(
-            f"`label_smoothing_factor: {training.label_smoothing_factor}` is not part of ClinKD's loss, whose soft "
-            "targets come from the teacher. Remove the key."
-        )
+        allowed = "0: ClinKD's loss has no label smoothing, its soft targets come from the teacher"
+        raise bad_value("label_smoothing_factor", training.label_smoothing_factor, allowed, "remove the key")
     _check_resume(training)
-    if finetuning.kd_teacher_offload and training.deepspeed:
+    if distils and finetuning.kd_teacher_offload and training.deepspeed:
         raise ValueError(
             "`kd_teacher_offload: true` moves the teacher's layers itself, and so does `deepspeed`. Remove the key; "
             "with ZeRO-3, `offload_param: {device: cpu}` in the DeepSpeed file does the same."
         )
-    if finetuning.kd_cache != "off" and "distill" in phases and training.fsdp:
+    if distils and finetuning.kd_cache != "off" and training.fsdp:
         raise ValueError(CACHE_UNDER_FSDP)
-    if finetuning.kd_teacher_offload and training.fsdp:
+    if distils and finetuning.kd_teacher_offload and training.fsdp:
         raise ValueError(OFFLOAD_UNDER_FSDP)
-    scaled = training.deepspeed and training.fp16
-    if finetuning.kd_method == "vkd" and "distill" in phases and (training.fsdp or scaled):
+    if distils and finetuning.kd_method == "vkd" and (training.fsdp or (training.deepspeed and training.fp16)):
         raise ValueError(UNSUPPORTED_ENGINE)
-    if "distill" in phases and getattr(finetuning, "kd_on_policy", 0) > 0:
+    if distils and getattr(finetuning, "kd_on_policy", 0) > 0:
         check_on_policy(data)
     for switch in ("use_kt", "use_unsloth"):
         if getattr(model, switch, False):
@@ -78,7 +76,8 @@ def check_recipe(arguments: Any) -> None:
         require_spice(finetuning.spice_jars)
     check_data_keys(data)
     require_finite([data, training, model, finetuning, *([generating] if generating else [])])
-    check_best_model(training, finetuning)
+    if trains:
+        check_best_model(training, finetuning)
     check_files(arguments)
     check_mergeable(arguments)
     _check_positions(model, finetuning, data)
@@ -112,12 +111,10 @@ def _check_recording(data: Any) -> None:
 
 def _check_positions(model: Any, finetuning: Any, data: Any) -> None:
     """Compares the recipe with the settings saved beside student and teacher."""
-    student = settings_of_run(model, finetuning)
-    if not finetuning.ref_model and not finetuning.ref_model_adapters:
+    student, place = settings_of_run(model, finetuning), teacher_place(model, finetuning)
+    if place is None:
         return
-    name = finetuning.ref_model or model.model_name_or_path
-    beside = {"model_name_or_path": name, "adapter_name_or_path": finetuning.ref_model_adapters}
-    teacher = teacher_settings(SimpleNamespace(**{**vars(model), **beside}), finetuning)
+    teacher = teacher_settings(place, finetuning)
     distils = "distill" in finetuning.clinkd_phases and finetuning.kd_method != "none"
     if distils and (data.packing or data.neat_packing) and not same_positions(student, teacher):
         raise ValueError(

@@ -3,10 +3,13 @@
 
 """Models: the one below PEFT's wrapper, the language model's configuration, 4-bit layers, weights that are NaN."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from .io import read_json
 
 
 def unwrap_adapters(model: nn.Module) -> nn.Module:
@@ -58,7 +61,15 @@ def require_finite_weights(model: nn.Module, name: str) -> Any:
     return model
 
 
+def missing_shards(index: Path) -> list[str]:
+    """The files that the index of a model in several files names and that are not beside it."""
+    names = set(read_json(index)["weight_map"].values())
+    return sorted(name for name in names if not (index.parent / name).is_file())
+
+
 def _is_finite(parameter: torch.Tensor) -> bool:
+    if hasattr(parameter, "quant_state"):  # 4-bit numbers, which stock stores in a tensor of a floating dtype
+        return True
     weight = getattr(parameter, "ds_tensor", parameter).detach()
     if weight.numel() == 0 or weight.is_meta or not weight.is_floating_point() or weight.itemsize < 2:
         return True

@@ -10,9 +10,9 @@ from dataclasses import Field
 from typing import Any, Literal, get_args, get_origin
 
 
-def bad_value(key: str, value: Any, allowed: str, fix: str) -> ValueError:
-    """The error for a value that is not allowed."""
-    return ValueError(f"`{key}: {value}` is not allowed. Expected {allowed}. Fix: {fix}.")
+def bad_value(key: str, value: Any, allowed: str, fix: str, hint: str = "") -> ValueError:
+    """The error for a value that is not allowed; ``hint`` follows the fix, as of :func:`did_you_mean`."""
+    return ValueError(f"`{key}: {value}` is not allowed. Expected {allowed}. Fix: {fix}.{hint}")
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
@@ -47,8 +47,8 @@ def require_type(item: Field, value: Any) -> None:
         return
     kinds = get_args(item.type) or (item.type,)
     if get_origin(item.type) is Literal and value not in kinds:
-        fix = f"choose one, e.g. {kinds[0]}.{did_you_mean(value, kinds)}".removesuffix(".")
-        raise bad_value(item.name, value, f"one of {', '.join(kinds)}", fix)
+        fix, hint = f"choose one, e.g. {kinds[0]}", did_you_mean(value, kinds)
+        raise bad_value(item.name, value, f"one of {', '.join(kinds)}", fix, hint)
     if bool in kinds and not isinstance(value, bool):
         raise bad_value(item.name, repr(value), "true or false", "write it without quotes")
     if str in kinds and not isinstance(value, kinds):

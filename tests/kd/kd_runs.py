@@ -68,7 +68,7 @@ def check_under_engine(engine: dict[str, Any], **keys: Any) -> None:
         "fsdp": [],
         "fp16": False,
     }
-    off = {"clinkd_phases": ["distill"], "kd_teacher_offload": False, "kd_cache": "off"}
+    off = {"clinkd_phases": ["distill"], "kd_method": "pseudo_kd", "kd_teacher_offload": False, "kd_cache": "off"}
     finetuning = SimpleNamespace(**off | keys)
     check_recipe(
         SimpleNamespace(finetuning=finetuning, data=data, training=SimpleNamespace(**training | engine), model=None)

@@ -157,7 +157,7 @@ def test_models_that_share_nothing_are_not_built(monkeypatch):
     monkeypatch.setattr(llamafactory.model, "load_config", lambda args: SimpleNamespace(tie_word_embeddings=False))
     model = SimpleNamespace(model_name_or_path="a", adapter_name_or_path=None)
     finetuning = SimpleNamespace(
-        finetuning_type="lora", clinkd_phases=["distill"], pissa_init=False, ref_model=None, ref_model_adapters=None,
-        create_new_adapter=False, lora_target=["lm_head"],
+        finetuning_type="lora", clinkd_phases=["distill"], pissa_init=False, ref_model=None, kd_method="none",
+        create_new_adapter=False, lora_target=["lm_head"], ref_model_adapters=None,
     )  # fmt: skip
     check_mergeable(SimpleNamespace(model=model, finetuning=finetuning))

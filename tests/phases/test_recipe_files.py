@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 from small_run import recipe
 
+from llamafactory_clinkd.phases.recipe import RecipeArguments
 from llamafactory_clinkd.phases.recipe_files import check_best_model, check_datasets, check_model_path, check_template
+from llamafactory_clinkd.phases.validation import check_recipe
 
 
 def run(keys):
@@ -95,6 +97,46 @@ def test_model_folder_without_some_of_its_weights(workspace, tmp_path):
     (student / "model-00001-of-00002.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="has no weights"):
         check_model_path("ref_model", str(student))
+
+
+def test_index_of_weights_that_are_not_read(workspace, tmp_path):
+    """A download without `*.bin` keeps the index of these."""
+    student = shutil.copytree(workspace / "student", tmp_path / "student")
+    (student / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "pytorch_model-1.bin"}}))
+    check_model_path("model_name_or_path", str(student))
+    (student / "model.safetensors").rename(student / "other.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"lacks pytorch_model-1.bin of pytorch_model.bin.index.json"):
+        check_model_path("model_name_or_path", str(student))
+
+
+def test_adapter_below_adapter_folder(tmp_path):
+    (tmp_path / "all" / "one").mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "all" / "one" / name).write_text("{}")
+    check_model_path("adapter_name_or_path", str(tmp_path / "all"), "one")
+    with pytest.raises(FileNotFoundError, match=r"all` with `adapter_folder: two` does not exist"):
+        check_model_path("adapter_name_or_path", str(tmp_path / "all"), "two")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clinkd_phases": "predict", "ref_model": "./gone", "ref_model_adapters": "./gone"},
+        {"clinkd_phases": "distill", "kd_method": "none", "ref_model": "./gone"},
+        {"clinkd_phases": "predict", "early_stopping_steps": 3},
+        {"clinkd_phases": "correct", "kd_teacher_offload": True, "kd_method": "vkd", "ref_model": "./gone"},
+    ],
+    ids=str,
+)
+def test_keys_of_phases_that_do_not_run_refuse_nothing(workspace, tmp_path, changes):
+    """A recipe of one phase may keep the keys of the others, whose teacher may be on another machine."""
+    from llamafactory.hparams import get_train_args
+
+    parsed = RecipeArguments(*get_train_args(recipe(workspace, tmp_path / "out", **changes)))
+    if changes.get("kd_teacher_offload"):
+        parsed.training.deepspeed, parsed.training.fp16 = str(tmp_path / "zero2.json"), True
+        (tmp_path / "zero2.json").write_text("{}")
+    check_recipe(parsed)
 
 
 def test_metrics_that_exist():

@@ -45,7 +45,7 @@ def run(keys):
         ({"stage": "dpo"}, ["stage: dpo", "sft"]),
         ({"use_dft_loss": True}, ["use_dft_loss"]),
         ({"max_steps": 3}, ["max_steps: 3", "kd_epochs"]),
-        ({"label_smoothing_factor": 0.1}, ["label_smoothing_factor: 0.1", "Remove the key"]),
+        ({"label_smoothing_factor": 0.1}, ["label_smoothing_factor: 0.1", "remove the key"]),
         ({"resume_from_checkpoint": "saves/other/checkpoint-2"}, ["saves/other/checkpoint-2", "model_name_or_path"]),
         ({"dataset": None, "do_train": False}, ["`dataset` is missing"]),
         ({"clinkd_phases": "predict", "eval_dataset": None}, ["`eval_dataset` is missing", "val_size"]),

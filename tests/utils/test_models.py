@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""A 4-bit layer that has answered in evaluation mode and is trained afterwards."""
+"""4-bit layers: trained after they have answered in evaluation mode, and not taken for damaged."""
 
 import pytest
 import torch
 
-from llamafactory_clinkd.utils.models import keep_trainable
+from llamafactory_clinkd.utils.models import keep_trainable, require_finite_weights
 
 
 def test_a_layer_that_has_answered_still_has_its_gradient():
@@ -32,3 +32,15 @@ def test_other_layers_are_left_alone():
     layer = torch.nn.Linear(2, 2)
     before = dict(vars(layer))
     assert keep_trainable(layer) is layer and vars(layer) == before
+
+
+def test_packed_numbers_are_not_taken_for_nan():
+    bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: extra `quant`")
+    layer = bnb.nn.Linear4bit(64, 96, quant_storage=torch.bfloat16)  # as stock sets it
+    layer.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_storage=torch.bfloat16)
+    layer.to("cpu")
+    layer.weight.data.view(torch.uint8).fill_(0xFF)
+    assert layer.weight.isnan().all() and require_finite_weights(torch.nn.Sequential(layer), "any")
+    layer.bias.data[3] = float("nan")
+    with pytest.raises(ValueError, match=r"The model any has NaN or infinite weights in 0\.bias\. Expected"):
+        require_finite_weights(torch.nn.Sequential(layer), "any")
