@@ -102,6 +102,13 @@ def test_wrong_input_ends_in_one_readable_line(words, found, tmp_path, monkeypat
     assert "Traceback" not in done.output and len(done.output.strip().splitlines()) == 1
 
 
+def test_a_dry_run_of_the_data_builds_nothing(tmp_path):
+    for scale, found in (("mini", "teacher to be built"), ("paper", "Would copy")):
+        done = clinkd("reproduce", "data", "--scale", scale, "--dry-run", "--directory", str(tmp_path / "runs"))
+        assert done.exit_code == 0 and found in " ".join(done.output.split()), done.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_broken_installation_ends_the_demo_in_one_line(monkeypatch, tmp_path):
     from llamafactory_clinkd.demo import run_demo
 
