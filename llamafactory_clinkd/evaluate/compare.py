@@ -57,7 +57,8 @@ def compare_predictions(
         raise ValueError(f"A comparison needs resamples; got {resamples}.")
     options = {"protocol": protocol, "confidence": confidence, "resamples": resamples, "seed": seed}
     (mine, draws), (theirs, other_draws) = (
-        evaluate_reading(each, progress=progress, **options, **spice_options) for each in (first, second)
+        evaluate_reading(each, progress=progress, with_selection=each is first, **options, **spice_options)
+        for each in (first, second)
     )
     entries, macros = [], {}
     for task in draws:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.table import Table
 
-_VQA_SCORES = {
+VQA_SCORES = {
     "closed_accuracy": "closed\naccuracy",
     "open_recall": "open\nrecall",
     "open_exact_match": "open\nexact match",
@@ -89,10 +89,10 @@ def _vqa_table(vqa: dict[str, Any]) -> "Table":
     """A row for all questions and for each group of them."""
     from rich.table import Column, Table
 
-    table = Table("questions", *(Column(name, justify="right") for name in ("rows", *_VQA_SCORES.values())))
+    table = Table("questions", *(Column(name, justify="right") for name in ("rows", *VQA_SCORES.values())))
     for by, groups in {"": {"all": vqa}, **vqa["by"]}.items():
         for name, group in groups.items():
-            scores = (_percent(group[key]) for key in _VQA_SCORES)
+            scores = (_percent(group[key]) for key in VQA_SCORES)
             table.add_row(f"{by.replace('_', ' ')} {name}".strip(), f"{group['n']:,}", *scores)
         table.add_section()
     return table

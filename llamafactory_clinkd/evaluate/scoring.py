@@ -77,6 +77,7 @@ def evaluate_reading(
     resamples: int,
     seed: int,
     progress: Progress | None,
+    with_selection: bool = True,
     **spice_options: Any,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Draws]]]:
     """:func:`evaluate_predictions` of rows that are read, and the draws of each task's and modality's score."""
@@ -95,7 +96,7 @@ def evaluate_reading(
         released.round_captions(tasks)
     of_task = {task: [row for row in reading.rows if row["task"] == task] for task in (*TASKS, VQA)}
     worth = {}
-    if not by_release:
+    if with_selection and not by_release:
         draw = {"clusters": clusters, "resamples": resamples, "seed": seed, "confidence": confidence}
         worth = selection_worth(reading.rows, progress=progress, **draw, **spice_options)
     if VQA in tasks:

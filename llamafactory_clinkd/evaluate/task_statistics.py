@@ -85,7 +85,8 @@ def resample(
     for number, weight in enumerate(weights):
         for key, (present, table) in tables.items():
             drawn = weight[present]
-            sums[key][number], absent[key][number] = drawn @ table, not drawn.any()
+            absent[key][number] = not drawn.any()
+            sums[key][number] = table.sum(axis=0) if absent[key][number] else drawn @ table
     draws: dict[str, dict[str, Draws]] = defaultdict(dict)
     for (task, name), (present, _) in tables.items():
         values = np.where(absent[task, name], np.nan, scored[task].scores_of(sums[task, name])["value"])
