@@ -3,32 +3,24 @@
 
 """Correction by an OpenAI-compatible server: requests in parallel, retries, a budget, and no text in any log.
 
-``docs/correction.md`` lists what follows each failure; a failed row keeps its ground truth. The library's own retries
-are off: they do not cover broken bodies, and they cannot be interrupted when a run stops.
+``docs/correction.md`` lists what follows each failure; a failed row keeps its ground truth.
 """
 
-import asyncio
 import logging
-import os
-import queue
-import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+from ..utils.endpoint import redact_key, require_key
 from ..utils.io import content_hash
-from .corrector import CorrectionItem, CorrectionResult, Usage
-from .privacy import is_loopback, quiet_http_loggers, redact_key, require_allowed, require_key, resolve_base_url
-from .prompt import PromptTemplate, response_format
+from .corrector import CorrectionItem, CorrectionResult, PromptTemplate, Usage, response_format
+from .privacy import require_allowed, resolve_base_url
 from .server_answers import AnswerError, message_text, parse_answer
 
 
 try:
-    import openai
-    from anyio.from_thread import start_blocking_portal
+    from ..utils.chat_client import ChatServer, RequestError
 except ImportError as error:
     message = "The openai corrector needs its client: pip install 'llamafactory-clinkd[openai]'."
     raise ImportError(message) from error
@@ -36,59 +28,19 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 
 UNREACHABLE_AFTER = 20  # failed rows in a row
-MAX_RETRY_AFTER = 300.0  # seconds
-MAX_BODY = 4 * 2**20  # bytes of a response, decompressed
-MAX_GROUP = 32  # results
-MAX_WAIT = 1.0  # seconds without a result until an empty group
-
-
-class RequestError(Exception):
-    """A request failed. ``code`` is short and holds no text from the server, which may repeat the key or the row."""
-
-    def __init__(self, code: str, *, transient: bool = False):
-        super().__init__(code)
-        self.code = code
-        self.transient = transient  # whether the same request may succeed later
-
-
-class BodyTooLargeError(Exception):
-    """A response has more than :data:`MAX_BODY` bytes."""
-
-
-class BoundedHttpClient(openai.DefaultAsyncHttpxClient):
-    """Reads at most :data:`MAX_BODY` bytes of each response, those of errors included."""
-
-    async def send(self, request: Any, **options: Any) -> Any:
-        """See the base class; the response is read already.
-
-        Raises:
-            BodyTooLargeError: If it has more bytes.
-        """
-        response = await super().send(request, **{**options, "stream": True})
-        body = bytearray()
-        try:
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise BodyTooLargeError
-        finally:
-            await response.aclose()
-        dropped = ("content-encoding", "content-length", "transfer-encoding")
-        headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in dropped]
-        return type(response)(response.status_code, headers=headers, content=bytes(body), request=request)
 
 
 @dataclass(kw_only=True)
 class OpenAICorrector:
-    """Requests rewordings through the official client; :func:`.make_corrector` documents arguments and errors."""
+    """Requests rewordings through the official client; :func:`.make_corrector` lists the errors."""
 
-    base_url: str | None = None
-    model: str = "gpt-4o"
-    allow_remote: bool = False
-    allow_http: bool = False
+    base_url: str | None = None  # by default `OPENAI_BASE_URL`, else OpenAI's own
+    model: str = "gpt-4o"  # its name on the server
+    allow_remote: bool = False  # whether texts may go to another machine
+    allow_http: bool = False  # by plain http
     candidates: int = 3
-    concurrency: int = 16
-    max_requests: int | None = None
+    concurrency: int = 16  # requests in flight at once
+    max_requests: int | None = None  # of a round, retries included; rows beyond it keep their ground truth
     prompt_path: str | Path | None = None
     timeout: float = 60.0  # seconds for a whole request
     max_attempts: int = 6  # requests for one row
@@ -101,7 +53,7 @@ class OpenAICorrector:
                 key = name if name == "max_attempts" else f"correction_{name}"
                 raise ValueError(f"{key} is {value}: expected at least 1.")
         self._url = resolve_base_url(self.base_url)
-        require_allowed(self._url, self.allow_remote, self.allow_http)
+        require_allowed(self._url, self.allow_remote, allow_http=self.allow_http)
         require_key(self._url)
         self._prompt = PromptTemplate(self.prompt_path)
         self.prompt_text = self._prompt.fixed_text
@@ -114,42 +66,22 @@ class OpenAICorrector:
         self._structured = True
         self._stop_code: str | None = None
         self._failures_in_a_row = 0
-        self._not_before = 0.0  # time of the event loop at which the server's last Retry-After ends
+        self._server = ChatServer(
+            self._url,
+            timeout=self.timeout,
+            max_attempts=self.max_attempts,
+            backoff=self.backoff,
+            before=self._count_request,
+        )
 
     def correct(self, items: Iterable[CorrectionItem]) -> Iterator[list[CorrectionResult]]:
         """See :meth:`.Corrector.correct`. Closing the iterator cancels the requests in flight."""
-        results: queue.SimpleQueue[CorrectionResult | None] = queue.SimpleQueue()
-        with quiet_http_loggers(), start_blocking_portal() as portal:
-            producer = portal.start_task_soon(self._correct_all, iter(items), results.put)
-            producer.add_done_callback(lambda _: results.put(None))
-            ended = False
-            while not ended:
-                group = _next_group(results)
-                if ended := None in group:
-                    group.remove(None)
-                yield group
-            producer.result()
+        return self._server.stream(items, self._correct_one, self.concurrency)
 
-    async def _correct_all(self, items: Iterator[CorrectionItem], emit: Callable[[CorrectionResult], None]) -> None:
-        """Runs ``concurrency`` workers, each of which takes the next item when it is free."""
-        # Redirects and, on loopback, the environment's proxies would carry texts to another machine.
-        http = BoundedHttpClient(follow_redirects=False, trust_env=not is_loopback(self._url))
-        key = os.environ.get("OPENAI_API_KEY") or "no-key-needed"
-        client = openai.AsyncOpenAI(
-            api_key=key, base_url=self._url, timeout=self.timeout, max_retries=0, http_client=http
-        )
-
-        async def work() -> None:
-            for item in items:
-                emit(await self._correct_one(client, item))
-
-        async with client, asyncio.TaskGroup() as workers:
-            for _ in range(self.concurrency):
-                workers.create_task(work())
-
-    async def _correct_one(self, client: openai.AsyncOpenAI, item: CorrectionItem) -> CorrectionResult:
+    async def _correct_one(self, client: Any, item: CorrectionItem) -> CorrectionResult:
+        prompt = self._prompt.render(item, self.candidates)
         try:
-            content = await self._request_with_retries(client, self._prompt.render(item, self.candidates))
+            content = await self._server.retried(lambda: self._request(client, prompt))
             result = CorrectionResult(item.id, parse_answer(content, self.candidates))
         except RequestError as error:
             self._count_failure(error)
@@ -159,17 +91,7 @@ class OpenAICorrector:
         self._failures_in_a_row = 0
         return result
 
-    async def _request_with_retries(self, client: openai.AsyncOpenAI, prompt: str) -> str:
-        for attempt in range(self.max_attempts - 1):
-            try:
-                return await self._request(client, prompt)
-            except RequestError as error:
-                if not error.transient:
-                    raise
-            await asyncio.sleep(min(2**attempt, 32) * self.backoff + random.uniform(0, self.backoff))
-        return await self._request(client, prompt)
-
-    async def _request(self, client: openai.AsyncOpenAI, prompt: str) -> str:
+    async def _request(self, client: Any, prompt: str) -> str:
         """One attempt; a structured request that the server refuses is repeated as a plain one."""
         options = {"response_format": response_format(self.candidates)} if self._structured else {}
         try:
@@ -181,42 +103,15 @@ class OpenAICorrector:
         self._structured = False
         return content
 
-    async def _send(self, client: openai.AsyncOpenAI, prompt: str, **options: Any) -> str:
-        """Sends one request, if any is still allowed, and counts it; returns the text of the first choice.
+    async def _send(self, client: Any, prompt: str, **options: Any) -> str:
+        """Sends one request and counts its tokens; returns the text of the first choice.
 
         Raises:
-            RequestError: If the request failed.
+            RequestError: If the request failed, or no more are allowed.
             AnswerError: If the answer was cut off or refused.
         """
-        loop = asyncio.get_running_loop()
-        while (pause := self._not_before - loop.time()) > 0:
-            await asyncio.sleep(pause)
-        if self.max_requests is not None and self.usage.requests >= self.max_requests:
-            self._stop("budget", "The budget correction_max_requests is spent")
-        if self._stop_code:
-            raise RequestError(self._stop_code)
-
-        self.usage.requests += 1
         messages = [{"role": "user", "content": prompt}]
-        try:
-            async with asyncio.timeout(self.timeout):  # the client's own timeout starts anew with every byte
-                completion = await client.chat.completions.create(model=self.model, messages=messages, **options)
-        except openai.APIStatusError as error:
-            if error.code == "content_filter":
-                raise AnswerError(error.code) from None
-            pause, status = retry_after(error), error.status_code
-            transient = (status in (408, 409, 429) or status >= 500) and pause <= MAX_RETRY_AFTER
-            if transient:
-                self._not_before = max(self._not_before, loop.time() + pause)
-            raise RequestError(f"http_{status}", transient=transient) from None
-        except (openai.APITimeoutError, TimeoutError):
-            raise RequestError("timeout", transient=True) from None
-        except (openai.APIConnectionError, BodyTooLargeError) as error:  # some versions wrap every error
-            if BodyTooLargeError in (type(error), type(error.__cause__)):
-                raise RequestError("too_large") from None
-            raise RequestError("connection", transient=True) from None
-        except (openai.APIResponseValidationError, ValueError, RecursionError):  # not JSON, not UTF-8, deep nesting
-            raise RequestError("bad_body", transient=True) from None
+        completion = await self._server.complete(client, model=self.model, messages=messages, **options)
         usage = getattr(completion, "usage", None)
         for key in ("prompt_tokens", "completion_tokens"):
             count = getattr(usage, key, None)
@@ -225,6 +120,14 @@ class OpenAICorrector:
             return redact_key(message_text(completion.choices[0]))
         except (AttributeError, LookupError, TypeError):  # JSON or text, but not a completion with a message
             raise RequestError("bad_body", transient=True) from None
+
+    def _count_request(self) -> None:
+        """Counts a request, if any is still allowed; raises RequestError if not."""
+        if self.max_requests is not None and self.usage.requests >= self.max_requests:
+            self._stop("budget", "The budget correction_max_requests is spent")
+        if self._stop_code:
+            raise RequestError(self._stop_code)
+        self.usage.requests += 1
 
     def _count_failure(self, error: RequestError) -> None:
         """Counts a failed row; stops the requests when the server refuses them or seems to be down."""
@@ -239,28 +142,3 @@ class OpenAICorrector:
         if self._stop_code is None:
             logger.warning("%s (%s). The rest of this round's rows keep their ground truth.", message, code)
             self._stop_code = code
-
-
-def retry_after(error: Any) -> float:
-    """The seconds of an error's ``Retry-After`` header, given as seconds or as a date; 0 without a usable one."""
-    value = error.response.headers.get("retry-after", "").strip()
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(value)
-            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-        except (ValueError, OverflowError):  # a year or a time zone that no date can have overflows
-            return 0.0
-    return seconds if seconds > 0 else 0.0  # "nan" too
-
-
-def _next_group(results: queue.SimpleQueue) -> list[CorrectionResult | None]:
-    """The results so far, at most :data:`MAX_GROUP`; none after :data:`MAX_WAIT`, so that a reader can stop."""
-    try:
-        group = [results.get(timeout=MAX_WAIT)]
-    except queue.Empty:
-        return []
-    while len(group) < MAX_GROUP and not results.empty():
-        group.append(results.get())
-    return group

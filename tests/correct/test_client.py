@@ -135,14 +135,14 @@ def test_retry_after_is_waited_for():
     ],
 )
 def test_retry_after_forms(value, low, high):
-    from llamafactory_clinkd.correct.client import retry_after
+    from llamafactory_clinkd.utils.chat_client import retry_after
 
     error = SimpleNamespace(response=SimpleNamespace(headers={"retry-after": value}))
     assert low <= retry_after(error) <= high
 
 
 def test_retry_after_as_a_date_to_come():
-    from llamafactory_clinkd.correct.client import retry_after
+    from llamafactory_clinkd.utils.chat_client import retry_after
 
     value = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     error = SimpleNamespace(response=SimpleNamespace(headers={"retry-after": value}))

@@ -275,7 +275,7 @@ def test_a_faulty_server_gives_each_sample_exactly_one_verdict(tmp_path):
 
 
 def kill_and_resume(tmp_path, count, kills, similarity):
-    from llamafactory_clinkd.correct.client import MAX_GROUP
+    from llamafactory_clinkd.utils.chat_client import MAX_GROUP
 
     rows = make_rows(count)
     source, path, whole = (tmp_path / name for name in ("rows.jsonl", "r.jsonl", "whole.jsonl"))

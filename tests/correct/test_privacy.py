@@ -17,8 +17,9 @@ from llamafactory_clinkd.correct import (
     load_similarity,
     make_corrector,
 )
-from llamafactory_clinkd.correct.privacy import RemoteNotAllowedError, is_loopback, resolve_base_url
+from llamafactory_clinkd.correct.privacy import is_loopback, resolve_base_url
 from llamafactory_clinkd.doctor import read_recipe, sending
+from llamafactory_clinkd.utils.endpoint import RemoteNotAllowedError
 
 from .fault_server import FaultServer, make_rows
 
@@ -210,7 +211,7 @@ def test_doctor_reports_what_a_recipe_sends(tmp_path):
 @pytest.mark.parametrize(
     ("allowed", "state", "expected", "exit_code"),
     [
-        ("false", "broken", "to 10.1.2.3. If these texts may leave", 1),
+        ("false", "broken", "to 10.1.2.3. If this may leave", 1),
         ("true", "ok", "LEAVE THIS MACHINE for 10.1.2.3", 0),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from small_run import recipe
 
-from llamafactory_clinkd.correct.privacy import RemoteNotAllowedError
+from llamafactory_clinkd.utils.endpoint import RemoteNotAllowedError
 from llamafactory_clinkd.utils.io import read_json, read_jsonl
 
 from .fault_server import FaultServer, completion
