@@ -6,7 +6,7 @@ QUICK ?=
 WORKERS ?= 2
 TOGETHER := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo demo-models test test-fast test-slow test-long test-matrix lint bench clean gpu-proof
+.PHONY: setup demo demo-models docs test test-fast test-slow test-long test-matrix lint bench clean gpu-proof
 
 # A stamp per set of extras makes the second call a matter of seconds: it is older than setup.cfg only after a change
 # of requirements.
@@ -23,6 +23,9 @@ $(VENV)/.demo: setup.cfg pyproject.toml
 
 $(VENV)/.dev: setup.cfg pyproject.toml
 	$(call install,dev)
+
+$(VENV)/.docs: setup.cfg pyproject.toml
+	$(call install,docs)
 
 setup: $(VENV)/.dev
 
@@ -53,6 +56,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/clinkd doctor --seams
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The site, with all links checked and without a network, into build/site/index.html.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup
 	for script in benchmarks/*.py; do case $$script in */memory.py) ;; *) $(BIN)/python $$script ;; esac || exit 1; done
