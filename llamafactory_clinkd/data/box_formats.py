@@ -36,11 +36,6 @@ def _corners(box: Any, form: str) -> list[float]:
     return [x, y, x + a, y + b] if form == "xywh" else [x, y, a, b]
 
 
-def is_coco(row: Mapping[str, Any]) -> bool:
-    """A row of :func:`coco_rows`."""
-    return "coco_image" in row
-
-
 def coco_rows(images: dict[Any, dict], categories: dict[Any, Any], annotations: list[dict]) -> Iterator[Any]:
     """One row per picture and category, or per caption, in the order of the annotations; pictures without any last."""
     groups: dict[Any, list[dict]] = {}

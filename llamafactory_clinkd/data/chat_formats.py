@@ -31,14 +31,16 @@ def sharegpt(row: Mapping[str, Any]) -> Conversation:
     """ShareGPT rows; also OpenAI's and LLaMA-Factory v1's, whose messages hold lists of text and images."""
     keys = ("messages", "role", "content") if "messages" in row else ("conversations", "from", "value")
     system, turns, images = messages_of(row.get(keys[0]), *keys[1:])
-    if row.get("system"):
-        system = field_of(row, "system")
-    identity = field_of(row, "id") if row.get("id") is not None else ""
     beside = row.get("images", row.get("image"))
     if images and beside:
         raise Reject("image_count", "images in the messages and in a list beside them")
-    rest = {"system": system, "task": row.get("task"), "modality": row.get("modality")}
-    return conversation(identity, images or beside, turns, **rest)
+    return _conversation(row, images or beside, turns, system)
+
+
+def _conversation(row: Mapping[str, Any], images: Any, turns: list[list[str]], system: str | None) -> Conversation:
+    identity = field_of(row, "id") if row.get("id") is not None else ""
+    system = field_of(row, "system") if row.get("system") else system
+    return conversation(identity, images, turns, system=system, task=row.get("task"), modality=row.get("modality"))
 
 
 def is_content_list(row: Mapping[str, Any]) -> bool:
@@ -47,11 +49,6 @@ def is_content_list(row: Mapping[str, Any]) -> bool:
     return isinstance(messages, list) and any(
         isinstance(message, dict) and isinstance(message.get("content"), list) for message in messages
     )
-
-
-def is_swift(row: Mapping[str, Any]) -> bool:
-    """Messages, or query and response, beside ``objects``."""
-    return "objects" in row and ("messages" in row or "query" in row)
 
 
 def swift(row: Mapping[str, Any]) -> Conversation:
@@ -113,7 +110,4 @@ def alpaca(row: Mapping[str, Any]) -> Conversation:
     if row.get("input"):
         question += "\n" + field_of(row, "input")
     turns = pairs_of(row.get("history") or []) + [[question, field_of(row, "output", "response")]]
-    system = field_of(row, "system") if row.get("system") else None
-    identity = field_of(row, "id") if row.get("id") is not None else ""
-    rest = {"system": system, "task": row.get("task"), "modality": row.get("modality")}
-    return conversation(identity, row.get("images", row.get("image")), turns, **rest)
+    return _conversation(row, row.get("images", row.get("image")), turns, None)

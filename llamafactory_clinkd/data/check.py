@@ -7,7 +7,7 @@ import itertools
 import json
 import multiprocessing
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,14 +20,7 @@ from ..utils.io import append_jsonl, atomic_path, read_jsonl, refuse_link, write
 from ..utils.scan_names import bare_names, patient_of, volume_of
 from .box_convention import recorded_unit
 from .coordinates import Unit
-from .images import (
-    RULE,
-    ImageRecord,
-    file_stamp,
-    inspect_images,
-    path_within,
-    relative_path,
-)
+from .images import RULE, ImageRecord, file_stamp, inspect_images, path_within, relative_path
 from .problems import ERRORS, Problem, Reject
 from .reader import read_rows
 from .row_check import IMAGE_MAX_PIXELS, RowCheck, TokenCounter, check_row
@@ -176,11 +169,9 @@ def _inspect_images(
 
 def _image_sizes(row: Any, records: dict[str, ImageRecord]) -> list[tuple[int, int]] | None:
     """Sizes of a row's images, or None if one of them has a fault."""
-    if isinstance(row, Reject):
-        return None
-    row_records = [records.get(image) if isinstance(image, str) else None for image in as_list(row.get("images"))]
-    sizes = [(record.width, record.height) for record in row_records if record and not record.fault]
-    return sizes if len(sizes) == len(row_records) else None
+    images = [None] if isinstance(row, Reject) else as_list(row.get("images"))
+    found = [records.get(image) if isinstance(image, str) else None for image in images]
+    return [(record.width, record.height) for record in found] if all(r and not r.fault for r in found) else None
 
 
 def _check_rows(
@@ -212,25 +203,23 @@ def _leak_finder(
     images: Iterable[str], records: dict[str, ImageRecord], known_patients: dict[str, str]
 ) -> Callable[[ImageRecord], list[Problem]]:
     """The function that compares an image with ``images``, of the other sets, by path, pixels, volume and patient."""
-
-    def patient(image: str) -> str | None:
-        return known_patients.get(image) or patient_of(image)
-
-    paths = {os.path.normpath(image) for image in images}
-    digests = {records[image].digest: image for image in images if records[image].digest}
-    volumes = {volume: image for image in images if (volume := volume_of(image))}
-    patients = {found: image for image in images if (found := patient(image))}
+    images = list(images)
+    kinds = (  # what identifies an image: the first that two have in common is reported
+        ("leak_image", lambda record: os.path.normpath(record.image), "{} is in the other set"),
+        ("leak_image", lambda record: record.digest, "{} equals {} of the other set"),
+        ("leak_volume", lambda record: volume_of(record.image), "{} and {} of the other set are slices of {}"),
+        (
+            "leak_patient",
+            lambda record: known_patients.get(record.image) or patient_of(record.image),
+            "{} and {} of the other set are of one patient",
+        ),
+    )
+    known = [{identify(records[image]): image for image in images} for _, identify, _ in kinds]
 
     def find_leaks(record: ImageRecord) -> list[Problem]:
-        if os.path.normpath(record.image) in paths:
-            return [("leak_image", f"{record.image} is in the other set")]
-        if twin := digests.get(record.digest):
-            return [("leak_image", f"{record.image} equals {twin} of the other set")]
-        if (volume := volume_of(record.image)) in volumes:
-            slices = f"{record.image} and {volumes[volume]} of the other set"
-            return [("leak_volume", f"{slices} are slices of {volume}")]
-        if twin := patients.get(patient(record.image)):
-            return [("leak_patient", f"{record.image} and {twin} of the other set are of one patient")]
+        for (code, identify, text), twins in zip(kinds, known, strict=True):
+            if (identity := identify(record)) and identity in twins:
+                return [(code, text.format(record.image, twins[identity], identity))]
         return []
 
     return find_leaks
@@ -249,17 +238,9 @@ def _worker_pool(count: int) -> Iterator[OrderedMap]:
         return
     # Not forked: the caller may hold threads and locks.
     pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-
-    def pool_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        futures = deque()
-        for item in items:
-            futures.append(pool.submit(function, item))
-            if len(futures) >= 4 * count:
-                yield futures.popleft().result()
-        while futures:
-            yield futures.popleft().result()
-
     try:
-        yield pool_map
+        yield lambda function, items: itertools.chain.from_iterable(
+            pool.map(function, some) for some in _chunks(items, 4 * count)
+        )
     finally:
         pool.shutdown(cancel_futures=True)

@@ -17,10 +17,11 @@ from ..utils.io import content_hash, file_lock, refuse_link
 from .baking import any_reader_picture, keyed_hash, with_extension, write_embedded
 from .box_convention import BOXES_KEY, scale_of, size_warning, unit_of_source
 from .conversation import Conversation, Embedded, kept_columns
-from .coordinates import IMAGE_MAX_PIXELS, UNIT_OF_MODEL, Coordinates, ModelType, Scale
+from .coordinates import IMAGE_MAX_PIXELS, UNIT_OF_MODEL, Coordinates, ModelType
 from .formats import FORMATS, Format, detect_format
 from .images import known_modality, relative_path
 from .problems import CHOICES, Reject
+from .row_check import text_problems
 from .scans import Slice, Window, is_scan, scan_to_png
 from .sharegpt import ResumableWriter, check_name, sharegpt_row
 from .sources import first_rows, read_source
@@ -233,8 +234,8 @@ def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[
     placeholders = sum(question.count(IMAGE_PLACEHOLDER) for question, _ in conversation.turns)
     if placeholders not in (0, len(conversation.images)):
         raise Reject("image_count", f"{placeholders} <image> placeholders, {len(conversation.images)} images")
-    if IMAGE_PLACEHOLDER in (conversation.system or ""):
-        raise Reject("image_in_system", f"in {conversation.system[:60]!r}")
+    if problems := text_problems(conversation.turns, conversation.system):
+        raise Reject(*problems[0])
     check_unicode(conversation.id)
 
     prefix, folder = options.image_prefix.strip("/"), options.image_folder or "."
@@ -257,7 +258,7 @@ def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[
 
     frame = (folder, options.model_type, options.image_max_pixels)
     scale = scale_of(conversation, images, options.coordinates, *frame)
-    turns = [_clean_turn(turn, scale) for turn in conversation.turns]
+    turns = [[clean_text(text, scale) for text in turn] for turn in conversation.turns]
     system = clean_text(conversation.system, scale) if conversation.system else None
     if warning := size_warning(conversation, images, folder):
         warnings.append(warning)
@@ -271,17 +272,6 @@ def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[
     for row in rows:
         row["task"] = _task(conversation.task, row["turns"])
     return [sharegpt_row(row, tags=options.tags) for row in rows], warnings, remarks
-
-
-def _clean_turn(turn: list[str], scale: Scale) -> list[str]:
-    question, answer = (clean_text(text, scale) for text in turn)
-    if not question.replace(IMAGE_PLACEHOLDER, "").strip():
-        raise Reject("empty_question", f"its answer is {answer[:60]!r}")
-    if answer.replace(IMAGE_PLACEHOLDER, "").strip().lower() in ("", "nan"):  # pandas' empty cell as text
-        raise Reject("empty_answer", f"to {question[:60]!r}")
-    if IMAGE_PLACEHOLDER in answer:
-        raise Reject("image_in_answer", f"in {answer[:60]!r}")
-    return [question, answer]
 
 
 def _task(source_task: Any, turns: list[list[str]]) -> str:

@@ -9,11 +9,13 @@ Series and patient leave this file as keyed hashes only.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..utils.pixels import stretch, stretch_percentiles
 from .problems import Reject
 
 
@@ -46,7 +48,7 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Reads a header without its pixels; errors of pydicom pass."""
-    header = require_pydicom().dcmread(path, stop_before_pixels=True, specific_tags=[*_TAGS, *_GROUPS])
+    header = require("pydicom", "DICOM").dcmread(path, stop_before_pixels=True, specific_tags=[*_TAGS, *_GROUPS])
     texts = {tag: str(header.get(tag, None) or "").strip() for tag in _TAGS}
     series, frames = texts["SeriesInstanceUID"] or texts["StudyInstanceUID"], int(texts["NumberOfFrames"] or 1)
     return Header(
@@ -92,7 +94,7 @@ def series_slices(folder: Path) -> list[Path]:
 
 @lru_cache(maxsize=16)
 def _sorted_slices(files: tuple[tuple[Path, int], ...]) -> list[Path]:
-    pydicom = require_pydicom()
+    pydicom = require("pydicom", "DICOM")
     headers = {}
     for path, _ in files:
         try:
@@ -108,10 +110,8 @@ def _sorted_slices(files: tuple[tuple[Path, int], ...]) -> list[Path]:
 
 def read_frame(path: Path, frame: int, window: Window | None) -> np.ndarray:
     """uint8 ``[h, w]`` or, of a colour image, ``[h, w, 3]``; without a window, grey values are stretched."""
-    pydicom = require_pydicom()
+    pydicom = require("pydicom", "DICOM")
     from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
-
-    from ..utils.pixels import stretch, stretch_percentiles
 
     dataset = pydicom.dcmread(path)
     array = pixel_array(dataset, index=frame)  # pydicom converts YBR to RGB
@@ -122,12 +122,15 @@ def read_frame(path: Path, frame: int, window: Window | None) -> np.ndarray:
     if array.ndim == 3:
         return (array >> max(0, int(dataset.BitsStored) - 8)).astype(np.uint8)
     values = apply_modality_lut(array, functional_group(dataset, frame, "PixelValueTransformationSequence") or dataset)
-    if window:
-        centre, width = window
-        pixels = stretch(values, centre - width / 2, centre + width / 2)
-    else:
-        pixels = stretch_percentiles(values)
+    pixels = windowed(values, window)
     return 255 - pixels if colour == "MONOCHROME1" else pixels
+
+
+def windowed(values: np.ndarray, window: Window | None) -> np.ndarray:
+    """uint8 values of a window, HU, or stretched between percentiles; PictureError if none is finite."""
+    if window is None or not np.isfinite(values).any():
+        return stretch_percentiles(values)
+    return stretch(values, window[0] - window[1] / 2, window[0] + window[1] / 2)
 
 
 def functional_group(dataset: Any, frame: int, name: str) -> Any:
@@ -139,10 +142,9 @@ def functional_group(dataset: Any, frame: int, name: str) -> Any:
     return None
 
 
-def require_pydicom() -> Any:
-    """The module, or an ImportError with the fix."""
+def require(library: str, form: str) -> Any:
+    """The module that reads ``form``, or an ImportError with the fix."""
     try:
-        import pydicom
+        return import_module(library)
     except ImportError as error:
-        raise ImportError("pydicom is needed to read DICOM: pip install 'llamafactory-clinkd[data]'.") from error
-    return pydicom
+        raise ImportError(f"{library} is needed to read {form}: pip install 'llamafactory-clinkd[data]'.") from error

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import box_formats, chat_formats
-from .chat_formats import first
+from .chat_formats import first as first_item
 from .conversation import Conversation, conversation, field_of, messages_of, pairs_of
 from .coordinates import Unit
 from .problems import Reject
@@ -45,7 +45,7 @@ def _med_grit(row: Mapping[str, Any]) -> Conversation:
     has_extension = is_scan(identity) or identity.lower().endswith((".png", ".jpg", ".jpeg"))
     image = identity if has_extension else identity + ".png"
     value, system = row.get("conversations"), None
-    if isinstance(first(value), dict):
+    if isinstance(first_item(value), dict):
         system, turns, _ = messages_of(value)
     else:
         turns = pairs_of(value)
@@ -105,20 +105,14 @@ def _llava_med_messages(row: Mapping[str, Any]) -> Any:
     return row.get("conversations", row.get("conversatons"))  # the published instruction files misspell the key
 
 
-def _has(*keys: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda row: set(keys) <= row.keys()
+def _has(*keys: str, any_of: tuple[str, ...] = (), first: str = "", kind: Any = dict) -> Callable[[Mapping], bool]:
+    """Matches rows with all ``keys``, one of ``any_of``, and under ``first`` a list whose first item is a ``kind``."""
 
+    def matches(row: Mapping[str, Any]) -> bool:
+        has_first = not first or isinstance(first_item(row.get(first)), kind)
+        return set(keys) <= row.keys() and has_first and (not any_of or any(key in row for key in any_of))
 
-def _is_vqa(row: Mapping[str, Any]) -> bool:
-    return {"image", "question"} <= row.keys() and bool({"answer", "answers"} & row.keys())
-
-
-def _is_refcoco(row: Mapping[str, Any]) -> bool:
-    return "bbox" in row and bool({"sentences", "raw_anns", "segmentation"} & row.keys())
-
-
-def _is_kvasir(row: Mapping[str, Any]) -> bool:
-    return {"height", "width", "bbox"} <= row.keys() and isinstance(first(row["bbox"]), dict)
+    return matches
 
 
 def _is_alpaca(row: Mapping[str, Any]) -> bool:
@@ -126,28 +120,26 @@ def _is_alpaca(row: Mapping[str, Any]) -> bool:
 
 
 def _is_llava_med(row: Mapping[str, Any]) -> bool:
-    return {"id", "image"} <= row.keys() and isinstance(first(_llava_med_messages(row)), dict)
+    return {"id", "image"} <= row.keys() and isinstance(first_item(_llava_med_messages(row)), dict)
 
 
-def _is_med_grit(row: Mapping[str, Any]) -> bool:
-    return "id" in row and isinstance(first(row.get("conversations")), dict | list)
-
-
+_is_refcoco = _has("bbox", any_of=("sentences", "raw_anns", "segmentation"))
+_is_vqa = _has("image", "question", any_of=("answer", "answers"))
+_is_swift = _has("objects", any_of=("messages", "query"))
+_is_med_grit = _has("id", first="conversations", kind=dict | list)
 _FORMATS = (  # in the order of detection: a row has the first format that matches it
-    Format("coco", "COCO, boxes or captions", box_formats.is_coco, box_formats.coco),
+    Format("coco", "COCO, boxes or captions", _has("coco_image"), box_formats.coco),
     Format("vindr_cxr", "VinDr-CXR's CSV of boxes", _has("lines"), box_formats.vindr),
-    Format("kvasir_seg", "Kvasir-SEG's JSON of boxes", _is_kvasir, box_formats.kvasir),
+    Format("kvasir_seg", "Kvasir-SEG's JSON of boxes", _has("height", "width", first="bbox"), box_formats.kvasir),
     Format("refcoco", "RefCOCO, a region a row", _is_refcoco, box_formats.refcoco),
     Format("slake", "SLAKE (its English rows)", _has("img_name", "q_lang"), _slake),
     Format("vqa_rad", "VQA-RAD", _has("image_name", "question"), _vqa_rad),
     Format("pmc_vqa", "PMC-VQA's CSV", _has("Figure_path", "Question", "Choice A"), _pmc_vqa),
     Format("vqa", "image, question and answer, such as VQA-RAD and PathVQA in Parquet", _is_vqa, _vqa),
     Format("llava_med_qa", "LLaVA-Med questions, such as its qa50 file", _has("question_id", "text", "image"), _qa50),
-    Format("ms_swift", "ms-swift, boxes in objects", chat_formats.is_swift, chat_formats.swift, usual="pixels"),
+    Format("ms_swift", "ms-swift, boxes in objects", _is_swift, chat_formats.swift, usual="pixels"),
     Format("llava_med", "LLaVA-Med instructions; Qwen's fine-tuning files", _is_llava_med, _llava_med),
-    Format(
-        "openai", "OpenAI's and LLaMA-Factory v1's content lists", chat_formats.is_content_list, chat_formats.sharegpt
-    ),
+    Format("openai", "OpenAI's and LLaMA-Factory v1's lists", chat_formats.is_content_list, chat_formats.sharegpt),
     Format("qwen_vl", "Qwen-VL's fine-tuning files", chat_formats.is_qwen_vl, chat_formats.sharegpt),
     Format("sharegpt", "plain ShareGPT", chat_formats.is_sharegpt, chat_formats.sharegpt),
     Format("med_grit", "Med-GRIT-270k / BiRD, training or test part", _is_med_grit, _med_grit),

@@ -76,6 +76,19 @@ def _check_messages(row: Mapping[str, Any]) -> None:
             raise Reject("unknown_role", f"message {index} is from {message['role'][:40]!r}")
 
 
+def text_problems(turns: Sequence[Sequence[str]], system: str | None) -> list[Problem]:
+    """Empty texts, and images where none may be; an answer ``nan`` is an empty cell that pandas wrote as text."""
+    problems = [("image_in_system", f"in {system[:60]!r}")] if IMAGE_PLACEHOLDER in (system or "") else []
+    for question, answer in turns:
+        if not question.replace(IMAGE_PLACEHOLDER, "").strip():
+            problems.append(("empty_question", f"its answer is {answer[:60]!r}"))
+        if answer.replace(IMAGE_PLACEHOLDER, "").strip().lower() in ("", "nan"):
+            problems.append(("empty_answer", f"to {question[:60]!r}"))
+        elif IMAGE_PLACEHOLDER in answer:
+            problems.append(("image_in_answer", f"in {answer[:60]!r}"))
+    return problems
+
+
 def _conversation_problems(conversation: Conversation, images: int, scale: Scale) -> list[Problem]:
     """The problems of the texts; ``images`` is the number of images of the row."""
     if not conversation.turns:
@@ -84,13 +97,8 @@ def _conversation_problems(conversation: Conversation, images: int, scale: Scale
     texts = [("system", conversation.system)] if conversation.system else []
     for question, answer in conversation.turns:
         texts += [("question", question), ("answer", answer)]
-        if not question.replace(IMAGE_PLACEHOLDER, "").strip():
-            problems.append(("empty_question", f"its answer is {answer[:60]!r}"))
-        if not answer.strip():
-            problems.append(("empty_answer", f"to {question[:60]!r}"))
+    problems += text_problems(conversation.turns, conversation.system)
     for kind, text in texts:
-        if kind != "question" and IMAGE_PLACEHOLDER in text:
-            problems.append((f"image_in_{kind}", f"in {text[:60]!r}"))
         try:
             if parse_boxes(clean_text(text, scale)) != parse_boxes(text):
                 problems.append(("box_form", f"{kind}: {text[:80]!r}"))

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..utils.pixels import pointer_kind, stretch, stretch_percentiles
+from ..utils.pixels import pointer_kind
 from .baking import NotWrittenError, keyed_hash, write_png
-from .dicom import SOFT_TISSUE, Window, read_frame, read_header, series_slices
+from .dicom import SOFT_TISSUE, Window, read_frame, read_header, require, series_slices, windowed
 from .images import path_within, relative_path
 from .problems import Reject
 
@@ -129,18 +129,13 @@ def _nifti(
     folder: str | Path, relative: str, source: Path, selected: Slice, modality: str, window: Window | None
 ) -> ScanPicture:
     window = (window or SOFT_TISSUE) if modality == "ct" else None
-    nibabel = _require_nibabel()
+    nibabel = require("nibabel", "NIfTI")
     volume = nibabel.load(source)
     volumes = int(np.prod(volume.shape[3:]))
     warnings = [f"{relative}: the first of {volumes} volumes is used"] if volumes > 1 else []
 
     def draw() -> np.ndarray:
-        values = _nifti_slice(nibabel.as_closest_canonical(volume), selected)
-        if not np.isfinite(values).any():
-            raise ValueError("the slice holds no finite value")
-        if not window:
-            return stretch_percentiles(values)
-        return stretch(values, window[0] - window[1] / 2, window[0] + window[1] / 2)
+        return windowed(_nifti_slice(nibabel.as_closest_canonical(volume), selected), window)
 
     return ScanPicture(write_png(folder, _name(relative, "", window, selected), source, draw), warnings, modality)
 
@@ -155,11 +150,3 @@ def _nifti_slice(volume: Any, selected: Slice) -> np.ndarray:
     key: list[Any] = [slice(None)] * 3 + [0] * (len(volume.shape) - 3)
     key[axis] = selected.index(volume.shape[axis])
     return np.asarray(volume.dataobj[tuple(key)], dtype=np.float64)[::-1, ::-1].T
-
-
-def _require_nibabel() -> Any:
-    try:
-        import nibabel
-    except ImportError as error:
-        raise ImportError("nibabel is needed to read NIfTI: pip install 'llamafactory-clinkd[data]'.") from error
-    return nibabel

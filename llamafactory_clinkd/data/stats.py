@@ -6,13 +6,12 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..utils.boxes import IMAGE_PLACEHOLDER, box_strings, task_of
-from ..utils.pixels import picture_size
+from ..utils.pixels import opened, picture_size
 from .images import known_modality, path_within
 from .problems import Reject
 from .reader import read_rows
@@ -34,9 +33,8 @@ def statistics(
     images; header only) and ``images_unread``. Sizes are empty without ``image_folder``.
     """
     rows = unreadable = 0
-    turns, modalities, tasks = Counter(), Counter(), Counter()  # turns are by modality and task
+    turns, modalities, tasks, boxes = Counter(), Counter(), Counter(), Counter()  # turns are by modality and task
     lengths: dict[str, Counter[int]] = {"question_words": Counter(), "answer_words": Counter()}
-    boxes: Counter[int] = Counter()
     images: dict[str, None] = {}
     for number, row in read_rows(path):
         if on_rows and number % 1000 == 0:
@@ -85,15 +83,11 @@ def quantile(counter: Counter[int], percent: int) -> int:
 def image_sizes(folder: str | Path, images: Iterable[str]) -> tuple[Counter[str], int]:
     """Sizes in pixels, from the headers, and the number of images that do not open or are outside the folder."""
     sizes: Counter[str] = Counter()
-    unread = 0
+    images = list(images)
     for image in images:
-        try:
-            with Image.open(path_within(folder, image)) as header:
-                width, height = picture_size(header)
-                sizes[f"{width} x {height}"] += 1
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            unread += 1  # `clinkd data check` reports the cause
-    return sizes, unread
+        with suppress(OSError, ValueError), opened(path_within(folder, image)) as header:  # `check` reports the cause
+            sizes["{} x {}".format(*picture_size(header))] += 1
+    return sizes, len(images) - sizes.total()
 
 
 def draw_modalities(modalities: dict[str, int], path: str | Path) -> None:
