@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from .distributed import fresh_engine
-
 
 class RecipeArguments(NamedTuple):
     """The five argument groups that LLaMA-Factory parses from a recipe."""
@@ -120,3 +118,19 @@ def beam_settings(generating: Any, beams: int) -> dict[str, Any]:
     """Keyword arguments of beam search (section 4.3), without sampling."""
     sampling_off = {"temperature": None, "top_p": None, "top_k": None}
     return {"do_sample": False, "num_beams": max(beams, generating.num_beams), **sampling_off}
+
+
+def fresh_engine(training: Any) -> Any:
+    """Gives a phase's copy of the training arguments a DeepSpeed configuration that no earlier phase has used."""
+    if not training.deepspeed:
+        return training
+
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DeepSpeedPlugin
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+    AcceleratorState._reset_state()  # the process group, which belongs to `PartialState`, stays
+    training.hf_deepspeed_config = HfTrainerDeepSpeedConfig(training.deepspeed)
+    training.hf_deepspeed_config.trainer_config_process(training)
+    training.deepspeed_plugin = DeepSpeedPlugin(hf_ds_config=training.hf_deepspeed_config)
+    return training

@@ -24,16 +24,14 @@ from ..rope.saved_positions import with_saved_positions
 from ..select import check_scorer
 from ..utils.io import content_hash
 from ..utils.ranks import Ranks, Stopped
-from .checkpoints import last_whole_checkpoint, remove_broken_checkpoints, unsaved_state
+from .checkpoints import last_whole_checkpoint, remove_broken_checkpoints, remove_earlier_run, unsaved_state
 from .context import Run
 from .correct import check_correction
-from .distributed import load_on_numbered_cpus, propagate_failure
 from .fingerprint import phase_inputs
-from .leftovers import remove_earlier_run
 from .recipe import RecipeArguments
 from .state import ProcedureState, check_output_dirs, fault_of_resume, step_rows, trained_model
 from .stock_sft import StockWorkflow
-from .stopping import ABORTED, stopped_by_signal
+from .stopping import ABORTED, load_on_numbered_cpus, propagate_failure, stopped_by_signal
 from .validation import check_data, check_recipe
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from ..arguments import TRAINING_PHASES
 from ..utils.io import content_hash, read_json, write_json
+from .checkpoints import model_files, refuse_leftovers
 from .content import ContentHashes, model_fingerprint
 from .context import Run
 from .fingerprint import changed_inputs
-from .leftovers import model_files, refuse_leftovers
 
 
 logger = logging.getLogger(__name__)

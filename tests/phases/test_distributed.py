@@ -19,9 +19,8 @@ from transformers import TrainerControl
 
 from llamafactory_clinkd.phases import stopping
 from llamafactory_clinkd.phases.context import Run
-from llamafactory_clinkd.phases.distributed import load_on_numbered_cpus
 from llamafactory_clinkd.phases.recipe import RecipeArguments
-from llamafactory_clinkd.phases.stopping import ABORTED, StopCallback, stopped_by_signal
+from llamafactory_clinkd.phases.stopping import ABORTED, StopCallback, load_on_numbered_cpus, stopped_by_signal
 from llamafactory_clinkd.utils.io import read_jsonl
 from llamafactory_clinkd.utils.ranks import Ranks, Stopped
 

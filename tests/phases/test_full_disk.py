@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from small_run import llamafactory_cli, losses, recipe, write_recipe
 
-from llamafactory_clinkd.phases.distributed import DiskFullError, disk_full, propagate_failure
+from llamafactory_clinkd.phases.stopping import DiskFullError, disk_full, propagate_failure
 from llamafactory_clinkd.utils.io import append_jsonl, read_json, read_jsonl, write_json
 from llamafactory_clinkd.utils.ranks import Ranks
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llamafactory_clinkd.phases.leftovers import adapter_card, refuse_leftovers, remove_earlier_run, written_by_runs
+from llamafactory_clinkd.phases.checkpoints import adapter_card, refuse_leftovers, remove_earlier_run, written_by_runs
 
 
 CARD = "---\nlibrary_name: {}\ntags: []\n---\n# Model\n"

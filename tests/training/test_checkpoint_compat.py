@@ -7,7 +7,7 @@ from paths.small_model import build_small_model
 from transformers import Qwen2VLForConditionalGeneration
 from transformers.trainer_utils import load_sharded_checkpoint
 
-from llamafactory_clinkd.training.checkpoint_compat import accepts_saved_names
+from llamafactory_clinkd.training.sft_trainer import accepts_saved_names
 
 
 @pytest.fixture(scope="module")
