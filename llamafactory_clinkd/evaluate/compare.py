@@ -34,12 +34,13 @@ def compare_predictions(
     resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Progress | None = None,
+    with_selection: bool = False,
     **spice_options: Any,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The differences between two sets of answers, the first minus the second; and the metrics of both.
 
     Both are scored on the same resamples of whole clusters (:mod:`.resampling`). Options are those of
-    :func:`.scoring.evaluate_predictions`.
+    :func:`.scoring.evaluate_predictions`; ``with_selection`` the first's metrics have theirs.
 
     Returns:
         ``differences``: for each task, its modalities and the average of the paper's tasks ``{"task", "metric",
@@ -56,10 +57,9 @@ def compare_predictions(
     if resamples < 1:
         raise ValueError(f"A comparison needs resamples; got {resamples}.")
     options = {"protocol": protocol, "confidence": confidence, "resamples": resamples, "seed": seed}
-    (mine, draws), (theirs, other_draws) = (
-        evaluate_reading(each, progress=progress, with_selection=each is first, **options, **spice_options)
-        for each in (first, second)
-    )
+    options |= {"progress": progress, **spice_options}
+    mine, draws = evaluate_reading(first, with_selection=with_selection, **options)
+    theirs, other_draws = evaluate_reading(second, with_selection=False, **options)
     entries, macros = [], {}
     for task in draws:
         sides = [metrics["tasks"][task] for metrics in (mine, theirs)]
@@ -81,8 +81,8 @@ def compare_predictions(
         entry |= {"ci": interval(each, confidence), "p": p_value(each)}
     found = [entry for entry, _ in entries]
     _add_holm([entry for entry in found if entry["p"] is not None])
-    kept = ("resampled_by", "clusters")
-    comparison = {"differences": found, "comparisons": len(found), **{key: mine[key] for key in kept}, **options}
+    kept = ("resampled_by", "clusters", "protocol", "confidence", "resamples", "seed")
+    comparison = {"differences": found, "comparisons": len(found), **{key: mine[key] for key in kept}}
     return comparison, mine, theirs
 
 

@@ -39,7 +39,7 @@ def evaluate_file(
         metrics = evaluate_predictions(rows, **options)
     else:
         others = _rows(path, against, dataset) if answers is not None else _rows(against, None, dataset)
-        comparison, metrics, _ = compare_predictions(rows, others, **options)
+        comparison, metrics, _ = compare_predictions(rows, others, with_selection=True, **options)
         metrics["comparison"] = comparison
     if export is not None:
         export_rows(read_rows(rows).rows, export[0], Path(export[1]))

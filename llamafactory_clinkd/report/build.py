@@ -10,13 +10,26 @@ from typing import Any
 
 from ..evaluate import format_percent
 from ..evaluate import paper_tables as paper
-from ..evaluate.score_table import metric_name
+from ..evaluate.score_table import VQA_SCORES, metric_name
+from ..evaluate.selection_worth import CHOICES
+from ..evaluate.vqa import VQA
 from ..utils.boxes import TASKS, modality_label
 from ..utils.io import write_text
 from .examples import attention_maps, make_examples, pseudo_label_examples, round_views, rounds_figure
 from .load import RunData, load_runs
+from .outcomes import comparisons, confusion
 from .provenance import environment, proportions, provenance, recipe_table
-from .scores import METHOD, TITLES, alpha_sweep, baselines, caption_metrics, headline, task_view
+from .scores import (
+    METHOD,
+    TITLES,
+    alpha_sweep,
+    baselines,
+    caption_metrics,
+    headline,
+    is_approximate,
+    recall_figure,
+    task_view,
+)
 from .training_logs import curves
 
 
@@ -25,17 +38,18 @@ MAX_PROBLEMS = 20
 SEED = 0
 
 
-def build_report(run_dirs: list[Path], out_path: Path) -> Path:
+def build_report(run_dirs: list[Path], out_path: Path, image_dir: Path | None = None) -> Path:
     """Writes one self-contained HTML page about the run of an ``output_dir``, or about several side by side.
 
-    The page lists what a run does not have. It contains images and text of the data, and is written atomically.
+    Images are looked for in ``image_dir`` first. The page lists what a run does not have. It contains images and text
+    of the data, and is written atomically.
 
     Raises:
         ValueError: If there is no run.
-        FileNotFoundError: If a folder is not a run's ``output_dir``.
+        FileNotFoundError: If a folder is not a run's ``output_dir``, or ``image_dir`` is no folder.
         ImportError: If jinja2 or matplotlib is not installed.
     """
-    write_text(out_path, _template().render(_views(load_runs(run_dirs))))
+    write_text(out_path, _template().render(_views(load_runs(run_dirs, image_dir))))
     return Path(out_path)
 
 
@@ -76,6 +90,7 @@ def _views(runs: list[RunData]) -> dict[str, Any]:
         "titles": TITLES,
         "headlines": [headline(run) for run in runs],
         "metric_names": {task: metric_name([run.metrics for run in runs], task) for task in TITLES},
+        "approximate": any(is_approximate(run) for run in runs),
         "paper_rows": [
             ("LLaVA-Med", paper.TABLE_1[paper.MED_GRIT, "LLaVA-Med"]),
             ("BiRD", paper.TABLE_1[paper.MED_GRIT, "BiRD"]),
@@ -86,13 +101,20 @@ def _views(runs: list[RunData]) -> dict[str, Any]:
         "baselines": [baselines(run) for run in runs],
         "max_problems": MAX_PROBLEMS,
         "tasks": [task_view(runs, task) for task in TASKS],
+        "recall_figure": recall_figure(runs),
+        "vqa": [(run.metrics or {}).get("tasks", {}).get(VQA) for run in runs],
+        "vqa_scores": VQA_SCORES,
+        "selections": [(run.metrics or {}).get("selection") or {} for run in runs],
+        "choices": CHOICES,
+        "confusions": [confusion(run) for run in runs],
+        "comparisons": comparisons(runs),
         "captions": [caption_metrics(run) for run in runs],
         "sweep": alpha_sweep(runs),
         "curves": curves({run.name: run.logs for run in runs}),
         "rounds": rounds,
         "rounds_figure": rounds_figure(rounds),
         "pseudo_labels": pseudo_label_examples(runs[0], SEED),
-        "examples": {task: make_examples(runs, task, EXAMPLES_OF_TASK, SEED) for task in TASKS},
+        "examples": {task: make_examples(runs, task, EXAMPLES_OF_TASK, SEED) for task in (*TASKS, VQA)},
         "proportions": proportions(runs[0]),
         "attention": attention_maps(runs),
         "recipe": recipe_table(runs),

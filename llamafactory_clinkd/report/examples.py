@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..evaluate.grounding import grounding_counts, label_found
+from ..evaluate.vqa import CLOSED, VQA, answer_type
 from ..utils.boxes import TAGS, TASKS, Box, convert_tags, iou_matrix, parse_boxes, sort_modalities
 from . import figures
 from .excerpts import MAX_SIDE, Picture, Segment, added_words, embed, find_image, sample_rows, segments
 from .load import CorrectionRound, RunData
+from .outcomes import row_quality
 
 
 MAX_ATTENTION_MAPS = 12
+EXTREMES = 3  # best and worst answers
 CORRECTIONS_OF_STATUS = {"corrected": 3, "rejected": 1, "kept": 1}  # examples of each round, in this order
 
 
@@ -52,6 +55,7 @@ class Answer(NamedTuple):
 class Example(NamedTuple):
     """A question with its image; ``problem`` is the reason why there is no picture."""
 
+    pick: str  # ``sample``, ``best`` or ``worst``
     modality: str
     question: list[Segment]
     truth: list[Segment]
@@ -62,7 +66,10 @@ class Example(NamedTuple):
 
 
 def make_examples(runs: Sequence[RunData], task: str, count: int, seed: int) -> list[Example]:
-    """Up to ``count`` examples of one task, a seeded choice over its modalities; only questions that all runs have."""
+    """Up to ``count`` examples of one task, a seeded choice over its modalities; only questions that all runs have.
+
+    The best and the worst :data:`EXTREMES` answers of the first run follow.
+    """
     answers = {
         index: {_question_key(row): row for row in run.predictions if row["task"] == task}
         for index, run in enumerate(runs)
@@ -74,9 +81,13 @@ def make_examples(runs: Sequence[RunData], task: str, count: int, seed: int) -> 
     shared = [row for key, row in answers[first].items() if all(key in rows for rows in answers.values())]
     chosen = sample_rows(shared, count, group=lambda row: row["modality"], seed=f"{seed} {task}")
     order = sort_modalities(row["modality"] for row in chosen)
+    picked = [(row, "sample") for row in sorted(chosen, key=lambda row: order.index(row["modality"]))]
+    ranked = sorted((row for row in shared if row not in chosen), key=row_quality)
+    picked += [(row, "best") for row in ranked[::-1][:EXTREMES]]
+    picked += [(row, "worst") for row in ranked[: min(EXTREMES, len(ranked) - EXTREMES)]]
     examples = []
-    for row in sorted(chosen, key=lambda row: order.index(row["modality"])):
-        example = _example(row, runs[first])
+    for row, pick in picked:
+        example = _example(row, runs[first], pick)
         for index, rows in answers.items():
             name, label = runs[index].name, f"predicted by {runs[index].name}"
             if len(runs) == 1:
@@ -162,16 +173,20 @@ def _question_key(row: dict[str, Any]) -> tuple[str, str, str]:
     return str(row["id"]), row["question"], row["annotation"]
 
 
-def _example(row: dict[str, Any], run: RunData) -> Example:
-    if path := find_image(row["image"], run.folder):
+def _example(row: dict[str, Any], run: RunData, pick: str) -> Example:
+    if path := find_image(row["image"], run.folder, run.image_dir):
         picture, problem = _embed_or_problem(path)
     else:
         picture = None
-        problem = f"The image {row['image']} was not found." if row["image"] else "The row names no image."
+        problem = (
+            f"The image {row['image']} was not found: name its folder with --image-dir."
+            if row["image"]
+            else "The row names no image."
+        )
     boxes = outlines("query", "region in the question", parse_boxes(row["question"]))
     boxes += outlines("true", "true box", parse_boxes(row["annotation"]))
     question, truth = segments(row["question"]), segments(row["annotation"])
-    return Example(row["modality"], question, truth, picture, problem, boxes, answers=[])
+    return Example(pick, row["modality"], question, truth, picture, problem, boxes, answers=[])
 
 
 def _answer(index: int, name: str, row: dict[str, Any]) -> Answer:
@@ -203,7 +218,9 @@ def _verdict(row: dict[str, Any]) -> tuple[str, bool | None]:
     if row["task"] == "ROC":
         right = label_found(row["annotation"], row["response"])
         return ("label found" if right else "label not found"), right
-    return "", None
+    if row["task"] == VQA and answer_type(row) == CLOSED:
+        return "closed question", row_quality(row) == 1
+    return f"words in common (F1): {100 * row_quality(row):.0f} %", None
 
 
 def _correction_examples(correction_round: CorrectionRound, seed: int) -> list[dict[str, Any]]:

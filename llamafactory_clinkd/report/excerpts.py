@@ -60,9 +60,15 @@ def sample_rows(
     return [row for _, _, row in ranked[:count]]
 
 
-def find_image(name: str, folder: Path) -> Path | None:
-    """The file of an image: its name as a path, within the run's folder, or next to it; None if there is no file."""
-    candidates = (Path(name), folder / name, folder / "clinkd" / name, folder.parent / name)
+def find_image(name: str, folder: Path, image_dir: Path | None = None) -> Path | None:
+    """The file of an image, None if there is none.
+
+    A relative name is looked for below ``image_dir`` (where the name alone does too), the run's ``folder`` and each
+    folder above it, among which is the one that the run was started in, and last below the working directory.
+    """
+    moved = [image_dir / name, image_dir / Path(name).name] if image_dir else []
+    candidates = [*moved, Path(name)] if Path(name).is_absolute() else moved
+    candidates += [place / name for place in (folder, folder / "clinkd", *folder.parents, Path())]
     return next((path for path in candidates if name and path.is_file()), None)
 
 

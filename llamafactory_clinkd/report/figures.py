@@ -75,6 +75,18 @@ def modality_bars(
         return _to_svg(figure, svg_id, description)
 
 
+def recall_curve(series: Sequence[tuple[int, Sequence[float], Sequence[float]]], svg_id: str, description: str) -> str:
+    """Recall in percent over the IoU threshold, a line for each (run, thresholds, values)."""
+    with _drawing(4.2, 2.6) as (figure, axes):
+        for index, thresholds, values in series:
+            axes.plot(thresholds, values, marker="o", markersize=3.5, color=run_colour(index))
+        axes.axvline(0.5, color=PAPER, linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.set(xlabel="IoU threshold", ylabel="recall, percent", ylim=(0, 100))
+        axes.tick_params(labelcolor=MUTED)
+        axes.grid(axis="y")
+        return _to_svg(figure, svg_id, description)
+
+
 def training_curve(
     title: str, series: Sequence[tuple[int, Sequence[float], Sequence[float]]], svg_id: str, description: str
 ) -> str:

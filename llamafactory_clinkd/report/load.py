@@ -36,6 +36,7 @@ class RunData:
     scorer: dict[str, Any] | None = None  # identity of the model that ranked the candidates
     attention: list[Path] = field(default_factory=list)  # PNG files
     missing: dict[str, str] = field(default_factory=dict)  # a sentence for each absent or unreadable file
+    image_dir: Path | None = None  # where images are looked for first
 
     def setting(self, key: str) -> Any:
         """The value of a recipe key in the last phase that recorded it, or None."""
@@ -55,7 +56,7 @@ class RunData:
             return default
 
 
-def load_runs(run_dirs: list[Path]) -> list[RunData]:
+def load_runs(run_dirs: list[Path], image_dir: Path | None = None) -> list[RunData]:
     """Reads run folders.
 
     Raises:
@@ -64,8 +65,10 @@ def load_runs(run_dirs: list[Path]) -> list[RunData]:
     """
     if not run_dirs:
         raise ValueError("No run was given: expected at least one `output_dir` of a ClinKD recipe.")
+    if image_dir is not None and not image_dir.is_dir():
+        raise FileNotFoundError(f"{image_dir} is no folder: expected that of the images.")
     folders = [Path(folder).resolve() for folder in run_dirs]
-    return [_load(folder, name) for folder, name in zip(folders, _short_names(folders), strict=True)]
+    return [_load(folder, name, image_dir) for folder, name in zip(folders, _short_names(folders), strict=True)]
 
 
 def _short_names(folders: list[Path]) -> list[str]:
@@ -77,14 +80,14 @@ def _short_names(folders: list[Path]) -> list[str]:
     return [f"{folder.name} ({number})" for number, folder in enumerate(folders, start=1)]
 
 
-def _load(folder: Path, name: str) -> RunData:
+def _load(folder: Path, name: str, image_dir: Path | None) -> RunData:
     home = folder / "clinkd"
     if not home.is_dir():
         raise FileNotFoundError(
             f"{folder} has no folder `clinkd`: it is not the `output_dir` of a ClinKD run. "
             "Pass the folder that the recipe names as `output_dir`."
         )
-    run = RunData(folder, name)
+    run = RunData(folder, name, image_dir=image_dir)
     run.phases = _phases(run, home / "state.json")
     run.metrics = run.read(home / "metrics.json", read_json, "there are no scores")
     if run.metrics is not None and not (isinstance(run.metrics, dict) and isinstance(run.metrics.get("tasks"), dict)):

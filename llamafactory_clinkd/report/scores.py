@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from ..evaluate import paper_tables as paper
+from ..evaluate.grounding import CURVE
 from ..utils.boxes import MODALITIES, TASKS, modality_label, sort_modalities
 from . import figures
 from .load import RunData
@@ -32,20 +33,28 @@ class Score(NamedTuple):
     interval: tuple[float, float] | None = None
     n: int | None = None
     paper: float | None = None
+    comparable: bool = True  # whether it is the paper's metric
 
     @property
     def difference(self) -> float | None:
-        """This score minus the paper's, in percentage points."""
-        return None if self.value is None or self.paper is None else self.value - self.paper
+        """This score minus the paper's, in percentage points; None for another metric than the paper's."""
+        return self.value - self.paper if self.comparable and None not in (self.value, self.paper) else None
+
+
+def is_approximate(run: RunData) -> bool:
+    """Whether RC's metric is not the paper's: then neither it nor the average is compared with the paper's."""
+    return "approx" in str(_task(run, "RC").get("metric"))
 
 
 def headline(run: RunData) -> dict[str, Score]:
     """The four tasks and their average beside Table 1's ClinKD row; an average of fewer tasks is not compared."""
     printed = dict(zip((*TASKS, "Average"), paper.TABLE_1[paper.MED_GRIT, METHOD], strict=True))
-    scores = {task: _score(_task(run, task), "macro", printed[task]) for task in TASKS}
+    approximate = {"RC", "Average"} if is_approximate(run) else set()
+    scores = {task: _score(_task(run, task), "macro", printed[task], task not in approximate) for task in TASKS}
     metrics = run.metrics or {}
     complete = set(metrics.get("average_of", metrics.get("tasks", ()))) == set(TASKS)
-    return {**scores, "Average": _score(metrics, "average", printed["Average"] if complete else None)}
+    average = _score(metrics, "average", printed["Average"] if complete else None, not approximate)
+    return {**scores, "Average": average}
 
 
 def task_view(runs: Sequence[RunData], task: str) -> dict[str, Any]:
@@ -53,7 +62,14 @@ def task_view(runs: Sequence[RunData], task: str) -> dict[str, Any]:
     entries = [_task(run, task).get("modalities", {}) for run in runs]
     clinkd, bird = paper.TABLE_3[task][METHOD], paper.TABLE_3[task]["BiRD"]
     names = sort_modalities(chain(*entries, (name for name in MODALITIES if clinkd[name] is not None)))
-    scores = {name: [_score(entry.get(name, {}), "value", clinkd.get(name)) for entry in entries] for name in names}
+    own = [task != "RC" or not is_approximate(run) for run in runs]
+    scores = {
+        name: [
+            _score(entry.get(name, {}), "value", clinkd.get(name), comparable)
+            for entry, comparable in zip(entries, own, strict=True)
+        ]
+        for name in names
+    }
     figure = None
     if any(score.value is not None for row in scores.values() for score in row):
         bars = [[(score.value, score.interval) for score in column] for column in zip(*scores.values(), strict=True)]
@@ -70,6 +86,18 @@ def task_view(runs: Sequence[RunData], task: str) -> dict[str, Any]:
         "bird_mean": bird["average"],
         "figure": figure,
     }
+
+
+def recall_figure(runs: Sequence[RunData]) -> str | None:
+    """VG's recall over the IoU threshold; None where no run has it."""
+    series = []
+    for index, run in enumerate(runs):
+        values = {t: _task(run, "VG").get(f"recall@{t}") for t in CURVE}
+        if None not in values.values():
+            series.append((index, list(CURVE), [100 * value for value in values.values()]))
+    texts = [f"{runs[i].name}: " + ", ".join(f"{t}: {v:.1f}" for t, v in zip(x, y, strict=True)) for i, x, y in series]
+    text = f"Recall in percent over the IoU threshold. {'; '.join(texts)}."
+    return figures.recall_curve(series, "recall-curve", text) if series else None
 
 
 def caption_metrics(run: RunData) -> dict[str, Score]:
@@ -115,9 +143,9 @@ def _task(run: RunData, task: str) -> dict[str, Any]:
     return ((run.metrics or {}).get("tasks") or {}).get(task) or {}
 
 
-def _score(entry: Mapping[str, Any], key: str, printed: float | None = None) -> Score:
+def _score(entry: Mapping[str, Any], key: str, printed: float | None = None, comparable: bool = True) -> Score:
     """A score of ``metrics.json`` beside the paper's."""
     value, ci = entry.get(key), entry.get("ci")
     percent = 100 * float(value) if isinstance(value, int | float) else None
     bounds = (100 * ci[0], 100 * ci[1]) if isinstance(ci, list) and len(ci) == 2 else None
-    return Score(percent, bounds, entry.get("n"), printed)
+    return Score(percent, bounds, entry.get("n"), printed, comparable)

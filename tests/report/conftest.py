@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from llamafactory_clinkd.evaluate import captions
+
 from .run_folder import make_run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_java():
+    """Runs are compared without MIA: METEOR starts Java several times. tests/evaluate compares captions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captions, "java_command", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session")

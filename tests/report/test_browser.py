@@ -4,6 +4,7 @@
 """The page in a real browser: no error, nothing fetched, boxes on their images, both schemes, narrow and wide."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from chromium import take_pictures
@@ -34,7 +35,6 @@ def test_page_in_a_browser(chromium, reports, tmp_path, name, scheme, width):
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(reports[name].as_uri())
-    page.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
     page.wait_for_function("[...document.images].every(image => image.complete)")
 
     assert messages == []
@@ -57,6 +57,54 @@ def test_scheme_button_goes_through_system_light_and_dark(chromium, reports):
         seen.append((page.inner_text("#scheme"), page.evaluate("getComputedStyle(document.body).backgroundColor")))
     page.close()
     assert seen == [("Scheme: light", LIGHT), ("Scheme: dark", DARK), ("Scheme: system", DARK)]
+
+
+def test_filters_show_the_cards_of_a_task_and_of_wrong_answers(chromium, reports):
+    page = chromium.new_page()
+    page.goto(reports["one"].as_uri())
+    form, shown = page.locator("#examples .filters"), page.locator("#examples .card:visible")
+    everything = shown.count()
+    form.locator("[name=task]").select_option("VG")
+    form.locator("[name=answer]").select_option("wrong")
+    cards = shown.evaluate_all("cards => cards.map(card => [card.dataset.task, card.dataset.answer])")
+    assert 0 < len(cards) < everything and set(map(tuple, cards)) == {("VG", "wrong")}
+    assert page.locator("#examples h3:visible").count() == 1 and f"{len(cards)} of {everything}" in form.inner_text()
+    page.locator("#corrections .filters [name=status]").first.select_option("corrected")
+    assert set(page.locator(".change:visible").evaluate_all("rows => rows.map(row => row.dataset.status)")) == {
+        "corrected"
+    }
+    page.close()
+
+
+def test_tables_and_figures_are_saved(chromium, reports, tmp_path):
+    page = chromium.new_page()
+    page.goto(reports["one"].as_uri())
+    for label, start in (
+        ("table 1 as CSV", '"'),
+        ("table 1 as LaTeX", "\\begin{tabular}{lrr"),
+        ("figure 1 as SVG", "<svg"),
+    ):
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=f"Save {label}", exact=True).click()
+        waiting.value.save_as(tmp_path / "saved")
+        text = (tmp_path / "saved").read_text(encoding="utf-8")
+        assert text.startswith(start) and "var(--" not in text
+    ElementTree.fromstring(text)
+    page.close()
+
+
+def test_pictures_are_there_in_print_and_small_ones_fill_their_card(chromium, reports):
+    page = chromium.new_page(viewport={"width": 1280, "height": 700})
+    page.goto(reports["one"].as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    page.emulate_media(media="screen")
+    page.evaluate("""() => {
+      for (const stack of document.querySelectorAll('.stack')) stack.querySelector('img').removeAttribute('width');
+    }""")
+    heights = page.evaluate("[...document.querySelectorAll('.stack img')].map(image => image.getBoundingClientRect())")
+    assert all(rect["height"] > 240 or rect["width"] > 250 for rect in heights)
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

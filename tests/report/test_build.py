@@ -12,6 +12,7 @@ import pytest
 
 from llamafactory_clinkd.report import build_report
 from llamafactory_clinkd.report.build import EXAMPLES_OF_TASK, duration
+from llamafactory_clinkd.report.examples import EXTREMES
 from llamafactory_clinkd.utils.boxes import parse_boxes
 from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json, write_jsonl
 
@@ -51,7 +52,7 @@ def test_every_example_has_the_boxes_of_its_question(page, run_dir):
     paths = {path_of(box) for row in rows for text in ("question", "annotation", "response") for box in
              parse_boxes(row[text])}  # fmt: skip
     parsed = Page(page)
-    assert len(parsed.cards) == 4 * EXAMPLES_OF_TASK
+    assert len(parsed.cards) == 4 * (EXAMPLES_OF_TASK + 2 * EXTREMES)
     for card in parsed.cards:
         task = card[0][1]["data-task"]
         drawn = [
@@ -74,7 +75,8 @@ def test_scores_stand_beside_the_papers_with_the_difference(page, run_dir):
     for task, paper in (("VG", 67.51), ("ROC", 82.35), ("RC", 70.56)):
         value = 100 * metrics["tasks"][task]["macro"]
         assert f"{value:.2f}" in text
-        assert f"{value - paper:+.2f}".replace("-", "−") in text
+        assert (f"{value - paper:+.2f}".replace("-", "−") in text) == (task != "RC")
+    assert metrics["tasks"]["RC"]["metric"] == "SPICE-approx (rules)" and text.count("SPICE-approx (rules)") >= 3
     assert "71.53" in text and "9.80" in text and "clinkd_demo_test" in text
     assert "demo-clip (random weights)" in text
 
@@ -109,7 +111,7 @@ def test_missing_image_is_reported_in_its_example_and_the_boxes_are_named(tmp_pa
     rows = [prediction(0, [str(tmp_path / "ct_gone.png")], 0, 1.0)]
     write_jsonl(folder / "clinkd" / "predictions.jsonl", rows)
     parsed = build([folder], tmp_path)
-    assert "ct_gone.png was not found. Boxes: true box (" in parsed.text
+    assert "ct_gone.png was not found: name its folder with --image-dir. Boxes: true box (" in parsed.text
     assert len(parsed.cards) == 1
 
 
@@ -144,7 +146,7 @@ def test_comparison_shows_runs_side_by_side_with_the_alpha_sweep(sweep_dirs, tmp
     assert parsed.faults == [] and parsed.outward() == []
     assert "Scores over alpha" in parsed.text and "differ in no other recorded key" in parsed.text
     vg = [card for card in parsed.cards if card[0][1]["data-task"] == "VG"]
-    assert len(vg) == EXAMPLES_OF_TASK
+    assert len(vg) == EXAMPLES_OF_TASK + 2 * EXTREMES
     for card in vg:
         assert sum("predicted" in attrs.get("class", "").split() for _, attrs in card) == len(sweep_dirs)
     assert all(name in parsed.text for name in ("demo", "weak", "strong"))
@@ -179,7 +181,7 @@ def test_thirty_thousand_predictions_make_a_page_below_ten_megabytes(run_dir, tm
     print(f"30,000 predictions: {time.monotonic() - start:.1f} s, {out.stat().st_size / 1e6:.2f} MB")
     assert out.stat().st_size < 10e6
     parsed = Page(out.read_text(encoding="utf-8"))
-    assert len(parsed.cards) == 4 * EXAMPLES_OF_TASK and "30,000 answers read" in parsed.text
+    assert len(parsed.cards) == 4 * (EXAMPLES_OF_TASK + 2 * EXTREMES) and "30,000 answers read" in parsed.text
 
 
 def test_folders_that_are_no_runs_are_refused(tmp_path):

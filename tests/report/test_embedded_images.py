@@ -78,3 +78,18 @@ def test_image_is_found_as_named_within_the_run_or_beside_it(tmp_path):
     assert find_image("images/b.png", folder) == tmp_path / "images" / "b.png"
     assert find_image(str(folder / "a.png"), tmp_path) == folder / "a.png"
     assert find_image("c.png", folder) is None and find_image("", folder) is None
+
+
+def test_image_is_found_from_any_working_directory_and_where_it_has_moved(tmp_path, monkeypatch):
+    """A run started in ``project`` names its images from there; the report is written elsewhere."""
+    folder = tmp_path / "project" / "saves" / "run"
+    image = tmp_path / "project" / "data" / "images" / "ct.png"
+    for place in (folder, image.parent, tmp_path / "other" / "data" / "images", tmp_path / "moved"):
+        place.mkdir(parents=True)
+    for path in (image, tmp_path / "other" / "data" / "images" / "ct.png", tmp_path / "moved" / "mr.png"):
+        path.touch()
+    monkeypatch.chdir(tmp_path / "other")
+    assert find_image("data/images/ct.png", folder) == image
+    assert find_image("/gone/mr.png", folder) is None
+    assert find_image("/gone/mr.png", folder, tmp_path / "moved") == tmp_path / "moved" / "mr.png"
+    assert find_image("images/mr.png", folder, tmp_path / "moved") == tmp_path / "moved" / "mr.png"

@@ -1,0 +1,55 @@
+// Every table as CSV and LaTeX, every figure as SVG, made in the page.
+(() => {
+  const texts = (cell) => {
+    const copy = cell.cloneNode(true);
+    for (const small of copy.querySelectorAll("small")) small.prepend(" ");
+    return copy.textContent.replace(/\s+/g, " ").trim();
+  };
+  const table = (element) => [...element.rows].map((row) => [...row.cells].map(texts));
+  const csv = (rows) => rows.map((row) => row.map((text) => `"${text.replaceAll('"', '""')}"`).join(",")).join("\n");
+  const escapes = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "–": "--", "−": "$-$" };
+  const tex = (text) => text.replace(/[\\~^–−&%$#_{}]/g, (sign) => escapes[sign] ?? `\\${sign}`);
+  const latex = (rows) => {
+    const columns = Math.max(...rows.map((row) => row.length));
+    const lines = rows.map((row) => `${row.map(tex).join(" & ")} \\\\`);
+    const [head, ...body] = lines;
+    return [`\\begin{tabular}{l${"r".repeat(columns - 1)}}`, "\\hline", head, "\\hline", ...body, "\\hline", "\\end{tabular}"].join("\n");
+  };
+  const svg = (figure) => {
+    const style = getComputedStyle(document.documentElement);
+    const text = figure.querySelector("svg").outerHTML;
+    return text.replace(/var\(--([\w-]+), ([^)]*)\)/g, (_, name, other) => style.getPropertyValue(`--${name}`).trim() || other);
+  };
+  const save = (name, type, text) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type }));
+    link.download = name;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  };
+  const offer = (element, place, number, kinds) => {
+    const line = document.createElement("p");
+    line.className = "downloads";
+    for (const [title, type, make] of kinds) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = title;
+      button.setAttribute("aria-label", `Save ${place} ${number} as ${title}`);
+      button.addEventListener("click", () => save(`${place}-${number}.${title === "LaTeX" ? "tex" : title.toLowerCase()}`, type, make()));
+      line.append(button);
+    }
+    element.after(line);
+  };
+  document.querySelectorAll(".scroll > table").forEach((element, number) => {
+    offer(element.parentElement, "table", number + 1, [
+      ["CSV", "text/csv", () => csv(table(element))],
+      ["LaTeX", "text/x-tex", () => latex(table(element))],
+    ]);
+  });
+  document.querySelectorAll(".chart").forEach((element, number) => {
+    element.querySelector("svg").id ||= `figure-${number + 1}`;
+    const line = document.createElement("div");
+    element.append(line);
+    offer(line, "figure", number + 1, [["SVG", "image/svg+xml", () => svg(element)]]);
+  });
+})();
