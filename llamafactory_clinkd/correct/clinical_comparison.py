@@ -24,8 +24,7 @@ def meaning_differences(annotation: str, candidate: str, question: str = "") -> 
     """
     truth, rewording, asked = map(read_statement, (annotation, candidate, question))
     pairs, dropped, added = _match(truth.terms, rewording.terms)
-    answered, dropped_only, added = _match(asked.terms, added) if added and question else ([], (), added)
-    del dropped_only
+    answered, _, added = _match(asked.terms, added) if added and question else ([], (), added)
     dropped = [term for term in dropped if not term.optional]
     added = [term for term in added if not term.optional]
     found: dict[str, str] = {}
@@ -67,8 +66,8 @@ def _match(old: Iterable[Term], new: Iterable[Term]) -> tuple[list[tuple[Term, T
 
 
 def _is_fixed(term: Term) -> bool:
-    """Whether only the very same word means the same."""
-    return any(character.isdigit() for character in term.key)
+    """Whether it has a number, so that only the very same word means the same."""
+    return any(map(str.isdigit, term.key))
 
 
 def _explain_words(dropped: list[Term], added: list[Term], found: dict[str, str]) -> None:
@@ -78,12 +77,8 @@ def _explain_words(dropped: list[Term], added: list[Term], found: dict[str, str]
                 found["opposite"] = f"{old.text!r} becomes {new.text!r}"
     for verb, terms in (("dropped", dropped), ("added", added)):
         for term in terms:
-            kinds = {
-                "quantity": any(character.isdigit() for character in term.key),
-                "position": term.key in POSITIONS,
-                "certainty": term.key in CERTAINTY,
-            }
-            code = next((name for name, applies in kinds.items() if applies), verb)
+            doubt = "certainty" if term.key in CERTAINTY else verb
+            code = "quantity" if _is_fixed(term) else "position" if term.key in POSITIONS else doubt
             found.setdefault(code, f"{term.text!r} is {verb}")
 
 
@@ -122,17 +117,13 @@ def _renamed(statement: Statement, names: Mapping[str, str]) -> Statement:
     def rename(keys: Iterable[str]) -> frozenset[str]:
         return frozenset(names.get(key, key) for key in keys)
 
+    def renamed(term: Term) -> Term:
+        key = names.get(term.key, term.key)
+        return replace(term, key=key, neighbours=rename(term.neighbours), qualifiers=rename(term.qualifiers))
+
     return replace(
         statement,
-        terms=tuple(
-            replace(
-                term,
-                key=names.get(term.key, term.key),
-                neighbours=rename(term.neighbours),
-                qualifiers=rename(term.qualifiers),
-            )
-            for term in statement.terms
-        ),
+        terms=tuple(map(renamed, statement.terms)),
         targets=rename(statement.targets),
         parts=frozenset((names.get(part, part), names.get(whole, whole)) for part, whole in statement.parts),
         actions=tuple((names.get(verb, verb), rename(a), rename(b)) for verb, a, b in statement.actions),
@@ -143,9 +134,7 @@ def _check_relations(truth: Statement, asked: Statement | None, rewording: State
     """Which noun each word belongs to, what is in what, and what acts on what."""
     sources = [truth] if asked is None else [truth, asked]
     old_neighbours = _neighbours(sources)
-    leading = {term.key for term in rewording.terms if term.leads} & {
-        t.key for each in sources for t in each.terms if t.leads
-    }
+    leading = _leading([rewording]) & _leading(sources)
     # "soft tissue mass": whether the parse gives "soft" to "tissue" or to "mass" is no difference.
     compounds = {pair for source in sources for pair in _compounds(source)} & _compounds(rewording)
     for key, new in _neighbours([rewording]).items():
@@ -172,6 +161,10 @@ def _check_relations(truth: Statement, asked: Statement | None, rewording: State
                     found["roles"] = f"what acts and what is acted upon change places at {verb!r}"
     if asked is None:
         _check_contrasts(truth, rewording, found)
+
+
+def _leading(statements: list[Statement]) -> set[str]:
+    return {term.key for statement in statements for term in statement.terms if term.leads}
 
 
 def _neighbours(statements: list[Statement]) -> dict[str, frozenset[str]]:
@@ -202,16 +195,12 @@ def _check_contrasts(truth: Statement, rewording: Statement, found: dict[str, st
     keys = truth.keys
     repeated = [noun for noun, count in Counter(term.key for term in truth.terms if term.noun).items() if count > 1]
     kinds = [frozenset().union(*(t.qualifiers for t in truth.terms if t.key == noun)) for noun in repeated]
-    for contrast in (
-        *(group & keys for group in OPPOSED),
-        {key for key in keys if any(map(str.isdigit, key))},
-        *kinds,
-    ):
-        if truth.directed and [t.key for t in truth.terms if t.key in contrast] != [
-            t.key for t in rewording.terms if t.key in contrast
-        ]:
+    numbers = {key for key in keys if any(map(str.isdigit, key))}
+    for contrast in (*(group & keys for group in OPPOSED), numbers, *kinds):
+        old, new = ([term.key for term in each.terms if term.key in contrast] for each in (truth, rewording))
+        if truth.directed and old != new:
             found["roles"] = f"the order of {', '.join(sorted(contrast))} changes"
-        for key in contrast if len(contrast) > 1 else ():
+        for key in sorted(contrast) if len(contrast) > 1 else ():
             if _beside(key, truth, contrast) != _beside(key, rewording, contrast):
                 found["relation"] = f"other words stand beside {key!r}"
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from ..utils.spacy_english import load_english
 from . import clinical_grammar as grammar
-from .clinical_wording import MEASURES, NEGATIONS, POSITIONS, REPORTING, SAME, WEAK, plain_wording
-from .quantities import UNITS
+from .clinical_wording import MEASURES, NEGATIONS, NEGEX, POSITIONS, REPORTING, SAME, UNITS, WEAK, plain_wording
 from .wordnet import is_body_part, is_known
 
 
@@ -30,48 +29,36 @@ _UNCHANGED = frozenset("lower upper inner outer left".split())
 class Term:
     """A word that states something."""
 
-    key: str
-    """Its base form; synonyms of fixed lists have one form."""
+    key: str  # its base form; synonyms of fixed lists have one form
     text: str
     noun: bool
-    leads: bool
-    """Whether it is a noun that qualifies no other."""
+    leads: bool  # whether it is a noun that qualifies no other
     plural: bool
     form: str
     """``er``, ``est`` of an adjective or adverb, ``ing``, ``ed`` (without an agent) of a participle, else empty."""
     negated: bool
-    place: bool
-    """A part of the body, or the position or side of one: "no effusion in the left lung" negates no lung."""
-    optional: bool
-    """"one" before a noun, which an article replaces, and "size" beside a unit."""
+    place: bool  # a part of the body, or the position or side of one: "no effusion in the left lung" negates no lung
+    optional: bool  # "one" before a noun, which an article replaces, and "size" beside a unit
     neighbours: frozenset[str] = frozenset()
     """Keys of the nearest nouns in the parse; of a leading noun, of all nouns that no verb separates from it."""
-    qualifiers: frozenset[str] = frozenset()
-    """Keys of the words that qualify a noun directly."""
-    segment: int = 0
-    """The part of the sentence that it is in, between commas, conjunctions and clauses."""
+    qualifiers: frozenset[str] = frozenset()  # keys of the words that qualify a noun directly
+    segment: int = 0  # the part of the sentence that it is in, between commas, conjunctions and clauses
 
 
 @dataclass(frozen=True)
 class Statement:
     """What a text states."""
 
-    answer: str
-    """"yes" or "no" at its beginning, else empty."""
+    answer: str  # "yes" or "no" at its beginning, else empty
     terms: tuple[Term, ...]
-    negations: tuple[int, ...]
-    """The segment of each word that negates."""
-    alternatives: bool
-    """Whether it has "or" or "nor"."""
-    directed: bool
-    """Whether it has "from" or "to", so that the order of two sides or numbers counts."""
+    negations: tuple[int, ...]  # the segment of each word that negates
+    alternatives: bool  # whether it has "or" or "nor"
+    directed: bool  # whether it has "from" or "to", so that the order of two sides or numbers counts
     has_verb: bool
-    past: bool
-    """Whether a finite verb is in the past tense."""
+    past: bool  # whether a finite verb is in the past tense
     targets: frozenset[str]
     """Keys of the nouns in which, above which, ... something is: objects of prepositions, and X in "X has Y"."""
-    parts: frozenset[tuple[str, str]]
-    """(X, Y) of "X of Y"."""
+    parts: frozenset[tuple[str, str]]  # (X, Y) of "X of Y"
     actions: tuple[grammar.Action, ...]
     """Verb, what acts and what is acted upon, in the active and in the passive voice."""
 
@@ -120,15 +107,11 @@ def _negex() -> Any:
             starts = sorted({0, len(doc), *grammar.clause_starts(doc), *(start for _, start, _ in terminating)})
             return list(zip(starts, starts[1:], strict=False))
 
-    terms = termset("en_clinical")
-    patterns = {name: list(values) for name, values in terms.get_patterns().items()}
-    patterns["pseudo_negations"] = ["gram negative", "not only"]
-    patterns["preceding_negations"] = [
-        *(set(patterns["preceding_negations"]) - {"versus", "symptoms atypical", "evaluate for"}),
-        "neither", "nor", "none of", "lack of", "lacks", "n't", "absent",
-    ]  # fmt: skip
-    patterns["following_negations"].remove("free")  # "free fluid"
-    patterns["following_negations"] += ["absent", "is not", "are not", "has not", "have not", "not seen"]
+    patterns = {
+        name: sorted({*values, *NEGEX[name]["added"]} - {*NEGEX[name]["removed"]}) if name in NEGEX else list(values)
+        for name, values in termset("en_clinical").get_patterns().items()
+    }
+    patterns["pseudo_negations"] = NEGEX["pseudo_negations"]["only"]
     return ClauseNegex(load_english(), "negex", patterns, extension_name="is_negated", span_keys=["terms"])
 
 

@@ -20,8 +20,14 @@ from typing import Any, Protocol
 from ..utils.io import append_jsonl, content_hash, read_json, read_jsonl, write_json, write_jsonl
 from .corrector import CorrectionItem, CorrectionResult, Corrector, Usage
 from .judge import Verdict, judge
-from .rewording_text import text_reasons
-from .rewording_validation import candidate_similarities, is_too_long, label_key, prompt_runs, rejection_reasons
+from .rewording_validation import (
+    candidate_similarities,
+    is_too_long,
+    label_key,
+    prompt_runs,
+    rejection_reasons,
+    text_reasons,
+)
 from .similarity import Similarity
 
 
@@ -51,8 +57,7 @@ class RoundSummary:
     kept: int
     corrected: int
     rejected: int
-    reasons: dict[str, int]
-    """Rows by the reason of their verdict."""
+    reasons: dict[str, int]  # rows by the reason of their verdict
     rejections: dict[str, int]
     """Rejected rows by cause: the corrector's error, or each reason for which a candidate was rejected."""
     usage: dict[str, float]

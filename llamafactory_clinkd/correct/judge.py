@@ -25,11 +25,9 @@ class Verdict(TypedDict):
     id: str
     similarity: float
     grounding: Grounding
-    iou: list[float]
-    """For each box of the ground truth, in order, the IoU with its partner; 0 without a partner."""
+    iou: list[float]  # for each box of the ground truth, in order, the IoU with its partner; 0 without a partner
     needs_correction: bool
-    reason: str
-    """``ok``, ``similarity``, a wrong grounding, or ``similarity+<wrong grounding>``."""
+    reason: str  # ``ok``, ``similarity``, a wrong grounding, or ``similarity+<wrong grounding>``
 
 
 class GroundingResult(NamedTuple):

@@ -4,58 +4,22 @@
 """Rewordings of a short answer ("right lung", "axial", "yes"), as a sentence that fits its question.
 
 An article is added only where it is certain: "the" for a place or an organ that was asked for, "a" or "an" before a
-countable finding of :data:`COUNTABLE`, none before a plural, a name, or a noun that has a form without a plural.
-Otherwise the label stays as it is after a heading ("Modality: CT").
+countable finding, none before a plural, a name, or a noun that has a form without a plural. Otherwise the label stays
+as it is after a heading ("Modality: CT").
 """
 
 import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from .english import PLURAL_TAGS, inflected, is_adjective, is_uncountable, lower_first, with_article
+from .english import PLURAL_TAGS, RULES, inflected, is_adjective, is_uncountable, lower_first, with_article
 
 
 Kind = Literal["number", "place", "adjective", "plural", "name", "noun", "other"]
-COUNTABLE = frozenset(
-    "mass nodule lesion cyst tumor tumour fracture infarct abscess effusion hematoma hemorrhage catheter polyp stone "
-    "pneumothorax hydropneumothorax stroke hernia injury biopsy clot tube device pacemaker aneurysm diverticulum "
-    "opacity ulcer thrombus clip wire line bubble".split()
-)
-ORGANS = frozenset(
-    "brain liver kidney lung heart spleen pancreas stomach colon bladder aorta bowel gallbladder cecum appendix "
-    "trachea cerebellum cerebrum thalamus pons medulla spine sacrum hip rib femur diaphragm hemidiaphragm pelvis "
-    "mediastinum abdomen chest head neck duodenum jejunum ileum rectum uterus prostate esophagus lobe ventricle "
-    "artery vein muscle gland clavicle scapula humerus hilum side hemisphere cortex fossa".split()
-)
-_UNANSWERED = ("maybe", "not sure", "a bit")
-_BE_OR_DO = r"is|are|does|do|was|were|has|have|had|can|could|did"
-_POLAR = re.compile(rf"\s*(?:{_BE_OR_DO})\b", re.IGNORECASE)
-_MANNER = re.compile(
-    r"\s*(?:why|when|who|how(?! many| big| large| would you describe)|what (?:can|could|would|might))\b", re.IGNORECASE
-)
-_EXCEPTS = re.compile(r"\b(?:not|except|besides|other than)\b|n['’]t\b", re.IGNORECASE)
-_ASKS_PLACE = re.compile(
-    r"\bwhere\b|\blocation\b|\blocated(?: in| at)?\s*\??\s*$|\bwhich (?:side|lobe|lung|region|part|area|hemisphere)",
-    re.IGNORECASE,
-)
-_FINDING = re.compile(r"(?:ensity|ing|ness|[ts]ion|ment|osis|itis|emia|edema)$")
-_ASKS_ORGAN = re.compile(r"\b(?:organs?|structures?|bone|vessel|muscle|gland|landmark|anatom\w+)\b", re.IGNORECASE)
-_PLACE_WORD = re.compile(
-    r"(?:in|at|on|within|near|inside|between|above|below|behind|along|beneath|underneath|over|under|"
-    r"(?:adjacent|next|posterior|anterior|lateral|medial|inferior|superior) to)\b"
-)
-_WHERE = re.compile(
-    r"\s*where (is|are) (the [\w\s-]+?)(?: (?:located|situated|seen|found|present))?\s*\??\s*", re.IGNORECASE
-)
-_WHAT = re.compile(r"\s*what is (the [\w\s-]+?)(?<! of)(?<! in)(?<! to)\s*\??\s*", re.IGNORECASE)
-_ATTRIBUTE = re.compile(r"\b(?:plane|shape|density|intensity|size|view|colou?r|orientation|position)\b")
-_HEADINGS = (
-    (r"\bhow many\b", "number"),
-    (r"\bmodalit|\btype of (?:imag|scan)|\bkind of (?:imag|scan)|\bimaging (?:technique|method)", "modality"),
-    (r"\bplane\b", "plane"),
-    (r"\bhow (?:big|large)\b|\bsize\b", "size"),
-    (r"\bwhere\b|\blocation\b|\blocated(?: in| at)?\s*\??\s*$|\b(?:which|what) side\b", "location"),
-)
+_LABEL = RULES["label"]
+_COUNTABLE, _ORGANS = (frozenset(_LABEL[kind].split()) for kind in ("countable", "organs"))
+_PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _LABEL["patterns"].items()}
+_BE_OR_DO = frozenset("is are does do was were has have had can could did".split())
 
 
 def label_variants(label: str, question: str, parse: Any) -> list[str]:
@@ -67,16 +31,15 @@ def label_variants(label: str, question: str, parse: Any) -> list[str]:
         parse: The spaCy pipeline.
     """
     plain, asked = lower_first(label.strip().rstrip("."), label=True), parse(" ".join(question.split()))
-    if not plain or label.rstrip().endswith("?") or plain in _UNANSWERED or plain.startswith("not "):
+    if not plain or label.rstrip().endswith("?") or plain in _LABEL["unanswered"] or plain.startswith("not "):
         return []
     if plain.lower() in ("yes", "no"):
         return list(_polar_variants(plain.lower(), asked))
-    if _MANNER.match(question) or _EXCEPTS.search(question):
+    if _PATTERNS["manner"].match(question) or _PATTERNS["excepts"].search(question):
         is_clause = any(token.dep_ in ("nsubj", "mark") for token in parse(f"{plain}."))
-        frames = ("the answer is", "the answer to the question is", "the answer given is")
-        return [] if is_clause else [f"{frame} {plain}" for frame in frames]
+        return [] if is_clause else [f"{frame} {plain}" for frame in _LABEL["neutral"]]
     kind, noun = _kind(plain, parse), _with_article(plain, question, parse)
-    heading = None if _POLAR.match(question) else _heading(question, asked)
+    heading = None if asked[:1].text.lower() in _BE_OR_DO else _heading(question, asked)
     if heading == "location" and (kind == "other" or (noun and not noun.startswith("the "))):
         heading = None
     return [*_statements(plain, kind, noun, question), *_headed(plain, kind, heading)]
@@ -87,44 +50,41 @@ def _polar_variants(answer: str, question: Any) -> Iterator[str]:
     subjects = (t for t in question if t.dep_ in ("nsubj", "nsubjpass", "expl") and t.left_edge.i == 1)
     subject = next((token for token in subjects if token.head.i in (0, question[0].head.i)), None)
     verb, words = question[:1].text.lower(), {token.lower_ for token in question}
-    if subject is not None and re.fullmatch(_BE_OR_DO, verb):
-        who, rest = (
-            lower_first(question[1 : subject.right_edge.i + 1].text),
-            question[subject.right_edge.i + 1 : -1].text,
-        )
-        clear = (
-            len(question) < 20 and not words & {"or", "any", "you", "either", "-", "/"} and question[-1].text == "?"
-        )
-        main = question[0].head
-        if clear and rest and answer == "yes" and verb in ("does", "do") and main.i == subject.right_edge.i + 1:
+    if subject is not None and verb in _BE_OR_DO:
+        end, main, is_there = subject.right_edge.i + 1, question[0].head, subject.dep_ == "expl"
+        who, rest = lower_first(question[1:end].text), question[end:-1].text
+        clear = rest and len(question) < 20 and not words & {"or", "any", "you", "either", "-", "/"}
+        if not clear or question[-1].text != "?":
+            pass
+        elif answer == "yes" and verb in ("does", "do") and main.i == end:
             form = inflected(main.lemma_, "VBZ" if verb == "does" else "VBP")
             yield f"yes, {who} {form} {question[main.i + 1 : -1].text}"
-        elif clear and rest and answer == "yes" and verb in ("is", "are", "was", "were", "has", "have", "can"):
+        elif answer == "yes" and verb in ("is", "are", "was", "were", "has", "have", "can"):
             yield f"yes, {who} {verb} {rest}"
-        elif clear and rest and answer == "no" and subject.dep_ == "expl":
+        elif answer == "no" and is_there:
             yield f"no, there {verb} no {re.sub(r'^an? ', '', rest)}"
-        elif clear and rest and answer == "no" and verb in ("is", "are", "was", "were", "does", "do"):
+        elif answer == "no" and verb in ("is", "are", "was", "were", "does", "do"):
             yield f"no, {who} {verb} not {rest}"
-        if subject.dep_ == "expl":
+        if is_there:
             yield f"yes, there {verb}" if answer == "yes" else f"no, there {verb} not"
     yield "yes, that is the case" if answer == "yes" else "no, that is not the case"
-    yield from (f"the answer is {answer}", f"the answer to the question is {answer}")
+    yield from (f"{frame} {answer}" for frame in _LABEL["neutral"][:2])
 
 
 def _statements(plain: str, kind: Kind, noun: str | None, question: str) -> Iterator[str]:
     """Whole sentences; with the subject of "What is the plane?", "Where is the mass?"."""
     place = plain if kind == "place" else None
     is_place = noun is not None and noun.startswith("the ") and not re.search(r",|\band\b", plain)
-    if kind in ("plural", "noun") and is_place and _ASKS_PLACE.search(question):
+    if kind in ("plural", "noun") and is_place and _PATTERNS["asks_place"].search(question):
         place = f"{'on' if re.search(r'(?:side|surface)$', plain) else 'in'} {noun}"
-    where, what = _WHERE.fullmatch(question), _WHAT.fullmatch(question)
+    where, what = _PATTERNS["where"].fullmatch(question), _PATTERNS["what"].fullmatch(question)
     if where and place:
         yield f"{where[2]} {where[1].lower()} {place}"
     if place and not (where and where[1].lower() == "are"):
         yield from (f"it is {place}", f"it is located {place}")
     if place or re.match(r"\s*where\b", question, re.IGNORECASE):
         return
-    if what and (kind in ("number", "name") or (kind == "adjective" and _ATTRIBUTE.search(what[1]))):
+    if what and (kind in ("number", "name") or (kind == "adjective" and _PATTERNS["attribute"].search(what[1]))):
         yield f"{what[1]} is {plain}"
     elif what and noun and kind == "noun":
         yield f"{what[1]} is {noun}"
@@ -142,15 +102,13 @@ def _headed(plain: str, kind: Kind, heading: str | None) -> Iterator[str]:
         yield f"{heading}: {plain}"
     if heading and kind in ("number", "adjective", "name") and heading != "location":
         yield f"the {heading} is {plain}"
-    if kind in ("number", "adjective", "place"):
-        yield from (f"the answer is {plain}", f"the answer to the question is {plain}")
-    else:
-        yield from (f"shown here: {plain}", f"seen in the image: {plain}", f"visible here: {plain}")
+    frames = _LABEL["neutral"][:2] if kind in ("number", "adjective", "place") else _LABEL["shown"]
+    yield from (f"{frame} {plain}" for frame in frames)
 
 
 def _heading(question: str, asked: Any) -> str | None:
     """What a question asks for, in its own words where it names it: "modality", "lobe"."""
-    for pattern, heading in _HEADINGS:
+    for pattern, heading in _LABEL["headings"]:
         if re.search(pattern, question, re.IGNORECASE):
             return heading
     which = next((token for token in asked if token.lower_ in ("what", "which")), None)
@@ -162,22 +120,19 @@ def _heading(question: str, asked: Any) -> str | None:
 
 
 def _kind(plain: str, parse: Any) -> Kind:
-    words, root = plain.split(), parse(f"{plain}.")[:].root
+    words, root, is_list = plain.split(), parse(f"{plain}.")[:].root, bool(re.search(r",|\band\b", plain))
     if re.match(r"[~<>]?\s*\d", plain) or plain in ("one", "two", "three", "four", "five", "both"):
         return "number" if len(words) <= 3 and not re.match(r"\d+(?:st|nd|rd|th)\b", plain) else "other"
-    if _PLACE_WORD.match(plain):
+    if _PATTERNS["place_word"].match(plain):
         return "place"
     if words[0] in ("not", "just", "almost", "none") or re.search(r"[;:\t]|\b(?:it|is|are|was|has)\b", plain):
         return "other"
     if len(words) == 1 and (plain != plain.lower() or re.fullmatch(r"[a-z]*\d[\w-]*", plain)):
         return "name"
-    if words[-1] in ORGANS | COUNTABLE and not re.search(r",|\band\b", plain):
+    if words[-1] in _ORGANS | _COUNTABLE and not is_list:
         return "noun"
-    if (
-        words[0] in ("with", "without")
-        or (root.pos_ == "ADJ" and len(words) == 1)
-        or (len(words) <= 2 and is_adjective(words[-1]) and "," not in plain)
-    ):
+    is_short = len(words) <= 2 and is_adjective(words[-1]) and "," not in plain
+    if words[0] in ("with", "without") or (root.pos_ == "ADJ" and len(words) == 1) or is_short:
         return "adjective"
     if root.pos_ not in ("NOUN", "PROPN") or ("," in plain and " and " not in plain):
         return "other"
@@ -191,13 +146,13 @@ def _with_article(plain: str, question: str, parse: Any) -> str | None:
     if re.match(r"(?:the|an?|this|these|some|no|all|both|one|two|three|\d)\b", plain):
         return plain
     document = parse(f"{plain}.")
-    root = document[:].root
-    last = plain.split()[-1]
-    if last not in ORGANS | COUNTABLE and (root.pos_ not in ("NOUN", "PROPN") or root.i > len(document) - 2):
+    root, last = document[:].root, plain.split()[-1]
+    if last not in _ORGANS | _COUNTABLE and (root.pos_ not in ("NOUN", "PROPN") or root.i > len(document) - 2):
         return None
-    asked = _ASKS_PLACE.search(question) or _ASKS_ORGAN.search(question)
-    if last in ORGANS or (asked and root.lower_ not in COUNTABLE and not _FINDING.search(root.lower_)):
+    asked = _PATTERNS["asks_place"].search(question) or _PATTERNS["asks_organ"].search(question)
+    is_finding = root.lower_ in _COUNTABLE or _PATTERNS["finding"].search(root.lower_)
+    if last in _ORGANS or (asked and not is_finding):
         return plain if re.match(r"bilateral|multiple|diffuse|[a-z]?\d", plain) else f"the {plain}"
-    if root.tag_ in PLURAL_TAGS and last not in COUNTABLE:
+    if root.tag_ in PLURAL_TAGS and last not in _COUNTABLE:
         return plain
-    return with_article(plain) if {root.lower_, last} & COUNTABLE else plain if is_uncountable(root.lower_) else None
+    return with_article(plain) if {root.lower_, last} & _COUNTABLE else plain if is_uncountable(root.lower_) else None

@@ -16,12 +16,10 @@ from typing import Any, NamedTuple
 
 from ..utils.boxes import TAGS, box_strings, strip_boxes
 from .corrector import CorrectionItem, CorrectionResult, Usage
-from .english import load_parser, upper_first
-from .introducing_words import VERB, fragment_frames, general_frames
+from .english import load_parser, upper_first, word_choices
 from .label_templates import label_variants
 from .rewording_validation import label_key
-from .sentence_templates import sentence_variants
-from .word_choices import word_choices
+from .sentence_templates import VERB, fragment_frames, general_frames, sentence_variants
 
 
 GROUP_SIZE = 32
@@ -39,7 +37,7 @@ class OfflineCorrector:
         ImportError: If a library of the extra ``correct`` is not installed.
     """
 
-    name = "offline:grammar-1"
+    name = "offline:grammar-2"
     prompt_text = ""
 
     def __init__(self, candidates: int = 3):
@@ -79,27 +77,22 @@ def reword(text: str, *, question: str, seed: str, count: int) -> list[str]:
         frames = _box_only_frames(protected.text, question)
         pool: Iterable[str] = frames[(start := rng.randrange(len(frames))) :] + frames[:start]
     elif len(protected.text.split()) <= LABEL_WORDS and not VERB.search(protected.text):
-        pool = (upper_first(each) + "." for each in label_variants(protected.text, question, load_parser()))
+        pool = (f"{upper_first(each)}." for each in label_variants(protected.text, question, load_parser()))
     else:
         pool = _reworded_texts(protected.text, rng, count)
-
-    used_keys, results = {label_key(text)}, []
-    for candidate in pool:
-        restored = protected.restore(candidate)
-        if label_key(restored) not in used_keys:
-            used_keys.add(label_key(restored))
-            results.append(restored)
-        if len(results) == count:
+    found = {label_key(text): ""}
+    for restored in map(protected.restore, pool):
+        found.setdefault(label_key(restored), restored)
+        if len(found) > count:
             break
-    return results
+    return list(found.values())[1:]
 
 
 class Protected(NamedTuple):
-    """A text with atoms in place of boxes and references."""
+    """A text with atoms in place of boxes and references; ``atoms`` has the original text of each."""
 
     text: str
     atoms: tuple[str, ...]
-    """The original text of each atom."""
 
     def restore(self, text: str) -> str:
         """Replaces the atoms of ``text`` by the boxes and references."""
@@ -133,8 +126,8 @@ def _box_only_frames(atoms: str, question: str) -> list[str]:
     rest = r"(?:\b(?:located|situated|found|seen|in|on|at|within)\b.*)?\?"
     subject = re.match(rf"\s*where\s+(is|are)\s+(.+?)\s*{rest}", question, re.IGNORECASE)
     if subject and not re.search(_ATOM, subject[2]):
-        be, what = subject[1].lower(), upper_first(subject[2])
-        frames = [f"{what} {be} located at {atoms}.", f"{what} can be seen at {atoms}.", *frames]
+        what = upper_first(subject[2])
+        frames = [f"{what} {subject[1].lower()} located at {atoms}.", f"{what} can be seen at {atoms}.", *frames]
     return frames
 
 
@@ -142,28 +135,26 @@ def _reworded_texts(text: str, rng: random.Random, count: int) -> Iterator[str]:
     """Random combinations of templates and word choices, later ones with introducing words in one sentence."""
     # A capital letter in place of an atom is parsed as a name; both are one character, so positions are the same.
     doc = load_parser()(re.sub(_ATOM, "Q", text))
-    choices = word_choices(doc)
-    sentences = [_trimmed(sentence) for sentence in doc.sents]
+    choices, sentences = word_choices(doc), [_trimmed(sentence) for sentence in doc.sents]
     for attempt in range(TRIES * count):
         with_frame = rng.randrange(len(sentences)) if attempt >= 2 * count else None
-        pieces, position = [], 0
+        reworded, position = "", 0
         piece = _piece(doc, text, {c.start: (c.end, rng.choice(c.others)) for c in choices if rng.random() < 0.9})
         for number, sentence in enumerate(sentences):
-            if sentence is None:
-                continue
-            pieces += [text[position : sentence.start_char], _reworded(sentence, piece, rng, number == with_frame)]
-            position = sentence.end_char
-        yield "".join([*pieces, text[position:]])
+            if len(sentence):
+                reworded += text[position : sentence.start_char]
+                reworded += _reworded(sentence, piece, rng, number == with_frame)
+                position = sentence.end_char
+        yield reworded + text[position:]
 
 
-def _trimmed(sentence: Any) -> Any | None:
-    """A sentence without white space and its final mark; None if nothing is left."""
-    start, end = sentence.start, sentence.end
-    while start < end and sentence.doc[start].is_space:
-        start += 1
-    while start < end and (sentence.doc[end - 1].is_space or sentence.doc[end - 1].text in (".", "!")):
-        end -= 1
-    return sentence.doc[start:end] if end > start else None
+def _trimmed(sentence: Any) -> Any:
+    """A sentence without white space and its final mark, perhaps empty."""
+    while len(sentence) and sentence[0].is_space:
+        sentence = sentence[1:]
+    while len(sentence) and (sentence[-1].is_space or sentence[-1].text in (".", "!")):
+        sentence = sentence[:-1]
+    return sentence
 
 
 def _reworded(sentence: Any, piece: Callable[[int, int], str], rng: random.Random, framed: bool) -> str:
@@ -179,16 +170,14 @@ def _piece(doc: Any, text: str, replaced: dict[int, tuple[int, str]]) -> Callabl
     """A function that returns the original text of tokens with the replacements that lie within them."""
 
     def piece(start: int, end: int) -> str:
-        parts, position = [], start
+        parts, position = "", start
         while position < end:
+            token = doc[position]
             stop, word = replaced.get(position, (0, ""))
-            if stop and stop <= end:
-                parts.append(word + doc[stop - 1].whitespace_)
-                position = stop
-            else:
-                token = doc[position]
-                parts.append(text[token.idx : token.idx + len(token)] + token.whitespace_)
-                position += 1
-        return "".join(parts).strip()
+            if not stop or stop > end:
+                stop, word = position + 1, text[token.idx : token.idx + len(token)]
+            parts += word + doc[stop - 1].whitespace_
+            position = stop
+        return parts.strip()
 
     return piece

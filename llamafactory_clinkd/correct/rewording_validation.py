@@ -8,22 +8,26 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from ..utils.boxes import TAGS, box_strings, strip_boxes, tags_balanced
+from ..utils.boxes import IMAGE_PLACEHOLDER, TAGS, box_strings, strip_boxes, tags_balanced
+from ..utils.control_text import control_character, special_token
 from ..utils.spacy_english import require_english
 from .clinical_comparison import meaning_differences
+from .english import RULES
 from .judge import text_similarity
 from .similarity import Similarity
 from .wordnet import wordnet_folder
 
 
 LEAK_WORDS = 5
-LOCATING_WORDS = frozenset(
-    "the a an it its is are this that these here there located situated found seen shown at in on within by can be "
-    "lies lie image picture scan position location region area box boxes marked following requested structure".split()
-)
+LOCATING_WORDS = frozenset(RULES["validation"]["locating"].split())
+_BOX_TAGS = "|".join(re.escape(tag) for style in TAGS.values() for tag in style.values())
+_CHAT = [
+    re.compile(pattern.replace("BOX_TAGS", _BOX_TAGS).replace("REWORDED", RULES["chat"]["reworded"]), re.IGNORECASE)
+    for pattern in (*RULES["chat"]["patterns"], RULES["chat"]["quoted"])
+]
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)?")
 _CHAT_MARKS = re.compile(r"<\|im_(?:start|end)\|>|```|\"candidates\"|\bas an ai\b", re.IGNORECASE)
-_TAG = re.compile("|".join(re.escape(tag) for style in TAGS.values() for tag in style.values()), re.IGNORECASE)
+_TAG = re.compile(_BOX_TAGS, re.IGNORECASE)
 _TAGGED_BOX, _TAGGED_REFERENCE = (
     re.compile(
         "|".join(f"{re.escape(style[kind])}(.*?){re.escape(style['/' + kind])}" for style in TAGS.values()),
@@ -31,6 +35,24 @@ _TAGGED_BOX, _TAGGED_REFERENCE = (
     )
     for kind in ("box", "ref")
 )
+
+
+def text_reasons(candidate: str, annotation: str) -> list[str]:
+    """Why the text of a rewording may not be trained on, whatever it means; empty if it may.
+
+    Args:
+        candidate: The rewording.
+        annotation: The ground truth. A trace of a chat that it has itself (a list, quotation marks) is allowed.
+
+    Returns:
+        ``control_text``: a special token, a media placeholder, or a control character; ``chat_text``: a preamble, a
+        transcript, Markdown, markup, JSON, quotation marks around the whole.
+    """
+    has_image = IMAGE_PLACEHOLDER in candidate.lower()
+    if has_image or special_token(candidate) or control_character(candidate, joiners=False):
+        return ["control_text"]
+    found = [pattern for pattern in _CHAT if pattern.search(candidate)]
+    return ["chat_text"] if any(not pattern.search(annotation) for pattern in found) else []
 
 
 def label_key(text: str) -> str:
@@ -110,11 +132,6 @@ def check_validation() -> None:
 def is_too_long(candidate: str, annotation: str) -> bool:
     """Whether a candidate has so many characters that no model needs to score it."""
     return len(candidate) > 4 * len(annotation) + 200
-
-
-def keeps_meaning(annotation: str, candidate: str, question: str = "") -> bool:
-    """Whether :func:`.clinical_comparison.meaning_differences` finds none."""
-    return not meaning_differences(annotation, candidate, question)
 
 
 def _words(text: str) -> list[str]:

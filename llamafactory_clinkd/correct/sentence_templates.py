@@ -4,28 +4,32 @@
 """Other sentences of the same meaning, by the type of a parsed sentence: what it shows, where it is, what there is.
 
 A template takes whole phrases of the parse (a subject, everything after the verb), and the verb that it adds agrees
-with the phrase that becomes its subject. It applies only where the parse has no part that it would leave out.
+with the phrase that becomes its subject. It applies only where the parse has no part that it would leave out. Where
+none applies, words that state nothing introduce the sentence ("It should be noted that").
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .english import PLURAL_TAGS, lower_first
+from .english import PLURAL_TAGS, RULES, lower_first
 
 
 Piece = Callable[[int, int], str]  # the text of the document's tokens from the first to before the second number
-IMAGES = frozenset(
-    "image scan picture photograph radiograph x-ray xray ray mri ct slice view film figure radiography tomography "
-    "micrograph photomicrograph ultrasound angiogram mammogram tomogram section specimen".split()
-)
-_ON = frozenset("scan radiograph x-ray xray ray mri ct film radiography tomography ultrasound mammogram".split())
-_SHOW = frozenset("show demonstrate reveal display depict illustrate".split())
-_SEE = frozenset("see observe show visualize note identify demonstrate present find".split())
-_ROLES = frozenset(  # subjects that a complement without an article identifies: "The diagnosis is sialadenitis"
-    "organ diagnosis technique modality method finding cause structure abnormality location plane part bone".split()
-)
+_RULES = RULES["sentence"]
+_IMAGES, _ON, _SHOW, _SEE, _ROLES, _FIXED_ORDER, _VISIBLE, _TAKEN_FOR_NOUNS, _ADDRESS, _PLACES, _OPENS_PHRASE = (
+    frozenset(_RULES[kind].split())
+    for kind in (
+        "images", "on", "show", "see", "roles", "fixed_order", "visible", "taken_for_nouns", "address", "places",
+        "opens_phrase",
+    )
+)  # fmt: skip
+VERB = re.compile(_RULES["verb"])
 _WORDS_OF_FRONT = 14
 _WORDS_OF_SUBJECT = 16
+_FINITE = ("VBZ", "VBP", "VBD", "MD")
+_SUBJECTS = ("nsubj", "nsubjpass", "expl")
+_SEEN = ("present", "visible", "seen", "noted")
 
 
 def sentence_variants(sentence: Any, piece: Piece) -> list[str]:
@@ -36,15 +40,11 @@ def sentence_variants(sentence: Any, piece: Piece) -> list[str]:
         piece: Returns the words of tokens, some of them perhaps replaced; stripped.
     """
     root = sentence.root
-    if (
-        not root.is_sent_start
-        and root.pos_ not in ("VERB", "AUX")
-        or sentence.text.endswith("?")
-        or ";" in sentence.text
-    ):
+    is_phrase = not root.is_sent_start and root.pos_ not in ("VERB", "AUX")
+    if is_phrase or sentence.text.endswith("?") or ";" in sentence.text:
         return []
-    templates = (_shown_by_image, _seen_in_image, _existence, _identity, _this_is, _moved_adverbial, _reordered_list)
-    return [variant for template in templates for variant in template(sentence, root, piece)]
+    templates = (_shown_by_image, _seen_in_image, _existence, _located, _identity, _this_is, _moved_adverbial)
+    return [each for template in (*templates, _reordered_list) for each in template(sentence, root, piece)]
 
 
 def _shown_by_image(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
@@ -55,33 +55,31 @@ def _shown_by_image(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
         return
     if thing.left_edge.i != root.i + 1 or subject.left_edge.i != sentence.start or subject.right_edge.i != root.i - 1:
         return
-    if any(token.dep_ in ("relcl", "appos", "advcl") for token in sentence):
-        return
-    what, be = piece(root.i + 1, sentence.end), _be(thing)
-    if "," in what and not any(token.dep_ == "cc" for token in thing.subtree):
-        return  # no list: the phrase needs a second comma before the verb
+    what = piece(root.i + 1, sentence.end)
+    is_list = any(token.dep_ == "cc" for token in thing.subtree)
     if (
-        len(what.split()) > _WORDS_OF_SUBJECT
+        any(token.dep_ in ("relcl", "appos", "advcl") for token in sentence)
+        or ("," in what and not is_list)  # the phrase needs a second comma before the verb
+        or len(what.split()) > _WORDS_OF_SUBJECT
         or thing.pos_ == "PRON"
         or "," in subject.doc[subject.left_edge.i : root.i].text
     ):
         return
     if subject.lower_ in ("it", "this") and subject.left_edge == subject.right_edge:
-        yield from (f"{what} can be seen", f"{what} can be observed", f"{what} can be made out")
-    elif _is_image(subject):
-        place = f"{_preposition(subject)} {lower_first(piece(sentence.start, root.i))}"
+        yield from (f"{what} can be {seen}" for seen in ("seen", "observed", "made out"))
+    elif subject.lower_ in _IMAGES:
+        place = f"{'on' if subject.lower_ in _ON else 'in'} {lower_first(piece(sentence.start, root.i))}"
         yield from (f"{what} can be seen {place}", f"{place}, {what} can be seen")
-        if not any(token.dep_ in ("cc", "conj") for token in thing.subtree):
-            yield f"{what} {be} shown {place}"
+        if not is_list and not any(token.dep_ == "conj" for token in thing.subtree):
+            yield f"{what} {_be(thing)} shown {place}"
 
 
 def _seen_in_image(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     """Templates like "A mass can be seen in the image." -> "The image shows a mass."."""
     subject = child_of(root, "nsubjpass") or (child_of(root, "nsubj") if root.lemma_ == "be" else None)
     visible = child_of(root, "acomp")
-    is_seen = (root.lemma_ in _SEE and root.tag_ == "VBN") or (
-        visible is not None and visible.lower_ in ("visible", "present")
-    )
+    is_visible = visible is not None and visible.lower_ in ("visible", "present")
+    is_seen = is_visible or (root.lemma_ in _SEE and root.tag_ == "VBN")
     if subject is None or not is_seen or child_of(root, "neg") is not None or subject.left_edge.i != sentence.start:
         return
     verb = next((token for token in root.children if token.dep_ in ("aux", "auxpass")), root)
@@ -92,51 +90,41 @@ def _seen_in_image(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     if not len(rest):
         yield from (f"the image shows {what}", f"one can see {what}")
     elif rest[0].lower_ in ("in", "on") and not any(token.dep_ in ("prep", "punct", "relcl") for token in rest[1:]):
-        image = rest[-1]
-        if image.lemma_ in IMAGES and rest[1].lower_ in ("the", "this"):
-            yield from (
-                f"{piece(end + 1, sentence.end)} shows {what}",
-                f"{piece(end, sentence.end)}, {what} can be seen",
-            )
+        if rest[-1].lemma_ in _IMAGES and rest[1].lower_ in ("the", "this"):
+            yield f"{piece(end + 1, sentence.end)} shows {what}"
+            yield f"{piece(end, sentence.end)}, {what} can be seen"
 
 
 def _existence(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
-    """Templates like "There is a cyst in the liver." -> "A cyst is seen in the liver."; and back for "is located"."""
-    thing = child_of(root, "attr") or child_of(root, "nsubj")
-    there = child_of(root, "expl")
-    if there is not None and there.i == sentence.start and root.i == there.i + 1 and root.tag_ in ("VBZ", "VBP"):
-        if thing is None or thing.left_edge.i != root.i + 1 or thing.pos_ == "PRON":
-            return
-        after = [token for token in sentence if token.i > thing.i]
-        seen = ("present", "visible", "seen", "noted")
-        stop = next((token.i for token in after if token.head == thing and token.lower_ in seen), None)
-        place = next((token.i for token in after if token.lower_ in ("in", "on", "at", "within")), None)
-        if any(token.text in (",", ":") or token.dep_ in ("relcl", "conj", "advcl") for token in sentence):
-            return
-        if stop is not None:
-            yield f"{piece(root.i + 1, stop)} {root.lower_} {piece(stop, sentence.end)}"
-        elif any(token.lower_ in seen for token in after):
-            return
-        elif place is not None:
-            what, where = piece(root.i + 1, place), piece(place, sentence.end)
-            yield from (
-                f"{what} {root.lower_} {word} {where}" for word in ("present", "seen", "visible") if word not in what
-            )
-        else:
-            what = piece(root.i + 1, sentence.end)
-            yield from (f"{what} {root.lower_} {word}" for word in ("present", "seen", "visible") if word not in what)
+    """Templates like "There is a cyst in the liver." -> "A cyst is seen in the liver."."""
+    thing, there = child_of(root, "attr") or child_of(root, "nsubj"), child_of(root, "expl")
+    if there is None or there.i != sentence.start or root.i != there.i + 1 or root.tag_ not in ("VBZ", "VBP"):
         return
+    if thing is None or thing.left_edge.i != root.i + 1 or thing.pos_ == "PRON":
+        return
+    if any(token.text in (",", ":") or token.dep_ in ("relcl", "conj", "advcl") for token in sentence):
+        return
+    after = [token for token in sentence if token.i > thing.i]
+    stop = next((token.i for token in after if token.head == thing and token.lower_ in _SEEN), None)
+    place = next((token.i for token in after if token.lower_ in ("in", "on", "at", "within")), sentence.end)
+    if stop is not None:
+        yield f"{piece(root.i + 1, stop)} {root.lower_} {piece(stop, sentence.end)}"
+    elif not any(token.lower_ in _SEEN for token in after):
+        what, where = piece(root.i + 1, place), piece(place, sentence.end)
+        yield from (f"{what} {root.lower_} {word} {where}".strip() for word in _SEEN[:3] if word not in what)
+
+
+def _located(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
+    """Templates like "The mass is located in the liver." -> "The mass lies in the liver."."""
     subject = child_of(root, "nsubjpass")
-    located = (
-        root.lower_ in ("located", "situated", "found")
-        and subject is not None
-        and subject.left_edge.i == sentence.start
-    )
-    if located and root.i + 1 < sentence.end and root.nbor().tag_ == "IN" and root.nbor(-1).lower_ in ("is", "are"):
+    if root.lower_ not in ("located", "situated", "found") or subject is None or subject.left_edge.i != sentence.start:
+        return
+    be = root.nbor(-1).lower_
+    if root.i + 1 < sentence.end and root.nbor().tag_ == "IN" and be in ("is", "are"):
         if subject.right_edge.i == root.i - 2:
             what, where = piece(sentence.start, root.i - 1), piece(root.i + 1, sentence.end)
-            lies = "lies" if root.nbor(-1).lower_ == "is" else "lie"
-            yield from (f"{what} {lies} {where}", f"{what} can be found {where}", f"{what} can be seen {where}")
+            lies = "lies" if be == "is" else "lie"
+            yield from (f"{what} {verb} {where}" for verb in (lies, "can be found", "can be seen"))
 
 
 def _identity(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
@@ -144,26 +132,15 @@ def _identity(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     subject, what = child_of(root, "nsubj"), child_of(root, "attr")
     if subject is None or what is None or root.lemma_ != "be" or root.tag_ not in ("VBZ", "VBP"):
         return
-    children = {child.dep_ for child in root.children}
-    if (
-        not children <= {"nsubj", "attr", "punct"}
-        or subject.left_edge.lower_ != "the"
-        or what.left_edge.i != root.i + 1
-    ):
+    plain = {child.dep_ for child in root.children} <= {"nsubj", "attr", "punct"}
+    if not plain or subject.left_edge.lower_ != "the" or what.left_edge.i != root.i + 1:
         return
-    is_definite = what.left_edge.lower_ in ("the", "this") or (
-        subject.lemma_ in _ROLES and what.left_edge.lower_ != "a"
-    )
-    simple = not any(
-        token.text in (",", ":") or token.dep_ in ("relcl", "acl", "conj", "neg") for token in what.subtree
-    )
-    if (
-        is_definite
-        and simple
-        and what.pos_ in ("NOUN", "PROPN")
-        and (_be(subject) == _be(what))
-        and not _is_image(subject)
-    ):
+    first, names_role = what.left_edge.lower_, subject.lemma_ in _ROLES
+    is_definite = first in ("the", "this") or (names_role and first != "a")
+    excluded = ("relcl", "acl", "conj", "neg")
+    simple = not any(token.text in (",", ":") or token.dep_ in excluded for token in what.subtree)
+    is_noun = what.pos_ in ("NOUN", "PROPN") and subject.lower_ not in _IMAGES
+    if is_definite and simple and is_noun and _be(subject) == _be(what):
         yield f"{piece(root.i + 1, sentence.end)} {root.lower_} {lower_first(piece(sentence.start, root.i))}"
 
 
@@ -173,70 +150,112 @@ def _this_is(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     opening = sentence.doc[sentence.start : root.i].text.lower()
     if opening not in ("this", "it", "the image", "this image") or root.lower_ != "is" or None in (subject, what):
         return
-    if "image" not in opening and sentence.start and not _is_image(what):
+    if "image" not in opening and sentence.start and what.lower_ not in _IMAGES:
         return  # "this" refers to the sentence before
-    if (
-        what.left_edge.i == root.i + 1
-        and what.left_edge.lower_ in ("a", "an", "the")
-        and child_of(root, "neg") is None
-    ):
+    first = what.left_edge
+    if first.i == root.i + 1 and first.lower_ in ("a", "an", "the") and child_of(root, "neg") is None:
         rest = piece(root.i + 1, sentence.end)
-        other = "this is" if "image" in opening else "the image is" if _is_image(what) else "what is seen is"
+        named = "the image is" if what.lower_ in _IMAGES else "what is seen is"
+        other = "this is" if "image" in opening else named
         yield from (f"shown here is {rest}", f"{other} {rest}", f"what is shown here is {rest}")
 
 
 def _moved_adverbial(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     """Templates like "In the image, X can be seen." <-> "X can be seen in the image."."""
-    first, last = sentence[0], sentence[-1]
+    first, doc, end = sentence[0], sentence.doc, sentence.end
     comma = next((token.i for token in sentence if token.text == ","), None)
-    adverbial = ("the image", "this image", "this case", "the picture", "the figure", "this figure", "this context")
-    if (
-        first.lower_ in ("in", "on")
-        and comma is not None
-        and sentence.doc[first.i + 1 : comma].text.lower() in adverbial
-    ):
-        rest = sentence.doc[comma + 1 : sentence.end]
-        subject = next((t for t in root.children if t.dep_ in ("nsubj", "nsubjpass", "expl")), None)
-        if len(rest) <= _WORDS_OF_FRONT and "," not in rest.text and subject and subject.left_edge.i == comma + 1:
-            yield f"{piece(comma + 1, sentence.end)} {lower_first(piece(first.i, comma))}"
-    elif (
-        len(sentence) > 5
-        and sentence.doc[last.i - 2].lower_ in ("in", "on")
-        and sentence[-2:].text.lower() in adverbial
-    ):
-        subject = next((t for t in root.children if t.dep_ in ("nsubj", "nsubjpass", "expl")), None)
-        if (
-            subject
-            and subject.left_edge.i == first.i
-            and "," not in sentence.text
-            and sentence.doc[last.i - 2].head == root
-        ):
-            yield f"{piece(last.i - 2, sentence.end)}, {lower_first(piece(first.i, last.i - 2))}"
+    subject = next((token for token in root.children if token.dep_ in _SUBJECTS), None)
+    if subject is None:
+        return
+    if first.lower_ in ("in", "on") and comma and doc[first.i + 1 : comma].text.lower() in _RULES["adverbial"]:
+        rest = doc[comma + 1 : end]
+        if len(rest) <= _WORDS_OF_FRONT and "," not in rest.text and subject.left_edge.i == comma + 1:
+            yield f"{piece(comma + 1, end)} {lower_first(piece(first.i, comma))}"
+    elif len(sentence) > 5 and comma is None and sentence[-2:].text.lower() in _RULES["adverbial"]:
+        word = doc[end - 3]
+        if word.lower_ in ("in", "on") and subject.left_edge.i == first.i and word.head == root:
+            yield f"{piece(word.i, end)}, {lower_first(piece(first.i, word.i))}"
 
 
 def _reordered_list(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     """Templates like "the liver, the spleen and the colon" -> "the spleen, the liver and the colon"."""
-    words = {token.lower_ for token in sentence}
-    if words & {"respectively", "former", "latter", "then", "from", "between", "both", "other", "its", "their"}:
+    doc = sentence.doc
+    if any(token.lower_ in _FIXED_ORDER for token in sentence):
         return
     for head in sentence:
-        second = next((child for child in head.children if child.dep_ == "conj"), None)
+        second = child_of(head, "conj")
         if second is None or head.dep_ not in ("dobj", "pobj", "attr", "nsubj", "nsubjpass"):
             continue
-        between = sentence.doc[head.i + 1 : second.left_edge.i].text.lower()
-        end = second.i + 1  # the second item without the items after it
-        items = [sentence.doc[head.left_edge.i : head.i + 1], sentence.doc[second.left_edge.i : end]]
-        if between not in (",", "and", ", and") or not all(
-            item[0].lower_ == "the" and len(item) <= 5 for item in items
-        ):
+        start, middle, end = head.left_edge.i, second.left_edge.i, second.i + 1  # without the items after the second
+        items = (doc[start : head.i + 1], doc[middle:end])
+        are_short = all(item[0].lower_ == "the" and len(item) <= 5 for item in items)
+        ends = end == sentence.end or doc[end].text in (",", "and")
+        if doc[head.i + 1 : middle].text.lower() not in (",", "and", ", and") or not are_short or not ends:
             continue
-        if end < sentence.end and sentence.doc[end].text not in (",", "and") or items[0].start == sentence.start:
-            continue
-        start, separator = items[0].start, piece(head.i + 1, second.left_edge.i)
-        gap = "" if separator[0] == "," else " "
-        swapped = f"{piece(items[1].start, items[1].end)}{gap}{separator} {piece(start, head.i + 1)}"
-        rest = piece(end, sentence.end)
-        yield f"{piece(sentence.start, start)} {swapped}{'' if not rest or rest[0] == ',' else ' '}{rest}".strip()
+        if start != sentence.start:
+            separator, rest = piece(head.i + 1, middle), piece(end, sentence.end)
+            gap, following = ("" if not text or text[0] == "," else " " for text in (separator, rest))
+            swapped = f"{piece(middle, end)}{gap}{separator} {piece(start, head.i + 1)}"
+            yield f"{piece(sentence.start, start)} {swapped}{following}{rest}".strip()
+
+
+def general_frames(sentence: Any, piece: Piece) -> list[str]:
+    """A statement after words that only introduce it; empty for what is no statement of its own."""
+    first, root, start = sentence[0], sentence.root, _start_of_clause(sentence)
+    words = {token.lower_ for token in sentence}
+    if sentence[-1].text == "?" or ":" in sentence.text or _ADDRESS & words or root.lower_ in ("left", "right"):
+        return []
+    subject = next((child for child in root.children if child.dep_ in _SUBJECTS), None)
+    finite = root.tag_ in _FINITE or any(
+        child.dep_ in ("aux", "auxpass") and child.tag_ in _FINITE for child in root.children
+    )
+    is_clause = subject is not None and subject.left_edge.i == start and finite and not _is_reduced(root)
+    mistaken = not finite and any(token.lower_ in _TAKEN_FOR_NOUNS and token.i > start for token in sentence)
+    if not is_clause and not (mistaken and sentence.doc[start].tag_ in ("DT", "NN", "NNS", "NNP", "JJ")):
+        return []
+    connector, whole = "", lower_first(piece(sentence.start, sentence.end))
+    if start == first.i + 2 and first.pos_ in ("ADV", "INTJ", "ADJ", "CCONJ", "SCONJ"):  # However, Second, Yes,
+        connector, whole = f"{first.text}, ", lower_first(piece(start, sentence.end))
+    frames = [f"it should be noted that {whole}", f"it is worth noting that {whole}", f"it is of note that {whole}"]
+    if words & {"image", "figure", "images", "picture", "scan"}:
+        frames.append(f"it can be seen that {whole}")
+    elif not connector and start == first.i and first.lower_ in ("the", "there", "no") and words & _VISIBLE:
+        frames += [f"as the image shows, {whole}", f"the image shows that {whole}"]
+    return [f"{connector}{frame}" for frame in frames]
+
+
+def fragment_frames(sentence: Any, piece: Piece) -> list[str]:
+    """A phrase without a verb after words that only introduce it; empty for what is no such phrase."""
+    finite = any(t.tag_ in _FINITE and t.lower_ != "left" and not _is_reduced(t) for t in sentence)
+    has_mark = sentence.end < len(sentence.doc) and sentence.doc[sentence.end].text == "."
+    first = sentence[0]
+    if finite or (has_mark and first.lower_ in ("the", "this", "these", "that")) or VERB.search(sentence.text):
+        return []
+    if sentence.start or first.tag_ not in _OPENS_PHRASE or sentence[-1].text in ("?", ":"):
+        return []
+    whole = lower_first(piece(sentence.start, sentence.end))
+    if first.tag_ == "IN":
+        frames = ("it is", "it is located", "the location is") if first.lower_ in _PLACES else ()
+    else:
+        frames = RULES["label"]["shown"]
+    return [f"{frame} {whole}" for frame in frames]
+
+
+def _start_of_clause(sentence: Any) -> int:
+    """Where the clause begins after an opening such as "However," or "In this scan,"."""
+    comma, first = next((token.i for token in sentence[:12] if token.text == ","), None), sentence[0]
+    opens = first.pos_ in ("ADV", "INTJ", "ADP", "SCONJ") or first.lower_ in ("second", "first", "third", "based")
+    subordinate = any(token.dep_ == "mark" for token in sentence[:2])
+    moves = comma is not None and opens and not subordinate and comma + 1 < sentence.end
+    return comma + 1 if moves else sentence.start
+
+
+def _is_reduced(verb: Any) -> bool:
+    """Whether a form in -ed, parsed as a past tense, is rather a participle: "appendix adhered to the kidney"."""
+    subject = child_of(verb, "nsubj")
+    bare = subject is not None and not any(child.dep_ in ("det", "poss") for child in subject.children)
+    own = child_of(verb, "dobj") is not None and verb.lemma_ in ("show", "reveal", "demonstrate", "display")
+    return verb.tag_ == "VBD" and verb.text.endswith("ed") and bare and not own
 
 
 def child_of(token: Any, dependency: str) -> Any | None:
@@ -249,11 +268,3 @@ def _be(noun: Any) -> str:
     if noun.left_edge.lower_ in ("a", "an", "this", "that", "one"):
         return "is"
     return "are" if noun.tag_ in PLURAL_TAGS or child_of(noun, "conj") is not None else "is"
-
-
-def _is_image(noun: Any) -> bool:
-    return noun.lower_ in IMAGES
-
-
-def _preposition(noun: Any) -> str:
-    return "on" if noun.lower_ in _ON else "in"

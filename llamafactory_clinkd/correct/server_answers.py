@@ -11,27 +11,16 @@ import re
 from typing import Any
 
 from ..utils.control_text import drop_reasoning
+from .english import RULES
 
 
 PARSE_ATTEMPTS = 200  # brackets at which JSON may start; bounds the time spent on nonsense
 TRUNCATED = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 FILTERED = frozenset({"content_filter", "safety", "prohibited_content", "recitation", "blocklist", "refusal"})
 _BRACKET = re.compile(r"[\[{]")
-_HELPING = r"(?:help|assist|comply|provide|fulfil+|rewrite|reword|rephrase|paraphrase|do (?:that|this)|answer|discuss)"
-_REFUSAL = re.compile(
-    r"\bI(?:['’]m| am)? (?:sorry|afraid)\b"
-    rf"|\b(?:I|we) (?:can(?:no|['’])t|can not|won['’]t|will not|must decline|decline)\b(?: \w+){{0,3}} {_HELPING}\b"
-    rf"|\bI(?:['’]m| am) (?:unable|not able) to (?:\w+ )?{_HELPING}\b"
-    r"|\bas an? (?:ai|(?:large )?language model|assistant)\b|\bagainst (?:my|our) (?:guidelines|policy|policies)\b",
-    re.IGNORECASE,
-)
-_ORDINAL = r"(?:\d+|[a-c]|one|two|three|first|second|third|another)"
-_PLACEHOLDER = re.compile(
-    rf"\W*(?:(?:a|an|the|your|each a|{_ORDINAL})\s+)?(?:different\s+)?(?:rewritten\s+|reworded\s+|rephrased\s+)?"
-    r"(?:strings?|str|text|candidates?|rewording|rewrite|rephrasing|paraphrase|answers?|sentence|version|variant|option)"
-    rf"(?:[\s_#-]*{_ORDINAL})?\W*|\W+",
-    re.IGNORECASE,
-)
+_RULES = RULES["reply"]
+_REFUSAL = re.compile(_RULES["refusal"].replace("HELPING", _RULES["helping"]))
+_PLACEHOLDER = re.compile(_RULES["placeholder"].replace("ORDINAL", _RULES["ordinal"]))
 
 
 class AnswerError(ValueError):

@@ -30,8 +30,7 @@ FUNCTION_WORDS = frozenset(
 class Similarity(Protocol):
     """Scores pairs of texts."""
 
-    name: str
-    """Kind, model and a digest of its weights: two scores are comparable only under the same name."""
+    name: str  # kind, model and a digest of its weights: two scores are comparable only under the same name
 
     def scores(self, a: Sequence[str], b: Sequence[str]) -> list[float]:
         """The similarity of ``a[i]`` and ``b[i]`` for every i, each in [0, 1]; ValueError if the lengths differ."""

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""``corrector: teacher``: the recipe's teacher rewords on this machine, by the prompt of a server and without an image."""
+"""``corrector: teacher``: the recipe's teacher rewords here, by the prompt of a server and without an image."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from ..generation.decode import decode_batch, generation_settings, model_inputs
 from ..utils.control_text import special_token
 from ..utils.io import content_hash
-from .corrector import CorrectionItem, CorrectionResult, Usage
-from .prompt import PromptTemplate
+from .corrector import CorrectionItem, CorrectionResult, PromptTemplate, Usage
 from .server_answers import AnswerError, parse_answer
 
 

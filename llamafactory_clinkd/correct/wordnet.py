@@ -22,15 +22,15 @@ DERIVED, PERTAINS, ANTONYM, KIND_OF = "+", "\\", "!", "@"
 _FILES = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
 _RANKS = 5  # senses whose derivations count
 _PREFIX = 4  # letters that a word shares with one derived from it
-_STEM = (
-    6  # letters of a common stem that relates two words which WordNet leaves unrelated ("displace", "displacement")
-)
+_STEM = 6  # letters of a stem that relates two words which WordNet leaves unrelated ("displace", "displacement")
 _OWN_MEANING = frozenset({"cervix"})  # radiologists never use its synonym in WordNet ("neck")
-_OPPOSED_PREFIXES = (
-    {"hyper", "hypo", "iso"}, {"un", "in", "im", "non", "a", "an", "ab", "dis", "anti", "mal", ""}, {"intra", "extra"},
-    {"supra", "infra", "sub"}, {"pre", "post"}, {"ante", "retro"}, {"micro", "macro"}, {"brady", "tachy"},
-    {"in", "de"}, {"poly", "oligo"},
-)  # fmt: skip
+_OPPOSED_PREFIXES = [
+    prefixes.split("/")
+    for prefixes in (
+        "hyper/hypo/iso un/in/im/non/a/an/ab/dis/anti/mal/ intra/extra supra/infra/sub pre/post ante/retro "
+        "micro/macro brady/tachy in/de poly/oligo"
+    ).split()
+]
 
 
 def same_meaning(a: str, b: str) -> bool:

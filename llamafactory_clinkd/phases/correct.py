@@ -15,9 +15,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enable
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..correct import Corrector, check_similarity, check_validation, correct_round, load_similarity, make_corrector
-from ..correct.argmax_recorder import ArgmaxRecorder
 from ..correct.correction_round import is_usable
-from ..correct.correction_trainer import CorrectionTrainer, ReflectiveCorrectionCallback
+from ..correct.correction_trainer import ArgmaxRecorder, CorrectionTrainer, ReflectiveCorrectionCallback
 from ..correct.teacher_corrector import LoadedTeacher, TeacherCorrector
 from ..generation import preserve_training_state
 from ..generation.generation_trainer import generate_with_trainer, shards_parameters
@@ -239,8 +238,8 @@ def check_correction(settings: Any) -> None:
     if settings.correction_rounds > 1:  # nothing is corrected after the last round
         if settings.corrector == "teacher" and (is_deepspeed_zero3_enabled() or is_fsdp_enabled()):
             raise ValueError(
-                "`corrector: teacher` loads the teacher on the first rank alone, which DeepSpeed ZeRO-3 and FSDP do not "
-                "allow: train with DDP or ZeRO-2, or set another `corrector`."
+                "`corrector: teacher` loads the teacher on the first rank alone, which DeepSpeed ZeRO-3 and FSDP do "
+                "not allow: train with DDP or ZeRO-2, or set another `corrector`."
             )
         recipe_corrector(settings)
         check_similarity(settings.correction_similarity, settings.correction_similarity_model)

@@ -3,7 +3,7 @@
 
 import torch
 
-from llamafactory_clinkd.correct.argmax_recorder import ArgmaxRecorder, answer_columns
+from llamafactory_clinkd.correct.correction_trainer import ArgmaxRecorder, answer_columns
 from llamafactory_clinkd.utils.io import read_jsonl
 
 

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafactory_clinkd.correct import CorrectionItem, make_corrector
-from llamafactory_clinkd.correct.english import load_parser, lower_first, with_article
+from llamafactory_clinkd.correct.english import load_parser, lower_first, with_article, word_choices
 from llamafactory_clinkd.correct.offline import protect, reword
 from llamafactory_clinkd.correct.rewording_validation import label_key
-from llamafactory_clinkd.correct.word_choices import word_choices
 from llamafactory_clinkd.utils.boxes import box_strings, tags_balanced
 
 
@@ -181,9 +180,6 @@ def test_bad_values():
 
 
 def test_a_missing_library_is_named_before_the_first_phase(monkeypatch):
-    load_parser.cache_clear()
     monkeypatch.setitem(sys.modules, "lemminflect", None)
     with pytest.raises(ImportError, match=r"lemminflect.*llamafactory-clinkd\[correct\]"):
         make_corrector("offline")
-    monkeypatch.undo()
-    load_parser.cache_clear()

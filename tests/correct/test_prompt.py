@@ -3,8 +3,7 @@
 
 import pytest
 
-from llamafactory_clinkd.correct.corrector import CorrectionItem
-from llamafactory_clinkd.correct.prompt import PromptTemplate
+from llamafactory_clinkd.correct.corrector import CorrectionItem, PromptTemplate
 
 
 ITEM = CorrectionItem("1", "Where is $it?", "The {hip} <box>(1,2),(3,4)</box>", 'said "left"')

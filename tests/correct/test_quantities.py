@@ -3,7 +3,7 @@
 
 import pytest
 
-from llamafactory_clinkd.correct.quantities import in_one_form
+from llamafactory_clinkd.correct.clinical_wording import in_one_form
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from llamafactory_clinkd.correct import Usage, correct_round, load_similarity
 from llamafactory_clinkd.correct.corrector import CorrectionResult
-from llamafactory_clinkd.correct.rewording_text import text_reasons
+from llamafactory_clinkd.correct.rewording_validation import text_reasons
 
 
 TRUTH = "The left kidney is small (4 cm)."

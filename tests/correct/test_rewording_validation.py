@@ -5,7 +5,7 @@ import importlib.util
 
 import pytest
 
-from llamafactory_clinkd.correct.prompt import PromptTemplate
+from llamafactory_clinkd.correct.corrector import PromptTemplate
 from llamafactory_clinkd.correct.rewording_validation import (
     candidate_similarities,
     check_validation,
