@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 
@@ -19,6 +20,9 @@ OUTSIDE = (
     "CHANGELOG.md", "CONTRIBUTING.md", "examples/reproduce/README.md", "examples/table_a3/README.md",
     "patches/README.md",
 )  # fmt: skip
+REMOTE = re.compile(
+    r"<(script|img|iframe|link rel=.?(stylesheet|icon|preconnect))\b[^>]*?(src|href)=.?https?://[^ >]*"
+)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 
@@ -46,3 +50,10 @@ def on_page_markdown(markdown, page, config, files):
         return f"[{text}]({os.path.relpath(name, Path(source).parent)}{anchor})"
 
     return LINK.sub(replace, markdown)
+
+
+def on_post_page(output, page, config):
+    """Ends the build if a page would load something from another host."""
+    if found := REMOTE.search(output):
+        raise PluginError(f"{page.file.src_uri} loads something from another host: {found[0]}")
+    return output

@@ -3,6 +3,7 @@
 
 """Whether a line such as ``clinkd data check FILE`` has a command and options that exist; nothing is run."""
 
+import functools
 import inspect
 import re
 import shlex
@@ -16,6 +17,7 @@ from llamafactory_clinkd.cli import with_all_commands
 LLAMAFACTORY = ("train", "chat", "api", "export", "webui", "webchat", "eval", "env", "version")
 
 
+@functools.cache
 def all_commands() -> dict[str, Any]:
     """Name, such as ``data convert`` -> the command."""
     found = {}
@@ -36,10 +38,11 @@ def is_literal(hint: Any) -> bool:
     return get_origin(hint) is Literal
 
 
-def problem_of(line: str) -> str | None:
+def problem_of(line: str, *, named: bool = False) -> str | None:
     """What is wrong with a ``clinkd`` or ``llamafactory-cli`` line of the docs; None if it parses.
 
-    Brackets of optional parts and ``...`` are dropped; a word in capitals stands for any value.
+    Brackets of optional parts and ``...`` are dropped; a word in capitals stands for any value. With ``named``, a
+    command that is only named, without its arguments, is right.
     """
     words = shlex.split(re.sub(r"\.\.\.|[\[\]]", " ", line), comments=True)
     while words and (re.fullmatch(r"[A-Z_]+=\S*", words[0])):
@@ -63,6 +66,8 @@ def problem_of(line: str) -> str | None:
     try:
         options, values, _ = command.make_parser(context).parse_args(list(arguments))
     except Exception as error:  # of typer's own copy of click
+        if named and "requires an argument" in str(error):
+            return None
         return f"{line}: {error}"
     if values:
         return f"{line}: {values} is too much"
@@ -71,7 +76,7 @@ def problem_of(line: str) -> str | None:
     choices_of = {name: get_args(part) for name, parts in literals.items() for part in parts if is_literal(part)}
     for parameter in command.params:
         value = options.get(parameter.name)
-        if parameter.required and value is None:
+        if parameter.required and value is None and not named:
             return f"{line}: {parameter.name} is missing"
         choices = choices_of.get(parameter.name, ())
         if choices and isinstance(value, str) and value not in choices and not value.isupper():
