@@ -103,13 +103,11 @@ def convert(
 ) -> Conversion:
     """Converts one source to ``output/<name>.json``, ``output/dataset_info.json`` and ``output/rejects.jsonl``.
 
-    ``sources.py`` lists what a source can be; it is streamed. After an interruption, the same arguments resume from
-    the last checkpoint; the files are then those of an uninterrupted run.
-
-    By default ``name`` is the source's without extension, ``format`` (a key of ``FORMATS``) is detected from the first
-    rows, and images are in the source's folder, or in the output's if the source holds them itself. ``split`` is the
-    part of a source that has several. ``strict`` stops at the first bad row and leaves nothing behind. ``on_format``
-    is called with the format and whether it was detected, ``on_bytes`` with the bytes read.
+    The source (see ``sources.py``) is streamed. After an interruption the same arguments resume from the last
+    checkpoint, to the same files. By default ``name`` is the source's without extension, ``format`` (a key of
+    ``FORMATS``) is detected, and images are in the source's folder, or in the output's if the source holds them.
+    ``split`` is the part of a source that has several. ``strict`` stops at the first bad row, leaving nothing.
+    ``on_format`` is called with the format and whether it was detected, ``on_bytes`` with the bytes read.
 
     Raises:
         StrictError: With ``strict``, for the first bad row.

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..utils.box_forms import is_fraction
 from .problems import Reject
 
 
@@ -67,11 +68,6 @@ class Scale:
         return rounded
 
 
-def is_fraction(numbers: Sequence[str]) -> bool:
-    """Whether all four numbers are within [0, 1], at least one with a decimal point."""
-    return all(0 <= float(number) <= 1 for number in numbers) and any("." in number for number in numbers)
-
-
 @dataclass
 class Evidence:
     """Counts of a file's boxes that show their unit."""
@@ -101,12 +97,9 @@ class Evidence:
         return self.sized > 0 and self.misfit <= OUTLIERS * self.sized
 
     def __str__(self) -> str:
-        fit = (
-            f"{self.misfit:,} of {self.sized:,} outside their picture if in pixels"
-            if self.sized
-            else "no picture read"
-        )
-        return f"{self.boxes:,} boxes, {self.fractions:,} within [0, 1], {self.over:,} over 1000, {fit}"
+        fit = f"{self.misfit:,} of {self.sized:,} outside their picture if in pixels"
+        counts = f"{self.boxes:,} boxes, {self.fractions:,} within [0, 1], {self.over:,} over 1000"
+        return f"{counts}, {fit if self.sized else 'no picture read'}"
 
 
 def unit_of(evidence: Evidence, requested: Coordinates = "auto", usual: Unit | None = None) -> tuple[Unit, list[str]]:
@@ -117,23 +110,24 @@ def unit_of(evidence: Evidence, requested: Coordinates = "auto", usual: Unit | N
     """
     pixels = evidence.fits_pixels and (usual == "pixels" or evidence.over > 0)
     found: Unit = "fractions" if 2 * evidence.fractions > evidence.boxes else "pixels" if pixels else "thousandths"
-    unit, warnings = found if requested == "auto" else requested, []
-    if unit == "thousandths" and evidence.fits_pixels and evidence.telling and not evidence.fractions:
-        warnings.append(
-            f"All boxes lie within their pictures, also where these are smaller than 1000 pixels ({evidence}). They "
-            "are taken as thousandths. If they are pixels: --coordinates pixels."
-        )
-    if unit == "thousandths" and usual == "pixels" and evidence.boxes:
-        warnings.append(
-            f"This format usually has pixels; these fit no picture ({evidence}) and are taken as thousandths."
-        )
-    if unit == "thousandths" and evidence.over > OUTLIERS * evidence.boxes:
-        warnings.append(
-            f"Boxes taken as thousandths reach over 1000 ({evidence}). If they are pixels: --coordinates pixels."
-        )
-    if requested != "auto" and found == "fractions" and unit != found:
-        warnings.append(f"Boxes given as {unit} look like fractions ({evidence}).")
-    return unit, warnings
+    unit = found if requested == "auto" else requested
+    thousandths = unit == "thousandths"
+    inside = "All boxes lie within their pictures, also where these are smaller than 1000 pixels"
+    advice = "If they are pixels: --coordinates pixels."
+    doubts = {
+        f"{inside} ({evidence}). They are taken as thousandths. {advice}": thousandths
+        and evidence.fits_pixels
+        and evidence.telling
+        and not evidence.fractions,
+        f"This format usually has pixels; these fit no picture ({evidence}) and are taken as thousandths.": thousandths
+        and usual == "pixels"
+        and evidence.boxes,
+        f"Boxes taken as thousandths reach over 1000 ({evidence}). {advice}": thousandths
+        and evidence.over > OUTLIERS * evidence.boxes,
+        f"Boxes given as {unit} look like fractions ({evidence}).": requested != "auto"
+        and found == "fractions" != unit,
+    }
+    return unit, [doubt for doubt, holds in doubts.items() if holds]
 
 
 def resized(width: float, height: float, max_pixels: int = IMAGE_MAX_PIXELS) -> tuple[int, int]:

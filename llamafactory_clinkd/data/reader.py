@@ -86,7 +86,10 @@ def is_object_file(path: str | Path, is_row: Callable[[dict[str, Any]], bool]) -
         row = json.loads(line)
     except (ValueError, RecursionError):
         return not rest.lstrip().startswith("{")  # a first line that is broken may be followed by rows
-    return not rest.strip() and isinstance(row, dict) and any(map(_holds_objects, row.values())) and not is_row(row)
+    if rest.strip() or not isinstance(row, dict) or is_row(row):
+        return False
+    values = [value if isinstance(value, list) else [value] for value in row.values()]
+    return any(isinstance(item, dict) for value in values for item in value)
 
 
 def open_binary(path: str | Path) -> BinaryIO:
@@ -193,40 +196,32 @@ def _items(windows: Iterator[str], path: str | Path) -> Iterator[tuple[str, Any]
         position += 1
         return character
 
-    def array(key: str) -> Iterator[tuple[str, Any]]:
-        nonlocal number, position
-        take("[")
-        if peek() == "]":
-            position += 1
-            return
-        while True:
-            item = value()
-            number += 1
-            yield key, item
-            if take(",]") == "]":
-                return
+    def entries(brackets: str, entry: Callable[[], Iterator[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
+        take(brackets[0])
+        closed = peek() == brackets[1] and take(brackets[1])
+        while not closed:
+            yield from entry()
+            closed = take("," + brackets[1]) == brackets[1]
 
-    if peek() == "[":
-        yield from array("")
-    else:
-        take("{")
-        if peek() != "}":
-            while True:
-                key = value()
-                take(":")
-                if peek() == "[":
-                    yield key, LIST
-                    yield from array(key)
-                else:
-                    yield key, value()
-                if take(",}") == "}":
-                    break
+    def array(key: str) -> Iterator[tuple[str, Any]]:
+        def item() -> Iterator[tuple[str, Any]]:
+            nonlocal number
+            found = value()
+            number += 1
+            yield key, found
+
+        return entries("[]", item)
+
+    def member() -> Iterator[tuple[str, Any]]:
+        key = value()
+        take(":")
+        if peek() == "[":
+            yield key, LIST
+            yield from array(key)
         else:
-            position += 1
+            yield key, value()
+
+    yield from array("") if peek() == "[" else entries("{}", member)
     for tail in itertools.chain([buffer[position:]], windows):
         if tail.strip():
             raise BrokenFileError(f"{path} continues after its closing bracket: {tail.strip()[:40]!r}. Two files?")
-
-
-def _holds_objects(value: Any) -> bool:
-    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value))

@@ -18,7 +18,6 @@ Text may be UTF-8 or UTF-16, with or without a byte order mark, and gzipped.
 """
 
 import csv
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,7 @@ def _kept(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _csv(path: Path, separator: str, on_bytes: Callable[[int], None] | None) -> Iterator[Any]:
-    reader = csv.reader(itertools.chain.from_iterable(_lines(path, on_bytes)), delimiter=separator, strict=True)
+    reader = csv.reader(_lines(path, on_bytes), delimiter=separator, strict=True)
     groups: dict[Any, list[dict]] = {}
     header: list[str] = []
     while True:
@@ -164,12 +163,12 @@ def _csv(path: Path, separator: str, on_bytes: Callable[[int], None] | None) -> 
     yield from ({"lines": lines} for lines in groups.values())
 
 
-def _lines(path: Path, on_bytes: Callable[[int], None] | None) -> Iterator[list[str]]:
+def _lines(path: Path, on_bytes: Callable[[int], None] | None) -> Iterator[str]:
     rest = ""
     for window in decoded(path, on_bytes):
         *lines, rest = (rest + window).split("\n")
-        yield [line + "\n" for line in lines]
-    yield [rest] if rest else []
+        yield from (line + "\n" for line in lines)
+    yield from [rest] if rest else []
 
 
 def _parquet(path: Path, on_bytes: Callable[[int], None] | None) -> Iterator[dict[str, Any]]:

@@ -3,20 +3,11 @@
 
 """Cleans text for training: rejects control tokens and rewrites every box to one form.
 
-A box becomes ``<box>(x1,y1),(x2,y2)</box>``, integers in [0, 1000), top left corner first:
-
-===============================================  ===============================================================
-in the source                                    outcome
-===============================================  ===============================================================
-``(12,30),(40,50)`` in tags                      unchanged, character for character, if these are thousandths
-``[12,30,40,50]``, ``12 30 40 50`` in tags       rewritten; floats are rounded
-``{"bbox_2d": [...], "label": "liver"}``         ``<ref>liver</ref><box>...</box>``, without list and code fence
-``[12, 30, 40, 50]`` without tags                with tags
-``(12,30),(40,50)`` without tags                 without tags
-fractions, pixels                                scaled: see ``coordinates.py``
-1000 (the far edge)                              999
-outside, reversed, without area, three pairs     the row is rejected
-===============================================  ===============================================================
+A box in tags, in a JSON object or in a list of four numbers becomes ``<box>(x1,y1),(x2,y2)</box>``, integers in
+[0, 1000), top left corner first, with the object's label as ``<ref>``; bare pairs stay without tags. What is in that
+form already stays character for character. Floats are rounded, fractions and pixels scaled (``coordinates.py``), the
+far edge 1000 becomes 999. A box that is outside, reversed, without area, of three pairs, or inside a structure that is
+not read, rejects the row.
 """
 
 import json
@@ -90,7 +81,7 @@ def _rewrite_tagged(content: str, scale: Scale) -> str:
 
 
 def _rewrite_untagged(text: str, scale: Scale) -> str:
-    if "(" not in text and "[" not in text and "（" not in text and "［" not in text:
+    if not set(text) & set("([（［"):
         return text
     parts, position = [], 0
     for box in find_untagged(text.translate(PLAIN)):

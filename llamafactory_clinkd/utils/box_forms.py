@@ -17,7 +17,7 @@ form                                               written by
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 
@@ -144,14 +144,17 @@ def unit_mismatch(truths: Iterable[str], answers: Iterable[str]) -> str | None:
     units = []
     for texts in (truths, answers):
         boxes = [box.numbers for text in texts for box in find_boxes(text.translate(PLAIN))]
-        fractions = sum(all(0 <= float(n) <= 1 for n in box) and "." in "".join(box) for box in boxes)
-        over = sum(any(float(n) > 1000 for n in box) for box in boxes)
-        units.append(
-            "fractions" if 2 * fractions > len(boxes) else "pixels" if 10 * over > len(boxes) else "thousandths"
-        )
+        fractions, over = sum(map(is_fraction, boxes)), sum(max(map(float, box)) > 1000 for box in boxes)
+        pixels = "pixels" if 10 * over > len(boxes) else "thousandths"
+        units.append("fractions" if 2 * fractions > len(boxes) else pixels)
     if units[0] == units[1] or not boxes:
         return None
     return f"the boxes of the answers look like {units[1]}, the ground truth like {units[0]}: scale one of them"
+
+
+def is_fraction(numbers: Sequence[str]) -> bool:
+    """Whether all four numbers are within [0, 1], at least one with a decimal point."""
+    return all(0 <= float(number) <= 1 for number in numbers) and any("." in number for number in numbers)
 
 
 def _found(match: re.Match, form: str, outer: tuple[int, int] | None = None) -> FoundBox:
@@ -179,8 +182,7 @@ def _pairs(plain: str) -> list[FoundBox]:
 
 def _is_box(numbers: tuple[str, ...]) -> bool:
     x1, y1, x2, y2 = map(float, numbers)
-    fractions = all(0 <= value <= 1 for value in (x1, y1, x2, y2)) and any("." in number for number in numbers)
-    return min(x2 - x1, y2 - y1) >= (1e-9 if fractions else LEAST_SIDE)
+    return min(x2 - x1, y2 - y1) >= (1e-9 if is_fraction(numbers) else LEAST_SIDE)
 
 
 def _json(plain: str, match: re.Match, key_start: int) -> FoundBox:

@@ -222,15 +222,12 @@ def _described(error: Exception, source: Any) -> PictureError:
             head = f.read(512)
     if pointer := pointer_kind(head):
         return PictureError("lfs_pointer", pointer)
-    start = head.lstrip().lower()
+    reads = "which `clinkd data convert` reads if"
     kinds = {
-        "a DICOM file, which `clinkd data convert` reads if its name ends in .dcm": head[128:132] == b"DICM",
-        "a NIfTI file, which `clinkd data convert` reads if its name ends in .nii": head[344:348]
-        in (b"n+1\0", b"ni1\0"),
-        "a gzip file, which `clinkd data convert` reads if it is a NIfTI file named .nii.gz": head.startswith(
-            b"\x1f\x8b"
-        ),
-        "a web page": start.startswith((b"<!doctype html", b"<html")),
+        f"a DICOM file, {reads} its name ends in .dcm": head[128:132] == b"DICM",
+        f"a NIfTI file, {reads} its name ends in .nii": head[344:348] in (b"n+1\0", b"ni1\0"),
+        f"a gzip file, {reads} it is a NIfTI file named .nii.gz": head.startswith(b"\x1f\x8b"),
+        "a web page": head.lstrip().lower().startswith((b"<!doctype html", b"<html")),
         "an empty file": not head and isinstance(source, bytes | str | Path),
     }
     found = next((kind for kind, holds in kinds.items() if holds), "")
