@@ -127,7 +127,8 @@ def of_attention(path, template, monkeypatch):
         patch.setattr("llamafactory_clinkd.attention.answer_attention.load_engine", lambda path: None)
         patch.setattr("llamafactory_clinkd.attention.answer_attention.answer_attention", lambda *_, **__: None)
         patch.setattr(figure, "draw", lambda picture, *_: drawn.append(np.asarray(picture)))
-        figure.attention_figure([("a", "b")], path, "What?", "out.png")
+        (path.parent / "config.json").write_text("{}")  # a saved model has one
+        figure.attention_figure([("a", path.parent)], path, "What?", "out.png")
     return recorder.pictures + drawn
 
 
