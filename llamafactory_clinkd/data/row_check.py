@@ -93,11 +93,9 @@ def _conversation_problems(conversation: Conversation, images: int, scale: Scale
     """The problems of the texts; ``images`` is the number of images of the row."""
     if not conversation.turns:
         return [("no_turns", "expected a question and an answer")]
-    problems = []
+    problems = text_problems(conversation.turns, conversation.system)
     texts = [("system", conversation.system)] if conversation.system else []
-    for question, answer in conversation.turns:
-        texts += [("question", question), ("answer", answer)]
-    problems += text_problems(conversation.turns, conversation.system)
+    texts += [pair for turn in conversation.turns for pair in zip(("question", "answer"), turn, strict=True)]
     for kind, text in texts:
         try:
             if parse_boxes(clean_text(text, scale)) != parse_boxes(text):

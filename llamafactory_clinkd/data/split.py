@@ -16,6 +16,7 @@ from typing import Any
 
 from ..utils.io import file_lock
 from ..utils.scan_names import patient_of, volume_of
+from .box_convention import BOXES_KEY, recorded_unit
 from .problems import Reject
 from .reader import read_rows
 from .sharegpt import as_list, check_name, dataset_info_entry, write_array, write_dataset_info
@@ -61,8 +62,10 @@ def _write(path: str | Path, name: str, selected: Callable[[int], bool]) -> int:
     if target.resolve() == path.resolve():
         raise ValueError(f"{name!r} is the data set itself: choose another name.")
     count = write_array(target, (row for index, row in enumerate(_rows(path)) if selected(index)))
+    unit = recorded_unit(path)
+    entry = dataset_info_entry(target.name) | ({BOXES_KEY: unit} if unit else {})
     with file_lock(path.parent / ".clinkd.lock", wait=True):
-        write_dataset_info(path.parent, {name: dataset_info_entry(target.name)})
+        write_dataset_info(path.parent, {name: entry})
     return count
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llamafactory_clinkd.data.box_convention import recorded_unit
 from llamafactory_clinkd.data.convert import Options, convert
 from llamafactory_clinkd.data.problems import Reject
+from llamafactory_clinkd.data.split import write_split, write_subset
 from llamafactory_clinkd.data.text import clean_text
 from llamafactory_clinkd.utils.box_forms import unread_numbers
 from llamafactory_clinkd.utils.boxes import parse_boxes
@@ -181,3 +183,16 @@ def test_enhanced_ct_has_its_units_and_window_per_frame(tmp_path, shared):
     (row,), _ = converted(tmp_path, [QUESTION | {"image": "s.dcm#1"}])
     expected = np.clip((stored[0].astype(float) - 1024 + 1350) / 1500, 0, 1) * 255
     np.testing.assert_allclose(np.asarray(Image.open(tmp_path / row["images"][0])), expected, atol=1)
+
+
+def test_a_split_and_a_subset_keep_the_unit_of_their_boxes(tmp_path):
+    """Without it `check` and the warning before training take pixels for thousandths."""
+    for name in "abcd":
+        draw(tmp_path, f"{name}.jpg", (560, 420))
+    marked = [QUESTION | {"image": f"{name}.jpg", "answer": "<box>(100,200),(300,400)</box>"} for name in "abcd"]
+    _, done = converted(tmp_path, marked, model_type="qwen2_5_vl")
+    assert recorded_unit(done.path) == "resized"
+    write_split(done.path, "train", "test", share=0.5, by="image")
+    write_subset(done.path, "some", 2)
+    units = [recorded_unit(done.path.with_name(f"{name}.json")) for name in ("train", "test", "some")]
+    assert units == ["resized"] * 3
