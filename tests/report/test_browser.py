@@ -136,7 +136,10 @@ BOXES_OFF_THEIR_IMAGE = """() => {
 
 # Texts whose contrast with the nearest opaque background is below WCAG's 4.5 (3 for large or bold large text).
 FAINT_TEXT = """() => {
-  const rgb = colour => colour.match(/[\\d.]+/g).map(Number);
+  const rgb = colour => {
+    const parts = colour.match(/[\\d.]+/g).map(Number);
+    return colour.startsWith('color(srgb') ? parts.map((part, i) => i < 3 ? part * 255 : part) : parts;
+  };
   const light = ([r, g, b]) => {
     const part = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
     return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
