@@ -182,44 +182,17 @@ def doctor(
     raise typer.Exit(code=any(result.state == "broken" for result in results))
 
 
-@app.command(epilog="Example: clinkd init recipe.yaml --data rows.parquet --gpu 4090 --gpus 2")
-def init(
-    recipe: Annotated[Path, typer.Argument(help="The YAML file to write.")] = Path("recipe.yaml"),
-    model: Annotated[
-        str, typer.Option(prompt="Model to train: a folder or a name of the hub", help="The student.")
-    ] = "Qwen/Qwen2-VL-2B-Instruct",
-    teacher: Annotated[
-        str, typer.Option(prompt="Teacher: a folder, a name, or none", help="none: fine-tuning without a teacher.")
-    ] = "Qwen/Qwen2-VL-7B-Instruct",
-    data: Annotated[
-        str, typer.Option(prompt="Training data: a file, or FOLDER:NAME of a data set", help="See `clinkd data`.")
-    ] = ...,
-    test: Annotated[
-        str, typer.Option(prompt="Test data, or split: a tenth of the training data", help="As --data, or split.")
-    ] = "split",
-    gpu: Annotated[str, typer.Option(prompt=f"GPU: {', '.join(GPUS)}", help="Type of GPU, or its GiB.")] = "4090",
-    gpus: Annotated[int, typer.Option(prompt="Number of GPUs", min=1, help="All of this type.")] = 1,
-    template: Annotated[str | None, typer.Option(help="LLaMA-Factory's template. Default: the model's.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
-) -> None:
-    """Writes a recipe for your model, data and GPUs, and prints the next commands."""
-    from .doctor.new_recipe import write_recipe
-
-    with quiet_libraries(logging.WARNING):
-        lines = list(write_recipe(recipe, model, teacher, data, test, gpu, gpus, template=template, force=force))
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
 def with_all_commands() -> typer.Typer:
     """The application with the commands that their own folders define."""
     from .attention.figure import attention
     from .data.cli import app as data_app
+    from .doctor.new_recipe import init
     from .reproduce.cli import reproduce
     from .rope.serve_command import serve
 
     if not any(group.name == "data" for group in app.registered_groups):
         epilog = 'Example: clinkd attention saves/run --image ct.png --question "Where is the liver?" --word liver'
+        app.command(epilog="Example: clinkd init recipe.yaml --data rows.parquet --gpu 4090 --gpus 2")(init)
         app.command(epilog=epilog)(attention)
         app.command(epilog="Example: clinkd reproduce table2 --scale mini --dry-run")(reproduce)
         app.command(epilog="Example: clinkd serve saves/run --python ~/vllm/bin/python -- --max-model-len 4096")(serve)

@@ -3,16 +3,20 @@
 
 """``clinkd init``: a recipe for a model, data and GPUs. The data is converted, and settings that fit are chosen."""
 
+import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+import yaml
 
 from ..data.convert import Options, convert
 from ..data.coordinates import UNIT_OF_MODEL
 from ..data.split import write_split
+from ..utils.console import console, quiet_libraries
 from ..utils.io import read_json, write_text
-from .gpus import choose_gpu
+from .gpus import GPUS, Gpu, choose_gpu
 from .plan import make_plan
 from .recipe_spec import checked_keys
 
@@ -22,6 +26,12 @@ TEMPLATES = {
     "llava": "llava", "gemma3": "gemma3", "internvl": "intern_vl",
 }  # fmt: skip
 """``model_type`` of a local folder -> LLaMA-Factory's template."""
+FIXED = {
+    "image_max_pixels": 262144, "stage": "sft", "do_train": True, "finetuning_type": "lora", "use_clinkd": True,
+    "clinkd_phases": "distill, correct, predict, evaluate", "rope_variant": "mrope", "image_square": False,
+    "cutoff_len": 2048, "logging_steps": 10, "save_steps": 500, "bf16": True, "learning_rate": 1.0e-4,
+    "lr_scheduler_type": "cosine", "warmup_ratio": 0.1, "num_beams": 3, "max_new_tokens": 256,
+}  # fmt: skip
 TEST_SHARE = 0.1
 MARGIN = 0.9  # of a GPU's memory that a plan may fill: it is an estimate
 WINDOW = 16  # rows of an optimiser step
@@ -29,66 +39,48 @@ LADDER = [{"batch": 8}, {"batch": 4}, {"batch": 2}, {"batch": 1}, {"batch": 1, "
 """Settings, fastest first; the first that fits is taken."""
 
 
-def write_recipe(
-    recipe: Path,
-    model: str,
-    teacher: str,
-    data: str,
-    test: str,
-    gpu: str,
-    gpus: int,
-    *,
-    template: str | None = None,
-    force: bool = False,
-) -> Iterator[str]:
-    """Writes ``recipe`` and yields lines for the user: what was written, what it needs, the next commands.
-
-    ``teacher`` may be ``none``; ``data`` and ``test`` are files that ``clinkd data convert`` reads, or FOLDER:NAME of
-    a data set; ``test`` may be ``split``. The other arguments are those of ``clinkd init``.
-
-    Raises:
-        ValueError: If a value is unknown; the message names what is expected.
-        FileExistsError: If the recipe exists, without ``force``.
-    """
+def init(
+    recipe: Annotated[Path, typer.Argument(help="The YAML file to write.")] = Path("recipe.yaml"),
+    model: Annotated[
+        str, typer.Option(prompt="Model to train: a folder or a name of the hub", help="The student.")
+    ] = "Qwen/Qwen2-VL-2B-Instruct",
+    teacher: Annotated[
+        str, typer.Option(prompt="Teacher: a folder, a name, or none", help="none: fine-tuning without a teacher.")
+    ] = "Qwen/Qwen2-VL-7B-Instruct",
+    data: Annotated[
+        str, typer.Option(prompt="Training data: a file, or FOLDER:NAME of a data set", help="See `clinkd data`.")
+    ] = ...,
+    test: Annotated[
+        str, typer.Option(prompt="Test data, or split: a tenth of the training data", help="As --data, or split.")
+    ] = "split",
+    gpu: Annotated[str, typer.Option(prompt=f"GPU: {', '.join(GPUS)}", help="Type of GPU.")] = "4090",
+    gpus: Annotated[int, typer.Option(prompt="Number of GPUs", min=1, help="All of this type.")] = 1,
+    template: Annotated[str | None, typer.Option(help="LLaMA-Factory's template. Default: the model's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Writes a recipe for your model, data and GPUs, and prints the next commands."""
     if recipe.exists() and not force:
         raise FileExistsError(f"{recipe} exists. Give another name, or replace it with --force.")
-    card, model_type = choose_gpu(gpu), type_of(model)
-    template = template or _template(model, model_type)
-    folder, names, media, notes = _data_sets(data, test, recipe, model_type)
-    has_teacher = teacher.lower() != "none"
-    keys: dict[str, Any] = {
-        "model_name_or_path": model,
-        "image_max_pixels": 262144,
-        "stage": "sft",
-        "do_train": True,
-        "finetuning_type": "lora",
-        "use_clinkd": True,
-        "clinkd_phases": ("distill, " if has_teacher else "") + "correct, predict, evaluate",
-        **({"ref_model": teacher} if has_teacher else {"kd_method": "none"}),
-        "rope_variant": "mrope",
-        "image_square": False,
-        "dataset_dir": str(folder),
-        "dataset": names[0],
-        "eval_dataset": names[1],
-        **({"media_dir": str(media)} if media is not None else {}),
-        "template": template,
-        "cutoff_len": 2048,
-        "output_dir": f"saves/{recipe.stem}",
-        "logging_steps": 10,
-        "save_steps": 500,
-        "bf16": True,
-        "learning_rate": 1.0e-4,
-        "lr_scheduler_type": "cosine",
-        "warmup_ratio": 0.1,
-        "num_beams": 3,
-        "max_new_tokens": 256,
-    }
-    checked_keys(keys)
-    settings, remark = _settings(keys, gpus, card)
-    write_text(recipe, _yaml(keys | settings))
-    yield from (*notes, f"Recipe: {recipe}. {remark}", "Next:")
-    yield f"  clinkd doctor --plan {recipe} --gpu {gpu} --gpus {gpus}"
-    yield f"  llamafactory-cli train {recipe}"
+    with quiet_libraries(logging.WARNING):
+        card, model_type = choose_gpu(gpu), type_of(model)
+        template = template or _template(model, model_type)
+        folder, names, media, notes = _data_sets(data, test, recipe, model_type)
+        keys = {
+            "model_name_or_path": model, "ref_model": teacher, **FIXED, "dataset_dir": str(folder),
+            "dataset": names[0], "eval_dataset": names[1], "media_dir": str(media or ""), "template": template,
+            "output_dir": f"saves/{recipe.stem}",
+        }  # fmt: skip
+        if teacher.lower() == "none":
+            keys |= {"ref_model": "", "kd_method": "none", "clinkd_phases": "correct, predict, evaluate"}
+        keys = {key: value for key, value in keys.items() if value != ""}
+        checked_keys(keys)
+        settings, remark = _settings(keys, gpus, card)
+    comment = "### Written by `clinkd init`; all keys: docs/configuration.md and LLaMA-Factory's own\n"
+    write_text(recipe, comment + yaml.safe_dump(keys | settings, sort_keys=False, allow_unicode=True))
+    notes += [f"Recipe: {recipe}. {remark}", "Next:", f"  clinkd doctor --plan {recipe} --gpu {gpu} --gpus {gpus}"]
+    console.print(
+        "\n".join([*notes, f"  llamafactory-cli train {recipe}"]), highlight=False, soft_wrap=True, markup=False
+    )
 
 
 def type_of(model: str) -> str:
@@ -167,7 +159,7 @@ def _registered(data: str) -> tuple[Path, str] | None:
     return Path(folder), name
 
 
-def _settings(keys: dict[str, Any], gpus: int, card: Any) -> tuple[dict[str, Any], str]:
+def _settings(keys: dict[str, Any], gpus: int, card: Gpu) -> tuple[dict[str, Any], str]:
     """Batch sizes and a quantised teacher, as far as the memory needs them, and a remark."""
     for step in LADDER:
         batch = step["batch"]
@@ -184,10 +176,3 @@ def _settings(keys: dict[str, Any], gpus: int, card: Any) -> tuple[dict[str, Any
             peak = max(parts["peak"] for parts in plan["memory"].values()) / 2**30
             return settings, f"It needs about {peak:.1f} of {card.gib:g} GiB on each GPU."
     return settings, f"It does NOT fit on {gpus} GPU(s): {'; '.join(plan['advice'][:2])}."
-
-
-def _yaml(keys: dict[str, Any]) -> str:
-    import yaml
-
-    comment = "### Written by `clinkd init`; all keys: docs/configuration.md and LLaMA-Factory's own\n"
-    return comment + yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_models import build_tiny_qwen2vl
 from typer.testing import CliRunner
 
-from llamafactory_clinkd.cli import app
+from llamafactory_clinkd.cli import with_all_commands
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def init(*arguments, **options):
-    return CliRunner().invoke(app, ["init", *arguments], **options)
+    return CliRunner().invoke(with_all_commands(), ["init", *arguments], **options)
 
 
 ALL = ("--model", "Qwen/Qwen2-VL-2B-Instruct", "--teacher", "Qwen/Qwen2-VL-7B-Instruct", "--test", "split")
