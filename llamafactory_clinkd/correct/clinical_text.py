@@ -22,6 +22,7 @@ from .wordnet import is_body_part, is_known
 _SKIPPED_POS = frozenset(("PUNCT", "SPACE", "PRON", "PART", "CCONJ", "SCONJ"))
 _NEGATING_PAIRS = {("free", "of"), ("negative", "for")}
 _DIRECTIONS = frozenset("to from toward towards into".split())
+_REPORTS = re.compile(r"(?:shown|seen|visible)\b", re.IGNORECASE)
 _UNCHANGED = frozenset("lower upper inner outer left".split())
 
 
@@ -54,7 +55,7 @@ class Statement:
     negations: tuple[int, ...]  # the segment of each word that negates
     alternatives: bool  # whether it has "or" or "nor"
     directed: bool  # whether it has "from" or "to", so that the order of two sides or numbers counts
-    has_verb: bool
+    has_verb: bool  # or a participle that reports: "seen here"
     past: bool  # whether a finite verb is in the past tense
     targets: frozenset[str]
     """Keys of the nouns in which, above which, ... something is: objects of prepositions, and X in "X has Y"."""
@@ -82,8 +83,8 @@ def read_statements(texts: Iterable[str]) -> list[Statement]:
         documents[index] = document
     is_phrase = set(phrases)
     return [
-        _statement(answer, document, has_verb=index not in is_phrase)
-        for index, ((answer, _), document) in enumerate(zip(prepared, documents, strict=True))
+        _statement(answer, document, has_verb=index not in is_phrase or bool(_REPORTS.match(text)))
+        for index, ((answer, text), document) in enumerate(zip(prepared, documents, strict=True))
     ]
 
 

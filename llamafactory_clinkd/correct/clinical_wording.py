@@ -28,9 +28,12 @@ OPPOSED = ({"left", "right"}, {"upper", "lower"}, {"anterior", "posterior"}, {"m
 POSITIONS = frozenset(_TERMS["positions"].split()).union(*OPPOSED)
 
 _PHRASES = [(re.compile(rf"(?<!\w)(?:{old})(?!\w)", re.IGNORECASE), new) for old, new in _TERMS["phrases"].items()]
-_ANSWER_IS = re.compile(r"\s*(?:the )?answer(?: to (?:the|this) question)? is:? ", re.IGNORECASE)
+_ANSWER_IS = re.compile(r"\s*(?:the )?answer(?: given| to (?:the|this) question)? is:? ", re.IGNORECASE)
 _ANSWER = re.compile(r"\s*(yes|no)\b\s*(?:[,.;:!]\s*|$)", re.IGNORECASE)
-_CONFIRMED = {"yes": re.compile(r"(?:that|this) is the case\b"), "no": re.compile(r"(?:that|this) is not the case\b")}
+_CONFIRMED = {
+    "yes": re.compile(r"(?:that|this) is the case\b"),
+    "no": re.compile(r"(?:that|this) is not the case\b|there (?:is|are|was|were) not(?=\W*$)"),
+}
 _TITLE = re.compile(r"\b[A-Z][a-z]+\b")
 _PREFIX = re.compile(r"\b(non|extra|intra|supra|infra|sub|hyper|hypo|iso|peri|pre|post|anti|micro|macro|un)-(?=[a-z])")
 _LEVELS = re.compile(r"\b([A-Z]\d+)[-–/]([A-Z]?\d+)\b")

@@ -47,14 +47,13 @@ def inflected(lemma: str, tag: str) -> str:
 
 
 @functools.cache
-def inflect_engine() -> Any:
-    """The library inflect."""
+def _inflect_engine() -> Any:
     return importlib.import_module("inflect").engine()
 
 
 def with_article(phrase: str) -> str:
     """The phrase after "a" or "an"."""
-    return inflect_engine().a(phrase)
+    return _inflect_engine().a(phrase)
 
 
 @functools.cache
@@ -69,6 +68,12 @@ def is_uncountable(noun: str) -> bool:
     """Whether a lower-case noun can stand without an article: by a plural that equals it, or by its ending."""
     plurals = _lemminflect().getAllInflections(noun, upos="NOUN").get("NNS", ())
     return bool(re.search(_ENGLISH["uncountable"], noun)) or noun in plurals
+
+
+@functools.cache
+def is_singular(noun: str) -> bool:
+    """Whether a lower-case noun is certainly its own base form."""
+    return noun in _lemminflect().getAllLemmas(noun).get("NOUN", ())
 
 
 def lower_first(text: str, *, label: bool = False) -> str:

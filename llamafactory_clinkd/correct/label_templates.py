@@ -10,9 +10,18 @@ as it is after a heading ("Modality: CT").
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from .english import PLURAL_TAGS, RULES, inflected, is_adjective, is_uncountable, lower_first, with_article
+from .english import (
+    PLURAL_TAGS,
+    RULES,
+    inflected,
+    is_adjective,
+    is_singular,
+    is_uncountable,
+    lower_first,
+    with_article,
+)
 
 
 Kind = Literal["number", "place", "adjective", "plural", "name", "noun", "other"]
@@ -20,6 +29,15 @@ _LABEL = RULES["label"]
 _COUNTABLE, _ORGANS = (frozenset(_LABEL[kind].split()) for kind in ("countable", "organs"))
 _PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _LABEL["patterns"].items()}
 _BE_OR_DO = frozenset("is are does do was were has have had can could did".split())
+
+
+class _Answer(NamedTuple):
+    plain: str  # without a capital and a final mark
+    kind: Kind
+    noun: str | None  # with its article
+    question: str
+    asked: Any  # the parsed question
+    refers: bool  # false for an organ that the question does not point at ("Which organ is enlarged?")
 
 
 def label_variants(label: str, question: str, parse: Any) -> list[str]:
@@ -35,14 +53,16 @@ def label_variants(label: str, question: str, parse: Any) -> list[str]:
         return []
     if plain.lower() in ("yes", "no"):
         return list(_polar_variants(plain.lower(), asked))
-    if _PATTERNS["manner"].match(question) or _PATTERNS["excepts"].search(question):
+    if any(_PATTERNS[kind].search(question) for kind in ("manner", "excepts", "doubts")):
         is_clause = any(token.dep_ in ("nsubj", "mark") for token in parse(f"{plain}."))
         return [] if is_clause else [f"{frame} {plain}" for frame in _LABEL["neutral"]]
     kind, noun = _kind(plain, parse), _with_article(plain, question, parse)
     heading = None if asked[:1].text.lower() in _BE_OR_DO else _heading(question, asked)
     if heading == "location" and (kind == "other" or (noun and not noun.startswith("the "))):
         heading = None
-    return [*_statements(plain, kind, noun, question), *_headed(plain, kind, heading)]
+    refers = not (noun or "").startswith("the ") or bool(_PATTERNS["refers"].search(question))
+    answer = _Answer(plain, kind, noun, question, asked, refers)
+    return [*_statements(answer), *_headed(answer, heading)]
 
 
 def _polar_variants(answer: str, question: Any) -> Iterator[str]:
@@ -71,8 +91,9 @@ def _polar_variants(answer: str, question: Any) -> Iterator[str]:
     yield from (f"{frame} {answer}" for frame in _LABEL["neutral"][:2])
 
 
-def _statements(plain: str, kind: Kind, noun: str | None, question: str) -> Iterator[str]:
+def _statements(answer: _Answer) -> Iterator[str]:
     """Whole sentences; with the subject of "What is the plane?", "Where is the mass?"."""
+    plain, kind, noun, question, asked, refers = answer
     place = plain if kind == "place" else None
     is_place = noun is not None and noun.startswith("the ") and not re.search(r",|\band\b", plain)
     if kind in ("plural", "noun") and is_place and _PATTERNS["asks_place"].search(question):
@@ -89,21 +110,34 @@ def _statements(plain: str, kind: Kind, noun: str | None, question: str) -> Iter
     elif what and noun and kind == "noun":
         yield f"{what[1]} is {noun}"
     if kind == "plural" and noun:
-        yield from (f"these are {noun}", f"{noun} are seen")
+        yield f"these are {noun}" if refers else f"the answer is {noun}"
+        if not noun.startswith("the "):
+            yield f"{noun} are seen"
     elif kind == "noun" and noun:
-        yield from (f"this is {noun}", f"it is {noun}")
-    elif kind in ("adjective", "name") and not re.search(r"\bare\b", question):
+        yield from (f"this is {noun}", f"it is {noun}") if refers else (f"it is {noun}",)
+    elif kind in ("adjective", "name") and not any(map(_is_plural, asked)):
         yield f"it is {plain}"
 
 
-def _headed(plain: str, kind: Kind, heading: str | None) -> Iterator[str]:
+def _is_plural(token: Any) -> bool:
+    """Whether a word of a question makes "it" wrong: "are", "nodules", "hila"."""
+    latin = token.pos_ in ("NOUN", "PROPN", "ADJ") and token.lower_.endswith("a") and not is_singular(token.lower_)
+    return token.lower_ == "are" or token.tag_ in PLURAL_TAGS or latin
+
+
+def _headed(answer: _Answer, heading: str | None) -> Iterator[str]:
     """The label after a heading, which needs no article and no agreement."""
+    plain, kind, noun, question, _, refers = answer
     if heading:
         yield f"{heading}: {plain}"
-    if heading and kind in ("number", "adjective", "name") and heading != "location":
+    if heading and heading in question.lower() and kind in ("number", "adjective", "name") and heading != "location":
         yield f"the {heading} is {plain}"
-    frames = _LABEL["neutral"][:2] if kind in ("number", "adjective", "place") else _LABEL["shown"]
-    yield from (f"{frame} {plain}" for frame in frames)
+    if not refers:
+        yield from (f"{frame} {noun}" for frame in _LABEL["neutral"])
+    elif kind in ("number", "adjective", "place"):
+        yield from (f"{frame} {plain}" for frame in _LABEL["neutral"][:2])
+    else:
+        yield from (f"{frame} {plain}" for frame in _LABEL["shown"])
 
 
 def _heading(question: str, asked: Any) -> str | None:

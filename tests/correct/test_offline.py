@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafactory_clinkd.correct import CorrectionItem, make_corrector
+from llamafactory_clinkd.correct.clinical_comparison import meaning_differences
 from llamafactory_clinkd.correct.english import load_parser, lower_first, with_article, word_choices
 from llamafactory_clinkd.correct.offline import protect, reword
 from llamafactory_clinkd.correct.rewording_validation import label_key
@@ -110,6 +111,39 @@ def test_fixed_phrases_keep_their_words(phrase):
 def test_words_stay_where_their_replacement_would_not_fit(text, broken):
     found = [each for seed in range(4) for each in reword(text, question="", seed=str(seed), count=12)]
     assert found and not [each for each in found if broken in each]
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "expected", "wrong"),
+    [
+        (
+            "Cirrhosis",
+            "What does the nodular liver suggest?",
+            "The answer is cirrhosis.",
+            "(?:Shown|Seen|Visible|This is)",
+        ),
+        ("abscess", "What is the image suggestive of?", "The answer is abscess.", "(?:Shown|Seen|Visible|This is)"),
+        ("Enlarged", "What is abnormal about the hila?", "The answer is enlarged.", "It is"),
+        ("Diffuse", "How would you describe the nodules?", "The answer is diffuse.", "It is"),
+        ("Pancreas", "Which organ is enlarged?", "It is the pancreas.", "(?:This is|Shown|Seen|Visible)"),
+        ("Lungs", "What organ is primarily evaluated?", "The answer is the lungs.", "(?:.* are seen|Shown|Visible)"),
+    ],
+)
+def test_an_answer_claims_no_more_than_its_question_and_agrees_with_it(text, question, expected, wrong):
+    found = reword(text, question=question, seed="1", count=12)
+    assert expected in found and not [each for each in found if re.match(wrong, each)]
+    for each in found:
+        assert meaning_differences(text, each, question) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [("CT", "What type of imaging is this?"), ("3", "How many?"), ("Motion", "Why?"), ("No", "Is there a mass?")],
+)
+def test_no_frame_adds_a_word_for_the_validation(text, question):
+    found = reword(text, question=question, seed="1", count=12)
+    assert len(found) >= 3
+    assert {each: meaning_differences(text, each, question) for each in found} == dict.fromkeys(found, {})
 
 
 @pytest.mark.parametrize("text", ["not sure", "Tumor?", "\ue000", " "])
