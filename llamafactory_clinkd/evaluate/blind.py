@@ -54,7 +54,7 @@ def most_frequent_answers(train_rows: Iterable[Any], test_rows: Iterable[Any]) -
     for row in read_rows(test_rows).rows:
         known = next((answers[key] for key in _keys(row) if key in answers), None)
         if row["task"] != "VG" and known is not None:
-            answered.append({**row, "response": known.most_common(1)[0][0]})
+            answered.append({**row, "response": known.most_common(1)[0][0], "candidates": []})
     return answered
 
 

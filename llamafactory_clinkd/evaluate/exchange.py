@@ -13,8 +13,9 @@ are written as further ones, which they do not read.
 import ast
 import csv
 import hashlib
+import importlib.util
 import json
-import sys
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,27 +32,23 @@ TABLES = (".xlsx", ".tsv")
 _LETTERS = "ABCDEFGH"
 _FAILED = "Failed to obtain answer"  # what VLMEvalKit has in the place of an answer
 _MAX_CELL = 32_767  # characters that a cell of an .xlsx file takes
+_UNFIT = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f]")  # characters that XML has not
 _OURS = ("annotation", "annotations", "response", "candidates", "question", "choices", "image")  # renamed
 
 
-def read_table(path: Path) -> list[dict[str, Any]]:
+def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of an .xlsx or .tsv file, every cell as text.
 
     Raises:
-        ImportError: If pandas or openpyxl is not installed; the message names the extra.
+        ImportError: If openpyxl is not installed; the message names the extra.
     """
+    import pandas
+
+    _require_openpyxl(path)
+    options = {"dtype": str, "na_filter": False}  # "NA" and "None" are answers
     if path.suffix.lower() == ".xlsx":
-        try:
-            import openpyxl  # noqa: F401
-            import pandas
-        except ImportError as error:
-            raise ImportError(f"{path} needs openpyxl: pip install 'llamafactory-clinkd[eval]'.") from error
-        rows = pandas.read_excel(path, dtype=str, na_filter=False).to_dict("records")
-    else:
-        csv.field_size_limit(sys.maxsize)
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-    return [{key: value or "" for key, value in row.items() if isinstance(key, str)} for row in rows]
+        return pandas.read_excel(path, **options).to_dict("records")
+    return pandas.read_csv(path, sep="\t", encoding="utf-8-sig", **options).to_dict("records")
 
 
 def from_other_tool(raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -61,7 +58,7 @@ def from_other_tool(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     did not get is no answer.
     """
     if {"index", "question", "prediction"} <= raw.keys():
-        choices = [raw[letter] for letter in _LETTERS if raw.get(letter) not in (None, "")]
+        choices = [text for letter in _LETTERS if (text := _text(raw.get(letter)))]
         failed = str(raw["prediction"]).startswith(_FAILED)
         named = {"id": raw["index"], "image": raw.get("image_path"), "choices": choices or None}
         named |= {"response": None if failed else raw["prediction"]}
@@ -101,16 +98,10 @@ def export_rows(rows: Sequence[Mapping[str, Any]], tool: str, path: Path) -> Non
         write_jsonl(path, [_lmms_eval_row(number, row) for number, row in enumerate(rows)])
         return
     table = [_vlmevalkit_row(number, row) for number, row in enumerate(rows)]
-    columns = list(dict.fromkeys(key for row in table for key in row))
     if path.suffix.lower() == ".json":
         write_json(path, table)
-    elif path.suffix.lower() == ".tsv":
-        with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, delimiter="\t", quoting=csv.QUOTE_ALL)
-            writer.writeheader()
-            writer.writerows(table)
     else:
-        _write_xlsx(path, columns, table)
+        _write_table(path, table)
 
 
 def _vlmevalkit_row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,25 +122,28 @@ def _lmms_eval_row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     return named | {"input": row["question"]}
 
 
-def _write_xlsx(path: Path, columns: Sequence[str], table: Sequence[Mapping[str, Any]]) -> None:
-    try:
-        from openpyxl import Workbook
-        from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-    except ImportError as error:
-        raise ImportError("An .xlsx file needs openpyxl: pip install 'llamafactory-clinkd[eval]'.") from error
-    book = Workbook()
-    for number, row in enumerate([dict.fromkeys(columns), *table], start=1):
-        for place, name in enumerate(columns, start=1):
-            value = name if number == 1 else row.get(name)
-            cell = book.active.cell(number, place)
-            if isinstance(value, str):
-                if len(value) > _MAX_CELL or ILLEGAL_CHARACTERS_RE.search(value):
-                    raise ValueError(f"Row {number - 1}: {name} does not fit into an .xlsx cell: write .tsv or .json.")
-                cell.value, cell.data_type = value, "s"  # a text that begins with = is no formula
-            else:
-                cell.value = value
+def _write_table(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    import pandas
+
+    _require_openpyxl(path)
+    frame = pandas.DataFrame(table)
     with atomic_path(path) as part:
-        book.save(part)
+        if path.suffix.lower() == ".tsv":
+            frame.to_csv(part, sep="\t", index=False, quoting=csv.QUOTE_ALL)
+            return
+        for number, row in enumerate(table, start=1):
+            for name, value in row.items():
+                if isinstance(value, str) and (len(value) > _MAX_CELL or _UNFIT.search(value)):
+                    raise ValueError(f"Row {number}: {name} does not fit into an .xlsx cell: write .tsv or .json.")
+        with pandas.ExcelWriter(part, engine="openpyxl") as writer:
+            frame.to_excel(writer, index=False)
+            for cell in (cell for line in writer.sheets["Sheet1"].iter_rows() for cell in line):
+                cell.data_type = "s" if cell.data_type == "f" else cell.data_type  # "=1" is an answer, no formula
+
+
+def _require_openpyxl(path: Path) -> None:
+    if path.suffix.lower() == ".xlsx" and importlib.util.find_spec("openpyxl") is None:
+        raise ImportError(f"{path} needs openpyxl: pip install 'llamafactory-clinkd[eval]'.")
 
 
 def _as_text(texts: Sequence[str]) -> str:
@@ -164,7 +158,14 @@ def _texts(truth: Any) -> list[Any]:
         except (ValueError, SyntaxError):
             return [truth]  # a text in brackets
         truth = found if found and all(isinstance(text, str) for text in found) else truth
-    return truth if isinstance(truth, list) and truth else [truth]
+    return [_text(text) for text in (truth if isinstance(truth, list) and truth else [truth])]
+
+
+def _text(value: Any) -> Any:
+    """A number as text, and None for the NaN that pandas has in the place of nothing."""
+    if isinstance(value, float) and value != value:
+        return None
+    return str(value) if isinstance(value, int | float) else value
 
 
 def _first_text(value: Any) -> str | None:

@@ -51,7 +51,7 @@ def mean_box_baseline(train_rows: Iterable[Any], test_rows: Iterable[Any], *, se
     for key, row in _grounding_rows(test_rows):
         fallback += key not in means
         x1, y1, x2, y2 = means.get(key, overall)
-        predictions.append({**row, "response": f"({x1:.3f},{y1:.3f}),({x2:.3f},{y2:.3f})"})
+        predictions.append({**row, "response": f"({x1:.3f},{y1:.3f}),({x2:.3f},{y2:.3f})", "candidates": []})
     if not predictions:
         raise ValueError("No test row is a grounding question: there is nothing to ground.")
     metrics = evaluate_predictions(predictions, seed=seed)["tasks"]["VG"]

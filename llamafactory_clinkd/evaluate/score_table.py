@@ -75,7 +75,7 @@ def metrics_table(metrics: dict[str, Any]) -> "Table | Group":
     mean = "mean of 8" if metrics["protocol"] == "released" else "mean"
     table.add_row(mean, *(_percent(task["macro"]) for task in tasks.values()), style="bold")
     if any(task["ci"] for task in tasks.values()):
-        unit = f"{metrics['confidence']:.0%} interval, by {metrics['resampled_by']}"
+        unit = f"{metrics['confidence']:.0%} interval, by {metrics.get('resampled_by', 'row')}"
         table.add_row(unit, *(_interval(task["ci"]) for task in tasks.values()))
     if blind := metrics.get("baselines"):
         table.add_row("blind answer", *(_percent(blind.get(f"blind_{task}", {}).get("macro")) for task in tasks))

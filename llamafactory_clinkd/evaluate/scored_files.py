@@ -35,14 +35,14 @@ def evaluate_file(
     ``train`` (ShareGPT, or rows of questions and answers), the metrics have the blind answers as ``baselines``.
     """
     rows = _rows(path, answers, dataset)
+    if export is not None:
+        export_rows(read_rows(rows).rows, export[0], Path(export[1]))
     if against is None:
         metrics = evaluate_predictions(rows, **options)
     else:
         others = _rows(path, against, dataset) if answers is not None else _rows(against, None, dataset)
         comparison, metrics, _ = compare_predictions(rows, others, with_selection=True, **options)
         metrics["comparison"] = comparison
-    if export is not None:
-        export_rows(read_rows(rows).rows, export[0], Path(export[1]))
     if train is None:
         return metrics
     if options.pop("protocol", "present") == "released":

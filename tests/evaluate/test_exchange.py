@@ -29,13 +29,13 @@ OURS = [
 
 # The columns of VLMEvalKit's data sets (MCQ and VQA in one) with the prediction, as its `infer_data_job` dumps them.
 VLMEVALKIT = pandas.DataFrame({
-    "index": [3, 7, 9, 11],
-    "question": ["Which organ is this?", "Is it enlarged?", "What is shown?", "Where?"],
-    "A": ["liver", None, None, None], "B": ["spleen", None, None, None], "C": [None] * 4,
-    "answer": ["B", "no", "['a cyst', 'cyst']", "right"],
-    "category": ["organ", "size", "finding", "place"],
-    "image_path": ["3.jpg", "7.jpg", "9.jpg", "11.jpg"],
-    "prediction": ["B", "No, it is not.", "a cyst", "Failed to obtain answer via API."],
+    "index": [3, 7, 9, 11, 12],
+    "question": ["Which organ is this?", "Is it enlarged?", "What is shown?", "Where?", "How many?"],
+    "A": ["liver"] + [float("nan")] * 4, "B": ["spleen", None, None, None, None], "C": [float("nan")] * 5,
+    "answer": ["B", "no", "['a cyst', 'cyst']", "right", 3],
+    "category": ["organ", "size", "finding", "place", "number"],
+    "image_path": ["3.jpg", "7.jpg", "9.jpg", "11.jpg", "12.jpg"],
+    "prediction": ["B", "No, it is not.", "a cyst", "Failed to obtain answer via API.", "3"],
 })  # fmt: skip
 
 
@@ -54,12 +54,13 @@ def dump(data, path):
 @pytest.mark.parametrize("ending", [".xlsx", ".tsv", ".json"])
 def test_vlmevalkit_s_results_are_read(tmp_path, ending):
     path = dump(VLMEVALKIT, tmp_path / f"model_DATA{ending}")
-    choice, closed, opened, failed = read_predictions(path).rows
+    choice, closed, opened, failed, counted = read_predictions(path).rows
+    assert counted["annotation"] == "3" and not counted.get("choices")
     assert choice["choices"] == ["liver", "spleen"] and str(choice["id"]) == "3" and choice["image"] == "3.jpg"
     assert opened["annotations"] == ["a cyst", "cyst"] and closed["annotation"] == "no"
     assert failed["response"] == "" and read_predictions(path).answers["not_text"] == 1
     scores = evaluate_file(path)["tasks"]["VQA"]
-    assert (scores["closed"], scores["closed_accuracy"], scores["open_exact_match"]) == (2, 1.0, 0.5)
+    assert (scores["closed"], scores["closed_accuracy"], scores["open_exact_match"]) == (2, 1.0, 2 / 3)
 
 
 def lmms_eval_lines(**more):
