@@ -76,11 +76,10 @@ def check(
     Writes ``<report>.json`` (the :class:`Check`), ``<report>.jsonl`` (every problem) and ``<report>.images.jsonl``,
     a cache: a repeated or interrupted check opens only the images that have changed since.
 
-    Nothing outside ``image_folder`` (LLaMA-Factory's ``media_dir``; by default the file's folder) is opened. The sets
-    of ``against`` must share no image and no volume with this one, in the same folder. ``model`` is a Qwen2-VL whose
-    tokenizer counts the tokens of each row; None skips that. ``cutoff_len`` and ``image_max_pixels`` are the recipe's.
-    ``workers`` are one per core by default. ``report`` is a path without extension, by default ``<data set>.check``.
-    ``on_progress`` is called with the stage (``images`` or ``rows``), the number done and the total.
+    Nothing outside ``image_folder`` (``media_dir``; by default the file's folder) is opened. The sets of ``against``
+    must share no image, volume or patient with this one. ``model`` is a Qwen2-VL whose tokenizer counts the tokens of
+    each row, or None. ``report`` is a path without extension, by default ``<data set>.check``. ``on_progress`` is
+    called with the stage (``images`` or ``rows``), the number done and the total.
     """
     path = Path(path)
     folder = Path(image_folder) if image_folder is not None else path.parent

@@ -3,9 +3,8 @@
 
 """Streams the rows of a JSON array, of a JSONL file or of one JSON object, of any size.
 
-The standard library's decoder reads a window of the file, so memory is bounded by the largest row. The fast back end
-of ijson 3.6 aborts the whole file at a ``NaN`` (every empty cell that pandas writes), at an integer over 64 bits and
-at one byte that is not UTF-8, and silently replaces lone surrogates. Here each of these costs one row at most.
+Memory is bounded by the largest row. The fast back end of ijson 3.6 aborts the whole file at a ``NaN`` (an empty cell
+of pandas), an integer over 64 bits or a byte that is not UTF-8, and replaces lone surrogates: here each costs one row.
 """
 
 import codecs

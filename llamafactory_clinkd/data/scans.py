@@ -3,13 +3,12 @@
 
 """Converts DICOM and NIfTI images to 8-bit PNG, once each.
 
-CT is windowed (the file's own window, else centre 40 and width 400 HU: soft tissue); everything else is stretched
-between the 0.5th and the 99.5th percentile of the slice. MONOCHROME1, where 0 is white, is inverted. NIfTI slices are
-turned to the radiologist's view: the patient's right on the left of the image, anterior or superior on top. Pixels
-that are not square are not resampled: boxes in thousandths of the image do not depend on its proportions.
+CT is windowed (the file's own window, else centre 40 and width 400 HU: soft tissue), the rest stretched between the
+0.5th and the 99.5th percentile of the slice. MONOCHROME1, where 0 is white, is inverted. NIfTI slices face the
+radiologist: the patient's right on the left, anterior or superior on top. Pixels that are not square stay so.
 
-Only pixels reach the PNG: no header field, no name, no date is copied. Its name has that of the file, the window, the
-slice and, from DICOM, keyed hashes of series and patient, by which slices of one volume stay together in a split.
+Only pixels reach the PNG, no header field. Its name has that of the file, the window, the slice and, from DICOM, keyed
+hashes of series and patient, by which slices of one volume stay together in a split.
 """
 
 import re
@@ -101,8 +100,7 @@ def scan_to_png(
 
 
 def _name(relative: str, identity: str, window: Window | None, selected: Slice) -> str:
-    window_text = f"--w{window[0]:g}_{window[1]:g}" if window else ""
-    return f"{relative}{identity}{window_text}--{selected}"
+    return f"{relative}{identity}" + ("--w{:g}_{:g}".format(*window) if window else "") + f"--{selected}"
 
 
 def _dicom(

@@ -121,9 +121,8 @@ class ResumableWriter:
     """Writes ``<folder>/<name>.json``, its entry in ``dataset_info.json`` and its lines in ``rejects.jsonl``.
 
     Rows go to partial files under ``<folder>/.convert/<name>``, with a checkpoint every :data:`CHECKPOINT` rows. A
-    writer with the same ``signature``, which identifies the source and the options, resumes from the last one: the
-    caller skips the first ``done`` rows of the source. ``entry`` has more keys of the entry. ``warnings`` has the
-    first hundred, over all runs.
+    writer with the same ``signature`` (of source and options) resumes from the last one: the caller skips the first
+    ``done`` rows. ``entry`` has more keys of the entry, ``warnings`` the first hundred over all runs.
     """
 
     def __init__(self, folder: str | Path, name: str, signature: str, **entry: Any) -> None:

@@ -3,18 +3,10 @@
 
 """Streams the rows of a source: JSON and JSONL, CSV and TSV, Parquet, a folder of them, a data set of the hub.
 
-=========================================  =====================================================================
-source                                     read with
-=========================================  =====================================================================
-a JSON array, JSONL, an object that has    ``reader.py``
-one in a member such as ``data``
-COCO's object, an object of objects        ``reader.py``; the annotations are joined with images and categories
-CSV, TSV (``.csv``, ``.tsv``)              Python's ``csv``; VinDr-CXR's lines are joined by picture and class
-Parquet                                    ``pyarrow``, a batch at a time; pictures stay bytes
-a folder, or a name of the hub             ``datasets.load_dataset``, streamed
-=========================================  =====================================================================
-
-Text may be UTF-8 or UTF-16, with or without a byte order mark, and gzipped.
+JSON arrays, JSONL, objects with a list in a member such as ``data``, and objects of objects go through ``reader.py``;
+COCO's annotations are joined with images and categories. Python's ``csv`` reads ``.csv`` and ``.tsv``; VinDr-CXR's
+lines are joined by picture and class. ``pyarrow`` reads Parquet by batches, ``datasets`` streams folders and the hub;
+pictures stay bytes. Text may be UTF-8 or UTF-16, with or without a byte order mark, and gzipped.
 """
 
 import csv

@@ -44,8 +44,7 @@ def write_split(
             f"Nothing is left of the {len(is_test)} rows of {path} for training, because each {by} stays on "
             f"one side. Take a smaller share{', or split by image' if by != 'image' else ', or more images'}."
         )
-    train_rows = _write(path, train, lambda index: not is_test[index])
-    return train_rows, _write(path, test, is_test.__getitem__)
+    return _write(path, train, lambda index: not is_test[index]), _write(path, test, is_test.__getitem__)
 
 
 def _rows(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -122,9 +121,8 @@ def groups_of(row: Mapping[str, Any], by: str) -> list[str]:
         raise ValueError(f"A split is by image, by volume or by patient, not by {by!r}.")
     images = [str(image) for image in as_list(row.get("images"))]
     if by == "patient":
-        patients = (
-            [row["patient"]] if row.get("patient") not in (None, "") else [patient_of(image) for image in images]
-        )
+        known = row.get("patient")
+        patients = [known] if known not in (None, "") else [patient_of(image) for image in images]
         if not patients or None in patients:
             raise ValueError(
                 f"The patient of the row {str(row.get('id'))[:60]!r} is not known: it has no column `patient`, and "
