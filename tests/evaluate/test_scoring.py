@@ -90,7 +90,8 @@ def test_all_four_tasks_and_their_average(no_java):
 @pytest.mark.slow
 @pytest.mark.skipif(captions.java_command() is None, reason="no `java` on the path")
 def test_mia_with_java():
-    rows = [mia("ct", "A CT of the abdomen with the liver."), mia("ct", "liver"), mia("mr", "An MR image.")]
+    rows = [mia("ct", "A CT of the abdomen with the liver."), mia("ct", "liver") | {"image": "ct_2.png"}]
+    rows.append(mia("mr", "An MR image."))
     metrics = evaluate_predictions(rows)
     task = metrics["tasks"]["MIA"]
     assert metrics["notes"] == []
