@@ -3,19 +3,18 @@
 
 """The supported versions, what is known to be wrong in some of them, and the names that the hooks rely on."""
 
-import contextlib
 import functools
 import importlib
 import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from ..utils.environment import installed_version
 
 
 logger = logging.getLogger(__name__)
-
 
 SUPPORTED = {
     "llamafactory": (">=0.9.5,<0.10", "0.9.5 is the first whose SFT trainer takes `ref_model`"),
@@ -29,11 +28,7 @@ class UnsupportedVersionError(RuntimeError):
 
 def found_versions() -> dict[str, str | None]:
     """Installed version of each package in :data:`SUPPORTED`, ``None`` if it is missing."""
-    versions: dict[str, str | None] = dict.fromkeys(SUPPORTED)
-    for package in SUPPORTED:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
+    return {package: installed_version(package) for package in SUPPORTED}
 
 
 @functools.cache

@@ -14,8 +14,6 @@ _HOMES = {
     "OnPolicyDistillTrainer": "on_policy_trainer",
     "VkdTrainer": "vkd",
     "check_teacher": "teacher",
-    "read_pseudo_labels": "pseudo_labels",
-    "write_pseudo_labels": "pseudo_labels",
 }
 __all__ = list(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -8,7 +8,6 @@ the settings that turn them into pixels. Library versions are among these, since
 """
 
 import hashlib
-import importlib.metadata
 import io
 import json
 import logging
@@ -22,6 +21,7 @@ from PIL import Image
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
+from ..utils.environment import installed_version
 from ..utils.io import content_hash, file_sha256
 
 
@@ -160,13 +160,6 @@ def pixel_settings(processor: Any, model_arguments: Any, *, image_square: bool) 
         "processors": {name: None if each is None else each.to_dict() for name, each in processors.items()},
         "limits": {key: value for key, value in vars(model_arguments).items() if key.startswith(PIXEL_PREFIXES)},
         "image_square": image_square,
-        "libraries": {name: _version(name) for name in PIXEL_LIBRARIES},
+        "libraries": {name: installed_version(name) for name in PIXEL_LIBRARIES},
     }
     return json.loads(json.dumps(settings, default=str))
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -11,9 +11,8 @@ from typing import Any
 
 from ..arguments import PHASES, TRAINING_PHASES
 from ..generation.generation_trainer import GeneratingTrainer
-from ..kd.pseudo_labels import seeded_subset
 from ..rope.saved_positions import apply_saved_positions
-from ..training.tracked_data import TrackedData, describe_rows
+from ..training.tracked_data import TrackedData, describe_rows, seeded_subset
 from ..utils.ranks import Ranks, Stopped
 from .checkpoints import last_whole_checkpoint, unsaved_state
 from .content import ContentHashes

@@ -21,10 +21,9 @@ from ..correct.teacher_corrector import LoadedTeacher, TeacherCorrector
 from ..generation import preserve_training_state
 from ..generation.generation_trainer import generate_with_trainer, shards_parameters
 from ..kd import distill_loss, logits_distill_loss
-from ..kd.pseudo_labels import seeded_subset
 from ..rope.saved_positions import bind_settings, teacher_settings
 from ..select import Scorer, check_scorer, load_scorer
-from ..training.tracked_data import TrackedData, describe_rows, with_answers
+from ..training.tracked_data import TrackedData, describe_rows, seeded_subset, with_answers
 from ..utils.boxes import strip_boxes
 from ..utils.io import read_jsonl, write_json
 from ..utils.pixels import read_pixels

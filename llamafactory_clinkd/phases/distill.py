@@ -12,14 +12,7 @@ from typing import Any
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..kd import (
-    DistillTrainer,
-    OnPolicyDistillTrainer,
-    VkdTrainer,
-    distill_loss,
-    logits_distill_loss,
-    read_pseudo_labels,
-)
+from ..kd import DistillTrainer, OnPolicyDistillTrainer, VkdTrainer, distill_loss, logits_distill_loss
 from ..kd.adapter_teacher import AdapterTeacher, add_teacher_adapters, reasons_for_own_base
 from ..kd.cache_keys import pixel_settings, teacher_identity
 from ..kd.teacher import CachedTeacher, OffloadedTeacher, Teacher
@@ -30,6 +23,7 @@ from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.io import read_json
 from ..utils.models import text_config
 from .context import Run
+from .pseudo_label import read_pseudo_labels
 from .recipe import RecipeArguments, adapter_options, teacher_model_arguments
 
 

@@ -6,14 +6,14 @@
 import importlib.util
 import logging
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ..evaluate import blind_scores, evaluate_predictions
-from ..kd.pseudo_labels import seeded_subset, write_pseudo_labels
 from ..rope.saved_positions import bind_settings, teacher_settings
-from ..training.tracked_data import TrackedData
+from ..training.tracked_data import TrackedData, seeded_subset
 from ..utils.boxes import has_box
-from ..utils.io import read_jsonl, write_json
+from ..utils.io import read_jsonl, write_json, write_jsonl
 from .context import Run
 from .recipe import beam_settings, generating_arguments, teacher_model_arguments
 
@@ -111,3 +111,22 @@ def _training_split(run: Run, rows: Any) -> Any:
 
     train, _ = split_dataset(rows, None, data, seed=run.recipe.training.seed)
     return train["train"]
+
+
+def write_pseudo_labels(
+    path: Path, described: list[dict[str, Any]], answers: list[dict[str, Any]]
+) -> dict[str, float]:
+    """Writes each row with its answer from :func:`llamafactory_clinkd.generation.generate_rows`; counts the labels."""
+    rows = []
+    for row, answer in zip(described, answers, strict=True):
+        best = answer["candidates"][0] if answer["candidates"] else {"text": None, "logprob": None}
+        rows.append({**row, "pseudo_label": best["text"], "logprob": best["logprob"], "error": answer.get("error")})
+    write_jsonl(path, rows)
+    return {"labelled": sum(row["pseudo_label"] is not None for row in rows)}
+
+
+def read_pseudo_labels(path: Path) -> dict[str, str | None]:
+    """``key -> pseudo-label``, None where the teacher had no answer. FileNotFoundError if the phase did not run."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: run phase pseudo_label first (add it to `clinkd_phases`).")
+    return {row["key"]: row["pseudo_label"] for row in read_jsonl(path)}

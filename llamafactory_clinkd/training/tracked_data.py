@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.boxes import IMAGE_PLACEHOLDER, modality_of, task_of
+from ..utils.io import content_hash
 
 
 logger = logging.getLogger(__name__)
@@ -113,3 +114,11 @@ def with_answers(aligned: Any, answers: list[str]) -> Any:
         return {"_response": [{**row["_response"][0], "content": answers[index]}]}
 
     return aligned.map(answer, with_indices=True, load_from_cache_file=False, desc="Replacing answers")
+
+
+def seeded_subset(size: int, wanted: int, seed: int, purpose: str) -> list[int]:
+    """``min(wanted, size)`` distinct row numbers, ascending; drawn by a hash, so the same on every machine."""
+    if wanted >= size:
+        return list(range(size))
+    order = sorted(range(size), key=lambda index: content_hash([seed, purpose, index]))
+    return sorted(order[:wanted])

@@ -21,6 +21,7 @@ from llamafactory.data.processor import (
     UnsupervisedDatasetProcessor,
 )
 
+from ..utils.patching import patch_instance
 from ..utils.pixels import READ_OTHERWISE, PictureError, examine_header
 from .lm_head import IGNORE_INDEX
 
@@ -37,37 +38,28 @@ IMAGE, ANSWER, QUESTION, PACKED, TEXT = "image or video tokens", "its answer", "
 class _Recorder:
     """Mixed into a stock processor: its ``preprocess_dataset`` adds the column :data:`CUT_ROWS`."""
 
+    labels_count = False  # whether the labels count besides the ids
+
     def _encode_data_example(self, **row: Any) -> tuple[list[int], list[int]]:
-        limited = self.data_args
-        self.data_args = copy.copy(limited)
-        self.data_args.cutoff_len = 2**31
-        try:
+        unlimited = copy.copy(self.data_args)
+        unlimited.cutoff_len = 2**31
+        with patch_instance(self, "data_args", unlimited):
             ids, labels = super()._encode_data_example(**row)
-        finally:
-            self.data_args = limited
-        length = self._length(ids, labels)
-        if length <= limited.cutoff_len:
-            self.__dict__.setdefault("_lost", []).append(None)
-            return ids, labels
-        cut_ids, cut_labels = super()._encode_data_example(**row)
-        loss = self._loss(ids, cut_ids, cut_labels)
-        self.__dict__.setdefault("_lost", []).append(None if loss is None else [length, loss])
-        return cut_ids, cut_labels
+        length, loss = len(ids) + self.labels_count * len(labels), None
+        if length > self.data_args.cutoff_len:
+            whole, (ids, labels) = ids, super()._encode_data_example(**row)
+            loss = IMAGE if self._media(ids) != self._media(whole) else self._loss(whole, ids, labels)
+        self.__dict__.setdefault("_lost", []).append(loss and [length, loss])
+        return ids, labels
 
-    def _length(self, ids: list[int], labels: list[int]) -> int:
-        return len(ids)
+    def _loss(self, whole: list[int], ids: list[int], labels: list[int]) -> str | None:
+        """What is lost besides media of a row that was cut; None if nothing that matters."""
+        return TEXT if any(label != IGNORE_INDEX for label in labels[1:]) else ANSWER
 
-    def _loss(self, ids: list[int], cut_ids: list[int], cut_labels: list[int]) -> str | None:
-        """What is lost of a row that was cut; None if nothing that matters."""
-        if self._loses_media(ids, cut_ids):
-            return IMAGE
-        return TEXT if any(label != IGNORE_INDEX for label in cut_labels[1:]) else ANSWER
-
-    def _loses_media(self, ids: list[int], cut_ids: list[int]) -> bool:
-        plugin = self.template.mm_plugin
-        tokens = (getattr(plugin, f"{kind}_token", None) for kind in ("image", "video", "audio"))
+    def _media(self, ids: list[int]) -> int:
+        tokens = (getattr(self.template.mm_plugin, f"{kind}_token", None) for kind in ("image", "video", "audio"))
         media = {self.tokenizer.convert_tokens_to_ids(token) for token in tokens if token}
-        return sum(each in media for each in ids) != sum(each in media for each in cut_ids)
+        return sum(each in media for each in ids)
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         self._lost = []
@@ -90,27 +82,20 @@ class RecordedSupervised(_Recorder, SupervisedDatasetProcessor):
 class RecordedPacked(_Recorder, PackedSupervisedDatasetProcessor):
     """Stock's processor that packs training rows, each of which must be whole."""
 
-    def _loss(self, ids: list[int], cut_ids: list[int], cut_labels: list[int]) -> str | None:
-        return IMAGE if self._loses_media(ids, cut_ids) else PACKED
+    def _loss(self, whole: list[int], ids: list[int], labels: list[int]) -> str | None:
+        return PACKED
 
 
 class RecordedUnsupervised(_Recorder, UnsupervisedDatasetProcessor):
     """Stock's processor of rows to answer: ids of the question, labels of the answer, together in ``cutoff_len``."""
 
-    def _length(self, ids: list[int], labels: list[int]) -> int:
-        return len(ids) + len(labels)
+    labels_count = True
 
-    def _loss(self, ids: list[int], cut_ids: list[int], cut_labels: list[int]) -> str | None:
-        if self._loses_media(ids, cut_ids):
-            return IMAGE
-        return QUESTION if len(cut_ids) < len(ids) else None
+    def _loss(self, whole: list[int], ids: list[int], labels: list[int]) -> str | None:
+        return QUESTION if len(ids) < len(whole) else None
 
 
-RECORDED = {
-    "SupervisedDatasetProcessor": RecordedSupervised,
-    "PackedSupervisedDatasetProcessor": RecordedPacked,
-    "UnsupervisedDatasetProcessor": RecordedUnsupervised,
-}
+RECORDED = {each.__bases__[1].__name__: each for each in (RecordedSupervised, RecordedPacked, RecordedUnsupervised)}
 """Names in ``llamafactory.data.loader`` -> what replaces them."""
 
 
@@ -147,8 +132,9 @@ def describe_cut_rows(lost: list[tuple[int, int, str]], aligned: Any, cutoff_len
         row = aligned[number]
         name = row.get("_clinkd_row") or f"row {number + 1}"
         identifier = f" (id {row['_clinkd_id']})" if row.get("_clinkd_id") else ""
-        lines.append(f"{name}{identifier} has {length} tokens, too long {loss}" if loss == PACKED else
-                     f"{name}{identifier} has {length} tokens and loses {loss}")  # fmt: skip
+        lines.append(
+            f"{name}{identifier} has {length} tokens{', too long' if loss == PACKED else ' and loses'} {loss}"
+        )
     more = f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
     longest = max(length for _, length, _ in lost)
     return (

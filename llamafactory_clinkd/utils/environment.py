@@ -19,13 +19,16 @@ POLL_SECONDS = 0.5
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
     """The version of ``python`` and of each distribution, or ``not installed``."""
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+    found = {package: installed_version(package) or "not installed" for package in packages}
+    return {"python": platform.python_version()} | found
+
+
+def installed_version(package: str) -> str | None:
+    """The version of a distribution, None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def cli_command(*arguments: str | Path) -> list[str]:

@@ -51,8 +51,8 @@ def test_the_second_round_begins_with_the_corrected_rows(workspace, tmp_path, mo
 
 def test_a_seeded_part_of_the_training_set_is_judged(workspace, tmp_path, monkeypatch):
     """Its candidates may still not equal a label of the rows that were not chosen."""
-    from llamafactory_clinkd.kd.pseudo_labels import seeded_subset
     from llamafactory_clinkd.phases import correct as correction_round
+    from llamafactory_clinkd.training.tracked_data import seeded_subset
 
     real, existing = correction_round.correct_round, []
 
@@ -72,7 +72,7 @@ def test_a_seeded_part_of_the_training_set_is_judged(workspace, tmp_path, monkey
 
 
 def test_the_chosen_part_depends_on_seed_and_round_alone():
-    from llamafactory_clinkd.kd.pseudo_labels import seeded_subset
+    from llamafactory_clinkd.training.tracked_data import seeded_subset
 
     drawn = seeded_subset(1000, 30, 5, "correction 1")
     assert drawn == sorted(set(drawn)) and len(drawn) == 30
