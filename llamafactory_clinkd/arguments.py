@@ -18,6 +18,7 @@ from .utils.value_checks import bad_value, did_you_mean, parse_numbers, require_
 
 
 PHASES = ("pseudo_label", "distill", "correct", "predict", "evaluate")
+GENERATING_PHASES = ("pseudo_label", "correct", "predict")
 TRAINING_PHASES = ("distill", "correct")
 OPTIONS_WRITTEN: ContextVar[frozenset[str] | None] = ContextVar("options_written", default=None)
 """The options of a command line while it is parsed: argparse passes every default as if it had been written."""
@@ -39,7 +40,7 @@ RANGES: dict[tuple[str, ...], dict[str, Any]] = {
     ("mcg_alpha_h", "mcg_alpha_w", "mcg_gap"): {"minimum": 1, "maximum": 10_000, "integer": True},
     (
         "pseudo_label_samples", "correction_rounds", "correction_candidates", "correction_concurrency",
-        "sasg_candidates", "correction_max_samples", "correction_max_requests",
+        "sasg_candidates", "correction_max_samples", "correction_max_requests", "generation_concurrency",
     ): {"minimum": 1, "maximum": 10**9, "integer": True},
     ("kd_alpha", "kd_noise_std"): {"maximum": 10_000},
     # Outside, logits / T or T^2 leave the range in which a softmax can still be told from a constant.
@@ -50,7 +51,7 @@ RANGES: dict[tuple[str, ...], dict[str, Any]] = {
     ("kd_rollout_top_p",): {"maximum": 1, "open_minimum": True},
     ("kd_rollout_every",): {"minimum": 1, "maximum": 10_000, "integer": True},
 }  # fmt: skip
-PARSED = ("clinkd_phases", "rope_sections", "correction_token_prices")
+PARSED = ("clinkd_phases", "generation_phases", "rope_sections", "correction_token_prices")
 OPTIONAL = ("correction_max_samples", "correction_max_requests", "kd_beta")
 
 
@@ -197,6 +198,24 @@ class ClinkdArguments:
         "question's box, else the whole image: crop, highlight (box outlined), blur (outside of it blurred), mean (of "
         "the three), or auto (the one that validated best).",
     )
+    generation_base_url: str | None = _key(
+        None,
+        "Base URL of an OpenAI-compatible server (vLLM, SGLang, ...) that generates the answers of generation_phases. "
+        "The API key is read from OPENAI_API_KEY.",
+    )
+    generation_model: str | None = _key(None, "Name of the model at that server. Default: the only one.")
+    generation_phases: str = _key(
+        "pseudo_label",
+        "Phases whose answers the server generates: any of pseudo_label, correct, predict. In correct and predict it "
+        "must serve the phase's own model, which is checked.",
+    )
+    generation_concurrency: int = _key(16, "Number of concurrent requests to that server, >= 1.")
+    generation_allow_remote: bool = _key(
+        False, "Whether or not questions and medical pictures may be sent to a server that is not on this machine."
+    )
+    generation_allow_http: bool = _key(
+        False, "Whether or not that server may be reached by plain http, which machines on the way can read."
+    )
     spice_jars: str | None = _key(
         None,
         "Folder of the two jars of Stanford CoreNLP 3.6.0 (archive stanford-corenlp-full-2015-12-09), for the real "
@@ -223,7 +242,8 @@ class ClinkdArguments:
                     )
             return
 
-        self.clinkd_phases = self._parse_phases()
+        self.clinkd_phases = self._parse_phases("clinkd_phases", PHASES)
+        self.generation_phases = self._parse_phases("generation_phases", GENERATING_PHASES)
         if self.kd_cache is False:  # YAML 1.1 reads a bare `off` as a boolean
             self.kd_cache = "off"
         self.rope_sections = self._parse_sections()
@@ -248,16 +268,16 @@ class ClinkdArguments:
         """Whether a key was written, or set to another value than its default."""
         return key in self.clinkd_written or getattr(self, key) != type(self).__dataclass_fields__[key].default
 
-    def _parse_phases(self) -> list[str]:
-        phases = split_list(self.clinkd_phases)
-        if not phases or not set(phases) <= set(PHASES):
-            unknown = next((phase for phase in phases if phase not in PHASES), "")
-            expected, hint = f"a non-empty subset of {', '.join(PHASES)}", did_you_mean(unknown, PHASES)
-            raise bad_value("clinkd_phases", phases, expected, "correct the names", hint)
-        in_order = [phase for phase in PHASES if phase in phases]
+    def _parse_phases(self, key: str, allowed: tuple[str, ...]) -> list[str]:
+        phases = split_list(getattr(self, key))
+        if not phases or not set(phases) <= set(allowed):
+            unknown = next((phase for phase in phases if phase not in allowed), "")
+            expected, hint = f"a non-empty subset of {', '.join(allowed)}", did_you_mean(unknown, allowed)
+            raise bad_value(key, phases, expected, "correct the names", hint)
+        in_order = [phase for phase in allowed if phase in phases]
         if phases != in_order:
-            expected = f"each phase once, in the order {', '.join(PHASES)}"
-            raise bad_value("clinkd_phases", phases, expected, ", ".join(in_order))
+            expected = f"each phase once, in the order {', '.join(allowed)}"
+            raise bad_value(key, phases, expected, ", ".join(in_order))
         return phases
 
     def _parse_sections(self) -> list[int] | None:

@@ -12,7 +12,8 @@ def check_conflicts(settings: Any) -> None:
     """Raises ``ValueError`` for ClinKD keys, in range each, that do not go together; the message names the fix."""
     distils = "distill" in settings.clinkd_phases and settings.kd_method != "none"
     teacher = getattr(settings, "ref_model", None) or getattr(settings, "ref_model_adapters", None)
-    if (distils or "pseudo_label" in settings.clinkd_phases) and not teacher:
+    labels = "pseudo_label" in settings.clinkd_phases and not answers_by_server(settings, "pseudo_label")
+    if (distils or labels) and not teacher:
         raise ValueError(
             f"`ref_model` is missing: the phases {settings.clinkd_phases} with `kd_method: {settings.kd_method}` need "
             "a teacher. Set `ref_model` (and `ref_model_adapters`, `ref_model_quantization_bit`) to its name or "
@@ -33,6 +34,7 @@ def check_conflicts(settings: Any) -> None:
         allowed = "no value with `kd_teacher_offload: true`, because quantised weights stay on the GPU"
         raise bad_value("ref_model_quantization_bit", bits, allowed, "remove one of them")
     _check_on_policy(settings, distils)
+    _check_server(settings)
     scorer = settings.correction_scorer
     if scorer in ("logprob", "consensus") or str(scorer).endswith(".json"):
         raise bad_value("correction_scorer", scorer, "an open_clip model", "name one, or remove the key")
@@ -53,6 +55,22 @@ def check_conflicts(settings: Any) -> None:
             raise ValueError(f"`{switch}: true` replaces the loss or engine that ClinKD extends. Set one of them.")
     if getattr(settings, "stage", "sft") != "sft":
         raise bad_value("stage", settings.stage, "sft with `use_clinkd: true`", "set `stage: sft`")
+
+
+def answers_by_server(settings: Any, phase: str) -> bool:
+    """Whether ``generation_base_url`` generates the answers of a phase."""
+    return settings.generation_base_url is not None and phase in settings.generation_phases
+
+
+def _check_server(settings: Any) -> None:
+    for key in ("model", "phases", "concurrency", "allow_remote", "allow_http"):
+        found, field = getattr(settings, f"generation_{key}"), type(settings).__dataclass_fields__[f"generation_{key}"]
+        if settings.generation_base_url is None and found not in (field.default, [field.default]):
+            fix = "set it, or remove the key"
+            raise bad_value(f"generation_{key}", found, "no value without `generation_base_url`", fix)
+    if answers_by_server(settings, "correct") and settings.correction_outputs == "forward":
+        allowed = "generate where `generation_phases` contains correct"
+        raise bad_value("correction_outputs", "forward", allowed, "set one of them")
 
 
 def _check_on_policy(settings: Any, distils: bool) -> None:

@@ -27,7 +27,7 @@ from .shards import Row, UnfinishedError, check_settings, is_merged, merge_shard
 
 
 logger = logging.getLogger(__name__)
-_MAX_FAILED_FIRST = 16  # this many failed rows without a good one mean a broken set-up, not bad rows
+MAX_FAILED_FIRST = 16  # this many failed rows without a good one mean a broken set-up, not bad rows
 
 
 def generate_rows(
@@ -88,7 +88,7 @@ def generate_rows(
         UnfinishedError: On every rank, if a rank stopped early; the next run generates the rest.
     """
     out_path = Path(out_path)
-    barrier = _check_arguments(dataset, row_ids, num_processes, barrier)
+    barrier = check_arguments(dataset, row_ids, num_processes, barrier)
     settings = generation_settings(model, tokenizer, gen_kwargs, num_candidates)
     recorded = {**settings, "seed": seed, "skip_special_tokens": skip_special_tokens, **(identity or {})}
     check_settings(out_path, recorded, process_index)
@@ -112,15 +112,24 @@ def generate_rows(
     )
     title = progress if isinstance(progress, str) else "generate"
     title += f" (rank 0 of {num_processes})" if num_processes > 1 else ""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    no_bar = not progress or process_index != 0 or not batches
-    bar = Progress(TextColumn("{task.description}"), *columns, disable=no_bar)
-    with preserve_training_state(model), bar:
+    show = bool(progress) and process_index == 0 and bool(batches)
+    with preserve_training_state(model), progress_bar(show) as bar:
         task = bar.add_task(title, total=sum(len(batch) for batch in batches))
         for rows in worker.run(batches):
             append_jsonl(shard_path(out_path, process_index), [row for row in rows if row["id"] not in done])
             bar.advance(task, len(rows))
 
+    return merge_all(out_path, row_ids, process_index, barrier)
+
+
+def progress_bar(show: bool) -> Progress:
+    """A bar with counts, the time so far and the time left."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, disable=not show)
+
+
+def merge_all(out_path: Path, row_ids: Sequence[str], process_index: int, barrier: Callable[[], Any]) -> list[Row]:
+    """All rows in order, on every rank; raises UnfinishedError if one is missing."""
     barrier()
     if process_index == 0:
         merge_shards(out_path, row_ids)
@@ -138,7 +147,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def _check_arguments(dataset, row_ids, num_processes: int, barrier: Callable | None) -> Callable:
+def check_arguments(dataset, row_ids, num_processes: int, barrier: Callable | None) -> Callable:
     """Checks the arguments and returns the barrier to use."""
     if len(dataset) != len(row_ids):
         raise ValueError(f"`row_ids` must name every row: found {len(row_ids)} ids for {len(dataset)} rows.")
@@ -227,7 +236,7 @@ class _Worker:
         self.num_failed += 1
         reason = _reason(error)
         logger.warning("Row %s cannot be generated and is set aside: %s", self.row_ids[i], reason)
-        if self.num_failed >= _MAX_FAILED_FIRST and not self.num_ok:
+        if self.num_failed >= MAX_FAILED_FIRST and not self.num_ok:
             raise RuntimeError(f"The first {self.num_failed} rows all failed, the last one with: {reason}") from error
         return {"id": self.row_ids[i], "candidates": [], "tokens": 0, "error": reason}
 

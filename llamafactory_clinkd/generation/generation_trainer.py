@@ -15,11 +15,20 @@ from ..utils.ranks import Ranks
 from . import generate_rows
 
 
+class ModelElsewhere(torch.nn.Module):
+    """In place of a model that only a server has: its configuration, for stock's ``run_sft``, and no weights."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+
 class GeneratingTrainer(CustomSeq2SeqTrainer):
     """Generates answers into a JSONL file; ``out_path``, ``num_candidates``, ``should_stop``: see `generate_rows`.
 
     ``row_keys`` returns the unique key of each row once the data is loaded. ``generation`` overrides the recipe's
-    generation arguments. ``when_done`` gets the rows on rank 0, while the other ranks wait, and returns metrics.
+    generation arguments. ``served`` answers the ``aligned`` rows instead of the model. ``when_done`` gets the
+    rows on rank 0, while the other ranks wait, and returns metrics.
     """
 
     def __init__(
@@ -33,11 +42,14 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
         when_done: Callable[[list[dict[str, Any]]], dict[str, float]],
         ranks: Ranks,
         should_stop: Callable[[], bool],
+        served: Any = None,
+        aligned: Callable[[], Any] = lambda: None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._row_keys, self._when_done = row_keys, when_done
         self._generation, self._title, self._ranks = generation, title, ranks
+        self._served, self._aligned = served, aligned
         self._options = {"out_path": out_path, "num_candidates": num_candidates, "should_stop": should_stop}
 
     def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test", **gen_kwargs: Any):
@@ -51,6 +63,8 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
             gen_kwargs={**gen_kwargs, **self._generation},
             title=self._title,
             ranks=self._ranks,
+            served=self._served,
+            aligned=self._aligned,
             **self._options,
         )
         metrics = {"rows": len(rows), "failed": sum("error" in row for row in rows)}
@@ -85,13 +99,37 @@ def generate_with_trainer(
     *,
     title: str,
     ranks: Ranks,
+    served: Any = None,
+    aligned: Callable[[], Any] = lambda: None,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """:func:`generate_rows` with the tokenizer, batch size, ranks, seed and progress bar of a trainer."""
-    args = trainer.args
+    """:func:`generate_rows` with the tokenizer, batch size, ranks, seed and progress bar of a trainer.
+
+    With a ``ServedModel``, a server answers the ``aligned`` rows (:func:`generate_by_server`). It must serve
+    ``model``, unless that is a :class:`ModelElsewhere`.
+    """
+    args, tokenizer = trainer.args, trainer.processing_class
+    if served is not None:
+        from .served_answers import ChatRows, first_tokens, generate_by_server
+
+        collator = trainer.data_collator
+        here = not isinstance(model, ModelElsewhere)
+        return generate_by_server(
+            served,
+            ChatRows(aligned(), collator.template, collator.processor),
+            row_ids,
+            process_index=args.process_index,
+            num_processes=args.world_size,
+            barrier=lambda: ranks.wait(title),
+            progress=None if args.disable_tqdm else title,
+            seed=args.seed,
+            expected=first_tokens(model, tokenizer, dataset, collate) if here else None,
+            eos_token=tokenizer.eos_token or "",
+            **options,
+        )
     return generate_rows(
         model,
-        trainer.processing_class,
+        tokenizer,
         dataset,
         collate,
         row_ids,

@@ -17,6 +17,7 @@ from ..utils.ranks import Ranks, Stopped
 from .checkpoints import last_whole_checkpoint, unsaved_state
 from .content import ContentHashes
 from .recipe import RecipeArguments, is_adapter, phase_arguments, with_model
+from .served import served_model
 from .stock_sft import StockWorkflow
 from .stopping import ABORTED, StopCallback
 
@@ -91,10 +92,12 @@ class Run:
         *,
         after_load: Callable[[Any], Any] | None = None,
         more_callbacks: tuple[Any, ...] = (),
+        elsewhere: bool = False,
     ) -> None:
         """One stock SFT run, see :meth:`.stock_sft.StockWorkflow.run`.
 
-        By default the loaded model gets the student's rotary positions. ``more_callbacks`` are of this run alone.
+        By default the loaded model gets the student's rotary positions. ``more_callbacks`` are of this run
+        alone. With ``elsewhere``, no weights are loaded.
         """
 
         def set_positions(model: Any) -> Any:
@@ -108,6 +111,7 @@ class Run:
                 data=data,
                 after_load=after_load or set_positions,
                 image_square=self.settings.image_square,
+                elsewhere=elsewhere,
             )
         except RuntimeError as error:
             # A scheduler's SIGTERM also ends the forked workers of `datasets`, which reports them as crashed.
@@ -130,7 +134,7 @@ class Run:
 
         ``check_rows`` gets the described rows first; ``finish`` gets rows and answers on rank 0 and returns metrics.
         """
-        folder = self.folder / phase
+        folder, served = self.folder / phase, served_model(self.settings, phase)
         rows: list[dict[str, Any]] = []
 
         def row_keys() -> list[str]:
@@ -148,9 +152,12 @@ class Run:
             when_done=lambda answers: finish(rows, answers),
             ranks=self.ranks,
             should_stop=self.should_stop,
+            served=served,
+            aligned=lambda: data.aligned(is_eval=True),
             **options,
         )
-        self.run_sft(arguments, trainer, data, after_load=after_load)
+        elsewhere = served is not None and phase == "pseudo_label"
+        self.run_sft(arguments, trainer, data, after_load=after_load, elsewhere=elsewhere)
 
     def was_aborted(self) -> bool:
         """Whether LLaMA Board's Abort was pressed."""

@@ -29,6 +29,7 @@ from ..utils.io import read_jsonl, write_json
 from ..utils.pixels import read_pixels
 from .context import Run
 from .recipe import RecipeArguments, beam_settings, teacher_model_arguments
+from .served import served_model
 
 
 logger = logging.getLogger(__name__)
@@ -198,7 +199,10 @@ class CorrectionRounds:
         return report
 
     def _generate(self, aligned: Any, keys: list[str], ended: int) -> list[dict[str, Any]]:
-        trainer = self._trainer
+        trainer, served = self._trainer, served_model(self._settings, "correct")
+        if served is not None:
+            wanted = f"checkpoint-{trainer.state.global_step} in {self._run.folder_of('correct')}"
+            logger.info("The server must serve the model after round %d: %s.", ended, wanted)
         tokenizer = trainer.processing_class
         collate = copy.copy(trainer.data_collator)
         collate.model = collate.get_rope_func = collate.pad_to_multiple_of = None
@@ -213,6 +217,8 @@ class CorrectionRounds:
                 out_path=self.folder / f"round-{ended}.outputs.jsonl",
                 gen_kwargs={**trainer._gen_kwargs, **beam_settings(self._arguments.generating, 1)},
                 title=f"answers after round {ended}",
+                served=served,
+                aligned=lambda: aligned,
                 ranks=self._run.ranks,
                 should_stop=self._run.should_stop,
             )

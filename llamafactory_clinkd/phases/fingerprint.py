@@ -33,7 +33,8 @@ IGNORED: dict[str, tuple[str, ...]] = {
     ),
     "is a secret, or permission to use a server or a hub": (
         "hub_token", "hf_hub_token", "ms_hub_token", "om_hub_token", "swanlab_api_key", "swanlab_lark_secret",
-        "trust_remote_code", "correction_allow_remote", "correction_allow_http",
+        "trust_remote_code", "correction_allow_remote", "correction_allow_http", "generation_allow_remote",
+        "generation_allow_http",
     ),
     "publishes a finished model": (
         "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision",
@@ -56,7 +57,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
         "disable_gradient_checkpointing", "use_unsloth_gc", "torch_empty_cache_steps", "preprocessing_num_workers",
         "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
         "dataloader_prefetch_factor", "kd_cache", "kd_teacher_offload", "correction_concurrency",
-        "correction_base_url",
+        "correction_base_url", "generation_base_url", "generation_phases", "generation_concurrency",
     ),
 }  # fmt: skip
 """Reason -> fields that cannot change a result."""
@@ -92,6 +93,7 @@ GROUP_PHASES = {
 
 FIELD_PHASES = {
     MODEL_PHASES: ("image_square", "bf16_full_eval", "fp16_full_eval", "tf32"),
+    ("pseudo_label",): ("generation_model",),
     ("pseudo_label", "distill"): ("pseudo_label_samples", "ref_model", "teacher_rope_variant"),
     ("distill", "correct", "predict"): ("rope_variant", "rope_sections", "mcg_"),
     ("distill",): ("kd_", "pseudo_label_target"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..generation.generation_trainer import ModelElsewhere
 from ..rope.saved_positions import apply_saved_positions, saved_settings
 from ..rope.square import with_prepared_images
 from ..training.tracked_data import TrackedData
@@ -43,6 +44,7 @@ class StockWorkflow:
         data: TrackedData,
         after_load: Callable[[Any], Any],
         image_square: bool,
+        elsewhere: bool = False,
     ) -> None:
         """Runs stock ``run_sft``.
 
@@ -53,10 +55,13 @@ class StockWorkflow:
             data: Receives the rows behind each tokenised data set, and may choose or change them first.
             after_load: Called with the loaded model, before the collator captures its position function.
             image_square: Whether images are resampled to width = height.
+            elsewhere: Whether a server has the model, so that no weights are loaded and ``after_load`` is not called.
         """
         workflow, stock_load = self.module, self.module.load_model
 
         def load_model(*args: Any, **kwargs: Any) -> Any:
+            if elsewhere:
+                return ModelElsewhere(self.load_config(arguments.model))
             model = require_finite_weights(stock_load(*args, **kwargs), arguments.model.model_name_or_path)
             return after_load(one_vocab_size(keep_trainable(model) if arguments.training.do_train else model))
 
@@ -68,6 +73,13 @@ class StockWorkflow:
             _tracked(data),
         ):
             self._run_sft(*arguments, callbacks)
+
+    @staticmethod
+    def load_config(model_args: Any) -> Any:
+        """The model's configuration, from stock's ``load_config``."""
+        from llamafactory.model.loader import load_config
+
+        return load_config(model_args)
 
     def load_data(self, arguments: RecipeArguments, data: TrackedData, *, image_square: bool) -> None:
         """Loads and tokenises the rows as :meth:`run` does, without a model, and keeps nothing of them.

@@ -23,6 +23,7 @@ from .context import Run
 from .mergeable import check_mergeable
 from .recipe import generating_arguments, phase_arguments, teacher_model_arguments, teacher_place
 from .recipe_files import check_best_model, check_files
+from .served import served_model
 
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ def check_recipe(arguments: Any) -> None:
         _check_recording(data)
     if "evaluate" in phases and finetuning.spice_jars:
         require_spice(finetuning.spice_jars)
+    for phase in phases:
+        served_model(finetuning, phase)  # refuses what may not be sent
     check_data_keys(data)
     require_finite([data, training, model, finetuning, *([generating] if generating else [])])
     if trains:

@@ -81,7 +81,9 @@ class ChatServer:
     def client(self) -> openai.AsyncOpenAI:
         """A client, which is an asynchronous context manager."""
         # Redirects and, on loopback, the environment's proxies would carry texts to another machine.
-        http = BoundedHttpClient(follow_redirects=False, trust_env=not is_loopback(self.url))
+        remote = not is_loopback(self.url)
+        tls = remote or not self.url.startswith("http://")  # reading the certificates takes longer than a request
+        http = BoundedHttpClient(follow_redirects=False, trust_env=remote, verify=tls)
         key = os.environ.get("OPENAI_API_KEY") or "no-key-needed"
         return openai.AsyncOpenAI(
             api_key=key, base_url=self.url, timeout=self.timeout, max_retries=0, http_client=http
@@ -130,13 +132,17 @@ class ChatServer:
 
     async def complete(self, client: openai.AsyncOpenAI, **body: Any) -> Any:
         """One chat completion; raises RequestError."""
+        return await self.call(client.chat.completions.create, **body)
+
+    async def call(self, request: Callable[..., Awaitable[Any]], **body: Any) -> Any:
+        """``request(**body)`` of the client; raises RequestError."""
         loop = asyncio.get_running_loop()
         while (pause := self._not_before - loop.time()) > 0:
             await asyncio.sleep(pause)
         self._before()
         try:
             async with asyncio.timeout(self.timeout):  # the client's own timeout starts anew with every byte
-                return await client.chat.completions.create(**body)
+                return await request(**body)
         except openai.APIStatusError as error:
             if error.code == "content_filter":
                 raise RequestError(error.code) from None

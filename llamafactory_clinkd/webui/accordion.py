@@ -65,7 +65,7 @@ def create_component(name: str, *, interactive: bool) -> Any:
         case "choice":
             return gr.Dropdown(choices=list(element.choices), **common)
         case "phases":
-            return gr.CheckboxGroup(choices=_phase_choices("en"), scale=2, **common)
+            return gr.CheckboxGroup(choices=_phase_choices("en", name), scale=2, **common)
         case "datasets":
             return gr.Dropdown(multiselect=True, allow_custom_value=True, **common)
         case "models":
@@ -79,8 +79,9 @@ def create_component(name: str, *, interactive: bool) -> Any:
     return gr.Textbox(**common)
 
 
-def _phase_choices(lang: str | None) -> list[tuple[str, str]]:
-    return [(name, phase) for phase, name in texts(lang)["phases"].items()]
+def _phase_choices(lang: str | None, name: str) -> list[tuple[str, str]]:
+    words = texts(lang)["phases"]
+    return [(words[phase], phase) for phase in ELEMENTS[name].choices]
 
 
 def _describe(lang: str | None, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -91,7 +92,8 @@ def _describe(lang: str | None, values: dict[str, Any]) -> dict[str, dict[str, A
         info = catalogue["reasons"][unused[name]] if name in unused else words["info"]
         interactive = name == "use_clinkd" or bool(values["use_clinkd"] and name not in unused)
         updates[name] = {"label": words["label"], "info": info, "interactive": interactive}
-    updates["clinkd_phases"]["choices"] = _phase_choices(lang)
+    for name in ("clinkd_phases", "generation_phases"):
+        updates[name]["choices"] = _phase_choices(lang, name)
     return updates
 
 

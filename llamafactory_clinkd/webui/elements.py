@@ -6,7 +6,7 @@
 from dataclasses import Field, fields
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from ..arguments import PHASES, ClinkdArguments
+from ..arguments import GENERATING_PHASES, PHASES, ClinkdArguments
 
 
 TAB = "clinkd"  # under which LLaMA Board's manager registers the elements
@@ -31,6 +31,10 @@ GROUPS: dict[str, list[list[str]]] = {
         ["correction_prompt", "correction_concurrency", "correction_max_requests", "correction_token_prices"],
         ["correction_allow_remote", "correction_allow_http"],
     ],
+    "generation": [
+        ["generation_base_url", "generation_model", "generation_phases", "generation_concurrency"],
+        ["generation_allow_remote", "generation_allow_http"],
+    ],
     "selection": [["sasg_candidates", "sasg_mode", "sasg_region"], ["sasg_scorer", "spice_jars"]],
 }
 
@@ -47,6 +51,8 @@ def _element_of(field: Field) -> Element:
     """The element of a recipe key, from its type and default."""
     if field.name == "clinkd_phases":
         return Element("phases", list(PHASES), PHASES)
+    if field.name == "generation_phases":
+        return Element("phases", [field.default], GENERATING_PHASES)
     if field.name in ("correction_threshold", "correction_iou", "kd_on_policy"):
         return Element("fraction", field.default)
     if field.type is bool:
@@ -70,7 +76,7 @@ ELEMENTS: dict[str, Element] = {field.name: _element_of(field) for field in fiel
 RECIPE_KEYS = tuple(name for name in ELEMENTS if name != "teacher_name")
 DRIVERS = (  # the elements that decide which others are unused
     "use_clinkd", "clinkd_phases", "rope_variant", "kd_method", "kd_divergence", "kd_on_policy",
-    "correction_similarity", "corrector", "sasg_scorer",
+    "correction_similarity", "corrector", "sasg_scorer", "generation_base_url",
 )  # fmt: skip
 
 
@@ -102,6 +108,12 @@ def unused_elements(values: dict[str, Any]) -> dict[str, str]:
         ("needs_correct", "correct" in phases, [name for row in GROUPS["correction"] for name in row]),
         ("needs_similarity_model", values["correction_similarity"] != "lexical", ["correction_similarity_model"]),
         ("needs_openai", values["corrector"] == "openai", server),
+    ]
+    served = [name for row in GROUPS["generation"] for name in row]
+    generates = not set(GENERATING_PHASES).isdisjoint(phases)
+    rules += [
+        ("needs_generating_phase", generates, served),
+        ("needs_generation_server", bool(values["generation_base_url"]), served[1:]),
     ]
     reasons: dict[str, str] = {}
     for reason, is_met, names in rules:

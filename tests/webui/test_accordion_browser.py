@@ -20,7 +20,7 @@ from .conftest import Server
 pytestmark = pytest.mark.slow
 
 EXTRA_ARGS = '{"optim": "sgd", "preprocessing_num_workers": 1}'
-GROUPS = ("positions", "distillation", "correction", "selection")
+GROUPS = ("positions", "distillation", "correction", "generation", "selection")
 
 
 @pytest.fixture

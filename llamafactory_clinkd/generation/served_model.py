@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""An OpenAI-compatible server that answers in place of a local model, and how it is told which model it serves.
+
+The identity of a served model is the distribution of the first token of a few fixed rows. It is compared with the
+phase's own model, or with what the same server answered before, at the start and before any answer is kept.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..utils.chat_client import ChatServer, RequestError
+
+
+FIXED_ROWS = 4
+TOP = 5  # log-probabilities compared for each fixed row
+LIMITS = {"float32": 1e-3, "16 bits": 0.1, "earlier answers": 0.05}  # mean absolute differences in nats
+
+
+class ServerError(RuntimeError):
+    """The server is gone, refuses the requests or serves another model. What is on disk is valid."""
+
+
+@dataclass
+class ServedModel:
+    """A model behind a server; ``name`` and ``kind`` (``vllm``, ``sglang``, ...) come from its ``/models``."""
+
+    url: str
+    name: str | None = None
+    concurrency: int = 16
+    timeout: float = 600.0  # seconds for a whole request
+    max_attempts: int = 6
+    backoff: float = 1.0
+    kind: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        attempts = {"max_attempts": self.max_attempts, "backoff": self.backoff}
+        self.server = ChatServer(self.url, timeout=self.timeout, **attempts)
+
+    def find_model(self) -> None:
+        """Reads the served models; raises ServerError if the server does not answer or the name is not clear."""
+
+        async def models(client: Any, _: Any) -> Any:
+            return await self.server.retried(lambda: self.server.call(client.models.list))
+
+        found = {model.id: getattr(model, "owned_by", "") or "" for model in self._one(models).data}
+        if self.name is None and len(found) != 1:
+            raise ServerError(f"{self.url} serves {sorted(found)}: name one as `generation_model`.")
+        self.name = self.name or next(iter(found))
+        if self.name not in found:
+            raise ServerError(f"{self.url} serves {sorted(found)}, not `generation_model: {self.name}`.")
+        self.kind = found[self.name].lower()
+
+    async def complete(
+        self, client: Any, messages: list[dict[str, Any]], read: Callable[[Any], Any], **options: Any
+    ) -> Any:
+        """``read(completion)`` after retries, also of completions for which it raises a transient RequestError."""
+        extra = options.pop("extra_body", {})
+        body = {"model": self.name, "messages": messages, **options} | ({"extra_body": extra} if extra else {})
+
+        async def request() -> Any:
+            completion = await self.server.complete(client, **body)
+            try:
+                return read(completion)
+            except (AttributeError, LookupError, TypeError):  # JSON or text, but not a completion with a message
+                raise RequestError("bad_body", transient=True) from None
+
+        return await self.server.retried(request)
+
+    def first_token(self, messages: list[dict[str, Any]]) -> dict[str, float]:
+        """Token -> natural-log probability of the likeliest first tokens; an answer's text -> 0 without them.
+
+        A token is ``token_id:N`` in vLLM, else its text. Raises ServerError.
+        """
+        extra = {"return_tokens_as_token_ids": True} if self.kind == "vllm" else {}
+
+        def read(completion: Any) -> dict[str, float]:
+            choice = completion.choices[0]
+            content = getattr(getattr(choice, "logprobs", None), "content", None)
+            if not content:
+                return {f"text {choice.message.content}": 0.0}
+            return {each.token: each.logprob for each in content[0].top_logprobs}
+
+        async def ask(client: Any, _: Any) -> Any:
+            options = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP, "extra_body": extra}
+            try:
+                return await self.complete(client, messages, read, **options)
+            except RequestError as error:
+                if error.code not in ("http_400", "http_422"):
+                    raise
+            return await self.complete(client, messages, read, max_tokens=16, temperature=0)
+
+        return self._one(ask)
+
+    def _one(self, work: Any) -> Any:
+        """The result of one call of ``work(client, None)``; raises ServerError."""
+
+        async def guarded(client: Any, item: Any) -> Any:
+            try:
+                return await work(client, item)
+            except RequestError as error:
+                return error
+
+        [result] = [result for group in self.server.stream([None], guarded, 1) for result in group]
+        if isinstance(result, RequestError):
+            raise ServerError(f"{self.url} does not answer ({result.code}). Start it; the same command continues.")
+        return result
+
+
+def difference(found: Mapping[str, float], expected: Mapping[str, float]) -> float:
+    """Mean absolute difference of log-probabilities; infinity if half of the found tokens are not expected."""
+    common = [abs(value - expected[token]) for token, value in found.items() if token in expected]
+    return sum(common) / len(common) if 2 * len(common) > len(found) else math.inf
+
+
+def require_same(found: Sequence[Mapping[str, float]], expected: Sequence[Mapping[str, float]], what: str) -> None:
+    """Raises ServerError if the first tokens of the fixed rows are not those of ``what``, a key of LIMITS."""
+    worst = max(difference(a, b) for a, b in zip(found, expected, strict=True))
+    if worst <= LIMITS[what]:
+        return
+    if any(token.startswith("text ") for row in found for token in row):
+        raise ServerError(
+            "The server returns no log-probabilities, or other answers than before, so that the model that it serves "
+            "cannot be compared. vLLM and SGLang return them."
+        )
+    raise ServerError(
+        f"The server does not serve the model of this phase: on fixed rows the log-probabilities of the first "
+        f"token differ by {worst:.3g} on average, allowed are {LIMITS[what]} ({what}). Serve that model with its "
+        "own chat template, positions and pixel limits (`clinkd serve`), in float32 if it was trained in float32."
+    )

@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""A chat-completions server on loopback that answers by rule, and fails when and how a test wants it to."""
+
+import asyncio
+import json
+import threading
+
+from aiohttp import web
+
+
+class AnswerServer:
+    """Answers ``answer to <last text> by <model>``; use it as a context manager.
+
+    ``fault(question, number)`` returns the kind of fault of a question's request ``number`` (from 0), or None;
+    ``weights`` shifts the log-probabilities of a first token, as another model does.
+    """
+
+    def __init__(self, fault=lambda question, number: None, *, kind="vllm", names=("m",), logprobs=True):
+        self.fault, self.kind, self.names, self.logprobs = fault, kind, names, logprobs
+        self.weights, self.first = 0.0, {"token_id:1": -0.5, "token_id:2": -1.5}
+        self.bodies, self.counts = [], {}
+
+    def __enter__(self):
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(self, *_):
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def asked(self):
+        """The questions of real requests, those for the fixed rows' first tokens aside."""
+        return [question_of(body) for body in self.bodies if body["max_tokens"] != 1]
+
+    async def _serve(self):
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        app = web.Application(client_max_size=2**26)
+        app.router.add_post("/v1/chat/completions", self._handle)
+        app.router.add_get("/v1/models", self._models)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        self._ready.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+    async def _models(self, request):
+        models = [{"id": name, "object": "model", "created": 0, "owned_by": self.kind} for name in self.names]
+        return web.json_response({"object": "list", "data": models})
+
+    async def _handle(self, request):
+        body = await request.json()
+        self.bodies.append(body)
+        question = question_of(body)
+        if body["max_tokens"] == 1:
+            if self.fault("first token", 0) == "gone":
+                return web.Response(status=503)
+            values = [{"token": t, "logprob": v - self.weights, "bytes": []} for t, v in self.first.items()]
+            content = [{"token": "token_id:1", "logprob": -0.5, "bytes": [], "top_logprobs": values}]
+            choice = {"logprobs": {"content": content} if self.logprobs else None}
+            return web.json_response(completion([choice | self._text("x")]))
+        number = self.counts[question] = self.counts.get(question, -1) + 1
+        kind = self.fault(question, number)
+        if kind in ("500", "503", "404"):
+            return web.Response(status=int(kind), text="CUDA out of memory")
+        if kind == "gone":
+            return web.Response(status=503)
+        if kind == "hang":
+            await asyncio.sleep(3600)
+        if kind == "drop":
+            request.transport.abort()
+            return web.Response()
+        if kind == "html":
+            return web.Response(text="<html>gateway</html>", content_type="text/html")
+        await asyncio.sleep(0.002)
+        count = body.get("n", 1) - (kind == "too_few") + (kind == "too_many")
+        content = [{"token": "t", "logprob": -0.25, "bytes": [], "top_logprobs": []}] * 3
+        name = f"{body['model']}+{self.weights}"
+        choices = []
+        for index in range(count):
+            text = f"answer {index} to {question} by {name}<|im_end|>"
+            choice = {"index": index, "logprobs": {"content": content} if self.logprobs else None}
+            choices.append(choice | self._text(text, {"cut": "length", "abort": "abort"}.get(kind, "stop")))
+        if kind == "null":
+            choices[0]["message"]["content"] = None
+        return web.json_response(completion(choices, tokens=3 * count))
+
+    @staticmethod
+    def _text(text, finish="stop"):
+        return {"finish_reason": finish, "message": {"role": "assistant", "content": text}}
+
+
+def question_of(body):
+    content = body["messages"][-1]["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def completion(choices, tokens=1):
+    choices = [{"index": index, **choice} for index, choice in enumerate(choices)]
+    usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
+    whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices, "usage": usage}
+    return json.loads(json.dumps(whole))
