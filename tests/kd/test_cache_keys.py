@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from llamafactory_clinkd.kd.cache_keys import CACHE_KEY, KeyedCollator, pop_keys, sample_key
+from llamafactory_clinkd.kd.cache_keys import CACHE_KEY, KeyedCollator, pop_keys, sample_key, teacher_identity
 
 
 SETTINGS = {"image_max_pixels": 4096, "image_square": True}
@@ -98,3 +99,17 @@ def test_the_collator_takes_keys_before_padding():
     assert batch[CACHE_KEY].shape == (2, 32) and batch[CACHE_KEY].dtype == torch.uint8
     assert pop_keys(batch) == wanted
     assert CACHE_KEY not in batch
+
+
+def test_the_teacher_is_another_with_another_adapter_below_adapter_folder(tmp_path):
+    settings = ("quantization_bit", "quantization_type", "compute_dtype", "infer_dtype", "rope_scaling")
+    model = SimpleNamespace(
+        model_name_or_path=str(tmp_path), adapter_name_or_path=[str(tmp_path)], adapter_folder="one",
+        **dict.fromkeys(settings),
+    )  # fmt: skip
+    (tmp_path / "one").mkdir()
+    identities = []
+    for content in (b"first", b"second"):
+        (tmp_path / "one" / "adapter_model.safetensors").write_bytes(content)
+        identities.append(teacher_identity(model, None))
+    assert identities[0] != identities[1]
