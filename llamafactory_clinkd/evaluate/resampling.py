@@ -18,6 +18,7 @@ from ..utils.scan_names import patient_of, volume_of
 
 
 UNITS = ("patient", "volume", "image", "row")
+MIN_CLUSTERS = 5  # or the degrees of freedom of so many
 
 
 class Clusters(NamedTuple):
@@ -96,13 +97,12 @@ def average_draws(tasks: Sequence[Draws]) -> Draws:
 
 
 def interval(draws: Draws, confidence: float) -> list[float] | None:
-    """The interval ``[low, high]``; None with fewer than two clusters."""
+    """The interval ``[low, high]``; None with fewer than :data:`MIN_CLUSTERS`, whose resamples are too alike."""
     from scipy.special import ndtr, stdtrit
 
-    values = draws.values[np.isfinite(draws.values)]
-    if not len(values) or max(clusters for _, clusters in draws.parts) < 2:
+    values, (freedom, inflation) = draws.values[np.isfinite(draws.values)], _freedom(draws.parts)
+    if not len(values) or freedom < MIN_CLUSTERS - 1:
         return None
-    freedom, inflation = _freedom(draws.parts)
     tail = ndtr(np.sqrt(inflation) * stdtrit(freedom, (1 - confidence) / 2))
     return [float(bound) for bound in np.quantile(values, [tail, 1 - tail])]
 
@@ -111,10 +111,9 @@ def p_value(draws: Draws) -> float | None:
     """Two-sided p value of a difference of 0: below 0.05 if 0 is outside the 95 % interval; None as there."""
     from scipy.special import ndtri, stdtr
 
-    values = draws.values[np.isfinite(draws.values)]
-    if not len(values) or max(clusters for _, clusters in draws.parts) < 2:
+    values, (freedom, inflation) = draws.values[np.isfinite(draws.values)], _freedom(draws.parts)
+    if not len(values) or freedom < MIN_CLUSTERS - 1:
         return None
-    freedom, inflation = _freedom(draws.parts)
     below = (np.sum(values < 0) + 0.5 * np.sum(values == 0) + 0.5) / (len(values) + 1)
     return float(2 * stdtr(freedom, -abs(ndtri(below)) / np.sqrt(inflation)))
 
@@ -124,7 +123,7 @@ def _freedom(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
     parts = [(variance, clusters) for variance, clusters in parts if clusters > 1]
     total = sum(variance for variance, _ in parts)
     if not total:
-        return float(max((clusters for _, clusters in parts), default=2) - 1), 1.0
+        return float(max((clusters for _, clusters in parts), default=1) - 1), 1.0
     spread = sum(variance**2 / (clusters - 1) for variance, clusters in parts)
     return total**2 / spread, sum(variance * clusters / (clusters - 1) for variance, clusters in parts) / total
 

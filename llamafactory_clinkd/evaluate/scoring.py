@@ -16,7 +16,7 @@ from . import released
 from .captions import NO_JAVA, PLAIN
 from .java import Progress
 from .predictions import LEFT_OUT, WRONG, Reading, read_rows
-from .resampling import Draws, average_draws, cluster_weights, find_clusters, interval
+from .resampling import MIN_CLUSTERS, Draws, average_draws, cluster_weights, find_clusters, interval
 from .selection_worth import selection_worth
 from .task_statistics import Protocol, Scored, macro_draws, resample, task_statistics
 from .vqa import VQA, vqa_breakdown
@@ -55,7 +55,7 @@ def evaluate_predictions(
         has the scores of :func:`.grounding.grounding_scores` and its ``targets``, and MIA
         ``bleu_1..4, meteor, rouge_l, cider, mbmr_bird``. VQA also has those of :func:`.vqa.vqa_breakdown`.
         ``average`` is the mean of the paper's tasks named in ``average_of``. ``resampled_by`` names the ``clusters``;
-        fewer than two of them have no interval. ``rows`` counts evaluated and malformed
+        fewer than five of them have no interval. ``rows`` counts evaluated and malformed
         rows, ``answers`` what could not be read or was cut off, and ``problems`` lists each malformed row.
         ``selection`` is there for rows with several candidates (:mod:`.selection_worth`). A score
         that could not be computed is None, with the reason in ``notes``.
@@ -143,8 +143,10 @@ def _notes(tasks: dict[str, Any], of_task: dict[str, list[dict]], by_release: bo
     """What a reader of the scores needs to know and cannot see in them."""
     notes = [NO_JAVA] if tasks.get("MIA", {}).get("tokenizer") == PLAIN else []
     modalities = [(task, name, each) for task in tasks for name, each in tasks[task]["modalities"].items()]
-    if alone := [f"{task} {name}" for task, name, each in modalities if each.get("clusters") == 1 < each["n"]]:
-        notes.append(f"All rows of {', '.join(alone)} are of one {unit}: there is no interval.")
+    few = [name for *name, each in modalities if each.get("clusters", MIN_CLUSTERS) < MIN_CLUSTERS <= each["n"]]
+    if few:
+        named = ", ".join(" ".join(name) for name in few)
+        notes.append(f"No interval of {named}: fewer than {MIN_CLUSTERS} clusters ({unit}).")
     if not by_release and (unread := unread_summary(row["response"] for row in of_task["VG"])):
         notes.append(f"VG: {unread}.")
     sides = [[row[side] for row in of_task["VG"]] for side in ("annotation", "response")]

@@ -121,7 +121,7 @@ def test_one_patient_alone_has_no_interval_and_a_note():
     rows = [vg("ct", BOX if i % 3 else MISS) | {"patient": "7"} for i in range(30)]
     metrics = evaluate_predictions(rows)
     assert metrics["ci"] is None and metrics["tasks"]["VG"]["modalities"]["ct"]["ci"] is None
-    assert metrics["notes"] == ["All rows of VG ct are of one patient: there is no interval."]
+    assert metrics["notes"] == ["No interval of VG ct: fewer than 5 clusters (patient)."]
 
 
 def test_malformed_rows_are_listed_and_the_rest_is_evaluated(tmp_path):
@@ -158,7 +158,7 @@ def test_errors(rows, options, message):
 
 def test_table_shows_every_modality_task_and_note(no_java):
     rows = [vg("ct", BOX), vg("pet", MISS), roc("mr", "sacrum"), rc("ct", ""), mia("x", "A CT.")]
-    rows += [vg("ct", BOX) | {"image": "ct_b.png"}]
+    rows += [vg("ct", BOX) | {"image": f"ct_{number}.png"} for number in range(5)]
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(metrics_table(evaluate_predictions(rows, parser="rules")))
     text = console.export_text()

@@ -20,7 +20,7 @@ GOOD, NEAR, BAD = (
 )
 
 
-def row(number, texts, chosen, task="VG", truth=GOOD):
+def make_row(number, texts, chosen, task="VG", truth=GOOD):
     question = "Where is it?" if task == "VG" else f"What is {GOOD}?"
     return {
         "image": f"ct_{number}.png", "task": task, "question": question, "annotation": truth,
@@ -29,19 +29,22 @@ def row(number, texts, chosen, task="VG", truth=GOOD):
 
 
 ROWS = [
-    row(0, [GOOD, BAD, BAD], 0), row(1, [BAD, GOOD, NEAR], 1), row(2, [BAD, BAD, GOOD], 1), row(3, [BAD, BAD, BAD], 2),
-    row(4, ["liver", "spleen"], 1, "ROC", "Liver"), row(5, ["spleen", "liver"], 1, "ROC", "Liver"),
+    make_row(0, [GOOD, BAD, BAD], 0), make_row(1, [BAD, GOOD, NEAR], 1),
+    make_row(2, [BAD, BAD, GOOD], 1), make_row(3, [BAD, BAD, BAD], 2),
+    make_row(4, ["liver", "spleen"], 1, "ROC", "Liver"),
+    make_row(5, ["spleen", "liver"], 1, "ROC", "Liver"),
 ]  # fmt: skip
+ROWS += [row | {"image": f"second_{row['image']}"} for row in ROWS]
 
 
 def test_the_four_choices_and_how_different_the_candidates_are():
-    metrics = evaluate_predictions([*ROWS, row(6, [GOOD], 0)])
+    metrics = evaluate_predictions([*ROWS, make_row(6, [GOOD], 0)])
     found = metrics["selection"]["VG"]
     values = {name: found[name]["value"] for name in ("first", "random", "chosen", "best")}
     assert values == pytest.approx(
         {"first": 1 / 4, "random": (1 / 3 + 2 / 3 + 1 / 3 + 0) / 4, "chosen": 2 / 4, "best": 3 / 4}
     )
-    assert found["n"] == 4 and found["candidates"] == 3 and found["distinct_texts"] == (2 + 3 + 2 + 1) / 4
+    assert found["n"] == 8 and found["candidates"] == 3 and found["distinct_texts"] == (2 + 3 + 2 + 1) / 4
     pairs = [
         np.mean([iou_matrix(parse_boxes(a), parse_boxes(b))[0, 0] for a, b in itertools.combinations(texts, 2)])
         for texts in ([each["text"] for each in row["candidates"]] for row in ROWS[:4])
@@ -63,7 +66,7 @@ def test_the_chosen_one_has_the_score_and_interval_of_the_evaluation():
 
 
 def test_rows_without_several_candidates_have_no_selection():
-    assert "selection" not in evaluate_predictions([row(0, [GOOD], 0), row(1, [BAD], 0)])
+    assert "selection" not in evaluate_predictions([make_row(0, [GOOD], 0), make_row(1, [BAD], 0)])
     assert "selection" not in evaluate_predictions(ROWS, protocol="released")
 
 
