@@ -17,13 +17,8 @@ from .english import PLURAL_TAGS, RULES, lower_first
 
 Piece = Callable[[int, int], str]  # the text of the document's tokens from the first to before the second number
 _RULES = RULES["sentence"]
-_IMAGES, _ON, _SHOW, _SEE, _ROLES, _FIXED_ORDER, _VISIBLE, _TAKEN_FOR_NOUNS, _ADDRESS, _PLACES, _OPENS_PHRASE = (
-    frozenset(_RULES[kind].split())
-    for kind in (
-        "images", "on", "show", "see", "roles", "fixed_order", "visible", "taken_for_nouns", "address", "places",
-        "opens_phrase",
-    )
-)  # fmt: skip
+_WORDS = {kind: frozenset(words.split()) for kind, words in _RULES.items() if isinstance(words, str)}
+_IMAGES = _WORDS["images"]
 VERB = re.compile(_RULES["verb"])
 _WORDS_OF_FRONT = 14
 _WORDS_OF_SUBJECT = 16
@@ -51,7 +46,13 @@ def _shown_by_image(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     """Templates like "The image shows a mass." -> "A mass can be seen in the image."."""
     subject, thing = child_of(root, "nsubj"), child_of(root, "dobj")
     plain = {child.dep_ for child in root.children} <= {"nsubj", "dobj", "prep", "punct", "advmod"}
-    if root.lemma_ not in _SHOW or root.tag_ not in ("VBZ", "VBP") or subject is None or thing is None or not plain:
+    if (
+        root.lemma_ not in _WORDS["show"]
+        or root.tag_ not in ("VBZ", "VBP")
+        or subject is None
+        or thing is None
+        or not plain
+    ):
         return
     if thing.left_edge.i != root.i + 1 or subject.left_edge.i != sentence.start or subject.right_edge.i != root.i - 1:
         return
@@ -68,7 +69,7 @@ def _shown_by_image(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     if subject.lower_ in ("it", "this") and subject.left_edge == subject.right_edge:
         yield from (f"{what} can be {seen}" for seen in ("seen", "observed", "made out"))
     elif subject.lower_ in _IMAGES:
-        place = f"{'on' if subject.lower_ in _ON else 'in'} {lower_first(piece(sentence.start, root.i))}"
+        place = f"{'on' if subject.lower_ in _WORDS['on'] else 'in'} {lower_first(piece(sentence.start, root.i))}"
         yield from (f"{what} can be seen {place}", f"{place}, {what} can be seen")
         if not is_list and not any(token.dep_ == "conj" for token in thing.subtree):
             yield f"{what} {_be(thing)} shown {place}"
@@ -79,7 +80,7 @@ def _seen_in_image(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     subject = child_of(root, "nsubjpass") or (child_of(root, "nsubj") if root.lemma_ == "be" else None)
     visible = child_of(root, "acomp")
     is_visible = visible is not None and visible.lower_ in ("visible", "present")
-    is_seen = is_visible or (root.lemma_ in _SEE and root.tag_ == "VBN")
+    is_seen = is_visible or (root.lemma_ in _WORDS["see"] and root.tag_ == "VBN")
     if subject is None or not is_seen or child_of(root, "neg") is not None or subject.left_edge.i != sentence.start:
         return
     verb = next((token for token in root.children if token.dep_ in ("aux", "auxpass")), root)
@@ -135,7 +136,7 @@ def _identity(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     plain = {child.dep_ for child in root.children} <= {"nsubj", "attr", "punct"}
     if not plain or subject.left_edge.lower_ != "the" or what.left_edge.i != root.i + 1:
         return
-    first, names_role = what.left_edge.lower_, subject.lemma_ in _ROLES
+    first, names_role = what.left_edge.lower_, subject.lemma_ in _WORDS["roles"]
     is_definite = first in ("the", "this") or (names_role and first != "a")
     excluded = ("relcl", "acl", "conj", "neg")
     simple = not any(token.text in (",", ":") or token.dep_ in excluded for token in what.subtree)
@@ -180,7 +181,7 @@ def _moved_adverbial(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
 def _reordered_list(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
     """Templates like "the liver, the spleen and the colon" -> "the spleen, the liver and the colon"."""
     doc = sentence.doc
-    if any(token.lower_ in _FIXED_ORDER for token in sentence):
+    if any(token.lower_ in _WORDS["fixed_order"] for token in sentence):
         return
     for head in sentence:
         second = child_of(head, "conj")
@@ -201,25 +202,29 @@ def _reordered_list(sentence: Any, root: Any, piece: Piece) -> Iterator[str]:
 
 def general_frames(sentence: Any, piece: Piece) -> list[str]:
     """A statement after words that only introduce it; empty for what is no statement of its own."""
-    first, root, start = sentence[0], sentence.root, _start_of_clause(sentence)
-    words = {token.lower_ for token in sentence}
-    if sentence[-1].text == "?" or ":" in sentence.text or _ADDRESS & words or root.lower_ in ("left", "right"):
+    if request := re.match(r"(?:Keep in mind|Note) that ", sentence.text):
+        rest = piece(sentence.start + request[0].count(" "), sentence.end)
+        return [f"{frame} {rest}" for frame in _RULES["noting"]]
+    first, root, words = sentence[0], sentence.root, {token.lower_ for token in sentence}
+    has_colon = ":" in re.sub(r"\([^()]*\)", "", sentence.text)
+    if sentence[-1].text == "?" or has_colon or _WORDS["address"] & words or root.lower_ in ("left", "right"):
         return []
     subject = next((child for child in root.children if child.dep_ in _SUBJECTS), None)
+    start = _start_of_clause(sentence, subject)
     finite = root.tag_ in _FINITE or any(
         child.dep_ in ("aux", "auxpass") and child.tag_ in _FINITE for child in root.children
     )
     is_clause = subject is not None and subject.left_edge.i == start and finite and not _is_reduced(root)
-    mistaken = not finite and any(token.lower_ in _TAKEN_FOR_NOUNS and token.i > start for token in sentence)
+    mistaken = not finite and any(token.lower_ in _WORDS["taken_for_nouns"] and token.i > start for token in sentence)
     if not is_clause and not (mistaken and sentence.doc[start].tag_ in ("DT", "NN", "NNS", "NNP", "JJ")):
         return []
     connector, whole = "", lower_first(piece(sentence.start, sentence.end))
-    if start == first.i + 2 and first.pos_ in ("ADV", "INTJ", "ADJ", "CCONJ", "SCONJ"):  # However, Second, Yes,
-        connector, whole = f"{first.text}, ", lower_first(piece(start, sentence.end))
-    frames = [f"it should be noted that {whole}", f"it is worth noting that {whole}", f"it is of note that {whole}"]
+    if sentence[1].text == "," and first.pos_ in ("ADV", "INTJ", "ADJ", "CCONJ", "SCONJ"):  # However, Second, Yes,
+        connector, whole = f"{first.text}, ", lower_first(piece(first.i + 2, sentence.end))
+    frames = [f"{frame} {whole}" for frame in _RULES["noting"]]
     if words & {"image", "figure", "images", "picture", "scan"}:
         frames.append(f"it can be seen that {whole}")
-    elif not connector and start == first.i and first.lower_ in ("the", "there", "no") and words & _VISIBLE:
+    elif not connector and start == first.i and first.lower_ in ("the", "there", "no") and words & _WORDS["visible"]:
         frames += [f"as the image shows, {whole}", f"the image shows that {whole}"]
     return [f"{connector}{frame}" for frame in frames]
 
@@ -231,23 +236,28 @@ def fragment_frames(sentence: Any, piece: Piece) -> list[str]:
     first = sentence[0]
     if finite or (has_mark and first.lower_ in ("the", "this", "these", "that")) or VERB.search(sentence.text):
         return []
-    if sentence.start or first.tag_ not in _OPENS_PHRASE or sentence[-1].text in ("?", ":"):
+    named = re.match(r"\([a-z]+ ?\) [A-Z]", sentence.text)  # "(bottom) Analysis of"
+    opens = named or first.tag_ in _WORDS["opens_phrase"]
+    if sentence.start or not opens or sentence[-1].text in ("?", ":"):
         return []
     whole = lower_first(piece(sentence.start, sentence.end))
     if first.tag_ == "IN":
-        frames = ("it is", "it is located", "the location is") if first.lower_ in _PLACES else ()
+        frames = ("it is", "it is located", "the location is") if first.lower_ in _WORDS["places"] else ()
     else:
         frames = RULES["label"]["shown"]
     return [f"{frame} {whole}" for frame in frames]
 
 
-def _start_of_clause(sentence: Any) -> int:
+def _start_of_clause(sentence: Any, subject: Any) -> int:
     """Where the clause begins after an opening such as "However," or "In this scan,"."""
-    comma, first = next((token.i for token in sentence[:12] if token.text == ","), None), sentence[0]
-    opens = first.pos_ in ("ADV", "INTJ", "ADP", "SCONJ") or first.lower_ in ("second", "first", "third", "based")
-    subordinate = any(token.dep_ == "mark" for token in sentence[:2])
-    moves = comma is not None and opens and not subordinate and comma + 1 < sentence.end
-    return comma + 1 if moves else sentence.start
+    first = sentence[0]
+    opens = first.pos_ in ("ADV", "INTJ", "ADP", "SCONJ") or first.lower_ in _WORDS["openings"]
+    if not opens or any(token.dep_ == "mark" for token in sentence[:2]):
+        return sentence.start
+    commas = [token.i for token in sentence[:-1] if token.text == ","]
+    if subject is not None and subject.left_edge.i - 1 in commas:
+        return subject.left_edge.i
+    return next((comma + 1 for comma in commas if comma < first.i + 12), sentence.start)
 
 
 def _is_reduced(verb: Any) -> bool:

@@ -65,6 +65,17 @@ REPORT = (
         ("It shows the liver and the spleen.", "", "It shows the spleen and the liver."),
         ("However, the mass seems to be small.", "", "Nevertheless, the mass appears to be small."),
         (
+            "According to the image, the mass is small.",
+            "",
+            "It is of note that according to the image, the mass is small.",
+        ),
+        ("Keep in mind that the mass is small.", "", "It should be noted that the mass is small."),
+        (
+            "Yes, in this scan, the mass is small.",
+            "",
+            "Yes, it should be noted that in this scan, the mass is small.",
+        ),
+        (
             "Gross image of appendix adhered to right kidney.",
             "",
             "Shown here: gross image of appendix adhered to right kidney.",
