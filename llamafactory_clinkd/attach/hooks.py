@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .error_lines import print_error
 from .registry import REGISTRY
 from .versions import STAGES, UnsupportedVersionError, check_known_problems, require_supported_versions
 
@@ -51,6 +52,7 @@ def hook_parser(parser: ModuleType) -> None:
                     check_data_keys(group)  # before stock demands `max_steps` of a streamed data set
         return parsed
 
+    REGISTRY.wrap(sys, "excepthook", print_error)
     REGISTRY.wrap(parser, "_parse_args", parse)
     REGISTRY.wrap(parser, "get_last_checkpoint", lambda stock, folder: stock(folder) or _resumable_folder(folder))
 
