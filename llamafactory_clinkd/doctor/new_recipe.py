@@ -55,6 +55,7 @@ def init(
     ] = "split",
     gpu: Annotated[str, typer.Option(prompt=f"GPU: {', '.join(GPUS)}", help="Type of GPU.")] = "4090",
     gpus: Annotated[int, typer.Option(prompt="Number of GPUs", min=1, help="All of this type.")] = 1,
+    image_folder: Annotated[Path | None, typer.Option(file_okay=False, help="As of `clinkd data convert`.")] = None,
     template: Annotated[str | None, typer.Option(help="LLaMA-Factory's template. Default: the model's.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
@@ -64,7 +65,7 @@ def init(
     with quiet_libraries(logging.WARNING):
         card, model_type = choose_gpu(gpu), type_of(model)
         template = template or _template(model, model_type)
-        folder, names, media, notes = _data_sets(data, test, recipe, model_type)
+        folder, names, media, notes = _data_sets(data, test, recipe.stem, model_type, image_folder)
         keys = {
             "model_name_or_path": model, "ref_model": teacher, **FIXED, "dataset_dir": str(folder),
             "dataset": names[0], "eval_dataset": names[1], "media_dir": str(media or ""), "template": template,
@@ -78,9 +79,8 @@ def init(
     comment = "### Written by `clinkd init`; all keys: docs/configuration.md and LLaMA-Factory's own\n"
     write_text(recipe, comment + yaml.safe_dump(keys | settings, sort_keys=False, allow_unicode=True))
     notes += [f"Recipe: {recipe}. {remark}", "Next:", f"  clinkd doctor --plan {recipe} --gpu {gpu} --gpus {gpus}"]
-    console.print(
-        "\n".join([*notes, f"  llamafactory-cli train {recipe}"]), highlight=False, soft_wrap=True, markup=False
-    )
+    for line in (*notes, f"  llamafactory-cli train {recipe}"):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def type_of(model: str) -> str:
@@ -107,13 +107,13 @@ def _template(model: str, model_type: str) -> str:
 
 
 def _data_sets(
-    data: str, test: str, recipe: Path, model_type: str
+    data: str, test: str, stem: str, model_type: str, images: Path | None
 ) -> tuple[Path, tuple[str, str], Path | None, list[str]]:
     """Folder of ``dataset_info.json``, names of training and test set, ``media_dir``, and lines for the user."""
     convention = model_type if model_type in UNIT_OF_MODEL else "qwen2_vl"
-    options, media, notes = Options(model_type=convention), set(), []
-    registered = _registered(data)
-    folder, train = registered or (Path("data") / recipe.stem, f"{recipe.stem}_train")
+    options = Options(model_type=convention, image_max_pixels=FIXED["image_max_pixels"], image_folder=images)
+    media, notes, registered = {images} - {None}, [], _registered(data)
+    folder, train = registered or (Path("data") / stem, f"{stem}_train")
 
     def add(source: str, name: str) -> None:
         result = convert(source, folder, name=name, options=options)
@@ -123,7 +123,7 @@ def _data_sets(
         rejected = f", {result.rejected:,} set aside in {result.rejects_path}" if result.rejected else ""
         notes.append(f"{source}: {result.converted:,} rows in {result.path}{rejected}.")
 
-    whole = train if registered else recipe.stem if test == "split" else train
+    whole = train if registered or test != "split" else stem
     if not registered:
         add(data, whole)
     if test == "split":
@@ -136,13 +136,11 @@ def _data_sets(
             raise ValueError(f"`--test {test}` is not in {folder}, and a recipe has one `dataset_dir`. Put it there.")
         test_name = given[1]
     else:
-        test_name = f"{recipe.stem}_test"
+        test_name = f"{stem}_test"
         add(test, test_name)
     if len(media) > 1:
         found = " and ".join(sorted(map(str, media)))
-        raise ValueError(
-            f"Training and test images are in {found}, and a recipe has one `media_dir`. Put them together."
-        )
+        raise ValueError(f"The images are in {found}, and a recipe has one `media_dir`: name it with --image-folder.")
     return folder, (train, test_name), media.pop() if media else None, notes
 
 
@@ -169,9 +167,9 @@ def _settings(keys: dict[str, Any], gpus: int, card: Gpu) -> tuple[dict[str, Any
         try:
             plan = make_plan(keys | settings, gpus=gpus, gib=MARGIN * card.gib, gpu=card)
         except ValueError as error:
-            settings |= {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
-            settings["gradient_accumulation_steps"] = max(1, WINDOW // gpus)
-            return settings, f"Its memory is not planned: {error}"
+            one = dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1)
+            one["gradient_accumulation_steps"] = max(1, WINDOW // gpus)
+            return one, f"Its memory is not planned, so the batch size is 1: {error}"
         if plan["fits"]:
             peak = max(parts["peak"] for parts in plan["memory"].values()) / 2**30
             return settings, f"It needs about {peak:.1f} of {card.gib:g} GiB on each GPU."

@@ -4,6 +4,7 @@
 """``clinkd init``: the recipe passes LLaMA-Factory's parsing and the recipe check; wrong answers end in one line."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -74,6 +75,36 @@ def test_settings_follow_the_memory(folder):
     batch = "per_device_train_batch_size"
     assert recipes["3090"][batch] < recipes["h200"][batch] == 8
     assert all(keys[batch] * keys["gradient_accumulation_steps"] == 16 for keys in recipes.values())
+
+
+def test_boxes_are_in_the_convention_of_the_model_and_the_pixels_of_the_recipe(folder):
+    """A box over the right half of a picture that the recipe's `image_max_pixels` shrinks, for Qwen2.5-VL."""
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    Image.new("RGB", (2000, 1000)).save(folder / "large.png")
+    box = "<box>(500,0),(1000,1000)</box>"
+    (folder / "boxes.jsonl").write_text(
+        "".join(
+            json.dumps({"image": "large.png", "question": f"Where is {n}?", "answer": box}) + "\n" for n in range(3)
+        )
+    )
+    model, data = ("--model", "Qwen/Qwen2.5-VL-3B-Instruct", "--teacher", "none"), ("--data", "boxes.jsonl")
+    done = init("b.yaml", *model, *data, "--test", "boxes.jsonl", "--gpu", "h100", "--gpus", "1")
+    assert done.exit_code == 0 and "not planned" in done.output, done.output
+    keys = yaml.safe_load((folder / "b.yaml").read_text())
+    factor = (keys["image_max_pixels"] / (2000 * 1000)) ** 0.5  # LLaMA-Factory's resize, then the processor's
+    height, width = smart_resize(int(1000 * factor), int(2000 * factor), factor=28)
+    answer = json.loads((folder / "data/b/b_train.json").read_text())[0]["messages"][1]["content"]
+    numbers = [int(number) for number in re.findall(r"\d+", answer)]
+    assert numbers == pytest.approx([width / 2, 0, width, height], abs=1)
+
+
+def test_the_folder_of_the_images_is_the_recipes(folder):
+    (folder / "tables").mkdir()
+    (folder / "rows.csv").rename(folder / "tables" / "rows.csv")
+    data = ("--data", "tables/rows.csv", "--gpu", "h100", "--gpus", "1", "--image-folder", ".")
+    assert init("one.yaml", *ALL, *data).exit_code == 0
+    assert yaml.safe_load((folder / "one.yaml").read_text())["media_dir"] == "."
 
 
 def test_without_a_teacher_and_with_data_sets_that_exist(folder):
