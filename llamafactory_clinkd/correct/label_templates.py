@@ -55,7 +55,8 @@ def label_variants(label: str, question: str, parse: Any) -> list[str]:
         return list(_polar_variants(plain.lower(), asked))
     if any(_PATTERNS[kind].search(question) for kind in ("manner", "excepts", "doubts")):
         is_clause = any(token.dep_ in ("nsubj", "mark") for token in parse(f"{plain}."))
-        return [] if is_clause else [f"{frame} {plain}" for frame in _LABEL["neutral"]]
+        named = _with_article(plain, "", parse) if plain.split()[-1] in _COUNTABLE else plain
+        return [] if is_clause else [f"{frame} {named}" for frame in _LABEL["neutral"]]
     kind, noun = _kind(plain, parse), _with_article(plain, question, parse)
     heading = None if asked[:1].text.lower() in _BE_OR_DO else _heading(question, asked)
     if heading == "location" and (kind == "other" or (noun and not noun.startswith("the "))):

@@ -69,6 +69,7 @@ REPORT = (
             "",
             "It is of note that according to the image, the mass is small.",
         ),
+        ("Dense", "How would you describe the lesion?", "It is dense."),
         ("Keep in mind that the mass is small.", "", "It should be noted that the mass is small."),
         (
             "Yes, in this scan, the mass is small.",
@@ -133,7 +134,7 @@ def test_words_stay_where_their_replacement_would_not_fit(text, broken):
             "The answer is cirrhosis.",
             "(?:Shown|Seen|Visible|This is)",
         ),
-        ("abscess", "What is the image suggestive of?", "The answer is abscess.", "(?:Shown|Seen|Visible|This is)"),
+        ("abscess", "What is the image suggestive of?", "The answer is an abscess.", "(?:Shown|Seen|Visible|This is)"),
         ("Enlarged", "What is abnormal about the hila?", "The answer is enlarged.", "It is"),
         ("Diffuse", "How would you describe the nodules?", "The answer is diffuse.", "It is"),
         ("Pancreas", "Which organ is enlarged?", "It is the pancreas.", "(?:This is|Shown|Seen|Visible)"),
