@@ -5,7 +5,7 @@
 
 A matrix product of P parameters costs 2 P FLOPs a token, its backward pass twice that (Kaplan et al.,
 arXiv:2001.08361, section 2.1); a generated token reads all weights and all keys and values once. Loading, evaluation,
-the scorer, communication and waiting for a server are not counted.
+the scorer, communication, a corrector and waiting for a server are not counted.
 """
 
 from collections.abc import Mapping
@@ -83,7 +83,7 @@ def phase_seconds(spec: RecipeSpec, counts: Mapping[str, Any], gpu: Gpu, utilisa
             seconds[phase] += generation_seconds(spec, spec.student, answered, 1, gpu, flops)
     models = {"pseudo_label": spec.teacher}
     for phase, answers in counts["generations"].items():
-        if answers:
+        if answers and not spec.is_served(phase):
             beams = {"pseudo_label": PSEUDO_LABEL_BEAMS, "predict": keys["sasg_candidates"]}.get(phase, 1)
             questions = answers // keys["sasg_candidates"] if phase == "predict" else answers
             model, width = models.get(phase, spec.student), max(beams, spec.num_beams)

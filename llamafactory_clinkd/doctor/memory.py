@@ -6,6 +6,7 @@
 docs/planning.md has the bytes per parameter of each engine, and compares the sums with measured runs.
 """
 
+from ..arguments import TRAINING_PHASES
 from .model_shape import ModelShape
 from .recipe_spec import PSEUDO_LABEL_BEAMS, RecipeSpec
 
@@ -22,7 +23,7 @@ def memory_by_phase(spec: RecipeSpec) -> dict[str, dict[str, int]]:
     """Phase -> component (:data:`COMPONENTS`) -> bytes at the phase's peak, with the sum under ``peak``."""
     memory = {}
     for phase in spec.keys["clinkd_phases"]:
-        if phase != "evaluate":  # evaluate needs no GPU
+        if phase != "evaluate" and (phase in TRAINING_PHASES or not spec.is_served(phase)):  # the others need no GPU
             breakdown = dict.fromkeys(COMPONENTS, 0) | _phase_memory(spec, phase)
             breakdown["runtime"] = 0 if spec.on_cpu else RUNTIME_BYTES
             memory[phase] = {**breakdown, "peak": sum(breakdown.values())}
@@ -70,13 +71,20 @@ def projection_bytes(student: int, teacher: int) -> int:
 
 
 def _correction_memory(spec: RecipeSpec) -> dict[str, int]:
-    """The larger of training, and of generating between two rounds beside weights and optimiser."""
+    """The larger of training, and of generating between two rounds beside weights and optimiser.
+
+    The student generates its answers, and with ``corrector: teacher`` the teacher its rewordings.
+    """
     training = _training_memory(spec, with_teacher=False)
-    if spec.keys["correction_rounds"] < 2 or spec.keys["correction_outputs"] == "forward":
-        return training
-    generation = generation_bytes(spec, spec.student, max(1, spec.num_beams))
     held = {name: training[name] for name in ("weights", "optimiser")}
-    return _larger(training, held | {"generation": generation})
+    moments, beams = [training], max(1, spec.num_beams)
+    if spec.keys["correction_rounds"] > 1:
+        if spec.keys["correction_outputs"] == "generate" and not spec.is_served("correct"):
+            moments.append(held | {"generation": generation_bytes(spec, spec.student, beams)})
+        if spec.keys["corrector"] == "teacher":
+            teacher = model_bytes(spec.teacher, spec, spec.ref_model_quantization_bit)
+            moments.append(held | {"teacher": teacher, "generation": generation_bytes(spec, spec.teacher, beams)})
+    return _larger(*moments)
 
 
 def _larger(*breakdowns: dict[str, int]) -> dict[str, int]:

@@ -65,6 +65,10 @@ class RecipeSpec:
         """Tokens of a row on average, for the time; memory is planned for ``row_tokens``."""
         return min(self.row_tokens, self.image_tokens + QUESTION_TOKENS + self.answer_tokens)
 
+    def is_served(self, phase: str) -> bool:
+        """Whether a server generates the phase's answers, on GPUs that the plan does not count."""
+        return bool(self.keys["generation_base_url"]) and phase in self.keys["generation_phases"]
+
     @property
     def distils(self) -> bool:
         """Whether phase distill has a teacher."""

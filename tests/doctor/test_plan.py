@@ -204,6 +204,19 @@ def test_fsdp_shards_as_the_stage_of_zero_does(fsdp, stage, offload):
         read_spec(recipe(deepspeed=None, fsdp="full_shart"), gpus=6)
 
 
+def test_phases_of_a_server_need_no_gpu_and_a_teacher_that_corrects_is_counted():
+    served = {"generation_base_url": "http://127.0.0.1:8000/v1", "generation_phases": "pseudo_label, predict"}
+    planned, own = plan(recipe(**served)), plan(recipe())
+    assert list(planned["memory"]) == ["distill", "correct"] and list(own["memory"])[0] == "pseudo_label"
+    assert "predict" in own["seconds"] and not {"pseudo_label", "predict"} & set(planned["seconds"])
+    assert any("a server generates for pseudo_label, predict" in line for line in planned["assumptions"])
+    without_teacher = recipe(**served, ref_model=None, clinkd_phases="pseudo_label,predict", kd_method="none")
+    assert plan(without_teacher)["memory"] == {}
+    lora = recipe("table_a3/lora", clinkd_phases="correct", deepspeed=None)
+    rules, corrects = (plan({**lora, "corrector": name})["memory"]["correct"] for name in ("offline", "teacher"))
+    assert rules["teacher"] == 0 and corrects["teacher"] > 2 * load_shape(lora["ref_model"]).parameters - GB
+
+
 def test_the_projection_of_vkd_is_counted():
     """Bytes that torch allocates for the projector, its pass and AdamW, by the CPU profiler's memory events."""
     from llamafactory_clinkd.kd.vkd import VkdProjector
