@@ -163,6 +163,22 @@ def hook_chat_engine(engine: ModuleType) -> None:
     REGISTRY.wrap(engine.HuggingfaceEngine, "__init__", init)
 
 
+def hook_vllm_engine(engine: ModuleType) -> None:
+    """Gives LLaMA-Factory's vLLM backend the training's images; positions come from the plugin inside vLLM."""
+
+    def init(stock, self, model_args, data_args, finetuning_args, generating_args):
+        from ..rope.saved_positions import settings_of_run
+        from ..rope.square import prepared_template, processor_limits
+
+        stock(self, model_args, data_args, finetuning_args, generating_args)
+        settings = settings_of_run(model_args, finetuning_args)
+        if settings is not None:
+            self.template = prepared_template(self.template, square=bool(settings.get("image_square")))
+            self.template.mm_plugin.clinkd_limits = processor_limits(getattr(self.processor, "image_processor", None))
+
+    REGISTRY.wrap(engine.VllmEngine, "__init__", init)
+
+
 def hook_chat_model(chat_model: ModuleType) -> None:
     """Refuses engines that compute positions themselves for a model that was trained with other positions."""
 
@@ -257,6 +273,7 @@ HOOKS = {
     **{f"llamafactory.train.{stage}.workflow": hook_other_stage for stage in STAGES},
     "llamafactory.train.tuner": hook_export,
     "llamafactory.chat.hf_engine": hook_chat_engine,
+    "llamafactory.chat.vllm_engine": hook_vllm_engine,
     "llamafactory.chat.chat_model": hook_chat_model,
     "llamafactory.v1.config.arg_parser": hook_v1_parser,
     "llamafactory.webui.interface": hook_webui_interface,

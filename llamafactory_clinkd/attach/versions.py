@@ -157,6 +157,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "llamafactory.data.mm_plugin": ("Qwen2VLPlugin._preprocess_image", "Qwen2VLPlugin._get_mm_inputs"),
     "llamafactory.data.collator": ("MultiModalDataCollatorForSeq2Seq",),
     "llamafactory.chat.hf_engine": ("HuggingfaceEngine.__init__(generating_args)",),
+    "llamafactory.chat.vllm_engine": ("VllmEngine.__init__(generating_args)",),
     "llamafactory.chat.chat_model": ("get_infer_args", "ChatModel"),
     "llamafactory.v1.config.arg_parser": ("HfArgumentParser",),
     "llamafactory.webui.interface": ("create_train_tab", "create_eval_tab", "create_chat_box"),

@@ -14,7 +14,8 @@ class AnswerServer:
     """Answers ``answer to <last text> by <model>``; use it as a context manager.
 
     ``fault(question, number)`` returns the kind of fault of a question's request ``number`` (from 0), or None;
-    ``weights`` shifts the log-probabilities of a first token, as another model does.
+    ``first`` are the log-probabilities of a first token, or a function of the request; ``weights`` shifts them, as
+    another model does.
     """
 
     def __init__(self, fault=lambda question, number: None, *, kind="vllm", names=("m",), logprobs=True):
@@ -61,7 +62,8 @@ class AnswerServer:
         if body["max_tokens"] == 1:
             if self.fault("first token", 0) == "gone":
                 return web.Response(status=503)
-            values = [{"token": t, "logprob": v - self.weights, "bytes": []} for t, v in self.first.items()]
+            first = self.first(body) if callable(self.first) else self.first
+            values = [{"token": t, "logprob": v - self.weights, "bytes": []} for t, v in first.items()]
             content = [{"token": "token_id:1", "logprob": -0.5, "bytes": [], "top_logprobs": values}]
             choice = {"logprobs": {"content": content} if self.logprobs else None}
             return web.json_response(completion([choice | self._text("x")]))

@@ -3,13 +3,15 @@
 
 """vLLM and SGLang: refused where they would be silently wrong; and the pure functions that a plugin would call."""
 
+from importlib.metadata import EntryPoint
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from rope.conftest import qwen2_vl  # noqa: F401 (fixture)
 from rope.layouts import batch_of, rows
 
-from llamafactory_clinkd.rope import apply_rope, write_rope_config
+from llamafactory_clinkd.rope import apply_rope, vllm_plugin, write_rope_config
 from llamafactory_clinkd.rope import mcg as positions
 
 from .runs import infer_keys
@@ -81,3 +83,39 @@ def test_positions_from_token_types_and_grids_are_the_hugging_face_path_s(qwen2_
             counts[kind] += items
         found, delta = getattr(positions, variant)(**request)
         assert torch.equal(found[:, 0], expected[:, row, keep]) and delta.item() == deltas[row].item()
+
+
+@pytest.fixture
+def vllm_with_the_plugin(monkeypatch):
+    """An environment that has a tested vLLM and the entry point; none has both beside LLaMA-Factory 0.9.5."""
+    point = EntryPoint("llamafactory_clinkd", f"{vllm_plugin.__name__}:register", vllm_plugin.GROUP)
+    monkeypatch.setattr(vllm_plugin, "entry_points", lambda group: [point] if group == vllm_plugin.GROUP else [])
+    monkeypatch.setattr(vllm_plugin, "_vllm_version", lambda: "0.32.0")
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+
+
+def test_llamafactory_s_vllm_backend_is_allowed_where_the_plugin_is_active(
+    get_infer_args, tmp_path, monkeypatch, vllm_with_the_plugin
+):
+    write_rope_config(tmp_path, {"variant": "mcg", "image_square": True}, image_pixels=(1024, 10**6))
+    assert get_infer_args(infer_keys(tmp_path, infer_backend="vllm"))
+    with pytest.raises(ValueError, match="infer_backend: sglang"):
+        get_infer_args(infer_keys(tmp_path, infer_backend="sglang"))
+    keys = {"adapter_name_or_path": str(tmp_path), "finetuning_type": "lora"}
+    with pytest.raises(ValueError, match="does not help: an adapter has to be merged"):
+        get_infer_args(infer_keys(tmp_path, infer_backend="vllm", **keys))
+    keys = {"use_clinkd": True, "clinkd_phases": "predict", "rope_variant": "mcg_released"}
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match=r"the model has no clinkd_config.json of these keys"):
+        get_infer_args(infer_keys(tmp_path / "other", infer_backend="vllm", **keys))
+    write_rope_config(tmp_path / "mixed", {"variant": "rope_mixed"})
+    with pytest.raises(ValueError, match="learns frequencies"):
+        get_infer_args(infer_keys(tmp_path / "mixed", infer_backend="vllm"))
+    for change, message in (
+        (lambda: monkeypatch.setattr(vllm_plugin, "_vllm_version", lambda: "0.11.0"), "vLLM 0.11.0 is installed"),
+        (lambda: monkeypatch.setenv("VLLM_PLUGINS", "other"), "VLLM_PLUGINS is 'other'"),
+        (lambda: monkeypatch.setattr(vllm_plugin, "entry_points", lambda group: []), "has no entry point in vllm"),
+    ):
+        change()  # each is checked before the one before it
+        with pytest.raises(ValueError, match=message):
+            get_infer_args(infer_keys(tmp_path, infer_backend="vllm"))

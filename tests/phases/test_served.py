@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Phases whose answers a server generates, in real recipes: no weights for pseudo-labels, and the right model else."""
+
+import base64
+import io
+import logging
+
+import pytest
+import torch
+from generation.answer_server import AnswerServer
+from PIL import Image
+from small_run import recipe
+from tiny_models import CHAT_TEMPLATE
+
+from llamafactory_clinkd.phases.served import served_model
+from llamafactory_clinkd.rope import apply_rope
+from llamafactory_clinkd.utils.endpoint import RemoteNotAllowedError
+from llamafactory_clinkd.utils.io import read_jsonl
+
+
+pytest.importorskip("openai", reason="the openai client is not installed")
+
+
+def settings(**keys):
+    from llamafactory_clinkd.arguments import ClinkdArguments
+
+    made = ClinkdArguments(use_clinkd=True, clinkd_phases="predict", **keys)
+    made.check_clinkd()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"generation_phases": "predict"}, r"`generation_phases: \['predict'\]`.*without `generation_base_url`"),
+        ({"generation_allow_remote": True}, "without `generation_base_url`"),
+        ({"generation_base_url": "http://127.0.0.1:1/v1", "generation_phases": "distill"}, "subset of pseudo_label"),
+        ({"generation_base_url": "http://127.0.0.1:1/v1", "generation_concurrency": 0}, "generation_concurrency"),
+        (
+            {"generation_base_url": "http://x/v1", "generation_phases": "correct", "correction_outputs": "forward"},
+            "correction_outputs: forward",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together(keys, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**keys)
+
+
+def test_pictures_leave_the_machine_only_by_a_key_of_their_own(monkeypatch, caplog):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-" + "secret0" * 6)
+    remote = {"generation_base_url": "https://llm.example.org/v1", "generation_phases": "predict"}
+    assert served_model(settings(**remote), "pseudo_label") is None
+    with pytest.raises(RemoteNotAllowedError, match="PICTURES of every row.*generation_allow_remote: true"):
+        served_model(settings(**remote, correction_allow_remote=True, corrector="openai"), "predict")
+    with caplog.at_level(logging.WARNING, "llamafactory_clinkd"):
+        assert (
+            served_model(settings(**remote, generation_allow_remote=True), "predict").url
+            == remote["generation_base_url"]
+        )
+    assert "PICTURES of every row LEAVE THIS MACHINE for llm.example.org" in caplog.text
+    plain = remote | {"generation_base_url": "http://llm.example.org/v1", "generation_allow_remote": True}
+    with pytest.raises(RemoteNotAllowedError, match="generation_allow_http: true"):
+        served_model(settings(**plain), "predict")
+    with pytest.raises(ValueError, match="generation_base_url is 'ftp:"):
+        served_model(settings(generation_base_url="ftp://x", generation_phases="predict"), "predict")
+
+
+@pytest.mark.slow
+def test_pseudo_labels_come_from_a_server_without_the_teacher_s_weights(workspace, tmp_path, monkeypatch):
+    from llamafactory.train.sft import workflow
+    from llamafactory.train.tuner import run_exp
+
+    def load_model(*args, **kwargs):
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr(workflow, "load_model", load_model)
+    with AnswerServer() as server:
+        keys = {"clinkd_phases": "pseudo_label", "ref_model": None, "generation_base_url": server.url}
+        run_exp(recipe(workspace, tmp_path, use_cpu=True, **keys))
+    labels = read_jsonl(tmp_path / "clinkd" / "pseudo_labels.jsonl")
+    assert len(labels) == 4 and sorted(row["question"] for row in labels) == sorted(server.asked())
+    for body in server.bodies:
+        assert body["messages"][0] == {"role": "system", "content": "You are a helpful assistant."}
+        assert picture_of(body).size == (84, 84)  # 112 x 84, square on the grid of 28
+        assert body["max_tokens"] == 1 or (body["n"], body["use_beam_search"]) == (3, True)
+    assert "answer 0 to " in str(labels[0])
+
+
+@pytest.mark.slow
+def test_predictions_need_the_trained_model_at_the_server(workspace, tmp_path):
+    from llamafactory.train.tuner import run_exp
+    from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
+
+    processor = AutoProcessor.from_pretrained(workspace / "student")
+    model = Qwen2VLForConditionalGeneration.from_pretrained(workspace / "student", dtype=torch.float32).eval()
+
+    def first(body):
+        """What transformers computes from the request alone."""
+        messages = [body["messages"][0], {"role": "user", "content": []}]
+        for part in body["messages"][1]["content"]:
+            messages[1]["content"].append({"type": "image"} if part["type"] == "image_url" else part)
+        text = processor.apply_chat_template(messages, chat_template=CHAT_TEMPLATE, add_generation_prompt=True)
+        inputs = processor(text=[text], images=[picture_of(body)], return_tensors="pt")
+        with torch.no_grad():
+            values, ids = model(**inputs).logits[0, -1].log_softmax(-1).topk(5)
+        return {f"token_id:{token}": value for token, value in zip(ids.tolist(), values.tolist(), strict=True)}
+
+    keys = {"clinkd_phases": "predict", "ref_model": None, "do_train": False, "dataset": None, "use_cpu": True}
+    keys |= {"rope_variant": "mcg", "generation_phases": "predict", "infer_dtype": "float32"}
+    with AnswerServer() as server:
+        server.first = first
+        keys["generation_base_url"] = server.url
+        with pytest.raises(RuntimeError, match="does not serve the model of this phase"):
+            run_exp(recipe(workspace, tmp_path, **keys))  # stock positions at the server
+        assert server.asked() == []
+        apply_rope(model, "mcg")
+        run_exp(recipe(workspace, tmp_path, **keys))
+    rows = read_jsonl(tmp_path / "clinkd" / "predictions.jsonl")
+    assert len(rows) == 4 and all(len(row["candidates"]) == 3 for row in rows)
+    assert all(row["response"].startswith("answer ") for row in rows)
+
+
+def picture_of(body):
+    url = next(part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url")
+    return Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
