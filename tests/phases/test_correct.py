@@ -1,7 +1,9 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""A recipe's ``correction_scorer``: CLIP has a say in which rewording is kept."""
+"""A recipe's ``correction_scorer``: CLIP has a say in which rewording is kept. Corrections of an earlier version."""
+
+from types import SimpleNamespace
 
 import pytest
 from miniature.clip_scorer import train_demo_scorer
@@ -9,10 +11,10 @@ from PIL import Image
 from small_run import drawn_rows, recipe
 
 from llamafactory_clinkd.arguments import ClinkdArguments
-from llamafactory_clinkd.phases.correct import ImageTextScore, recipe_scorer
+from llamafactory_clinkd.phases.correct import CorrectionRounds, ImageTextScore, recipe_scorer
 from llamafactory_clinkd.select import ScorerError, load_scorer
 from llamafactory_clinkd.utils.boxes import strip_boxes
-from llamafactory_clinkd.utils.io import read_json, read_jsonl
+from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json, write_jsonl
 
 
 class Settings:
@@ -94,3 +96,17 @@ def test_the_best_sum_of_similarity_and_score_is_kept(workspace, clip, tmp_path)
         sums = [e["similarity"] + c for e, c in zip(passed, by_hand(folder, record["image"], words), strict=True)]
         assert [each["score"] for each in passed] == pytest.approx(sums, abs=1e-6)
         assert record["corrected"] == passed[sums.index(max(sums))]["text"]
+
+
+def test_recorded_corrections_whose_text_fails_a_later_check_are_counted_in_the_log(tmp_path, caplog):
+    """The bad rewording is left out, and the log holds the count, not its text."""
+    rounds = CorrectionRounds.__new__(CorrectionRounds)
+    rounds.folder, rounds._rows = tmp_path, {}
+    rounds._run = SimpleNamespace(ranks=SimpleNamespace(rank=0))
+    rounds.data = SimpleNamespace(aligned=lambda is_eval: pytest.fail("no row is left"))
+    row = {"status": "corrected", "annotation": "a mass", "corrected": "Here is a rewrite: a mass <|im_end|>"}
+    write_jsonl(tmp_path / "round-1.jsonl", [{**row, "id": "0:a"}, {**row, "id": "1:b", "status": "kept"}])
+    write_json(tmp_path / "round-1.summary.json", {})
+    with caplog.at_level("WARNING"):
+        assert rounds.corrected_rows(1) is None
+    assert "1 of the 1 corrections recorded" in caplog.text and "rewrite" not in caplog.text
