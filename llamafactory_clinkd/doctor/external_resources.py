@@ -109,10 +109,13 @@ def corrector_server(keys: Mapping[str, Any]) -> CheckResult:
 
 
 def sending(keys: Mapping[str, Any]) -> CheckResult:
-    """The text that a recipe with these keys would send, and where; ``broken`` if the run would refuse to."""
+    """What a recipe with these keys would send, and where; ``broken`` if the run would refuse to."""
     from ..correct import describe_recipe
+    from ..phases.served import describe_served
 
     try:
-        return CheckResult("sends", "ok", describe_recipe(keys))
+        corrections, answers = describe_recipe(keys), describe_served(keys)
+        nothing = answers and corrections.endswith("anywhere")
+        return CheckResult("sends", "ok", answers if nothing else "; ".join(filter(None, (corrections, answers))))
     except ValueError as error:
         return CheckResult("sends", "broken", "the run would stop before it sends anything", str(error))

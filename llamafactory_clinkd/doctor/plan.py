@@ -51,10 +51,8 @@ def make_plan(
             f"{spec.train_rows} training and {spec.eval_rows} evaluation rows: the paper's numbers where the "
             "recipe's data is not on this machine"
         )
-    if served := [phase for phase in counts["generations"] if spec.is_served(phase) and counts["generations"][phase]]:
-        assumptions.append(
-            f"a server generates the answers of {', '.join(served)}: its memory and time are not counted"
-        )
+    if served := [phase for phase, answers in counts["generations"].items() if answers and spec.is_served(phase)]:
+        assumptions.append(f"a server generates for {', '.join(served)}: its memory and time are not counted")
     if seconds:
         assumptions.append(
             f"for the time: {spec.mean_tokens} tokens in a row, {gpu.flops / 1e12:.0f} TFLOPS, of which "
