@@ -68,6 +68,22 @@ def test_pictures_leave_the_machine_only_by_a_key_of_their_own(monkeypatch, capl
         served_model(settings(generation_base_url="ftp://x", generation_phases="predict"), "predict")
 
 
+def test_the_doctor_names_pictures(monkeypatch):
+    from llamafactory_clinkd.doctor import sending
+
+    keys = {"use_clinkd": True, "clinkd_phases": "pseudo_label", "generation_base_url": "https://llm.example.org/v1"}
+    assert sending(keys).state == "broken" and "generation_allow_remote" in sending(keys).fix
+    found = sending(keys | {"generation_allow_remote": True}).found
+    assert (
+        found
+        == "answers of pseudo_label: the question and the PICTURES of every row LEAVE THIS MACHINE for llm.example.org"
+    )
+    local = keys | {"generation_base_url": "http://127.0.0.1:8000/v1", "clinkd_phases": "pseudo_label,correct"}
+    assert "offline corrector: nothing is sent anywhere" not in sending(local).found
+    assert "PICTURES of every row go to 127.0.0.1, on this machine" in sending(local).found
+    assert "PICTURES" not in sending(local | {"clinkd_phases": "correct"}).found
+
+
 @pytest.mark.slow
 def test_pseudo_labels_come_from_a_server_without_the_teacher_s_weights(workspace, tmp_path, monkeypatch):
     from llamafactory.train.sft import workflow
