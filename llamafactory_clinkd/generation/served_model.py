@@ -17,7 +17,7 @@ from ..utils.chat_client import ChatServer, RequestError
 
 FIXED_ROWS = 4
 TOP = 5  # log-probabilities compared for each fixed row
-LIMITS = {"float32": 1e-3, "16 bits": 0.1, "earlier answers": 0.05}  # mean absolute differences in nats
+LIMITS = {"float32": 1e-4, "16 bits": 0.1, "earlier answers": 0.05}  # mean absolute differences in nats
 
 
 class ServerError(RuntimeError):

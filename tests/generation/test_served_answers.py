@@ -152,7 +152,7 @@ def test_a_server_that_restarts_with_another_model_mixes_no_answers(tmp_path):
 
 @pytest.mark.parametrize(
     ("shift", "limit", "same"),
-    [(0.0005, "float32", True), (0.002, "float32", False), (0.05, "16 bits", True), (0.3, "16 bits", False)],
+    [(0.00005, "float32", True), (0.0002, "float32", False), (0.05, "16 bits", True), (0.3, "16 bits", False)],
 )
 def test_the_model_of_the_phase_is_recognised(tmp_path, shift, limit, same):
     from llamafactory_clinkd.generation.served_model import FIXED_ROWS, ServerError
