@@ -108,23 +108,9 @@ def test_pseudo_labels_come_from_a_server_without_the_teacher_s_weights(workspac
 @pytest.mark.slow
 def test_predictions_need_the_trained_model_at_the_server(workspace, tmp_path):
     from llamafactory.train.tuner import run_exp
-    from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
     folder = workspace / "teacher"  # the student's single layer hardly depends on positions
-    processor = AutoProcessor.from_pretrained(folder)
-    model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-
-    def first(body):
-        """What transformers computes from the request alone."""
-        messages = [body["messages"][0], {"role": "user", "content": []}]
-        for part in body["messages"][1]["content"]:
-            messages[1]["content"].append({"type": "image"} if part["type"] == "image_url" else part)
-        text = processor.apply_chat_template(messages, chat_template=CHAT_TEMPLATE, add_generation_prompt=True)
-        inputs = processor(text=[text], images=[picture_of(body)], return_tensors="pt")
-        with torch.no_grad():
-            values, ids = model(**inputs).logits[0, -1].log_softmax(-1).topk(5)
-        return {f"token_id:{token}": value for token, value in zip(ids.tolist(), values.tolist(), strict=True)}
-
+    model, first = transformers_answers(folder, folder)
     keys = {"clinkd_phases": "predict", "ref_model": None, "do_train": False, "dataset": None, "use_cpu": True}
     keys |= {"rope_variant": "mcg", "generation_phases": "predict", "model_name_or_path": str(folder)}
     with AnswerServer() as server:
@@ -138,6 +124,49 @@ def test_predictions_need_the_trained_model_at_the_server(workspace, tmp_path):
     rows = read_jsonl(tmp_path / "clinkd" / "predictions.jsonl")
     assert len(rows) == 4 and all(len(row["candidates"]) == 3 for row in rows)
     assert all(row["response"].startswith("answer ") for row in rows)
+
+
+@pytest.mark.slow
+def test_corrections_wait_for_the_checkpoint_of_their_round(workspace, tmp_path, caplog):
+    from llamafactory.train.tuner import run_exp
+
+    folder = workspace / "teacher"
+    keys = {"clinkd_phases": "correct", "ref_model": None, "model_name_or_path": str(folder), "use_cpu": True}
+    keys |= {"rope_variant": "mrope", "generation_phases": "correct", "correction_rounds": 2, "save_total_limit": 3}
+    with AnswerServer() as server:
+        keys["generation_base_url"] = server.url
+        _, server.first = transformers_answers(folder, folder)
+        with pytest.raises(RuntimeError, match="does not serve the model of this phase"):
+            run_exp(recipe(workspace, tmp_path, **keys))  # the server still has the untrained model
+        assert server.asked() == []
+        [checkpoint] = tmp_path.glob("checkpoint-*")
+        assert f"must serve the model after round 1: {checkpoint.name} in {tmp_path}" in caplog.text
+        _, server.first = transformers_answers(checkpoint, folder)
+        run_exp(recipe(workspace, tmp_path, **keys))
+        assert len(server.asked()) == 8
+    answers = read_jsonl(tmp_path / "clinkd" / "corrections" / "round-1.outputs.jsonl")
+    assert len(answers) == 8 and all(row["candidates"][0]["text"].startswith("answer 0 to ") for row in answers)
+    assert (tmp_path / "clinkd" / "corrections" / "round-1.summary.json").is_file()
+
+
+def transformers_answers(folder, processor_folder):
+    """A model, and what it computes from the messages of a request alone."""
+    from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
+
+    processor = AutoProcessor.from_pretrained(processor_folder)
+    model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def first(body):
+        messages = [body["messages"][0], {"role": "user", "content": []}]
+        for part in body["messages"][1]["content"]:
+            messages[1]["content"].append({"type": "image"} if part["type"] == "image_url" else part)
+        text = processor.apply_chat_template(messages, chat_template=CHAT_TEMPLATE, add_generation_prompt=True)
+        inputs = processor(text=[text], images=[picture_of(body)], return_tensors="pt")
+        with torch.no_grad():
+            values, ids = model(**inputs).logits[0, -1].log_softmax(-1).topk(5)
+        return {f"token_id:{token}": value for token, value in zip(ids.tolist(), values.tolist(), strict=True)}
+
+    return model, first
 
 
 def picture_of(body):
