@@ -64,7 +64,7 @@ def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_p
     board.choose(board.words("eval_dataset"), "tiny_test")
     board.fill(board.words("sasg_scorer"), "logprob")
     for phase in ("pseudo_label", "correct"):
-        board.page.get_by_label(PHASES[phase], exact=True).uncheck()
+        board.page.get_by_label(PHASES[phase], exact=True).first.uncheck()  # the second group is `generation_phases`
     board.press("Start")
     folder = server.folder / "saves" / "Qwen2-VL-2B-Instruct" / "full" / "watched"
     log, state = folder / "trainer_log.jsonl", folder / "clinkd" / "state.json"
