@@ -100,8 +100,7 @@ def test_mia_with_java():
         parts = [part[key] for key in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l")]
         assert part.get("macro", part.get("value")) == pytest.approx(np.mean(parts))
         assert part["mbmr_bird"] == pytest.approx(np.mean(parts[3:]))
-    low, high = task["ci"]
-    assert low <= task["macro"] <= high
+    assert task["ci"] is None  # two images and one are too few for an interval
 
 
 def test_intervals_are_those_of_recomputed_resamples_of_the_images():
