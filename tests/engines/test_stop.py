@@ -22,14 +22,16 @@ pytestmark = pytest.mark.slow
 def test_one_rank_told_to_stop_stops_both(workspace, tmp_path, alone):
     out = tmp_path / "out"
     keys = keys_for(workspace, out, processes=2)
-    process = start(keys, processes=2, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    state = out / "clinkd" / "state.json"
+    log, state = tmp_path / "log.txt", out / "clinkd" / "state.json"
+    with open(log, "w") as file:  # a pipe that nobody reads meanwhile would fill up and stop the run
+        process = start(keys, processes=2, stdout=file, stderr=subprocess.STDOUT)
     while process.poll() is None and not (state.is_file() and "distill" in read_json(state)["phases"]):
         time.sleep(0.01)
     below = psutil.Process(process.pid).children(recursive=True)
     (second,) = [each for each in below if each.environ().get("RANK") == "1"]
     second.send_signal(signal.SIGTERM)
-    text = process.communicate(timeout=200)[0]
+    process.wait(timeout=200)
+    text = log.read_text()
     assert process.returncode != 0
     assert "Stopped by SIGTERM at phase distill" in text, text[-3000:]
     assert read_json(state)["phases"]["distill"]["status"] == "started"

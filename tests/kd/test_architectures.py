@@ -288,5 +288,5 @@ def test_the_experts_load_balancing_is_in_the_loss(tmp_path, accumulation, adapt
 
 def test_text_needs_no_rope_key(tmp_path):
     workspace = workspace_of("Qwen2", tmp_path / "w")
-    with pytest.raises(ValueError, match="set `rope_variant: mrope`"):
+    with pytest.raises(ValueError, match="Set `rope_variant: mrope`"):
         distil(workspace, tmp_path / "out", **keys_of("Qwen2", rope_variant="mcg"))
