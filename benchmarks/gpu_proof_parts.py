@@ -83,6 +83,7 @@ def offloaded(device: str, shape: str) -> dict[str, Any]:
     found, positions = {}, torch.arange(LENGTH[shape] - 8, LENGTH[shape], device=device)
     for name, kind in (("on the device", Teacher), ("offloaded", OffloadedTeacher)):
         accelerator = Accelerator(cpu=device == "cpu")
+        torch.manual_seed(0)  # the same weights for both
         model = build_model(shape, torch.bfloat16, "cpu", "frozen").eval().requires_grad_(False)
 
         def load_and_run(kind=kind, model=model, accelerator=accelerator) -> float:

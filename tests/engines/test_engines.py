@@ -54,6 +54,7 @@ def test_two_processes_are_one(engine, workspace, tmp_path, alone):
     check_same(results(tmp_path / "out"), alone(4))
 
 
+@pytest.mark.long  # two processes are in the suite
 def test_three_processes_share_eight_rows(workspace, tmp_path, alone):
     """Eight rows in windows of three: the last step sees two, and nobody trains on a row twice."""
     done = launch(keys_for(workspace, tmp_path / "out", processes=3, window=3), processes=3)

@@ -117,7 +117,7 @@ def test_bad_input_is_reported_in_every_language_and_nothing_starts(ready, serve
 
 def test_unused_elements_are_disabled_with_the_reason(ready):
     reasons = texts("en")["reasons"]
-    ready.page.get_by_label(texts("en")["phases"]["correct"], exact=True).uncheck()
+    ready.page.get_by_label(texts("en")["phases"]["correct"], exact=True).first.uncheck()
     ready.wait_for_text(reasons["needs_correct"])
     assert ready.box("correction_rounds").is_disabled() and ready.box("kd_alpha").is_enabled()
     ready.box("use_clinkd").uncheck()
