@@ -29,15 +29,16 @@ ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1"}  # otherwise vLLM reports its use to 
 def serve(
     run: Annotated[Path, typer.Argument(help="The output_dir of a run, or a model folder.")],
     python: Annotated[
-        str, typer.Option(envvar="CLINKD_VLLM_PYTHON", help="The python of the environment with vLLM.")
-    ] = sys.executable,
+        str | None,
+        typer.Option(envvar="CLINKD_VLLM_PYTHON", help="The python of the environment with vLLM. Default: this one."),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8000,
     execute: Annotated[bool, typer.Option("--run", help="Run the command instead of printing it.")] = False,
     more: Annotated[list[str] | None, typer.Argument(help="After --, options for vLLM itself.")] = None,
 ) -> None:
     """Prints, or runs, the command that serves a trained model with vLLM under its own positions and images."""
     with exit_on_error():
-        command = serve_command(run, python, port, more or [])
+        command = serve_command(run, python or sys.executable, port, more or [])
     if execute:
         os.execvpe(command[0], command, {**os.environ, **ENVIRONMENT})
     variables = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
