@@ -4,6 +4,7 @@
 """A small real run: tiny Qwen2-VL student and teacher, drawn images, a recipe for stock LLaMA-Factory."""
 
 import json
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -14,6 +15,7 @@ from tiny_models import build_tiny_qwen2vl
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
 from llamafactory_clinkd.utils.environment import cli_command, cli_environment
+from llamafactory_clinkd.utils.io import read_json, write_json
 
 
 WIDTH, HEIGHT, SIDE = 112, 84, 30
@@ -144,3 +146,26 @@ def losses(folder: Path) -> list[float]:
     """The logged training losses of a folder that a trainer wrote to."""
     state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def copy_as_killed(whole: Path, cut: Path) -> None:
+    """Copies a finished ``distill`` of four steps as if it had been killed after its third one."""
+    shutil.copytree(whole, cut)
+    state = read_json(cut / "clinkd" / "state.json")
+    state["phases"]["distill"]["status"] = "started"
+    write_json(cut / "clinkd" / "state.json", state)
+    shutil.rmtree(cut / "checkpoint-4")
+    for name in ("model.safetensors", "trainer_state.json"):
+        (cut / name).unlink()
+
+
+def teacher_with_swapped_tokens(workspace: Path, folder: Path) -> tuple[Path, str, str]:
+    """A copy of the teacher in which two tokens have each other's ids, and these tokens."""
+    teacher = shutil.copytree(workspace / "teacher", folder / "teacher")
+    path = teacher / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    one, two = sorted(token for token in vocabulary if token.isalpha())[:2]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return teacher, one, two

@@ -74,18 +74,17 @@ def _polar_variants(answer: str, question: Any) -> Iterator[str]:
     if subject is not None and verb in _BE_OR_DO:
         end, main, is_there = subject.right_edge.i + 1, question[0].head, subject.dep_ == "expl"
         who, rest = lower_first(question[1:end].text), question[end:-1].text
-        clear = rest and len(question) < 20 and not words & {"or", "any", "you", "either", "-", "/"}
-        if not clear or question[-1].text != "?":
-            pass
-        elif answer == "yes" and verb in ("does", "do") and main.i == end:
-            form = inflected(main.lemma_, "VBZ" if verb == "does" else "VBP")
-            yield f"yes, {who} {form} {question[main.i + 1 : -1].text}"
-        elif answer == "yes" and verb in ("is", "are", "was", "were", "has", "have", "can"):
-            yield f"yes, {who} {verb} {rest}"
-        elif answer == "no" and is_there:
-            yield f"no, there {verb} no {re.sub(r'^an? ', '', rest)}"
-        elif answer == "no" and verb in ("is", "are", "was", "were", "does", "do"):
-            yield f"no, {who} {verb} not {rest}"
+        is_clear = rest and len(question) < 20 and not words & {"or", "any", "you", "either", "-", "/"}
+        if is_clear and question[-1].text == "?":
+            if answer == "yes" and verb in ("does", "do") and main.i == end:
+                form = inflected(main.lemma_, "VBZ" if verb == "does" else "VBP")
+                yield f"yes, {who} {form} {question[main.i + 1 : -1].text}"
+            elif answer == "yes" and verb in ("is", "are", "was", "were", "has", "have", "can"):
+                yield f"yes, {who} {verb} {rest}"
+            elif answer == "no" and is_there:
+                yield f"no, there {verb} no {re.sub(r'^an? ', '', rest)}"
+            elif answer == "no" and verb in ("is", "are", "was", "were", "does", "do"):
+                yield f"no, {who} {verb} not {rest}"
         if is_there:
             yield f"yes, there {verb}" if answer == "yes" else f"no, there {verb} not"
     yield "yes, that is the case" if answer == "yes" else "no, that is not the case"

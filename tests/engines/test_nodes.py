@@ -3,14 +3,11 @@
 
 """Two nodes, and another number of ranks after an interruption."""
 
-import shutil
 import signal
 import subprocess
 
 import pytest
-from small_run import free_port, llamafactory_cli, losses, recipe, start_recipe, write_recipe
-
-from llamafactory_clinkd.utils.io import read_json, write_json
+from small_run import copy_as_killed, free_port, llamafactory_cli, losses, recipe, start_recipe, write_recipe
 
 from .engine_runs import executed_at_start, launch
 
@@ -69,13 +66,7 @@ def test_training_continues_on_another_number_of_ranks(workspace, tmp_path, firs
 
     done = run(keys(whole, first), first)
     assert done.returncode == 0, done.stderr[-3000:]
-    shutil.copytree(whole, cut)
-    state = read_json(cut / "clinkd" / "state.json")
-    state["phases"]["distill"]["status"] = "started"  # as if it had been killed after its third step
-    write_json(cut / "clinkd" / "state.json", state)
-    shutil.rmtree(cut / "checkpoint-4")
-    for name in ("model.safetensors", "trainer_state.json"):
-        (cut / name).unlink()
+    copy_as_killed(whole, cut)
 
     refused = run(keys(cut, first), then)  # the number of ranks alone was changed
     assert refused.returncode != 0

@@ -21,3 +21,15 @@ def small_workspace(tmp_path_factory):
     entries = {f"tiny_{name}": dataset_info_entry(f"{name}.json") for name in ("train", "test")}
     write_dataset_info(folder / "data", entries)
     return folder
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """One entry for each run of a vision tower."""
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel as Tower
+
+    runs, forward = [], Tower.forward
+    monkeypatch.setattr(
+        Tower, "forward", lambda self, *args, **kwargs: runs.append(1) or forward(self, *args, **kwargs)
+    )
+    return runs

@@ -7,22 +7,11 @@ import pytest
 import torch
 from kd_runs import distil, history, same_bits, teacher_adapter, weights
 from peft import LoraConfig, get_peft_model
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel as Tower
 
 from llamafactory_clinkd.kd.adapter_teacher import SharedTower, find_shared_tower
 
 
 BATCHES = 16  # eight rows, one a batch, in two epochs
-
-
-@pytest.fixture
-def encoded(monkeypatch):
-    """One entry for each run of the tower."""
-    runs, forward = [], Tower.forward
-    monkeypatch.setattr(
-        Tower, "forward", lambda self, *args, **kwargs: runs.append(1) or forward(self, *args, **kwargs)
-    )
-    return runs
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 import torch
 from kd_runs import distil, history, same_bits, teacher_adapter, weights
 from torch import nn
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel as Tower
 from transformers.utils import ModelOutput
 
 from llamafactory_clinkd.kd import on_policy_trainer
@@ -21,16 +20,6 @@ from llamafactory_clinkd.kd.tower_features import TowerFeatures, equal_weights
 KEYS = {"kd_on_policy": 1.0, "kd_rollout_every": 2, "kd_epochs": 1, "pseudo_label_samples": 8, "rope_variant": "mrope"}
 BATCHES = 8
 PARTS = ("loss", "kl_on_policy", "rollout_length")
-
-
-@pytest.fixture
-def encoded(monkeypatch):
-    """One entry for each run of a tower."""
-    runs, forward = [], Tower.forward
-    monkeypatch.setattr(
-        Tower, "forward", lambda self, *args, **kwargs: runs.append(1) or forward(self, *args, **kwargs)
-    )
-    return runs
 
 
 @pytest.mark.parametrize("teacher", ["model", "its copy", "adapter"])

@@ -8,7 +8,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from small_run import recipe
+from small_run import recipe, teacher_with_swapped_tokens
 
 from llamafactory_clinkd.phases.recipe import RecipeArguments
 from llamafactory_clinkd.phases.recipe_files import check_best_model, check_datasets, check_model_path, check_template
@@ -151,13 +151,7 @@ def test_metrics_that_exist():
 
 
 def test_teacher_with_another_tokenizer_is_found_before_it_labels(workspace, tmp_path):
-    teacher = shutil.copytree(workspace / "teacher", tmp_path / "teacher")
-    path = teacher / "tokenizer.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary = content["model"]["vocab"]
-    one, two = sorted(token for token in vocabulary if token.isalpha())[:2]
-    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    teacher, _, _ = teacher_with_swapped_tokens(workspace, tmp_path)
     with pytest.raises(ValueError, match="2 tokens have other ids"):
         run(recipe(workspace, tmp_path / "out", ref_model=str(teacher), clinkd_phases="pseudo_label,distill"))
     assert not (tmp_path / "out" / "clinkd" / "pseudo_label").exists()

@@ -3,14 +3,12 @@
 
 """Training continues on other ranks where each step sees the same rows, and is refused elsewhere."""
 
-import shutil
 from types import SimpleNamespace
 
 import pytest
-from small_run import losses, recipe
+from small_run import copy_as_killed, losses, recipe
 
 from llamafactory_clinkd.phases.state import changed_result, fault_of_resume, step_rows
-from llamafactory_clinkd.utils.io import read_json, write_json
 
 
 def rows(ranks, batch, accumulation):
@@ -71,13 +69,7 @@ def test_interrupted_training_continues_with_other_batches(workspace, tmp_path):
     keys = {"kd_method": "none", "ref_model": None, "save_strategy": "steps", "save_steps": 1, "kd_epochs": 2}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run_exp(recipe(workspace, whole, **keys))
-    shutil.copytree(whole, cut)
-    state = read_json(cut / "clinkd" / "state.json")
-    state["phases"]["distill"]["status"] = "started"  # as if it had been killed after its third step
-    write_json(cut / "clinkd" / "state.json", state)
-    shutil.rmtree(cut / "checkpoint-4")
-    for name in ("model.safetensors", "trainer_state.json"):
-        (cut / name).unlink()
+    copy_as_killed(whole, cut)
     with pytest.raises(ValueError, match=r"`distill` cannot be continued: a step would see 8 rows .* instead of 4"):
         run_exp(recipe(workspace, cut, **keys, gradient_accumulation_steps=4))
     run_exp(recipe(workspace, cut, **keys, per_device_train_batch_size=4, gradient_accumulation_steps=1))

@@ -7,7 +7,7 @@ import json
 import shutil
 
 import pytest
-from small_run import drawn_rows, llamafactory_cli, recipe, write_recipe
+from small_run import drawn_rows, llamafactory_cli, recipe, teacher_with_swapped_tokens, write_recipe
 
 from llamafactory_clinkd.arguments import ClinkdArguments
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
@@ -129,13 +129,7 @@ def test_folder_without_a_model(workspace, tmp_path):
 
 
 def test_teacher_with_another_tokenizer(workspace, tmp_path):
-    teacher = shutil.copytree(workspace / "teacher", tmp_path / "teacher")
-    path = teacher / "tokenizer.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary = content["model"]["vocab"]
-    one, two = sorted(token for token in vocabulary if token.isalpha())[:2]
-    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    teacher, one, _ = teacher_with_swapped_tokens(workspace, tmp_path)
     with pytest.raises(ValueError) as found:
         run(recipe(workspace, tmp_path / "out", ref_model=str(teacher)))
     assert "2 tokens have other ids" in str(found.value) and f"{one!r} is" in str(found.value)
