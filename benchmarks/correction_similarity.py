@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""How well a similarity alone tells rewordings that keep the meaning from others, and how long the validation takes.
+"""How well a similarity alone separates rewordings that keep the meaning from others, and the time of the validation.
 
     python benchmarks/correction_similarity.py [CLIP_MODEL]
 
