@@ -18,13 +18,12 @@ from typing import Any
 from rich.table import Table
 
 from ..arguments import PHASES
-from ..evaluate import evaluate_predictions
 from ..evaluate.score_table import format_percent
 from ..report import build_report
 from ..utils.boxes import TASKS
 from ..utils.console import bars_of_parts, console
 from ..utils.environment import POLL_SECONDS, cli_command, run_logged
-from ..utils.io import file_sha256, read_json, read_jsonl, write_json
+from ..utils.io import file_sha256, read_json, write_json
 from ..webui.run_progress import progress_of
 
 
@@ -128,14 +127,15 @@ def _show_progress(output_dir: Path, phases: list[str], show: Callable[..., None
 
 def _stages(before: Path, distilled: Path, run: Path) -> dict[str, dict[str, Any]]:
     """Stage -> task -> its entry of ``metrics.json``."""
-    predictions = read_jsonl(run / "clinkd" / "predictions.jsonl")
-    first = [{**row, "response": row["candidates"][0]["text"]} for row in predictions]
+    metrics = read_json(run / "clinkd" / "metrics.json")
+    selected, worth = metrics["tasks"], metrics.get("selection", {})
+    first = {task: {"macro": worth[task]["first"]["value"], "ci": worth[task]["first"]["ci"]} for task in worth}
     return {
         "before (base)": read_json(before / "clinkd" / "metrics.json")["tasks"],
         "the teacher": read_json(HERE / "models" / "teacher_scores.json")["tasks"],
         "after distillation": read_json(distilled / "clinkd" / "metrics.json")["tasks"],
-        "after correction": evaluate_predictions(first)["tasks"],
-        "after selection": read_json(run / "clinkd" / "metrics.json")["tasks"],
+        "after correction": first or selected,  # without several candidates nothing is selected
+        "after selection": selected,
         "blind answers": read_json(HERE / "data" / "blind.json"),
     }
 

@@ -70,7 +70,7 @@ def caption_statistics(
         table[:, BLEU_COLUMNS:-3] = meteor
     for row, (text, truth) in enumerate(zip(hypotheses, truths, strict=True)):
         table[row, -3] = rouge.calc_score([text], truth)
-        if (row + 1) % 100 == 0:
+        if (row + 1) % 100 == 0 or row + 1 == count:
             report("ROUGE-L", row + 1, count)
     for number, group in enumerate(groups, start=1):
         pairs = ([texts[i] for i in group] for texts in (hypotheses, truths))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils.boxes import TASKS
 from .grounding import references
-from .java import Progress
+from .java import Progress, kept_meteor
 from .predictions import read_rows
 from .resampling import Draws, average_draws, interval, p_value, part_draws
 from .score_table import metric_name
@@ -25,6 +25,7 @@ RESAMPLES = 10_000
 """So many that a p value can be small enough to remain so among many comparisons: the least is 0.0001."""
 
 
+@kept_meteor()
 def compare_predictions(
     rows: Iterable[Any],
     other_rows: Iterable[Any],

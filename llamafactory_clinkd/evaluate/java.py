@@ -11,8 +11,8 @@ import importlib.util
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,9 @@ Progress = Callable[[str, int, int], None]  # called with the stage, the steps d
 METEOR_COLUMNS = 23
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75  # METEOR 1.5's parameters for English
 _MATCHER_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+_meteor_lock = threading.RLock()
+_meteor: list[subprocess.Popen] = []  # the process that runs, if any
+_meteor_users = 0
 
 
 def java_command() -> str | None:
@@ -67,6 +70,35 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
     return [" ".join(word for word in line.rstrip().split(" ") if word not in punctuation) for line in tokenized]
 
 
+@contextmanager
+def kept_meteor() -> Iterator[None]:
+    """Inside, all captions are scored by one METEOR process: it reads paraphrases for six seconds when it starts."""
+    global _meteor_users
+    with _meteor_lock:
+        _meteor_users += 1
+    try:
+        yield
+    finally:
+        with _meteor_lock:
+            _meteor_users -= 1
+            if _meteor and not _meteor_users:
+                _end(_meteor.pop())
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Closes METEOR's input, with which it ends, and waits for that."""
+    with suppress(BrokenPipeError), process:
+        process.stdin.close()
+
+
+def _running_meteor() -> subprocess.Popen:
+    if not _meteor:
+        command = [java_command(), "-XX:+UseSerialGC", "-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        _meteor.append(subprocess.Popen([*command, "-l", "en", "-norm"], cwd=coco_folder() / "meteor", **pipes))
+    return _meteor[0]
+
+
 def meteor_statistics(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
@@ -84,10 +116,9 @@ def meteor_statistics(
     Raises:
         RuntimeError: If the process ends before the last pair.
     """
-    command = [java_command(), "-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     statistics = np.zeros((len(hypotheses), METEOR_COLUMNS))
-    with subprocess.Popen(command, cwd=coco_folder() / "meteor", **pipes) as process:
+    with kept_meteor(), _meteor_lock:
+        process = _running_meteor()
         feeder = threading.Thread(target=_write_pairs, args=(process, hypotheses, references), daemon=True)
         feeder.start()
         try:
@@ -98,13 +129,16 @@ def meteor_statistics(
                         f"METEOR ended after {row} of {len(hypotheses)} captions. It needs 2 GB for its Java heap."
                     )
                 statistics[row] = [float(value) for value in values]
-                if progress is not None and (row + 1) % 100 == 0:
+                if progress is not None and ((row + 1) % 100 == 0 or row + 1 == len(hypotheses)):
                     progress(row + 1)
         except BaseException:
             process.kill()
+            _meteor.remove(process)
             raise
         finally:
             feeder.join()
+            if process not in _meteor:
+                _end(process)
     identical = (statistics[:, [21, 22]] == statistics[:, [0, 1]]).all(axis=1) & (statistics[:, 20] == 1)
     statistics[identical, 20] = 0
     return statistics
@@ -135,9 +169,9 @@ def one_line(text: str) -> str:
 
 
 def _write_pairs(process: subprocess.Popen, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    """Writes every row to METEOR's standard input and closes it; the reader reports a process that ended early."""
+    """Writes every row to METEOR's standard input; the reader reports a process that ended early."""
     with suppress(BrokenPipeError):
         for hypothesis, texts in zip(hypotheses, references, strict=True):
             fields = (one_line(text).replace("|||", " ") for text in (*texts, hypothesis.replace("  ", " ")))
             process.stdin.write(("SCORE ||| " + " ||| ".join(fields) + "\n").encode())
-        process.stdin.close()
+        process.stdin.flush()

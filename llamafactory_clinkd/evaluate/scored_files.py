@@ -11,11 +11,13 @@ from ..utils.io import read_json
 from .blind import blind_scores
 from .compare import compare_predictions
 from .exchange import export_rows
+from .java import kept_meteor
 from .prediction_files import join_dataset, load_rows
 from .predictions import read_rows
 from .scoring import evaluate_predictions
 
 
+@kept_meteor()
 def evaluate_file(
     path: str | Path,
     *,

@@ -14,7 +14,7 @@ from ..utils.box_forms import unit_mismatch, unread_summary
 from ..utils.boxes import MODALITIES, TASKS
 from . import released
 from .captions import NO_JAVA, PLAIN
-from .java import Progress
+from .java import Progress, kept_meteor
 from .predictions import LEFT_OUT, WRONG, Reading, read_rows
 from .resampling import MIN_CLUSTERS, Draws, average_draws, cluster_weights, find_clusters, interval
 from .selection_worth import selection_worth
@@ -69,6 +69,7 @@ def evaluate_predictions(
     return evaluate_reading(reading, protocol=protocol, spice_jars=spice_jars, parser=parser, **options)[0]
 
 
+@kept_meteor()
 def evaluate_reading(
     reading: Reading,
     *,

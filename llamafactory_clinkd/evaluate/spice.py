@@ -64,7 +64,7 @@ def spice_scores(
     distinct = list(dict.fromkeys([*texts, *chain.from_iterable(truths)]))
     for text, graph in zip(distinct, scene_graphs(distinct, parser), strict=True):
         graphs[text] = graph
-        if progress is not None and len(graphs) % 100 == 0:
+        if progress is not None and (len(graphs) % 100 == 0 or len(graphs) == len(distinct)):
             progress(SPICE_APPROX, len(graphs), len(distinct))
     # Equal texts score 1, so that a reference without any tuple can be matched.
     scores = [

@@ -14,6 +14,7 @@ from ..evaluate import (
     training_rows,
     with_kept_columns,
 )
+from ..evaluate.java import kept_meteor
 from ..utils.console import console
 from ..utils.io import read_jsonl, write_json
 from .context import Run
@@ -36,6 +37,7 @@ def run_phase(run: Run) -> list[str]:
     return [run.relative(out_path)]
 
 
+@kept_meteor()
 def _metrics(rows: list[dict[str, Any]], data: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The metrics, with the columns of the test set and the blind answers of the training set as far as they are here.
 

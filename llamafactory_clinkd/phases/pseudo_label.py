@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluate import blind_scores, evaluate_predictions
+from ..evaluate.java import kept_meteor
 from ..rope.saved_positions import bind_settings, teacher_settings
 from ..training.tracked_data import TrackedData, seeded_subset
 from ..utils.boxes import has_box
@@ -57,6 +58,7 @@ def run_phase(run: Run) -> list[str]:
     return [run.relative(out_path), run.relative(scores_path)]
 
 
+@kept_meteor()
 def teacher_scores(labels: list[dict[str, Any]], *, seed: int) -> dict[str, Any]:
     """The pseudo-labels' scores against the ground truth, beside those of an answer that uses no image.
 

@@ -10,9 +10,11 @@ The result is on Qwen2-VL's 28-pixel grid and inside the pixel limits, so no lat
 
 import copy
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from PIL import Image
 
 from ..utils.patching import bind_method
@@ -20,6 +22,8 @@ from ..utils.pixels import PictureError, read_pixels, rgb_pixels
 
 
 DEFAULT_LIMITS = (1, 2**31, 28)
+MAX_GRIDS = 2**18
+_grids: dict[Any, tuple[int, ...]] = {}  # image file and what its grid depends on -> patches in time, height and width
 
 
 def square_size(width: int, height: int, *, min_pixels: int, max_pixels: int, factor: int = 28) -> int:
@@ -70,6 +74,8 @@ def prepared_template(template: Any, *, square: bool) -> Any:
     template.mm_plugin = plugin = copy.copy(template.mm_plugin)
     # Module-level functions and not a local subclass: `datasets` hashes and pickles the template.
     bind_method(plugin, "_regularize_images", _read_and_regularize)
+    if hasattr(plugin, "_get_mm_token_metadata"):  # LLaMA-Factory's Qwen2-VL plugin
+        bind_method(plugin, "_get_mm_token_metadata", _token_metadata)
     if square:
         bind_method(plugin, "_preprocess_image", _square_and_preprocess)
         bind_method(plugin, "_get_mm_inputs", _store_processor_limits)
@@ -97,6 +103,27 @@ def _pixels(image: Any) -> Image.Image:
     except PictureError as error:
         name = image if isinstance(image, str) else "An embedded image"
         raise ValueError(f"{name}: {error}. `clinkd data check` lists all such images.") from error
+
+
+def _token_metadata(plugin: Any, images: Any, videos: Any, audios: Any, processor: Any) -> Any:
+    """What stock's tokeniser reads of a row's images: their grids, which are computed once for each image file.
+
+    Rows often share an image, and a run tokenises its rows for several phases.
+    """
+    stock = type(plugin)._get_mm_token_metadata
+    if not images or videos or audios or not all(isinstance(image, str) for image in images):
+        return stock(plugin, images, videos, audios, processor)
+    pixels = [getattr(processor, name, None) for name in ("image_max_pixels", "image_min_pixels")]
+    is_square, image_processor = hasattr(plugin, "clinkd_limits"), getattr(processor, "image_processor", None)
+    settings = (type(plugin), is_square, *pixels, repr(image_processor))
+    files = [os.stat(image) for image in images]
+    keys = [(image, file.st_mtime_ns, file.st_size, settings) for image, file in zip(images, files, strict=True)]
+    if not all(key in _grids for key in keys):
+        found = stock(plugin, images, [], [], processor)
+        if found.keys() - {"pixel_values", "image_grid_thw"} or len(_grids) > MAX_GRIDS:
+            return found
+        _grids.update(zip(keys, map(tuple, found["image_grid_thw"].tolist()), strict=True))
+    return {"image_grid_thw": torch.tensor([_grids[key] for key in keys])}
 
 
 def _store_processor_limits(plugin: Any, images: Any, videos: Any, audios: Any, processor: Any, **kwargs: Any) -> Any:

@@ -51,7 +51,7 @@ def test_meteor_equal_to_pycocoevalcap_for_pairs_and_corpora():
     references, hypotheses = tokens[: len(REFERENCES)], tokens[len(REFERENCES) :]
     seen = []
     statistics = java.meteor_statistics(hypotheses * 20, [[text] for text in references] * 20, seen.append)
-    assert seen == [100]
+    assert seen == [100, 160]
 
     scorer = Meteor()
     for rows in (slice(0, 8), slice(0, 3), slice(3, 8), slice(2, 3)):
@@ -68,6 +68,33 @@ def test_meteor_score_by_hand():
     sums[:2], sums[4:6], sums[20], sums[21:] = 4, 3, 1, 3
     assert java.meteor_score(sums) == pytest.approx(0.75 * (1 - 0.6 * (1 / 3) ** 0.2), abs=1e-12)
     assert java.meteor_score(np.zeros(23)) == 0
+
+
+def test_one_meteor_scores_all_captions_of_an_evaluation(tmp_path, monkeypatch):
+    program, starts = tmp_path / "java", tmp_path / "starts"
+    line = " ".join(["1"] * 23)
+    program.write_text(f"#!/bin/sh\necho $$ >> {starts}\nwhile read row; do echo {line}; done\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(java, "java_command", lambda: str(program))
+
+    def score(count):
+        assert java.meteor_statistics(["a"] * count, [["a"]] * count)[:, :20].tolist() == [[1.0] * 20] * count
+
+    with java.kept_meteor():
+        score(3)
+        score(2)
+        with java.kept_meteor():
+            score(1)
+        running = java._meteor[0]
+        assert starts.read_text().split() == [str(running.pid)] and running.poll() is None
+        running.kill()
+        with pytest.raises(RuntimeError, match="after 0 of 2"):
+            java.meteor_statistics(["a"] * 2, [["a"]] * 2)
+        score(2)
+        running = java._meteor[0]
+    assert running.poll() == 0 and not java._meteor
+    score(1)
+    assert len(starts.read_text().split()) == 3 and not java._meteor
 
 
 def test_a_java_that_dies_is_an_error(tmp_path, monkeypatch):

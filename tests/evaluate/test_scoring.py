@@ -185,6 +185,16 @@ def test_progress_bar_has_a_bar_for_each_stage(tmp_path):
     assert "SPICE-approx" in (tmp_path / "out").read_text()
 
 
+def test_every_stage_is_reported_to_its_end():
+    last = {}
+    rows = [rc("ct", f"liver {i}") for i in range(152)]
+    rows += [row | {"task": "MIA"} for row in rows[:112]]
+    evaluate_predictions(
+        rows, parser="rules", resamples=0, progress=lambda stage, done, total: last.update({stage: (done, total)})
+    )
+    assert last and all(done == total for done, total in last.values()), last
+
+
 def test_importing_the_package_is_cheap():
     code = "import sys, llamafactory_clinkd.evaluate as e; assert 'numpy' not in sys.modules; e.evaluate_predictions; "
     code += "assert not {'torch', 'spacy', 'pycocoevalcap', 'rich'} & set(sys.modules)"

@@ -3,6 +3,8 @@
 
 import copy
 import math
+import os
+from types import SimpleNamespace
 
 import dill
 import numpy as np
@@ -176,3 +178,30 @@ def test_a_processor_of_another_kind_sets_no_limit():
         size = {"height": 336, "width": 336}
 
     assert processor_limits(None) == processor_limits(Fixed()) == (1, 2**31, 28)
+
+
+def test_an_image_s_grid_is_computed_once_until_the_file_or_a_limit_changes(tmp_path, monkeypatch):
+    from llamafactory.data.mm_plugin import Qwen2VLPlugin, get_mm_plugin
+
+    path, read = tmp_path / "scan.png", []
+    Image.new("RGB", (200, 50)).save(path)
+    stock = Qwen2VLPlugin._get_mm_inputs
+    monkeypatch.setattr(Qwen2VLPlugin, "_get_mm_inputs", lambda *args: read.append(args[1]) or stock(*args))
+
+    def grid(images=1, square=True, **limits):
+        image_processor = Qwen2VLImageProcessor(**QWEN)
+        processor = SimpleNamespace(image_processor=image_processor, **(STOCK | limits))
+        plugin = get_mm_plugin("qwen2_vl", image_token="<|image_pad|>")
+        plugin = prepared_template(SimpleNamespace(mm_plugin=plugin), square=square).mm_plugin
+        found = plugin._get_mm_token_metadata([str(path)] * images, [], [], processor)
+        assert found["image_grid_thw"].dtype == stock(plugin, [str(path)], [], [], processor)["image_grid_thw"].dtype
+        return found["image_grid_thw"].tolist()
+
+    assert grid() == [[1, 8, 8]] and grid(images=2) == [[1, 8, 8]] * 2
+    assert len(read) == 1
+    assert grid(square=False) == [[1, 4, 14]]
+    assert grid(image_max_pixels=56 * 56) == [[1, 4, 4]]
+    Image.new("RGB", (300, 300)).save(path)
+    os.utime(path, ns=(1, 1))
+    assert grid() == [[1, 22, 22]]
+    assert len(read) == 4
