@@ -184,7 +184,9 @@ class ClinkdArguments:
     )
     sasg_candidates: int = _key(3, "Answers generated for each question, >= 1.")
     sasg_mode: Literal["beam", "sample"] = _key(
-        "beam", "Generation of the candidates: beam (section 4.3) or sample (seeded)."
+        "beam",
+        "Generation of the candidates: beam (section 4.3), or sample (the greedy answer, then seeded samples; one "
+        "candidate alone is a sample).",
     )
     sasg_scorer: str = _key(
         BIOMED_CLIP,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from ..rope.binding import token_types
 from ..utils.boxes import TAGS
@@ -58,8 +58,9 @@ def generation_settings(
     """Keyword arguments for ``model.generate`` that return ``num_candidates`` sequences per row.
 
     Sampling is enabled only by ``gen_kwargs``, not by a checkpoint's default. Without sampling, several candidates are
-    the best beams, and ``num_beams`` is raised to their number if it is smaller. The tags of an answer
-    (``ANSWER_TOKENS``) are removed from the end tokens.
+    the best beams, and ``num_beams`` is raised to their number if it is smaller. With sampling, the first of several
+    is the greedy answer (``greedy_first``, for :func:`decode_batch`). The tags of an answer (``ANSWER_TOKENS``) are
+    removed from the end tokens.
     """
     if num_candidates < 1:
         raise ValueError(f"`num_candidates` must be at least 1, found {num_candidates}.")
@@ -68,6 +69,8 @@ def generation_settings(
     num_beams = int(settings.get("num_beams") or 1)
     settings["num_beams"] = num_beams if settings["do_sample"] else max(num_beams, num_candidates)
     settings["num_return_sequences"] = num_candidates
+    if settings["do_sample"] and settings["num_beams"] == 1 < num_candidates:
+        settings["greedy_first"] = True
 
     sources = (settings.get("eos_token_id"), base_model(model).generation_config.eos_token_id, tokenizer.eos_token_id)
     ends = next((ids for ids in sources if ids is not None), [])
@@ -97,17 +100,19 @@ def decode_batch(
 
     Returns:
         b rows ``{"candidates": [{"text", "logprob"}], "tokens"}``, candidates as ``generate`` orders them (beams: best
-        first). ``logprob`` is the mean natural-log probability of the generated tokens, end token included, after the
-        logits processors; ``tokens`` counts the generated tokens of all candidates.
+        first; samples: the greedy answer first, if ``settings`` has ``greedy_first``). ``logprob`` is the mean
+        natural-log probability of the generated tokens, end token included, after the logits processors; ``tokens``
+        counts the generated tokens of all candidates.
     """
     ends = torch.tensor(settings["eos_token_id"] or [], dtype=torch.long)
     repeats = max(settings["num_beams"], settings["num_return_sequences"])
     if settings["do_sample"]:
         seed_model(model, seed)
 
-    token_logprobs = _TokenLogprobs()
+    settings, token_logprobs = dict(settings), _TokenLogprobs()
+    stride = settings["num_return_sequences"] if settings.pop("greedy_first", False) else 0
     # Not `inference_mode`: in the middle of training, a cached inference tensor would break the next backward pass.
-    with torch.no_grad(), shared_vision_tower(model, repeats):
+    with torch.no_grad(), shared_vision_tower(model, repeats), _greedy_rows(model, stride, token_logprobs):
         output = extract_model_from_parallel(model).generate(
             **inputs,
             **settings,
@@ -152,12 +157,17 @@ class _TokenLogprobs(StoppingCriteria):
 
     def __init__(self) -> None:
         self.steps: list[Tensor] = []
+        self.greedy: Tensor | None = None  # of the step's greedy rows, whose scores hold one token only
+        self.stride = 0
 
     def __call__(self, input_ids: Tensor, scores: tuple[Tensor, ...], **kwargs) -> Tensor:
         step = scores[-1]
         if step.size(0) == input_ids.size(0):  # beam search passes more continuations than rows
             chosen = input_ids[:, -1:]
-            self.steps.append((step.gather(1, chosen) - step.logsumexp(1, keepdim=True)).squeeze(1).cpu())
+            logprobs = (step.gather(1, chosen) - step.logsumexp(1, keepdim=True)).squeeze(1)
+            if self.greedy is not None:
+                logprobs[:: self.stride] = self.greedy
+            self.steps.append(logprobs.cpu())
         step.untyped_storage().resize_(0)
         return torch.zeros(input_ids.size(0), dtype=torch.bool, device=input_ids.device)
 
@@ -165,6 +175,35 @@ class _TokenLogprobs(StoppingCriteria):
         """Mean over each row's first ``length`` tokens."""
         table = torch.stack(self.steps, dim=1)
         return [row[:length].mean().item() for row, length in zip(table, lengths, strict=True)]
+
+
+@contextmanager
+def _greedy_rows(model: nn.Module, stride: int, record: _TokenLogprobs) -> Iterator[None]:
+    """Every ``stride``-th row takes its likeliest token although ``generate`` samples; 0 leaves all rows as they are.
+
+    The log-probabilities are, as a sample's, those after temperature and top-p: this is the last of the processors,
+    and ``generate`` puts those that it is given before these.
+    """
+    if not stride:
+        yield
+        return
+    hf_model = base_model(model)
+    stock = hf_model._get_logits_processor
+    record.stride = stride
+
+    def keep_likeliest(input_ids: Tensor, scores: Tensor) -> Tensor:
+        rows = scores[::stride]
+        best, token = rows.max(1, keepdim=True)
+        record.greedy = (best - rows.logsumexp(1, keepdim=True)).squeeze(1)
+        scores = scores.clone()
+        scores[::stride] = torch.full_like(rows, -math.inf).scatter_(1, token, best)
+        return scores
+
+    def processors(*args: Any, **kwargs: Any) -> LogitsProcessorList:
+        return LogitsProcessorList([*stock(*args, **kwargs), keep_likeliest])
+
+    with patch_instance(hf_model, "_get_logits_processor", processors):
+        yield
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from ..utils.console import bars_of_parts, console
 from ..utils.io import append_jsonl, content_hash, read_jsonl
 from .decode import decode_batch, generation_settings, model_inputs, preserve_training_state
 from .shards import Row, UnfinishedError, check_settings, is_merged, merge_shards, read_shards, shard_path
@@ -64,7 +64,8 @@ def generate_rows(
         row_ids: A unique id for each row.
         out_path: The result; ``<out_path>.settings.json`` beside it records how it was generated.
         gen_kwargs: For ``model.generate``. Sampling happens only with ``do_sample`` true.
-        num_candidates: Answers per row: the best beams, or samples (see :func:`.decode.generation_settings`).
+        num_candidates: Answers per row: the best beams, or the greedy answer and samples (see
+            :func:`.decode.generation_settings`).
         batch_size: Rows per ``generate`` call.
         process_index: This rank.
         num_processes: The number of ranks.
@@ -112,20 +113,15 @@ def generate_rows(
     )
     title = progress if isinstance(progress, str) else "generate"
     title += f" (rank 0 of {num_processes})" if num_processes > 1 else ""
-    show = bool(progress) and process_index == 0 and bool(batches)
-    with preserve_training_state(model), progress_bar(show) as bar:
-        task = bar.add_task(title, total=sum(len(batch) for batch in batches))
+    shown = console if progress and process_index == 0 and batches else None
+    count, total = 0, sum(map(len, batches))
+    with preserve_training_state(model), bars_of_parts(shown) as show:
+        show(title, 0, total)
         for rows in worker.run(batches):
             append_jsonl(shard_path(out_path, process_index), [row for row in rows if row["id"] not in done])
-            bar.advance(task, len(rows))
+            show(title, count := count + len(rows), total)
 
     return merge_all(out_path, row_ids, process_index, barrier)
-
-
-def progress_bar(show: bool) -> Progress:
-    """A bar with counts, the time so far and the time left."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, disable=not show)
 
 
 def merge_all(out_path: Path, row_ids: Sequence[str], process_index: int, barrier: Callable[[], Any]) -> list[Row]:

@@ -11,6 +11,7 @@ import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from torch import nn
 from ..rope.square import processor_limits
 from ..utils.boxes import IMAGE_PLACEHOLDER
 from ..utils.chat_client import RequestError
+from ..utils.console import bars_of_parts, console
 from ..utils.io import append_jsonl, content_hash, read_json, write_json
 from .decode import base_model, model_inputs, preserve_training_state
-from .generate import MAX_FAILED_FIRST, check_arguments, merge_all, progress_bar
+from .generate import MAX_FAILED_FIRST, check_arguments, merge_all
 from .served_model import FIXED_ROWS, ServedModel, require_same
 from .shards import Row, check_settings, read_shards, shard_path
 
@@ -75,6 +77,7 @@ def generate_by_server(
     served.find_model()
     options = request_options(gen_kwargs, num_candidates, served.kind)
     recorded = {"server_model": served.name, **options, "num_candidates": num_candidates, "seed": seed}
+    recorded |= {"greedy_first": True} if options["temperature"] and num_candidates > 1 else {}
     check_settings(out_path, recorded, process_index)
     done = {id_ for id_, row in read_shards(out_path, row_ids).items() if "error" not in row}
     barrier()
@@ -83,21 +86,27 @@ def generate_by_server(
     reference, what = _reference(served, fixed, out_path, expected, process_index)
     waiting = [index for index in range(len(row_ids)) if row_ids[index] not in done][process_index::num_processes]
 
-    def read(completion: Any) -> Row:
-        return read_answer(completion, options, num_candidates, eos_token)
+    parts = [options]
+    if "greedy_first" in recorded:
+        greedy = {key: value for key, value in options.items() if key != "top_p"} | {"n": 1, "temperature": 0}
+        parts = [greedy, options | {"n": num_candidates - 1}]
 
     async def answer(client: Any, index: int) -> tuple[int, Row | Exception]:
         try:
-            chat = messages(index)
-            seeded = options | ({"seed": _row_seed(seed, row_ids[index])} if options["temperature"] else {})
-            return index, await served.complete(client, chat, read, **seeded)
+            chat, row = messages(index), {"candidates": [], "tokens": 0}
+            for part in parts:
+                seeded = part | ({"seed": _row_seed(seed, row_ids[index])} if part["temperature"] else {})
+                read = partial(read_answer, options=part, num_candidates=num_candidates, eos_token=eos_token)
+                answers = await served.complete(client, chat, read, **seeded)
+                row = {key: row[key] + answers[key] for key in row}
+            return index, row
         except (RequestError, ValueError, OSError) as error:  # a failed request, an unreadable picture
             return index, error
 
     kept = failed = 0
     title = progress if isinstance(progress, str) else "generate by a server"
-    with progress_bar(bool(progress) and process_index == 0 and bool(waiting)) as bar, ExitStack() as stack:
-        task = bar.add_task(title, total=len(waiting))
+    with bars_of_parts(console if progress and process_index == 0 and waiting else None) as show, ExitStack() as stack:
+        show(title, 0, len(waiting))
         groups = served.server.stream(waiting, answer, min(served.concurrency, len(waiting)))
         for number, group in enumerate(stack.enter_context(closing(groups))):
             if group:
@@ -109,7 +118,7 @@ def generate_by_server(
                 if failed >= MAX_FAILED_FIRST and not kept:
                     raise RuntimeError(f"The first {failed} rows all failed, the last one with: {rows[-1]['error']}")
                 append_jsonl(shard_path(out_path, process_index), rows)
-                bar.advance(task, len(rows))
+                show(title, kept + failed, len(waiting))
             if should_stop():
                 break
     return merge_all(out_path, row_ids, process_index, barrier)

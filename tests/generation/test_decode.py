@@ -115,6 +115,37 @@ def test_sampled_logprobs_are_the_models_own(model, tokenizer):
         assert candidate["logprob"] == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_the_first_of_several_samples_is_the_greedy_answer(model, tokenizer):
+    inputs = model_inputs(model, collated(tokenizer, 4), "cpu")
+    more = {"max_new_tokens": 6, "do_sample": True, "top_k": 0, "top_p": 0.9, "temperature": 1.5}
+    settings = generation_settings(model, tokenizer, more, 3)
+    rows = decode_batch(model, tokenizer, inputs, settings, seed=3)
+    others = decode_batch(model, tokenizer, inputs, settings, seed=4)
+    plain = generation_settings(model, tokenizer, {"max_new_tokens": 6}, 1)
+    for row, other, greedy in zip(rows, others, decode_batch(model, tokenizer, inputs, plain), strict=True):
+        assert row["candidates"][0] == other["candidates"][0]
+        assert row["candidates"][0]["text"] == greedy["candidates"][0]["text"]
+    assert [row["candidates"][1:] for row in rows] != [row["candidates"][1:] for row in others]
+
+    del settings["greedy_first"]
+    unchanged = decode_batch(model, tokenizer, inputs, settings, seed=3)
+    assert [row["candidates"][1:] for row in unchanged] == [row["candidates"][1:] for row in rows]
+    assert "_get_logits_processor" not in vars(model)
+
+
+def test_a_greedy_candidates_logprob_is_comparable_with_the_samples(model, tokenizer):
+    """A sample that is the greedy answer has its log-probability, after temperature and top-p."""
+    inputs = model_inputs(model, collated(tokenizer, 4), "cpu")
+    more = {"max_new_tokens": 2, "do_sample": True, "top_k": 0, "top_p": 0.8, "temperature": 0.3}
+    rows = decode_batch(model, tokenizer, inputs, generation_settings(model, tokenizer, more, 30), seed=3)
+    compared = 0
+    for first, *rest in (row["candidates"] for row in rows):
+        same = [each["logprob"] for each in rest if each["text"] == first["text"]]
+        assert same == pytest.approx([first["logprob"]] * len(same), abs=1e-5)
+        compared += len(same) if first["logprob"] < -0.01 else 0
+    assert compared > 5
+
+
 @pytest.mark.parametrize("gen_kwargs", [{"num_beams": 3}, {"do_sample": True}])
 def test_vision_tower_runs_once_per_image(model, tokenizer, gen_kwargs, monkeypatch):
     encoded = []
@@ -202,7 +233,8 @@ def test_settings(model, tokenizer):
     settings = generation_settings(model, tokenizer, {"num_beams": 2}, 3)
     assert (settings["num_beams"], settings["num_return_sequences"], settings["do_sample"]) == (3, 3, False)
     settings = generation_settings(model, tokenizer, {"do_sample": True}, 3)
-    assert (settings["num_beams"], settings["num_return_sequences"]) == (1, 3)
+    assert (settings["num_beams"], settings["num_return_sequences"], settings["greedy_first"]) == (1, 3, True)
+    assert "greedy_first" not in generation_settings(model, tokenizer, {"do_sample": True}, 1)
     with pytest.raises(ValueError, match="num_candidates"):
         generation_settings(model, tokenizer, {}, 0)
 

@@ -11,7 +11,7 @@ import random
 import pytest
 from PIL import Image
 
-from llamafactory_clinkd.utils.io import read_jsonl
+from llamafactory_clinkd.utils.io import read_json, read_jsonl
 
 from .answer_server import AnswerServer
 
@@ -55,7 +55,7 @@ def test_rows_are_those_of_local_generation(tmp_path):
     ("settings", "wanted", "sent"),
     [
         (BEAMS, 1, {"n": 3, "temperature": 0, "use_beam_search": True, "length_penalty": 1.0}),
-        (SAMPLES, 3, {"n": 3, "temperature": 0.7, "top_p": 0.9, "top_k": 50}),
+        (SAMPLES, 1, {"n": 1, "temperature": 0.7, "top_p": 0.9, "top_k": 50}),
         (GREEDY, 1, {"n": 1, "temperature": 0}),
     ],
 )
@@ -69,6 +69,18 @@ def test_beams_and_samples_are_requested(tmp_path, settings, wanted, sent):
     assert {len(row["candidates"]) for row in rows} == {wanted}
     seeds = {body.get("seed") for body in asked}
     assert len(seeds) == COUNT if settings is SAMPLES else seeds == {None}
+
+
+def test_the_first_of_several_samples_is_the_greedy_answer(tmp_path):
+    with AnswerServer() as server:
+        rows = generate(server, tmp_path / "a.jsonl", gen_kwargs=SAMPLES, num_candidates=3, seed=3)
+    asked = [body for body in server.bodies if body["max_tokens"] != 1]
+    greedy, sampled = ([body for body in asked if body["n"] == n] for n in (1, 2))
+    assert len(greedy) == len(sampled) == COUNT == len({body["seed"] for body in sampled})
+    assert all(body["temperature"] == 0 and "top_p" not in body and "seed" not in body for body in greedy)
+    assert all(body["temperature"] == 0.7 and body["top_p"] == 0.9 for body in sampled)
+    assert [each["text"] for each in rows[7]["candidates"]] == [expected(7), expected(7), expected(7, 1)]
+    assert rows[7]["tokens"] == 9 and read_json(tmp_path / "a.jsonl.settings.json")["greedy_first"]
 
 
 def test_a_server_without_beams_is_refused_for_several(tmp_path, caplog):
