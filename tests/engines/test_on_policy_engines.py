@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rollouts of two processes whose parameters are sharded: one process's losses, and a killed run continued."""
+
+import importlib.util
+import shutil
+
+import pytest
+import torch
+from small_run import recipe
+
+from llamafactory_clinkd.utils.io import read_json, write_json
+
+from .engine_runs import FSDP2, FSDP_ON_CPU, deepspeed_config, executed_at_start, launch
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo"),
+]
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="the package deepspeed is not installed"
+)
+PARTS = ("loss", "kl_on_policy", "kl_off_policy", "on_policy_share", "rollout_length", "rollout_ended")
+KEYS = {
+    "kd_on_policy": 0.6, "kd_rollout_every": 3, "kd_epochs": 2, "pseudo_label_samples": 8, "disable_shuffling": True,
+    "eval_dataset": None, "per_device_train_batch_size": 1, "save_strategy": "steps", "save_steps": 2,
+}  # fmt: skip
+
+
+def distil(workspace, out, processes, env, **changes):
+    keys = recipe(workspace, out, **KEYS | {"gradient_accumulation_steps": 4 // processes} | changes)
+    done = launch(keys, processes=processes, timeout=300, **env)
+    assert done.returncode == 0, done.stderr[-4000:]
+    entries = read_json(out / "trainer_state.json")["log_history"]
+    history = [{key: entry[key] for key in PARTS if key in entry} for entry in entries if "loss" in entry]
+    return history, done.stdout + done.stderr
+
+
+@pytest.fixture
+def engine(request, tmp_path):
+    """The environment and the recipe keys of an engine that shards the parameters."""
+    if request.param == "fsdp2":
+        return FSDP2 | executed_at_start(tmp_path / "site", FSDP_ON_CPU), {}
+    return {}, {"deepspeed": deepspeed_config(tmp_path, 3)}
+
+
+@pytest.mark.parametrize("engine", ["fsdp2"], indirect=True)  # tests/kd/test_two_ranks.py has ZeRO-3
+def test_sharded_ranks_sample_as_one(engine, workspace, tmp_path):
+    """Greedy rollouts, whose lengths differ between the ranks, do not depend on the layout of the batches."""
+    env, changes = engine
+    greedy = {"kd_rollout_temperature": 0.0, "kd_on_policy": 1.0}
+    one, _ = distil(workspace, tmp_path / "one", 1, {}, **greedy)
+    two, _ = distil(workspace, tmp_path / "two", 2, env, **greedy, **changes)
+    assert len(one) == len(two) == 4
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("engine", ["fsdp2", pytest.param("zero3", marks=needs_deepspeed)], indirect=True)
+def test_killed_inside_a_round_and_continued_equals_one_that_was_not(engine, workspace, tmp_path):
+    env, changes = engine
+    out, changes = tmp_path / "out", changes | {"gradient_accumulation_steps": 1, "kd_epochs": 1, "kd_on_policy": 0.4}
+    whole, _ = distil(workspace, out, 2, env, **changes)
+    assert len(whole) == 4 and {entry["on_policy_share"] > 0 for entry in whole} == {True, False}
+    assert all((out / "checkpoint-2" / f"rollouts-{rank}.json").is_file() for rank in range(2))
+    state = read_json(out / "clinkd" / "state.json")
+    state["phases"]["distill"]["status"] = "started"  # as if it had been killed after its second step
+    write_json(out / "clinkd" / "state.json", state)
+    shutil.rmtree(out / "checkpoint-4")
+    continued, printed = distil(workspace, out, 2, env, **changes)
+    assert "distill continues" in printed
+    for before, after in zip(whole, continued, strict=True):
+        assert [after[name] for name in PARTS[:4]] == pytest.approx([before[name] for name in PARTS[:4]], rel=1e-6)
