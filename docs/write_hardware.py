@@ -9,8 +9,8 @@
 from pathlib import Path
 from typing import Any
 
-from llamafactory_clinkd.doctor.gpus import GPUS
 from llamafactory_clinkd.doctor.plan import make_plan
+from llamafactory_clinkd.utils.gpus import GPUS
 
 
 README = Path(__file__).resolve().parents[1] / "README.md"

@@ -12,8 +12,8 @@ import typer
 from rich.markup import escape
 
 from . import __version__
-from .doctor.gpus import GPUS, UTILISATION, choose_gpu
 from .utils.console import OneLineErrors, console, exit_on_error, quiet_libraries
+from .utils.gpus import GPUS, UTILISATION, choose_gpu
 
 
 app = typer.Typer(

@@ -100,16 +100,18 @@ def hook_sft_workflow(workflow: ModuleType) -> None:
 
         REGISTRY.raise_kept_error()
         from ..phases.recipe import RecipeArguments
+        from ..phases.run_log import terminal_of_run
         from ..phases.runner import run_procedure
         from ..phases.stock_sft import StockWorkflow, fetch_from_other_hub
         from .run_facts import RunFacts
 
-        fetch_from_other_hub(model_args)
-        stock_workflow, recipe = StockWorkflow(workflow, stock), RecipeArguments(*arguments)
-        facts = RunFacts(recipe)
-        facts.check_architecture()
-        check_known_problems(facts)
-        return run_procedure(stock_workflow, recipe, callbacks or [])
+        with terminal_of_run(training_args):
+            fetch_from_other_hub(model_args)
+            stock_workflow, recipe = StockWorkflow(workflow, stock), RecipeArguments(*arguments)
+            facts = RunFacts(recipe)
+            facts.check_architecture()
+            check_known_problems(facts)
+            return run_procedure(stock_workflow, recipe, callbacks or [])
 
     _wrap_run(workflow, "sft", run_sft)
 
@@ -232,6 +234,7 @@ def hook_webui_interface(interface: ModuleType) -> None:
     """Adds the accordions to LLaMA Board's Train tab, whose keys the Evaluate tab reads too, and to its Chat tab."""
     from ..webui import accordion, chat_tab
 
+    REGISTRY.wrap(interface, "create_top", accordion.create_top)
     REGISTRY.wrap(interface, "create_train_tab", accordion.create_train_tab)
     REGISTRY.wrap(interface, "create_eval_tab", accordion.create_eval_tab)
     for page in (interface, sys.modules["llamafactory.webui.components.infer"]):

@@ -13,6 +13,7 @@ from transformers import BatchFeature
 
 from ..rope import read_rope_config, rope_settings
 from ..rope.binding import inner_model, token_types
+from ..utils.boxes import UNIT_OF_MODEL, Box, parse_boxes, to_thousandths
 from ..utils.io import read_json
 from ..utils.pixels import read_pixels
 from .maps import attention_map
@@ -27,6 +28,7 @@ class AnswerAttention(NamedTuple):
     map: Tensor  # float32 [h, w], see `attention_map`
     answer: str  # special tokens included
     tokens: list[str]  # the tokens whose attention it is
+    boxes: list[Box] = []  # of the answer, in thousandths of the image
 
 
 def load_engine(path: str | Path, template: str = "qwen2_vl") -> Any:
@@ -85,7 +87,25 @@ def answer_attention(
         layers=layers,
     )
     tokens = [tokenizer.decode([ids[0, row].item()]) for row in rows]
-    return AnswerAttention(weights, tokenizer.decode(answer_ids), tokens)
+    text = tokenizer.decode(answer_ids)
+    return AnswerAttention(weights, text, tokens, to_thousandths(parse_boxes(text), box_frame(model, pixels)))
+
+
+def box_frame(model: Any, pixels: dict[str, Tensor]) -> tuple[float, float]:
+    """Width and height to which the boxes of a model's answers refer.
+
+    That is 1000 twice or, by Qwen2.5-VL's convention, the pixels of the image as the model gets it: ``pixels`` has its
+    ``image_grid_thw``.
+    """
+    if UNIT_OF_MODEL.get(model.config.model_type) != "resized":
+        return 1000.0, 1000.0
+    _, rows, columns = pixels["image_grid_thw"][0].tolist()
+    return columns * model.config.vision_config.patch_size, rows * model.config.vision_config.patch_size
+
+
+def picture_inputs(engine: Any, picture: Any, prompt: list[int]) -> dict[str, Tensor]:
+    """Pixels and grid of a picture, as the engine's template passes them to the model."""
+    return engine.template.mm_plugin.get_mm_inputs([picture], [], [], [1], [0], [0], [prompt], engine.processor)
 
 
 def word_columns(tokenizer: Any, ids: Sequence[int], word: str) -> list[int]:
@@ -103,7 +123,7 @@ def _encode_question(engine: Any, image: str, question: str) -> tuple[list[int],
     messages = [{"role": "user", "content": f"<image>{question}"}, {"role": "assistant", "content": ""}]
     messages = plugin.process_messages(messages, [picture], [], [], processor)
     prompt, _ = engine.template.encode_oneturn(engine.tokenizer, messages)
-    pixels = plugin.get_mm_inputs([picture], [], [], [1], [0], [0], [prompt], processor)
+    pixels = picture_inputs(engine, picture, prompt)
     return prompt, dict(BatchFeature(pixels).to(model.device, model.dtype))  # casts floating point tensors only
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PANEL_SIZE = 3.2  # inches
 CAPTION_WIDTH = 38  # characters per line under a panel
+CAPTION_LINE, TITLE_LINE = 0.14, 0.17  # inches of a further line
 
 
 def attention(
@@ -92,23 +93,36 @@ def attention_figure(
 def draw(
     picture: "Image.Image", panels: Sequence[tuple[str, "AnswerAttention"]], title: str, out_path: str | Path
 ) -> Path:
-    """Draws the (label, attention) panels; a map covers the whole picture and is scaled to its own largest value."""
+    """Draws the (label, attention) panels: a map over the picture, scaled to its largest value, and the boxes."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
-    size = PANEL_SIZE * (len(panels) + 1), PANEL_SIZE * picture.height / picture.width + 1.4
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(fill(_plain(title), CAPTION_WIDTH * (len(panels) + 1)), fontsize=10)
+    heading = fill(_plain(title), CAPTION_WIDTH * (len(panels) + 1))
+    captions = [fill(_plain(result.answer), CAPTION_WIDTH) for _, result in panels]
+    lines = max((caption.count("\n") for caption in captions), default=0)
+    height = PANEL_SIZE * picture.height / picture.width + 1.4
+    height += CAPTION_LINE * lines + TITLE_LINE * heading.count("\n")
+    figure = Figure(figsize=(PANEL_SIZE * (len(panels) + 1), height), layout="constrained")
+    figure.suptitle(heading, fontsize=10)
     axes = figure.subplots(1, len(panels) + 1)
     for axis in axes:
         axis.imshow(picture)
         axis.set(xticks=[], yticks=[])
     axes[0].set_title("image", fontsize=10)
-    for axis, (label, result) in zip(axes[1:], panels, strict=True):
+    for axis, caption, (label, result) in zip(axes[1:], captions, panels, strict=True):
         extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
         axis.imshow(result.map.numpy(), cmap="jet", alpha=0.45, interpolation="bilinear", extent=extent, vmin=0)
         axis.set_title(_plain(label), fontsize=10)
         share = f"{float(result.map.sum()):.0%} of the attention is on the image"
-        axis.set_xlabel(f"{fill(_plain(result.answer), CAPTION_WIDTH)}\n({share})", fontsize=8)
+        axis.set_xlabel(f"{caption}\n({share})", fontsize=8)
+        for x1, y1, x2, y2 in result.boxes:
+            corner, sides = (
+                (x1 * picture.width, y1 * picture.height),
+                ((x2 - x1) * picture.width, (y2 - y1) * picture.height),
+            )
+            corner, (width, height) = [value / 1000 - 0.5 for value in corner], [value / 1000 for value in sides]
+            for colour, line in (("black", 3.5), ("white", 1.8)):
+                axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line))
 
     out_path = Path(out_path)
     with atomic_path(out_path) as temporary:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..utils.box_forms import is_fraction
+from ..utils.boxes import UNIT_OF_MODEL as UNIT_OF_MODEL
 from .problems import Reject
 
 
@@ -30,7 +31,6 @@ Coordinates = Literal["auto", "pixels", "resized", "thousandths", "fractions"]
 ModelType = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 Size = tuple[float, float]  # width and height
 
-UNIT_OF_MODEL: dict[str, Unit] = {"qwen2_vl": "thousandths", "qwen2_5_vl": "resized", "qwen3_vl": "thousandths"}
 IMAGE_MAX_PIXELS, IMAGE_MIN_PIXELS = 768 * 768, 32 * 32  # LLaMA-Factory's own defaults
 OUTLIERS = 0.01  # share of boxes that may contradict the unit of a file
 
@@ -143,6 +143,12 @@ def resized(width: float, height: float, max_pixels: int = IMAGE_MAX_PIXELS) -> 
     if height / width > 200:
         height = width * 180
     return width, height
+
+
+def drawing_frame(unit: Unit, size: Size, max_pixels: int = IMAGE_MAX_PIXELS) -> Size:
+    """Width and height to which boxes in ``unit`` refer, on a picture of ``size`` that a model has read."""
+    frame = {"thousandths": (1000, 1000), "fractions": (1, 1), "pixels": size}.get(unit)
+    return frame or processed(size, max_pixels, stock=True)
 
 
 def processed(size: Size, max_pixels: int, stock: bool) -> Size:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-from .gpus import Gpu
+from ..utils.gpus import Gpu
 from .model_shape import ModelShape
 from .recipe_spec import PSEUDO_LABEL_BEAMS, RecipeSpec
 

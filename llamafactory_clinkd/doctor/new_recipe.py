@@ -15,8 +15,8 @@ from ..data.convert import Options, convert
 from ..data.coordinates import UNIT_OF_MODEL
 from ..data.split import write_split
 from ..utils.console import console, quiet_libraries
+from ..utils.gpus import GPUS, Gpu, choose_gpu
 from ..utils.io import read_json, write_text
-from .gpus import GPUS, Gpu, choose_gpu
 from .plan import make_plan
 from .recipe_spec import checked_keys
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
+from ..utils.gpus import GPUS, UTILISATION, Gpu
 from .duration import LAUNCH_SECONDS, phase_seconds
-from .gpus import GPUS, UTILISATION, Gpu
 from .memory import memory_by_phase, offloaded_bytes, trained_parameters
 from .recipe_spec import RecipeSpec, read_spec
 

@@ -49,6 +49,8 @@ Task = Literal["VG", "ROC", "RC", "MIA"]
 SIDE_COLUMNS = ("id", "task", "modality")  # of a ShareGPT row; LLaMA-Factory ignores them
 KEPT_COLUMNS = ("answer_type", "content_type", "organ", "language", "question_id", "patient", "annotations")
 IMAGE_PLACEHOLDER = "<image>"
+UNIT_OF_MODEL = {"qwen2_vl": "thousandths", "qwen2_5_vl": "resized", "qwen3_vl": "thousandths"}
+"""``model_type`` -> the unit of its boxes; the units are in ``data/coordinates.py``."""
 TASKS: tuple[Task, ...] = ("VG", "ROC", "RC", "MIA")
 MODALITIES = ("ct", "mr", "x", "pet", "endoscopy", "dermoscopy", "fundus", "ultrasound")
 
@@ -76,6 +78,12 @@ def parse_boxes(text: str) -> list[Box]:
         x1, y1, x2, y2 = map(float, found.numbers)
         boxes.append(Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
     return boxes
+
+
+def to_thousandths(boxes: Iterable[Sequence[float]], frame: tuple[float, float]) -> list[Box]:
+    """Boxes whose coordinates refer to a width and a height, such as pixels, in thousandths of the image."""
+    width, height = frame
+    return [Box(*(1000 * value / (height if i % 2 else width) for i, value in enumerate(box))) for box in boxes]
 
 
 def box_strings(text: str) -> list[str]:

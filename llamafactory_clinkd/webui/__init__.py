@@ -5,6 +5,7 @@
 
 - :mod:`.elements`: the elements of the accordion as data
 - :mod:`.recipe_keys`: element values to recipe keys and back, and their validation
+- :mod:`.presets`, :mod:`.plan_estimate`: the elements' values from a shipped recipe, and the plan of the page's recipe
 - :mod:`.accordion`: the elements as gradio components in the Train tab
 - :mod:`.board_runner`: wrappers of LLaMA Board's ``Runner``
 - :mod:`.run_progress`, :mod:`.monitor`: a run in progress and its results

@@ -81,7 +81,10 @@ DRIVERS = (  # the elements that decide which others are unused
 
 
 def unused_elements(values: dict[str, Any]) -> dict[str, str]:
-    """Unused element -> the reason, a key of ``reasons`` in the locales; ``values`` has :data:`DRIVERS` at least."""
+    """Unused element -> the reason, a key of ``reasons`` in the locales, or empty if no chosen phase uses it.
+
+    ``values`` has :data:`DRIVERS` at least.
+    """
     phases, method = values["clinkd_phases"] or [], values["kd_method"]
     kd = ["kd_alpha", "kd_cache", "kd_teacher_offload"]
     rollouts = ["kd_teacher_prompt", "kd_rollout_temperature", "kd_rollout_top_p", "kd_rollout_every"]
@@ -93,26 +96,26 @@ def unused_elements(values: dict[str, Any]) -> dict[str, str]:
     server = [name for name in server if not (rewords and name == "correction_prompt")]
     needs_teacher = rewords or "pseudo_label" in phases or ("distill" in phases and method != "none")
     rules = [
-        ("needs_predict", "predict" in phases, ["eval_dataset", *prediction]),
-        ("needs_evaluate", "evaluate" in phases, ["spice_jars"]),
+        ("", "predict" in phases, ["eval_dataset", *prediction]),
+        ("", "evaluate" in phases, ["spice_jars"]),
         ("needs_image_scorer", values["sasg_scorer"] not in ("logprob", "consensus"), ["sasg_region"]),
         ("needs_mcg", values["rope_variant"] == "mcg", ["mcg_alpha_h", "mcg_alpha_w"]),
         ("needs_mcg_released", values["rope_variant"] == "mcg_released", ["mcg_gap"]),
-        ("needs_teacher", needs_teacher, ["teacher_rope_variant", *GROUPS["distillation"][0]]),
-        ("needs_distill", "distill" in phases, ["kd_method", "kd_epochs", *kd, *pseudo_kd, "pseudo_label_target"]),
+        ("", needs_teacher, ["teacher_rope_variant", *GROUPS["distillation"][0]]),
+        ("", "distill" in phases, ["kd_method", "kd_epochs", *kd, *pseudo_kd, "pseudo_label_target"]),
         ("needs_kd", method != "none", kd),
         ("needs_pseudo_kd", method == "pseudo_kd", pseudo_kd),
         ("needs_jsd", values["kd_divergence"] == "jsd", ["kd_beta"]),
         ("needs_on_policy", (values["kd_on_policy"] or 0) > 0, rollouts),
-        ("needs_pseudo_label", "pseudo_label" in phases, ["pseudo_label_samples"]),
-        ("needs_correct", "correct" in phases, [name for row in GROUPS["correction"] for name in row]),
+        ("", "pseudo_label" in phases, ["pseudo_label_samples"]),
+        ("", "correct" in phases, [name for row in GROUPS["correction"] for name in row]),
         ("needs_similarity_model", values["correction_similarity"] != "lexical", ["correction_similarity_model"]),
         ("needs_openai", values["corrector"] == "openai", server),
     ]
     served = [name for row in GROUPS["generation"] for name in row]
     generates = not set(GENERATING_PHASES).isdisjoint(phases)
     rules += [
-        ("needs_generating_phase", generates, served),
+        ("", generates, served),
         ("needs_generation_server", bool(values["generation_base_url"]), served[1:]),
     ]
     reasons: dict[str, str] = {}

@@ -21,6 +21,9 @@ from .locales import texts
 from .run_progress import Progress, read_progress, read_trainer_log
 
 
+LOG_LINES, LINE_LENGTH = 40, 400  # of the end of the log on the page; the whole log is in the run's folder
+
+
 def trainer_info(
     stock: Callable[..., tuple[str, Any, dict[str, Any]]], lang: str, output_path: str, do_train: bool
 ) -> tuple[str, Any, dict[str, Any]]:
@@ -35,10 +38,16 @@ def trainer_info(
     info.pop("loss_viewer", None)  # LLaMA Board draws the last phase only
     trained = [phase for phase in progress.phases if phase in TRAINING_PHASES]
     curves = {phase: read_trainer_log(Path(output_path), progress.phases, phase) for phase in trained}
-    if any(curves.values()):
+    if any(map(has_values, curves.values())):
         info["loss_viewer"] = gr.Plot(draw_curves(curves))
     slider = gr.Slider(label=progress_label(progress, lang), value=progress.percentage, visible=True)
-    return f"{progress_text(progress, lang)}\n\n{running_log}", slider, info
+    return f"{progress_text(progress, lang)}\n\n{end_of_log(running_log)}", slider, info
+
+
+def end_of_log(log: str) -> str:
+    """The last :data:`LOG_LINES` lines of a code block; an empty text stays."""
+    lines = log.removeprefix("```\n").removesuffix("\n```\n").splitlines()[-LOG_LINES:]
+    return "\n".join(["```", *(line[-LINE_LENGTH:] for line in lines), "```\n"]) if lines else ""
 
 
 def with_report(stock: Callable[..., Iterator[dict[Any, Any]]]) -> Callable[..., Iterator[dict[Any, Any]]]:
@@ -75,8 +84,7 @@ def _phase_title(progress: Progress, lang: str | None) -> str:
     catalogue, total = texts(lang), len(progress.phases)
     if progress.phase is None:
         return catalogue["messages"]["all_finished"].format(total=total)
-    name = catalogue["phases"][progress.phase]
-    return catalogue["messages"]["phase"].format(number=progress.finished + 1, total=total, name=name)
+    return catalogue["messages"]["phase"].format(number=progress.finished + 1, total=total, name=progress.phase)
 
 
 def progress_label(progress: Progress, lang: str | None) -> str:
@@ -99,19 +107,27 @@ def progress_text(progress: Progress, lang: str | None) -> str:
     return "\n".join(lines)
 
 
+CURVES = {"loss": "loss", "ce": "CE", "kl": "KL"}
+
+
+def has_values(log: list[dict[str, Any]]) -> bool:
+    """Whether there is a point to draw; a run shorter than ``logging_steps`` writes one line, without a loss."""
+    return any(key in line for line in log for key in CURVES)
+
+
 def draw_curves(curves: dict[str, list[dict[str, Any]]]) -> Any:
     """A matplotlib figure from the lines of each phase's ``trainer_log.jsonl``, in English like LLaMA Board's own.
 
-    Each phase has a plot of the loss, and of cross-entropy and KL divergence if they are logged.
+    Each phase with logged values has a plot of the loss, and of cross-entropy and KL divergence if they are logged.
     """
     from matplotlib.figure import Figure
 
-    logs = {phase: log for phase, log in curves.items() if log}
+    logs = {phase: log for phase, log in curves.items() if has_values(log)}
     figure = Figure(figsize=(6.4, 3.6 * len(logs)), layout="constrained")
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.1 / len(logs)))  # the page's own label covers the corner
     axes = figure.subplots(len(logs), squeeze=False)[:, 0]
     for axis, (phase, log) in zip(axes, logs.items(), strict=True):
-        for key, title in (("loss", "loss"), ("ce", "CE"), ("kl", "KL")):
+        for key, title in CURVES.items():
             points = {line["current_steps"]: line[key] for line in log if key in line}
             if points:
                 steps = sorted(points)

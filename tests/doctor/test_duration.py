@@ -12,10 +12,10 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from llamafactory_clinkd.doctor.duration import LAUNCH_SECONDS, forward_flops, training_flops
-from llamafactory_clinkd.doctor.gpus import GPUS, choose_gpu
 from llamafactory_clinkd.doctor.model_shape import known_config, load_shape
 from llamafactory_clinkd.doctor.plan import make_plan
 from llamafactory_clinkd.doctor.recipe_spec import read_spec
+from llamafactory_clinkd.utils.gpus import GPUS, choose_gpu
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,6 +12,7 @@ from chromium import take_pictures
 from llamafactory.webui.locales import ALERTS, LOCALES
 
 from llamafactory_clinkd.webui.locales import LANGUAGES, texts
+from llamafactory_clinkd.webui.presets import DEMO_MODEL, PACKAGE
 
 from .board_page import PATIENCE
 from .conftest import Server
@@ -115,15 +116,51 @@ def test_bad_input_is_reported_in_every_language_and_nothing_starts(ready, serve
     assert "sk-never-shown" not in server.log.read_text(encoding="utf-8")
 
 
-def test_unused_elements_are_disabled_with_the_reason(ready):
-    reasons = texts("en")["reasons"]
-    ready.page.get_by_label(texts("en")["phases"]["correct"], exact=True).first.uncheck()
-    ready.wait_for_text(reasons["needs_correct"])
-    assert ready.box("correction_rounds").is_disabled() and ready.box("kd_alpha").is_enabled()
-    ready.box("use_clinkd").uncheck()
+def test_boxes_of_other_phases_are_hidden_and_unused_ones_disabled_with_the_reason(ready):
     expect = pytest.importorskip("playwright.sync_api").expect
-    expect(ready.box("kd_alpha")).to_be_disabled(timeout=PATIENCE)
-    assert reasons["needs_correct"] not in ready.text()
+    expect(ready.field("Epochs")).to_be_disabled(timeout=PATIENCE)  # kd_epochs and correction_rounds replace it
+    ready.page.get_by_label("correct", exact=True).first.uncheck()
+    expect(ready.box("correction_rounds")).to_have_count(0, timeout=PATIENCE)
+    assert texts("en")["groups"]["correction"] not in ready.text().splitlines()
+    assert ready.box("mcg_gap").is_disabled() and texts("en")["reasons"]["needs_mcg_released"] in ready.text()
+    assert ready.box("kd_alpha").is_enabled()
+    ready.box("use_clinkd").uncheck()
+    expect(ready.box("kd_alpha")).to_have_count(0, timeout=PATIENCE)
+    expect(ready.field("Epochs")).to_be_enabled(timeout=PATIENCE)
+    ready.box("use_clinkd").check()
+    ready.wait_for_value(ready.words("ref_model"), ready.box("ref_model").input_value())
+    assert ready.box("ref_model").input_value().endswith("teacher")  # hidden boxes keep their values
+
+
+def test_presets_fill_the_boxes_and_the_plan_is_below(open_board, tmp_path):
+    board, words = open_board(1440), texts("en")["board"]
+    board.open("clinkd")
+    board.choose(words["preset"]["label"], words["presets"]["on_policy"])
+    board.wait_for_text(texts("en")["groups"]["distillation"])
+    board.open("distillation")
+    board.wait_for_value(board.words("kd_divergence"), "jsd")
+    assert board.box("use_clinkd").is_checked() and board.box("ref_model").input_value() == ""
+
+    board.choose(words["preset"]["label"], words["presets"]["demo"])
+    board.wait_for_value("Model name", DEMO_MODEL)
+    for label, value in [("Model path", PACKAGE / "demo/models/base"), ("Data dir", PACKAGE / "demo/data")]:
+        board.wait_for_value(label, str(value))
+    board.wait_for_value("Chat template", "qwen2_vl")
+    assert board.field("Learning rate").input_value() == "0.001"
+    board.page.get_by_role("button", name=words["estimate"]).click()
+    board.wait_for_text_anywhere("The recipe fits: at most 0.")
+    table = board.page.get_by_role("table").filter(has_text=words["plan"]["memory"]).inner_text()
+    assert all(phase in table for phase in ("pseudo_label", "distill", "correct", "predict"))
+    for width in (1440, 390):
+        for scheme in ("light", "dark"):
+            board.look(width, scheme)
+            take_pictures(board.page, tmp_path, f"demo_{width}_{scheme}")
+            assert board.page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    board.choose("GPU of the estimate", "3090")
+    board.page.get_by_role("button", name=words["estimate"]).click()
+    board.wait_for_text_anywhere("of 23.5 GiB")
+    board.press("Preview command")
+    board.wait_for_text("--dataset demo_train")
 
 
 def test_teacher_name_fills_its_path(ready):
@@ -151,7 +188,7 @@ def test_five_languages(open_board, tmp_path, width, scheme):
         shown = board.text()
         for words in catalogue["elements"].values():
             assert words["label"] in shown
-        for text in [*catalogue["groups"].values(), *catalogue["phases"].values()]:
+        for text in [*catalogue["groups"].values(), catalogue["board"]["preset"]["label"]]:
             assert text in shown
         if lang != "en":
             assert not re.search("|".join(re.escape(w["info"]) for w in texts("en")["elements"].values()), shown)

@@ -283,6 +283,7 @@ def test_page_is_stock_without_the_plugin(tmp_path):
     ours = [
         ["accordion", texts("en")["groups"]["clinkd"], "None"],
         ["accordion", texts("en")["chat"]["title"], "None"],
+        ["html", "ClinKD report", "None"],
     ]
 
     def without_ours(node):

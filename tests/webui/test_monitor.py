@@ -9,6 +9,7 @@ import pytest
 from llamafactory_clinkd.evaluate import evaluate_predictions
 from llamafactory_clinkd.utils.io import append_jsonl, write_json
 from llamafactory_clinkd.webui.monitor import (
+    LOG_LINES,
     draw_curves,
     metrics_markdown,
     progress_label,
@@ -81,8 +82,8 @@ def test_training_phases_report_steps_and_fraction(run):
     append_jsonl(folder / "clinkd" / "distill" / "trainer_log.jsonl", [line(1, 4, loss=2.0), line(2, 4, loss=1.0)])
     progress = read_progress(folder)
     assert progress.percentage == 30.0
-    assert progress_label(progress, "en") == "Phase 2 of 5: distillation · 2/4: 0:00:10 < 0:00:30"
-    assert progress_label(progress, "zh").startswith("阶段 2/5：蒸馏")
+    assert progress_label(progress, "en") == "Phase 2 of 5: distill · 2/4: 0:00:10 < 0:00:30"
+    assert progress_label(progress, "zh").startswith("阶段 2/5：distill")
 
 
 def test_the_last_training_phase_shares_its_log_with_prediction(run):
@@ -120,6 +121,25 @@ def test_curves_show_cross_entropy_and_divergence_apart():
     assert [curve.get_label() for curve in first.lines] == ["loss", "CE", "KL"]
     assert list(first.lines[2].get_ydata()) == [1.0, 0.5]
     assert [curve.get_label() for curve in second.lines] == ["loss"]
+
+
+def test_a_run_shorter_than_logging_steps_draws_no_empty_axes(run, monkeypatch):
+    pytest.importorskip("gradio", reason="gradio is not installed: it comes with LLaMA-Factory's own requirements")
+    folder = run(["pseudo_label"], "distill")
+    append_jsonl(folder / "clinkd" / "distill" / "trainer_log.jsonl", [line(3, 3, lr=0.0)])
+    stock = ("", "slider", {"loss_viewer": "stock's empty axes"})
+    assert "loss_viewer" not in trainer_info(lambda *args: stock, "en", str(folder), True)[2]
+    figure = draw_curves({"distill": [line(3, 3, lr=0.0)], "correct": [line(1, 2, loss=1.0)]})
+    assert [axis.get_title() for axis in figure.axes] == ["correct"]
+
+
+def test_only_the_end_of_a_long_log_is_on_the_page(run):
+    pytest.importorskip("gradio", reason="gradio is not installed: it comes with LLaMA-Factory's own requirements")
+    log = "\n".join(f"line {number}" for number in range(900))
+    shown = trainer_info(lambda *args: (f"```\n{log}\n```\n", "slider", {}), "en", str(run([], "pseudo_label")), True)[
+        0
+    ]
+    assert shown.endswith("line 899\n```\n") and shown.count("\nline ") == LOG_LINES and "line 859" not in shown
 
 
 class StockCallback:

@@ -19,11 +19,12 @@ pytestmark = pytest.mark.slow
 
 EXTRA_ARGS = json.dumps({"optim": "sgd", "preprocessing_num_workers": 1, "logging_steps": 1, "max_new_tokens": 6})
 MINUTES = 60_000
-MESSAGES, PHASES = texts("en")["messages"], texts("en")["phases"]
+PAGE_HEIGHT = 7000  # pixels, with every accordion of ours open and the report in the page
+MESSAGES = texts("en")["messages"]
 
 
 def phase_text(number, total, phase):
-    return MESSAGES["phase"].format(number=number, total=total, name=PHASES[phase])
+    return MESSAGES["phase"].format(number=number, total=total, name=phase)
 
 
 def command_of(process):
@@ -64,7 +65,7 @@ def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_p
     board.choose(board.words("eval_dataset"), "tiny_test")
     board.fill(board.words("sasg_scorer"), "logprob")
     for phase in ("pseudo_label", "correct"):
-        board.page.get_by_label(PHASES[phase], exact=True).first.uncheck()  # the second group is `generation_phases`
+        board.page.get_by_label(phase, exact=True).first.uncheck()  # the second group is `generation_phases`
     board.press("Start")
     folder = server.folder / "saves" / "Qwen2-VL-2B-Instruct" / "full" / "watched"
     log, state = folder / "trainer_log.jsonl", folder / "clinkd" / "state.json"
@@ -94,6 +95,9 @@ def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_p
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     assert {"ce", "kl", "loss"} <= set(lines[0])
 
+    frame = board.page.frame_locator("iframe[title='ClinKD report']")
+    frame.get_by_role("heading", level=1).wait_for()
+    assert board.page.evaluate("document.documentElement.scrollHeight") < PAGE_HEIGHT
     with board.page.context.expect_page() as opened:
         link.click(modifiers=["Control"])
     report = opened.value

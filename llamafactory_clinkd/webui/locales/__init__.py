@@ -15,7 +15,7 @@ LANGUAGES = ("en", "ru", "zh", "ko", "ja")
 
 @cache
 def texts(lang: str | None) -> dict[str, Any]:
-    """The catalogue of a language: ``groups``, ``phases``, ``reasons``, ``messages``, ``chat`` and ``elements``.
+    """The catalogue of a language: ``groups``, ``reasons``, ``board``, ``messages``, ``chat`` and ``elements``.
 
     English if the page has not reported its language yet (``None``), and for languages without a catalogue.
     """
