@@ -22,9 +22,10 @@ from ..generation.decode import base_model, generation_settings, preserve_traini
 from ..generation.generation_trainer import shards_parameters
 from ..training.lm_head import IGNORE_INDEX
 from ..utils.io import content_hash, read_json, write_json
+from ..utils.models import text_config
 from .kd_trainer import DistillTrainer
-from .privileged_prompt import PrivilegedPrompt, answer_starts
-from .rollouts import Batch, Rollouts, answers_of, is_on_policy, sample, with_rollouts
+from .privileged_prompt import PrivilegedPrompt, answer_starts, opening_and_closing
+from .rollouts import Batch, Rollouts, answers_of, is_on_policy, prompts_of, sample, with_rollouts
 from .tower_features import TowerFeatures
 
 
@@ -43,25 +44,32 @@ class OnPolicyDistillTrainer(DistillTrainer):
 
     Args:
         max_new_tokens: Limit of a sampled answer.
+        cutoff_len: The recipe's.
         **kwargs: Arguments of :class:`DistillTrainer`; ``settings`` has ``kd_on_policy`` and ``kd_rollout_*``.
     """
 
-    def __init__(self, *, max_new_tokens: int, **kwargs: Any) -> None:
+    def __init__(self, *, max_new_tokens: int, cutoff_len: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        settings = self._settings
+        settings, template = self._settings, self.data_collator.template
+        opening, _ = opening_and_closing(template, self.processing_class)
+        self._whole_prompts = {"opening": opening, "cutoff_len": cutoff_len}
         sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if settings.kd_rollout_temperature > 0:
             temperature, top_p = settings.kd_rollout_temperature, settings.kd_rollout_top_p
             sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         sampling |= {"max_new_tokens": max_new_tokens, "num_beams": 1, "repetition_penalty": 1.0}
+        ours, theirs = (text_config(model.config).vocab_size for model in (self.model, self._teacher))
+        if theirs < ours:  # ids without an embedding in the teacher; the loss compares the shared ids, too
+            sampling["suppress_tokens"] = list(range(theirs, ours))
         self._generation = generation_settings(self.model, self.processing_class, sampling, 1)
         self._windows: deque[list[Batch]] = deque()
         self._answers: deque[Answers] = deque()
+        self._prompts: deque[str] = deque()  # a hash for each of these windows
         self._saved: dict[str, Any] | None = None
         self._is_on_policy = False
         self._prompt: PrivilegedPrompt | None = None
         if settings.kd_teacher_prompt:
-            template, pad_token_id = self.data_collator.template, self._generation["pad_token_id"]
+            pad_token_id = self._generation["pad_token_id"]
             self._prompt = PrivilegedPrompt(settings.kd_teacher_prompt, template, self.processing_class, pad_token_id)
         self._references: list[list[int]] = []
         self._features = None
@@ -75,6 +83,7 @@ class OnPolicyDistillTrainer(DistillTrainer):
     def _run_epoch(self, **kwargs: Any) -> None:
         self._windows.clear()
         self._answers.clear()
+        self._prompts.clear()
         if self._features is not None:
             self._features.clear()
         super()._run_epoch(**kwargs)
@@ -88,12 +97,13 @@ class OnPolicyDistillTrainer(DistillTrainer):
         window = self._windows.popleft() if self._windows else []
         if self._answers:
             self._answers.popleft()
+            self._prompts.popleft()
         return window, self._get_num_items_in_batch(window, device)
 
     def _sample_round(self, epoch_iterator: Iterator[Batch], num_batches: int) -> None:
         """Fetches the windows of a round and replaces the answers of their on-policy batches."""
         step, saved = self.state.global_step, self._saved_answers()
-        for _ in range(self._settings.kd_rollout_every if saved is None else len(saved)):
+        for _ in range(self._settings.kd_rollout_every if saved is None else len(saved["answers"])):
             window = self._fetch_window(epoch_iterator, num_batches)
             if window:
                 self._windows.append(window)
@@ -104,10 +114,12 @@ class OnPolicyDistillTrainer(DistillTrainer):
             if is_on_policy(self._settings.kd_on_policy, self.args.seed, step + number, index)
         ]
         answers: list[Answers] = [[None] * len(window) for window in self._windows]
+        prompts = [content_hash([prompts_of(batch) for batch in window]) for window in self._windows]
         features: list[int | None] = [None] * len(places)
         if saved is not None:
-            answers = saved
-            if [(n, i) for n, window in enumerate(saved) for i, batch in enumerate(window) if batch] != places:
+            answers = saved["answers"]
+            sampled = [(n, i) for n, window in enumerate(answers) for i, batch in enumerate(window) if batch]
+            if sampled != places or saved.get("prompts", prompts) != prompts:
                 raise ValueError(
                     f"The checkpoint's rollouts at step {step} do not fit the recipe's batches. Continue with the "
                     "recipe and the number of processes that it was started with, or set `overwrite_output_dir: true`."
@@ -126,6 +138,7 @@ class OnPolicyDistillTrainer(DistillTrainer):
             batch = with_rollouts(batch, answers[number][index], self.model, pad_token_id)
             self._windows[number][index] = batch | marks
         self._answers.extend(answers)
+        self._prompts.extend(prompts)
 
     def _fetch_window(self, epoch_iterator: Iterator[Batch], num_batches: int) -> list[Batch]:
         window: list[Batch] = []
@@ -148,7 +161,8 @@ class OnPolicyDistillTrainer(DistillTrainer):
         if self._features is not None:
             recording = self._features.record(batches)
         with preserve_training_state(model), recording as features:
-            rollouts = sample(model, batches, settings=self._generation, seed=seed, synced_gpus=synced)
+            options = {"settings": self._generation, "seed": seed, **self._whole_prompts}
+            rollouts = sample(model, batches, synced_gpus=synced, **options)
         tokens, empty = sum(map(len, rollouts.answers)), sum(not answer for answer in rollouts.answers)
         seconds = time.perf_counter() - began
         figures = [len(rollouts.answers), tokens, rollouts.ended, rollouts.cut, empty, seconds]
@@ -209,7 +223,7 @@ class OnPolicyDistillTrainer(DistillTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """Writes the answers of this rank's round that are not used yet."""
         if self._answers:
-            state = {"step": self.state.global_step, "answers": list(self._answers)}
+            state = {"step": self.state.global_step, "answers": list(self._answers), "prompts": list(self._prompts)}
             write_json(self._answers_path(output_dir), state)
         super()._save_rng_state(output_dir)
 
@@ -218,10 +232,10 @@ class OnPolicyDistillTrainer(DistillTrainer):
         path = None if checkpoint is None else self._answers_path(checkpoint)
         self._saved = read_json(path) if path is not None and path.is_file() else None
 
-    def _saved_answers(self) -> list[Answers] | None:
-        """The answers of the checkpoint that the run continues from, once."""
+    def _saved_answers(self) -> dict[str, Any] | None:
+        """The answers of the checkpoint that the run continues from and hashes of their prompts, once."""
         saved, self._saved = self._saved, None
-        return None if saved is None or saved["step"] != self.state.global_step else saved["answers"]
+        return None if saved is None or saved["step"] != self.state.global_step else saved
 
     def _answers_path(self, folder: str) -> Path:
         return Path(folder) / f"rollouts-{self.args.process_index}.json"

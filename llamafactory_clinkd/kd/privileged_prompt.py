@@ -38,9 +38,7 @@ class PrivilegedPrompt:
         before, found, after = text.partition(ANSWER)
         if not found:
             raise ValueError(f"`kd_teacher_prompt: {text!r}` has no {ANSWER}. Write it where the ground truth goes.")
-        turns = [template.encode_oneturn(tokenizer, _conversation(word)) for word in ("A", "xyz 17")]
-        self._opening = _common_suffix(*(prompt for prompt, _ in turns))
-        self._closing = _common_suffix(*(answer for _, answer in turns))
+        self._opening, self._closing = opening_and_closing(template, tokenizer)
         if not self._opening:
             raise ValueError(
                 "`kd_teacher_prompt` is written before the template's opening of an answer, and this template has "
@@ -91,6 +89,13 @@ class PrivilegedPrompt:
         if "mm_token_type_ids" in signature(type(model).forward).parameters:
             new["mm_token_type_ids"] = token_types(model.config, new["input_ids"])
         return new, shift
+
+
+def opening_and_closing(template: Any, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens that a chat template writes before and after every answer."""
+    turns = [template.encode_oneturn(tokenizer, _conversation(word)) for word in ("A", "xyz 17")]
+    prompts, answers = zip(*turns, strict=True)
+    return _common_suffix(*prompts), _common_suffix(*answers)
 
 
 def answer_starts(supervised_idx: Tensor, targets: Tensor, ignore_index: int) -> list[int]:

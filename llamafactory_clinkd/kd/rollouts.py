@@ -14,6 +14,7 @@ answer without one                      it has ``max_new_tokens`` tokens, and is
 sampled image or video token            the answer stops before it, counted as cut
 nothing left before that token          the row has no supervised token, counted as empty
 no prompt or no answer in the row       the same
+prompt cut before its answer's opening  the same
 ======================================= ====================================================================
 """
 
@@ -96,6 +97,8 @@ def sample(
     settings: Mapping[str, Any],
     seed: int,
     synced_gpus: bool = False,
+    opening: Sequence[int] = (),
+    cutoff_len: int | None = None,
 ) -> Rollouts:
     """Samples one answer to every prompt of ``batches`` in one call of ``generate``.
 
@@ -105,12 +108,19 @@ def sample(
         settings: Arguments of ``generate``, from :func:`..generation.decode.generation_settings`.
         seed: Of the sampling.
         synced_gpus: All ranks run the model together (ZeRO-3, FSDP).
+        opening: What the chat template writes before an answer.
+        cutoff_len: The recipe's; a row of that length whose prompt has no ``opening`` was cut, and is not sampled.
 
     Raises:
         ValueError: If a batch has a tensor by token that is not understood, or its rows cannot be sampled.
     """
     config, device = base_model(model).config, next(model.parameters()).device
     prompts = [prompt for batch in batches for prompt in prompts_of(batch)]
+    if cutoff_len is not None:
+        lengths = [int(mask.sum()) for batch in batches for mask in batch["attention_mask"]]
+        ends = [prompt[len(prompt) - len(opening) :] == list(opening) for prompt in prompts]
+        found = zip(prompts, lengths, ends, strict=True)
+        prompts = [prompt if whole or length < cutoff_len else [] for prompt, length, whole in found]
     rows = {row for row, prompt in enumerate(prompts) if prompt}
     answers: list[list[int]] = [[] for _ in prompts]
     if not rows and not synced_gpus:

@@ -21,7 +21,7 @@ from .adapter_teacher import find_shared_tower
 from .rollouts import Batch
 
 
-IMAGES, GRID = "pixel_values", "image_grid_thw"
+IMAGES, GRID, VIDEOS = "pixel_values", "image_grid_thw", "pixel_values_videos"
 
 
 class TowerFeatures:
@@ -59,11 +59,12 @@ class TowerFeatures:
         """Inside, the tower runs once for each batch; yields numbers for :meth:`replay`, None where it did not."""
         numbers: list[int | None] = [None] * len(batches)
         compute = self._towers[0].forward
+        has_videos = any(batch.get(VIDEOS) is not None for batch in batches)  # a second call of the tower
         patches, grids = ([_length(batch.get(name)) for batch in batches] for name in (IMAGES, GRID))
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             first = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
-            if min(patches) == 0 or len(first) != sum(patches):  # text-only batches, or a video
+            if min(patches) == 0 or has_videos or len(first) != sum(patches):  # no image in a batch, or a video
                 return compute(*args, **kwargs)
             outputs = []
             for index in range(len(batches)):

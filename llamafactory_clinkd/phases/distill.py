@@ -42,7 +42,8 @@ def run_phase(run: Run) -> list[str]:
     else:
         trainer = VkdTrainer if run.settings.kd_method == "vkd" else DistillTrainer
         if run.settings.kd_on_policy > 0:
-            trainer = partial(OnPolicyDistillTrainer, max_new_tokens=arguments.generating.max_new_tokens)
+            lengths = {"max_new_tokens": arguments.generating.max_new_tokens, "cutoff_len": arguments.data.cutoff_len}
+            trainer = partial(OnPolicyDistillTrainer, **lengths)
 
         def make_trainer(**kwargs: Any) -> DistillTrainer:
             return trainer(settings=run.settings, **losses, **load_teacher(run, arguments, kwargs), **kwargs)

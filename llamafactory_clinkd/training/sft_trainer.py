@@ -109,7 +109,7 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         loss = result.loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
-        terms = self.logged_terms(result, num_items_in_batch or result.items) if model.training else {}
+        terms = self.logged_terms(result, num_items_in_batch or result.items.clamp(min=1)) if model.training else {}
         routers = router_loss(self.model, output)
         if routers is not None:
             routers = routers / (self._window if model.training else 1)

@@ -6,6 +6,7 @@ from small_run import drawn_rows
 from tiny_models import build_tiny_qwen2vl
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
+from llamafactory_clinkd.kd import on_policy_trainer
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +22,20 @@ def small_workspace(tmp_path_factory):
     entries = {f"tiny_{name}": dataset_info_entry(f"{name}.json") for name in ("train", "test")}
     write_dataset_info(folder / "data", entries)
     return folder
+
+
+@pytest.fixture
+def rounds(monkeypatch):
+    """The batches and rollouts of every round of a run in this process."""
+    seen, stock = [], on_policy_trainer.sample
+
+    def sample(model, batches, **options):
+        result = stock(model, batches, **options)
+        seen.append((batches, result))
+        return result
+
+    monkeypatch.setattr(on_policy_trainer, "sample", sample)
+    return seen
 
 
 @pytest.fixture

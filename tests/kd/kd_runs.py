@@ -45,6 +45,38 @@ def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def jsd(p: torch.Tensor, q: torch.Tensor, beta: float) -> torch.Tensor:
+    """The generalised Jensen-Shannon divergence of rows ``[R, V]``, by its definition."""
+    m = beta * p + (1 - beta) * q
+    return beta * (p * (p.log() - m.log())).sum(-1) + (1 - beta) * (q * (q.log() - m.log())).sum(-1)
+
+
+@torch.no_grad()
+def direct_losses(rounds: list[Any], student: Any, teacher: Any, window: int = 2) -> list[float]:
+    """The losses of windows of one-row batches, at temperature 2 and beta 0.3, from prompts and answers of a run."""
+    losses = []
+    for batches, result in rounds:
+        for first in range(0, len(batches), window):
+            total = count = 0
+            some = slice(first, first + window)
+            for batch, answer in zip(batches[some], result.answers[some], strict=True):
+                start = int((batch["labels"][0] != -100).nonzero()[0])
+                ids = torch.cat([batch["input_ids"][0, :start], torch.tensor(answer)])[None]
+                inputs = {
+                    "input_ids": ids,
+                    "mm_token_type_ids": (ids == student.config.image_token_id).long(),
+                    "image_grid_thw": batch["image_grid_thw"],
+                }
+                rows = slice(start - 1, start + len(answer) - 1)
+                p, q = (
+                    torch.softmax(m(**inputs, pixel_values=batch["pixel_values"].to(m.dtype)).logits[0, rows] / 2, -1)
+                    for m in (teacher, student)
+                )
+                total, count = total + 4.0 * float(jsd(p.double(), q.double(), 0.3).sum()), count + len(answer)
+            losses.append(total / count)
+    return losses
+
+
 TEXT = r".*language_model.*(q_proj|v_proj)"
 
 

@@ -5,29 +5,14 @@
 
 import pytest
 import torch
-from kd_runs import StopAt, distil, history, same_bits, teacher_adapter, weights
+from kd_runs import StopAt, direct_losses, distil, history, same_bits, teacher_adapter, weights
 
-from llamafactory_clinkd.kd import on_policy_trainer
 from llamafactory_clinkd.rope import apply_rope
 
 
 ROLLOUT = ("rollout_length", "rollout_ended", "rollout_cut", "rollout_empty", "rollout_seconds")
 PARTS = ("loss", "kl_on_policy", "kl_off_policy", "ce", "on_policy_share", *ROLLOUT)
 KEYS = {"kd_on_policy": 0.5, "kd_rollout_every": 3, "per_device_train_batch_size": 1, "pseudo_label_samples": 8}
-
-
-@pytest.fixture
-def rounds(monkeypatch):
-    """The batches and rollouts of every round of a run in this process."""
-    seen, stock = [], on_policy_trainer.sample
-
-    def sample(model, batches, **options):
-        result = stock(model, batches, **options)
-        seen.append((batches, result))
-        return result
-
-    monkeypatch.setattr(on_policy_trainer, "sample", sample)
-    return seen
 
 
 def test_both_kinds_are_logged_apart_and_add_up(small_workspace, tmp_path):
@@ -45,11 +30,6 @@ def test_both_kinds_are_logged_apart_and_add_up(small_workspace, tmp_path):
     assert all(0 <= entry["rollout_length"] <= 6 and entry["rollout_seconds"] > 0 for entry in sampled)
 
 
-def jsd(p, q, beta):
-    m = beta * p + (1 - beta) * q
-    return beta * (p * (p.log() - m.log())).sum(-1) + (1 - beta) * (q * (q.log() - m.log())).sum(-1)
-
-
 @torch.no_grad()
 def test_loss_is_the_divergence_on_the_sampled_tokens(small_workspace, tmp_path, rounds):
     """Against both models in fp64, a row at a time, from the prompts and answers of the run."""
@@ -63,23 +43,7 @@ def test_loss_is_the_divergence_on_the_sampled_tokens(small_workspace, tmp_path,
         return AutoModelForImageTextToText.from_pretrained(small_workspace / name, dtype=torch.float64).eval()
 
     student, teacher = apply_rope(load("student"), "mcg"), load("teacher")
-    losses = []
-    for batches, result in rounds:
-        for first in range(0, len(batches), 2):  # a window has two batches of one row
-            total = count = 0
-            for batch, answer in zip(batches[first : first + 2], result.answers[first : first + 2], strict=True):
-                start = int((batch["labels"][0] != -100).nonzero()[0])
-                ids = torch.cat([batch["input_ids"][0, :start], torch.tensor(answer)])[None]
-                inputs = {
-                    "input_ids": ids,
-                    "mm_token_type_ids": (ids == student.config.image_token_id).long(),
-                    "pixel_values": batch["pixel_values"].double(),
-                    "image_grid_thw": batch["image_grid_thw"],
-                }
-                rows = slice(start - 1, start + len(answer) - 1)
-                p, q = (torch.softmax(m(**inputs).logits[0, rows] / 2.0, -1) for m in (teacher, student))
-                total, count = total + 4.0 * float(jsd(p, q, 0.3).sum()), count + len(answer)
-            losses.append(total / count)
+    losses = direct_losses(rounds, student, teacher)
     assert [entry["loss"] for entry in history(out)] == pytest.approx(losses, rel=1e-4)
     # Sums of fp32 logarithms.
     assert [entry["kl_on_policy"] for entry in history(out, PARTS)] == pytest.approx(losses, rel=2e-4)

@@ -67,6 +67,18 @@ def test_every_outcome_of_an_answer():
     assert model.inputs["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]]
 
 
+def test_a_prompt_that_was_cut_before_its_answers_opening_is_not_continued():
+    """Rows of the recipe's length, one of them whole; a shorter row may end as it likes."""
+    rows = [([1, 2, 8], [3, 9]), ([1, 2, 3], [4, 9]), ([5], [9])]
+    for options, answers in (
+        ({"opening": [2, 8], "cutoff_len": 5}, [[3, 9], [], [6, 9]]),
+        ({}, [[3, 9]] * 2 + [[6, 9]]),
+    ):
+        model = Scripted([[3, 9], [3, 9], [6, 9]])
+        result = sample(model, [batch(rows)], settings=SETTINGS, seed=0, **options)
+        assert result.answers == answers and result.ended == sum(map(bool, answers))
+
+
 def test_media_of_all_batches_are_joined_in_the_order_of_their_rows():
     first = batch([([IMAGE, 1], [9])], pixel_values=torch.ones(2, 3), image_grid_thw=torch.tensor([[1, 2, 1]]))
     second = batch([([IMAGE, 2], [9])], pixel_values=torch.zeros(1, 3), image_grid_thw=torch.tensor([[1, 1, 1]]))

@@ -92,6 +92,18 @@ def test_batches_without_images_and_videos_run_as_ever():
     assert tower.runs == 2
 
 
+def test_a_video_beside_images_is_not_replaced_by_their_features():
+    """A batch with both has two calls of the tower, which a replay would answer with the same output."""
+    tower = Sums()
+    features = TowerFeatures(tower, None)
+    pixels, videos, grid = torch.ones(2, 2), torch.zeros(2, 2), torch.tensor([[1, 2, 1]])
+    batch = {"pixel_values": pixels, "image_grid_thw": grid, "pixel_values_videos": videos, "video_grid_thw": grid}
+    with features.record([batch]) as numbers:
+        assert torch.equal(tower(pixels, grid)["last"], pixels * 2)
+        assert torch.equal(tower(videos, grid)["last"], videos * 2)
+    assert numbers == [None]
+
+
 def test_towers_of_other_weights_or_types_differ():
     torch.manual_seed(0)
     a, b = nn.Linear(2, 2), nn.Linear(2, 2)
