@@ -13,10 +13,12 @@ from ..arguments import PHASES, TRAINING_PHASES
 from ..generation.generation_trainer import GeneratingTrainer
 from ..rope.saved_positions import apply_saved_positions
 from ..training.tracked_data import TrackedData, describe_rows, seeded_subset
+from ..utils.console import bars_of_parts, console
 from ..utils.ranks import Ranks, Stopped
 from .checkpoints import last_whole_checkpoint, unsaved_state
 from .content import ContentHashes
 from .recipe import RecipeArguments, is_adapter, phase_arguments, with_model
+from .run_log import TrainingBar
 from .served import served_model
 from .stock_sft import StockWorkflow
 from .stopping import ABORTED, StopCallback
@@ -103,16 +105,19 @@ class Run:
         def set_positions(model: Any) -> Any:
             return apply_saved_positions(model, arguments.model, arguments.finetuning)
 
+        quiet = self.ranks.rank > 0 or arguments.training.disable_tqdm
         try:
-            self.workflow.run(
-                arguments,
-                [*self._callbacks[:-1], self._stop_callback, *more_callbacks, *self._callbacks[-1:]],
-                make_trainer=make_trainer,
-                data=data,
-                after_load=after_load or set_positions,
-                image_square=self.settings.image_square,
-                elsewhere=elsewhere,
-            )
+            with bars_of_parts(None if quiet else console) as show:
+                more_callbacks = (self._stop_callback, TrainingBar(show, self.ranks.phase), *more_callbacks)
+                self.workflow.run(
+                    arguments,
+                    [*self._callbacks[:-1], *more_callbacks, *self._callbacks[-1:]],
+                    make_trainer=make_trainer,
+                    data=data,
+                    after_load=after_load or set_positions,
+                    image_square=self.settings.image_square,
+                    elsewhere=elsewhere,
+                )
         except RuntimeError as error:
             # A scheduler's SIGTERM also ends the forked workers of `datasets`, which reports them as crashed.
             if self.should_stop() and "subprocesses has abruptly died" in str(error):

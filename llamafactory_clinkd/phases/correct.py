@@ -25,6 +25,7 @@ from ..rope.saved_positions import bind_settings, teacher_settings
 from ..select import Scorer, check_scorer, load_scorer
 from ..training.tracked_data import TrackedData, describe_rows, seeded_subset, with_answers
 from ..utils.boxes import strip_boxes
+from ..utils.console import Show, bars_of_parts, console
 from ..utils.io import read_jsonl, write_json
 from ..utils.pixels import read_pixels
 from .context import Run
@@ -143,21 +144,22 @@ class CorrectionRounds:
             rows.append({**described[index], "id": described[index]["key"], "response": response})
         earlier = [row for number in range(1, ended) for row in read_jsonl(self._path(number))]
         earlier_corrections = [row["corrected"] for row in earlier if row["status"] == "corrected"]
-        summary = correct_round(
-            rows,
-            similarity=load_similarity(settings.correction_similarity, model=settings.correction_similarity_model),
-            corrector=recipe_corrector(
-                settings, self._arguments.training.per_device_eval_batch_size, self._loaded_teacher
-            ),
-            threshold=settings.correction_threshold,
-            iou_threshold=settings.correction_iou,
-            candidates=settings.correction_candidates,
-            out_path=self._path(ended),
-            existing_labels=[*(row["annotation"] for row in described), *earlier_corrections],
-            scorer=self._scorer,
-            token_prices=settings.correction_token_prices,
-            progress=self._progress(),
-        )
+        with bars_of_parts(None if self._arguments.training.disable_tqdm else console) as show:
+            summary = correct_round(
+                rows,
+                similarity=load_similarity(settings.correction_similarity, model=settings.correction_similarity_model),
+                corrector=recipe_corrector(
+                    settings, self._arguments.training.per_device_eval_batch_size, self._loaded_teacher
+                ),
+                threshold=settings.correction_threshold,
+                iou_threshold=settings.correction_iou,
+                candidates=settings.correction_candidates,
+                out_path=self._path(ended),
+                existing_labels=[*(row["annotation"] for row in described), *earlier_corrections],
+                scorer=self._scorer,
+                token_prices=settings.correction_token_prices,
+                progress=self._progress(show),
+            )
         write_json(self._summary_path(ended), summary.as_dict())
 
     @contextmanager
@@ -185,15 +187,11 @@ class CorrectionRounds:
                 del model
                 torch_gc()
 
-    def _progress(self) -> Callable[[str, int, int], None]:
-        """Logs each tenth of a stage, which may take hours, and stops the run if requested."""
-        logged: set[tuple[str, int]] = set()
+    def _progress(self, show: Show) -> Callable[[str, int, int], None]:
+        """Shows how far each stage is, which may take hours, and stops the run if requested."""
 
         def report(stage: str, done: int, total: int) -> None:
-            tenth = 10 * done // max(total, 1)
-            if tenth and (stage, tenth) not in logged:
-                logged.add((stage, tenth))
-                logger.info("Reflective Correction: stage %s, %d of %d rows.", stage, done, total)
+            show(f"Reflective Correction, {stage}", done, total)
             self._run.stop_if_requested(f"{done} of {total} rows at stage {stage}")
 
         return report

@@ -3,19 +3,17 @@
 
 """Phase 5: the paper's four metrics of the predictions, beside the blind answers of the training rows."""
 
-import contextlib
 from typing import Any
 
 from ..evaluate import (
     blind_scores,
     evaluate_predictions,
     metrics_table,
-    progress_bar,
     training_rows,
     with_kept_columns,
 )
 from ..evaluate.java import kept_meteor
-from ..utils.console import console
+from ..utils.console import bars_of_parts, console
 from ..utils.io import read_jsonl, write_json
 from .context import Run
 
@@ -28,9 +26,8 @@ def run_phase(run: Run) -> list[str]:
     out_path = run.folder / "metrics.json"
     if run.ranks.rank == 0:
         with run.ranks.long_running("evaluation"):
-            show = contextlib.nullcontext() if run.recipe.training.disable_tqdm else progress_bar()
-            with show as progress:
-                options = {"spice_jars": run.settings.spice_jars, "progress": progress}
+            with bars_of_parts(None if run.recipe.training.disable_tqdm else console) as show:
+                options = {"spice_jars": run.settings.spice_jars, "progress": show}
                 metrics = _metrics(read_jsonl(predictions), run.recipe.data, options)
             write_json(out_path, metrics)
             console.print(metrics_table(metrics))

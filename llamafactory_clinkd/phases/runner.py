@@ -94,7 +94,7 @@ def _run_phases(run: Run) -> None:
             if not checked:
                 check_data(run, run.phases[number - 1 :])
                 checked = True
-            _run_phase(run, state, phase, inputs, title)
+            _run_phase(run, state, phase, inputs, title, _outline(arguments, phase))
         if phase in TRAINING_PHASES:
             run.model_folder = run.output_dir / (state.folder_of(phase) or "")
             if ranks.rank == 0:
@@ -104,7 +104,26 @@ def _run_phases(run: Run) -> None:
         from ..report import build_report
 
         with ranks.long_running("the report"):
-            _log(ranks, f"Report: {build_report([run.output_dir], run.folder / 'report.html')}")
+            report = build_report([run.output_dir], run.folder / "report.html")
+        _log(ranks, f"Report: {report} (open it in a browser). Beside other runs: clinkd report {run.output_dir} RUN")
+    else:
+        _log(ranks, f"All phases are finished. Next: clinkd report {run.output_dir}")
+
+
+def _outline(arguments: RecipeArguments, phase: str) -> str:
+    """What a phase does, for its first line."""
+    data, settings = arguments.data, arguments.finetuning
+    teacher = settings.ref_model or arguments.model.model_name_or_path
+    learns = "cross-entropy alone" if settings.kd_method == "none" else f"{settings.kd_method} from {teacher}"
+    tests = ", ".join(data.eval_dataset or data.dataset or [])
+    rows = f"at most {settings.pseudo_label_samples:,} rows of {', '.join(data.dataset or [])}"
+    return {
+        "pseudo_label": f"{teacher} answers {rows}",
+        "distill": f"{learns}, {settings.kd_epochs:g} epochs",
+        "correct": f"{settings.correction_rounds} rounds, corrector {settings.corrector}",
+        "predict": f"{settings.sasg_candidates} candidates a row of {tests}, ranked by {settings.sasg_scorer}",
+        "evaluate": f"scores of the answers to {tests}",
+    }[phase]
 
 
 def _inputs(run: Run, arguments: RecipeArguments, phase: str, previous: str | None) -> dict[str, Any]:
@@ -113,7 +132,9 @@ def _inputs(run: Run, arguments: RecipeArguments, phase: str, previous: str | No
     return inputs
 
 
-def _run_phase(run: Run, state: ProcedureState, phase: str, inputs: dict[str, Any], title: str) -> None:
+def _run_phase(
+    run: Run, state: ProcedureState, phase: str, inputs: dict[str, Any], title: str, outline: str = ""
+) -> None:
     """Runs and records one phase."""
     ranks, folder, rows = run.ranks, None, step_rows(run.recipe.training, run.ranks.size)
     run.resumes = state.was_started(phase, inputs)
@@ -125,7 +146,7 @@ def _run_phase(run: Run, state: ProcedureState, phase: str, inputs: dict[str, An
     ranks.wait("the start")
     if phase in TRAINING_PHASES and run.resumes:
         _check_resume(run, phase, state.phases[phase].get("step_rows"), rows)
-    _log(ranks, f"{title} {'continues' if run.resumes else 'starts'}.")
+    _log(ranks, f"{title} {'continues' if run.resumes else 'starts'}: {outline}.")
     state.start(phase, inputs, folder, rows)
     start = time.monotonic()
     set_seed(run.recipe.training.seed)
@@ -143,7 +164,8 @@ def _run_phase(run: Run, state: ProcedureState, phase: str, inputs: dict[str, An
     if phase in TRAINING_PHASES and ranks.rank == 0:
         model = trained_model(run.folder_of(phase), run.hashes, adapter=run.trains_adapter)
     state.finish(phase, outputs, seconds, model)
-    _log(ranks, f"{title} finished in {seconds:.0f} s.")
+    saved = [run.folder_of(phase)] if folder else [run.output_dir / name for name in outputs]
+    _log(ranks, f"{title} finished in {seconds:.0f} s, saved: {', '.join(map(str, saved))}")
 
 
 def _check_resume(run: Run, phase: str, old: dict[str, int] | None, new: dict[str, int]) -> None:

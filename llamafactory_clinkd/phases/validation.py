@@ -144,6 +144,7 @@ def check_data(run: Run, phases: list[str]) -> None:
         run.require_images(describe_rows(rows))
         return rows
 
+    logger.info("Checking the rows of later phases.")
     if not set(TRAINING_PHASES).isdisjoint(later):
         switches = {"do_train": True, "do_predict": False, "predict_with_generate": False}
         _load(run, phase_arguments(recipe, run.output_dir, **switches), TrackedData(choose_train=choose), square)
@@ -154,7 +155,6 @@ def check_data(run: Run, phases: list[str]) -> None:
 
 def _load(run: Run, arguments: Any, data: TrackedData, square: bool) -> None:
     set_seed(arguments.training.seed)  # as before a phase: `num_samples` draws the same rows
-    logger.info("Checking the rows of later phases.")
     run.workflow.load_data(arguments, data, image_square=square)
 
 

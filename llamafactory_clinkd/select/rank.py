@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import track
 
+from ..utils.console import bars_of_parts, console
 from ..utils.io import append_jsonl, content_hash, read_jsonl, write_json, write_jsonl
 from ..utils.pixels import read_pixels
 from .consensus import WeightedScorer
@@ -88,10 +89,12 @@ def select_rows(
     todo = [row for row in rows if _row_key(row) not in done]
     images = ImageCache(load_image)
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
-    for batch in track(batches, description=f"Score with {scorer.short_name}", disable=not progress):
-        selected = _select_batch(batch, scorer, images, region)
-        append_jsonl(partial_path, selected)
-        done |= {_row_key(row): after for row, after in zip(batch, selected, strict=True)}
+    with bars_of_parts(console if progress else None) as show:
+        for number, batch in enumerate(batches, start=1):
+            selected = _select_batch(batch, scorer, images, region)
+            append_jsonl(partial_path, selected)
+            done |= {_row_key(row): after for row, after in zip(batch, selected, strict=True)}
+            show(f"score with {scorer.short_name}", min(number * batch_size, len(todo)), len(todo))
 
     result = [done[_row_key(row)] for row in rows]
     errors = [row["error"] for row in result if "error" in row]

@@ -5,19 +5,24 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 from typer.core import TyperGroup
 
 
 Show = Callable[..., None]  # (name of the part, steps done, steps, note)
+SECONDS_BETWEEN_LINES = 10.0  # of a part, where there are no bars
 console = Console()
+_drawn: list[Progress] = []  # what is on a terminal now
 
 
 @contextmanager
@@ -60,33 +65,60 @@ def quiet_libraries(level: int = logging.INFO) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+class _Rate(ProgressColumn):
+    """Steps a second and the time left; the time that it took at the end."""
+
+    def render(self, task: Task) -> Text:
+        """Empty until it is known."""
+        if task.finished:
+            return Text(f"in {timedelta(seconds=round(task.finished_time or 0))}")
+        left = task.time_remaining
+        return Text("" if left is None else f"{task.speed:.3g}/s, {timedelta(seconds=round(left))} left")
+
+
 @contextmanager
-def bars_of_parts(console: Console) -> Iterator[Show]:
-    """Yields a function that shows a part's progress: one bar each, or lines where the output is not a terminal."""
-    if not console.is_terminal:
-        yield lines_of_parts(console)
+def bars_of_parts(console: Console | None) -> Iterator[Show]:
+    """Yields a function that shows a part's progress: one bar each, or lines where the output is not a terminal.
+
+    Without a console nothing is shown. Bars of blocks inside each other stand below each other.
+    """
+    if console is None or not console.is_terminal:
+        yield (lambda *_: None) if console is None else lines_of_parts(console)
         return
 
-    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
-    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
-        bars: dict[str, int] = {}
+    outer = next((each for each in _drawn if each.console is console), None)
+    columns = TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), _Rate()
+    progress = outer or Progress(
+        *columns, TextColumn("{task.fields[note]}"), console=console, redirect_stdout=False, redirect_stderr=False
+    )
+    bars: dict[str, TaskID] = {}
 
-        def show(name: str, done: int, total: int, note: str = "") -> None:
-            if name not in bars:
-                bars[name] = progress.add_task(name, total=total, note=note)
-            progress.update(bars[name], completed=done, note=note)
+    def show(name: str, done: int, total: int, note: str = "") -> None:
+        if name not in bars:
+            bars[name] = progress.add_task(name, total=total, note=note)
+        progress.update(bars[name], completed=done, total=total, note=note)
 
+    if outer is not None:
         yield show
+        return
+    _drawn.append(progress)
+    try:
+        with progress:
+            yield show
+    finally:
+        _drawn.remove(progress)
 
 
 def lines_of_parts(console: Console) -> Show:
-    """Prints a line when a part begins and at every tenth of it, for a log file."""
+    """Prints a line at a tenth of a part after ten seconds without one, and at the end of such a part, for a log."""
     tenths: dict[str, int] = {}
+    times: dict[str, float] = {}
 
     def show(name: str, done: int, total: int, note: str = "") -> None:
-        tenth = 10 * done // max(total, 1)
-        if tenths.get(name) != tenth:
-            tenths[name] = tenth
+        tenth, now = 10 * done // max(total, 1), time.monotonic()
+        is_due = now - times.setdefault(name, now) >= SECONDS_BETWEEN_LINES or (name in tenths and done >= total)
+        if tenths.get(name) != tenth and is_due:
+            tenths[name], times[name] = tenth, now
             console.print(f"{name} {done}/{total} {note}".rstrip(), markup=False, highlight=False, soft_wrap=True)
 
     return show

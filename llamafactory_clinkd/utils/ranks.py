@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -242,7 +241,7 @@ class Ranks:
                 lost += 1
                 failure = f"The node of rank 0 cannot be reached any more ({error})." if lost >= 5 else ""
         if failure and not self._closed.wait(self._grace):
-            print(f"Rank {self.rank} ends: {failure}", file=sys.stderr, flush=True)
+            os.write(2, f"Rank {self.rank} ends: {failure}\n".encode())
             self._end(1)
 
     def _check_heartbeats(self, store: Any, heartbeats: dict[int, tuple[bytes, int]]) -> None:

@@ -98,7 +98,7 @@ def test_no_connection_but_loopback_and_no_key_anywhere(workspace, tmp_path, con
 def test_our_log_lines_hold_counts_and_no_text_of_a_row(workspace, tmp_path, logged):
     run(workspace, tmp_path / "out")
     ours = "\n".join(line for name, line in logged if name.startswith("llamafactory_clinkd"))
-    assert "Reflective Correction: 8 rows" in ours and "stage correct" in ours
+    assert "Reflective Correction: 8 rows" in ours and "phase 1/1: correct starts" in ours
     for record in read_jsonl(tmp_path / "out" / "clinkd" / "corrections" / "round-1.jsonl"):
         texts = [record["question"], record["annotation"], record["corrected"] or record["annotation"]]
         assert [text for text in texts if text in ours] == []

@@ -280,7 +280,8 @@ def test_wrong_arguments(model, tokenizer, data, tmp_path):
     assert not out.exists()
 
 
-def test_progress_bar_only_on_rank_0(model, tokenizer, data, tmp_path, capsys):
+def test_progress_only_on_rank_0(model, tokenizer, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("llamafactory_clinkd.utils.console.SECONDS_BETWEEN_LINES", 0)
     rows, ids = data
     out = tmp_path / "out.jsonl"
     generate_rows(model, tokenizer, rows[:5], Collator(), ids[:5], out, progress="Record round 1", **BEAMS)
