@@ -45,8 +45,14 @@ def options(
 def demo(
     directory: Annotated[Path, typer.Option(help="Folder for data, models and the run.")] = Path("runs/demo"),
     quick: Annotated[bool, typer.Option(help="Less data and training: a few minutes instead of fifteen.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Open LLaMA Board's Chat tab with the trained model.")] = False,
 ) -> None:
     """Prepares real scans and small models, and runs the full pipeline on them."""
+    if chat:
+        from .webui.demo_chat import open_demo_chat
+
+        open_demo_chat(directory)
+        return
     from .demo.run_demo import run_demo
 
     run_demo(directory, quick=quick)

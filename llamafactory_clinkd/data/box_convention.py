@@ -138,11 +138,14 @@ def written_unit(path: str | Path) -> Unit | None:
             text = "" if isinstance(row, Reject) else "\n".join(_texts(row))
             for box in find_boxes(text.translate(PLAIN)):
                 evidence.add(box.numbers, None)
-    if not evidence.boxes:
-        return None
-    if 2 * evidence.fractions > evidence.boxes:
+    return unit_shown(evidence) if evidence.boxes else None
+
+
+def unit_shown(evidence: Evidence, pixels: Unit = "pixels") -> Unit:
+    """The unit of boxes whose pictures are not known; ``pixels`` is that of numbers over 1000."""
+    if 2 * evidence.fractions > evidence.boxes > 0:
         return "fractions"
-    return "pixels" if evidence.over > OUTLIERS * evidence.boxes else "thousandths"
+    return pixels if evidence.over > OUTLIERS * evidence.boxes else "thousandths"
 
 
 def convention_warning(model_type: str, unit: Unit, square: bool = False) -> str | None:

@@ -71,6 +71,7 @@ def run_demo(directory: Path, *, quick: bool) -> None:
     first, last = ({task: f"{100 * stages[name][task]['macro']:.1f}" for task in TASKS} for name in FIRST_LAST)
     scores = ", ".join(f"{task} {first[task]} -> {last[task]}" for task in TASKS)
     console.print(f"\n{scores} in {time.monotonic() - start:.0f} s. Report: {report.resolve()} (open it in a browser)")
+    console.print(f"Talk to the trained model: clinkd demo --chat --directory {directory}", soft_wrap=True)
 
 
 def check_assets() -> None:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..data.coordinates import IMAGE_MAX_PIXELS, drawing_frame
 from ..evaluate.grounding import grounding_counts, label_found
 from ..evaluate.vqa import CLOSED, VQA, answer_type
-from ..utils.boxes import TAGS, TASKS, Box, convert_tags, iou_matrix, parse_boxes, sort_modalities
+from ..utils.boxes import TAGS, TASKS, Box, convert_tags, iou_matrix, parse_boxes, sort_modalities, to_thousandths
 from . import figures
-from .excerpts import MAX_SIDE, Picture, Segment, added_words, embed, find_image, sample_rows, segments
+from .excerpts import MAX_SIDE, Picture, Segment, added_words, embed, find_image, image_label, sample_rows, segments
 from .load import CorrectionRound, RunData
 from .outcomes import row_quality
 
@@ -56,6 +57,8 @@ class Example(NamedTuple):
     """A question with its image; ``problem`` is the reason why there is no picture."""
 
     pick: str  # ``sample``, ``best`` or ``worst``
+    image: str  # its name
+    frame: tuple[float, float]  # width and height to which its boxes refer
     modality: str
     question: list[Segment]
     truth: list[Segment]
@@ -93,18 +96,23 @@ def make_examples(runs: Sequence[RunData], task: str, count: int, seed: int) -> 
             if len(runs) == 1:
                 name, label = "Answer", "predicted box"
             answer = rows[_question_key(row)]
-            example.outlines.extend(outlines("predicted", label, parse_boxes(answer["response"]), index))
+            boxes = parse_boxes(answer["response"])
+            example.outlines.extend(outlines("predicted", label, boxes, example.frame, index))
             example.answers.append(_answer(index, name, answer))
         examples.append(example)
     return examples
 
 
-def outlines(kind: str, label: str, boxes: Sequence[Box], run: int = 0) -> list[Outline]:
-    """Boxes as paths: unlike a ``rect``, a path without width or height stays visible as a line."""
-    return [
-        Outline(kind, f"M{x1:g} {y1:g}H{x2:g}V{y2:g}H{x1:g}Z", f"{label} ({x1:g},{y1:g}),({x2:g},{y2:g})", run)
-        for x1, y1, x2, y2 in boxes
-    ]
+def outlines(
+    kind: str, label: str, boxes: Sequence[Box], frame: tuple[float, float] = (1000, 1000), run: int = 0
+) -> list[Outline]:
+    """Boxes as paths: unlike a ``rect``, a path without width or height stays visible as a line.
+
+    Their coordinates refer to the width and height of ``frame``; the title has the numbers as they are written.
+    """
+    titles = ["{} ({:g},{:g}),({:g},{:g})".format(label, *box) for box in boxes]
+    paths = ["M{0:g} {1:g}H{2:g}V{3:g}H{0:g}Z".format(*box) for box in to_thousandths(boxes, frame)]
+    return [Outline(kind, path, title, run) for path, title in zip(paths, titles, strict=True)]
 
 
 def pseudo_label_examples(run: RunData, seed: int) -> dict[str, Any] | None:
@@ -183,10 +191,12 @@ def _example(row: dict[str, Any], run: RunData, pick: str) -> Example:
             if row["image"]
             else "The row names no image."
         )
-    boxes = outlines("query", "region in the question", parse_boxes(row["question"]))
-    boxes += outlines("true", "true box", parse_boxes(row["annotation"]))
-    question, truth = segments(row["question"]), segments(row["annotation"])
-    return Example(pick, row["modality"], question, truth, picture, problem, boxes, answers=[])
+    limit = run.setting("image_max_pixels") or IMAGE_MAX_PIXELS
+    frame = drawing_frame(run.box_unit, picture.size, limit) if picture else (1000, 1000)
+    boxes = outlines("query", "region in the question", parse_boxes(row["question"]), frame)
+    boxes += outlines("true", "true box", parse_boxes(row["annotation"]), frame)
+    question, truth, name = segments(row["question"]), segments(row["annotation"]), image_label(row["image"] or "")
+    return Example(pick, name, frame, row["modality"], question, truth, picture, problem, boxes, answers=[])
 
 
 def _answer(index: int, name: str, row: dict[str, Any]) -> Answer:

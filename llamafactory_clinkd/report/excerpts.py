@@ -24,15 +24,17 @@ MAX_SIDE = 420
 JPEG_QUALITY = 82
 MAX_CHARACTERS = 1200
 _IDENTITY = ("id", "image", "question", "annotation")
+_SLICE = re.compile(r"(.+?)(?:--.*)?--([xyz])_(\d{4,}|middle)\.png")  # names of `data/scans.py`
 _TAGGED = re.compile(r"<ref>(.*?)</ref>|<box>(.*?)</box>", re.DOTALL)
 
 
 class Picture(NamedTuple):
-    """An embedded image; ``width`` and ``height`` are those of the embedded copy in pixels."""
+    """An embedded image; ``width`` and ``height`` are those of the copy in pixels, ``size`` the original's."""
 
     uri: str
     width: int
     height: int
+    size: tuple[int, int]
 
 
 class Segment(NamedTuple):
@@ -72,6 +74,16 @@ def find_image(name: str, folder: Path, image_dir: Path | None = None) -> Path |
     return next((path for path in candidates if name and path.is_file()), None)
 
 
+def image_label(name: str) -> str:
+    """The file name of an image; of one that ``clinkd data`` made of DICOM or a volume, the scan's name and slice."""
+    file = re.split(r"[/\\]", name)[-1]
+    found = _SLICE.fullmatch(file)
+    if not found:
+        return file
+    scan, axis, number = found.groups()
+    return f"{scan}, {'middle slice' if number == 'middle' else f'slice {int(number)}'} along {axis}"
+
+
 def embed(path: Path, max_side: int = MAX_SIDE) -> Picture:
     """Reads an image as the model gets it and scales it down to ``max_side`` pixels.
 
@@ -82,9 +94,10 @@ def embed(path: Path, max_side: int = MAX_SIDE) -> Picture:
         image = read_pixels(path)
     except (OSError, PictureError) as error:
         raise ValueError(f"{path.name} cannot be read as an image ({error})") from error
+    size = image.size
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     image.save(buffer := io.BytesIO(), "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return Picture("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), *image.size)
+    return Picture("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), *image.size, size)
 
 
 def segments(text: Any) -> list[Segment]:

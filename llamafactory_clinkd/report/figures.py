@@ -7,11 +7,15 @@ Every figure has an ``svg_id``, unique in the page, and a ``description``, its a
 top to bottom; runs are counted from 0.
 """
 
+import base64
 import io
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,10 +34,9 @@ RUNS = tuple(f"#0c0f1{number}" for number in range(8))
 STATUS_COLOURS = {"kept": KEPT, "corrected": CORRECTED, "rejected": REJECTED}
 
 _VARIABLES = {
-    INK: ("ink", "#1b2733"), MUTED: ("muted", "#5c6b78"), LINE: ("line", "#d9e0e6"), SURFACE: ("surface", "#ffffff"),
-    PAPER: ("paper", "#7a6f9b"), KEPT: ("kept", "#8fa3b0"), CORRECTED: ("corrected", "#0b7f8f"),
-    REJECTED: ("rejected", "#c2571a"),
-    **{colour: (f"run-{number}", "#0b7f8f") for number, colour in enumerate(RUNS)},
+    INK: "ink", MUTED: "muted", LINE: "line", SURFACE: "surface", PAPER: "paper", KEPT: "kept",
+    CORRECTED: "corrected", REJECTED: "rejected",
+    **{colour: f"run-{number}" for number, colour in enumerate(RUNS)},
 }  # fmt: skip
 _STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "clinkd", "text.parse_math": False, "text.color": INK,
@@ -212,6 +215,30 @@ def _label_rows(axes: "Axes", labels: Sequence[str]) -> None:
     axes.set_ylim(len(labels) - 0.5, -0.5)
 
 
+@cache
+def light_colours() -> dict[str, str]:
+    """The colours of the page's light scheme, ``#rrggbb`` by the name of their CSS variable."""
+    style = Path(__file__).with_name("templates").joinpath("style.css").read_text(encoding="utf-8")
+    return dict(re.findall(r"--([\w-]+): (#\w{6})", style.split(":root {", 1)[1].split("}", 1)[0]))
+
+
+def _to_pdf(figure: "Figure") -> str:
+    """The figure as a PDF in the light scheme's colours: compressed with zlib, in base64."""
+    import matplotlib
+    from matplotlib.colors import to_rgb
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"pdf.compression": 0, "pdf.fonttype": 42}):
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    content = buffer.getvalue()
+    for placeholder, name in _VARIABLES.items():
+        # As matplotlib writes the numbers. The length stays, because a PDF names the places of its parts.
+        old = r"\s+".join(re.escape(f"{value:.10f}".rstrip("0")) for value in to_rgb(placeholder)).encode()
+        new = " ".join(f"{value:.4f}" for value in to_rgb(light_colours()[name])).encode()
+        content = re.sub(old + rb"(?=\s+(?:rg|RG)\b)", lambda found, new=new: new.ljust(len(found[0])), content)
+    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
+
+
 def _to_svg(figure: "Figure", svg_id: str, description: str) -> str:
     """The figure as an ``<svg>`` element whose ids start with ``svg_id``, without fixed colours or external links."""
     buffer = io.StringIO()
@@ -221,10 +248,11 @@ def _to_svg(figure: "Figure", svg_id: str, description: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = svg.replace("xlink:href", "href").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{svg_id}-", svg)
-    for colour, (name, fallback) in _VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{name}, {fallback})")
+    for colour, name in _VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{name}, {light_colours()[name]})")
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     head, body = svg.split(">", 1)
     width, height = (float(re.search(rf'{key}="([\d.]+)pt"', head)[1]) for key in ("width", "height"))
     attributes = f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(description)}"'
+    attributes += f' data-pdf="{_to_pdf(figure)}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {attributes}>{body.strip()}'

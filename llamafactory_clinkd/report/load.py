@@ -5,10 +5,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..data.box_convention import BOXES_KEY, unit_shown
+from ..data.coordinates import Evidence, Unit
 from ..evaluate import read_rows
+from ..utils.box_forms import PLAIN, find_boxes
 from ..utils.io import read_json, read_jsonl
 from .training_logs import TrainingLog, read_training_logs
 
@@ -42,6 +46,19 @@ class RunData:
         """The value of a recipe key in the last phase that recorded it, or None."""
         values = [phase["inputs"][key] for phase in self.phases.values() if phase["inputs"].get(key) is not None]
         return values[-1] if values else None
+
+    @cached_property
+    def box_unit(self) -> Unit:
+        """The unit of the boxes in the predictions: recorded with the test data, else what the ground truth shows."""
+        entries = self.phases.get("predict", {}).get("inputs", {}).get("data_entries") or {}
+        recorded = {entry.get(BOXES_KEY) for entry in entries.values() if isinstance(entry, dict)} - {None}
+        if recorded:
+            return min(recorded)
+        evidence = Evidence()
+        for row in self.predictions:
+            for box in find_boxes(f"{row['question']} {row['annotation']}".translate(PLAIN)):
+                evidence.add(box.numbers, None)
+        return unit_shown(evidence, "resized")
 
     def read(self, path: Path, reader: Callable[[Path], Any], consequence: str, default: Any = None) -> Any:
         """The file's content; if it is absent or broken, ``default``, with the reason in :attr:`missing`."""

@@ -23,6 +23,12 @@ PACKAGES = (
     "open_clip_torch", "sentence-transformers", "pycocoevalcap", "matplotlib", "numpy",
 )  # fmt: skip
 UNKNOWN = "not recorded"
+UNITS = {
+    "thousandths": "in thousandths of the image",
+    "fractions": "in fractions of the image",
+    "pixels": "in pixels of the image",
+    "resized": "in pixels of the image as the model gets it, drawn accordingly",
+}
 _PROTOCOLS = {
     "present": "over the modalities that have rows",
     "released": "over all eight, absent ones as 0, as in the released code",
@@ -47,6 +53,7 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
     ]
     return [
         ("Test data", f"{', '.join(sorted(test)) or UNKNOWN}; {len(run.predictions):,} answers read"),
+        ("Boxes", UNITS[run.box_unit]),
         ("Training data", ", ".join(sorted(train)) or UNKNOWN),
         ("Current model", describe_model(run.folder) or "no model in the run's folder"),
         ("Base weights", describe_fingerprint(models[0]) if models else UNKNOWN),

@@ -65,11 +65,14 @@ class _ChatAccordion:
         lang, scorer = self.engine.manager.get_elem_by_id("top.lang"), self.options[-1]
         results = [self.picture, self.table, self.content]
         names = ("role", "query", "image", "system", "tools", "escape_html", *SETTINGS)
-        self.answer_button.click(
-            self.answer,
-            [chatbot, messages, lang, *(elements[name] for name in names), *self.options],
-            [chatbot, messages, elements["query"], *results],
-        )
+        inputs = [chatbot, messages, lang, *(elements[name] for name in names), *self.options]
+        outputs = [chatbot, messages, elements["query"], *results]
+        self.answer_button.click(self.answer, inputs, outputs)
+        if (first := getattr(self.engine, "first_question", None)) is not None:  # of `clinkd demo --chat`
+            self.accordion.open = True
+            gr.context.Context.root_block.load(
+                lambda: (first.image, first.text, first.scorer), outputs=[elements["image"], elements["query"], scorer]
+            ).then(self.answer, inputs, outputs)
         self.draw_button.click(self.draw, [messages, lang, elements["image"]], results)
         elements["clear_btn"].click(lambda: (_hidden_picture(), gr.Dataframe(visible=False), None), outputs=results)
         for event in (self.accordion.expand, lang.change):

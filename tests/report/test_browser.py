@@ -11,6 +11,8 @@ from chromium import take_pictures
 
 from llamafactory_clinkd.report import build_report
 
+from .page_reader import assert_pdf
+
 
 LIGHT, DARK = "rgb(242, 245, 247)", "rgb(14, 19, 23)"
 
@@ -90,6 +92,10 @@ def test_tables_and_figures_are_saved(chromium, reports, tmp_path):
         text = (tmp_path / "saved").read_text(encoding="utf-8")
         assert text.startswith(start) and "var(--" not in text
     ElementTree.fromstring(text)
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Save figure 1 as PDF", exact=True).click()
+    waiting.value.save_as(tmp_path / "saved")
+    assert_pdf((tmp_path / "saved").read_bytes())
     page.close()
 
 

@@ -1,4 +1,4 @@
-// Every table as CSV and LaTeX, every figure as SVG, made in the page.
+// Every table as CSV and LaTeX, every figure as SVG and PDF.
 (() => {
   const texts = (cell) => {
     const copy = cell.cloneNode(true);
@@ -17,8 +17,13 @@
   };
   const svg = (figure) => {
     const style = getComputedStyle(document.documentElement);
-    const text = figure.querySelector("svg").outerHTML;
-    return text.replace(/var\(--([\w-]+), ([^)]*)\)/g, (_, name, other) => style.getPropertyValue(`--${name}`).trim() || other);
+    const copy = figure.querySelector("svg").cloneNode(true);
+    copy.removeAttribute("data-pdf");
+    return copy.outerHTML.replace(/var\(--([\w-]+), ([^)]*)\)/g, (_, name, other) => style.getPropertyValue(`--${name}`).trim() || other);
+  };
+  const pdf = (figure) => {
+    const bytes = Uint8Array.from(atob(figure.querySelector("svg").dataset.pdf), (sign) => sign.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
   };
   const save = (name, type, text) => {
     const link = document.createElement("a");
@@ -35,7 +40,8 @@
       button.type = "button";
       button.textContent = title;
       button.setAttribute("aria-label", `Save ${place} ${number} as ${title}`);
-      button.addEventListener("click", () => save(`${place}-${number}.${title === "LaTeX" ? "tex" : title.toLowerCase()}`, type, make()));
+      const file = `${place}-${number}.${title === "LaTeX" ? "tex" : title.toLowerCase()}`;
+      button.addEventListener("click", async () => save(file, type, await make()));
       line.append(button);
     }
     element.after(line);
@@ -50,6 +56,9 @@
     element.querySelector("svg").id ||= `figure-${number + 1}`;
     const line = document.createElement("div");
     element.append(line);
-    offer(line, "figure", number + 1, [["SVG", "image/svg+xml", () => svg(element)]]);
+    offer(line, "figure", number + 1, [
+      ["SVG", "image/svg+xml", () => svg(element)],
+      ["PDF", "application/pdf", () => pdf(element)],
+    ]);
   });
 })();
