@@ -112,7 +112,7 @@ def sample(
         cutoff_len: The recipe's; a row of that length whose prompt has no ``opening`` was cut, and is not sampled.
 
     Raises:
-        ValueError: If a batch has a tensor by token that is not understood, or its rows cannot be sampled.
+        ValueError: If a batch has a tensor by token that is not understood.
     """
     config, device = base_model(model).config, next(model.parameters()).device
     prompts = [prompt for batch in batches for prompt in prompts_of(batch)]
@@ -128,16 +128,17 @@ def sample(
     if len(rows) < len(prompts):  # media belong to rows by order: keep every row, and drop the answer afterwards
         filler = [int(settings["pad_token_id"])]
         prompts = [prompt or _whole_row(batches, row) or filler for row, prompt in enumerate(prompts)]
-    if synced_gpus and any(_has_dummy_media(batch, config) for batch in batches):
-        raise ValueError(
-            "On-policy distillation with sharded parameters (ZeRO-3, FSDP) and rows without an image: the ranks would "
-            "run different layers. Use ZeRO-2 or DDP, or leave these rows out."
-        )
-    padded = _pad([torch.tensor(prompt) for prompt in prompts], int(settings["pad_token_id"]), left=True)
-    mask = _pad([torch.ones(len(prompt), dtype=torch.long) for prompt in prompts], 0, left=True)
-    inputs = model_inputs(
-        model, {"input_ids": padded, "attention_mask": mask, **_joined_media(batches, config)}, device
-    )
+    media, hidden = _joined_media(batches, config), [[] for _ in prompts]
+    if synced_gpus and all(_has_dummy_media(batch, config) for batch in batches):
+        # Other ranks may have images: the vision tower runs here, too, for the placeholder, with a mask of 0.
+        media = {name: value for name, value in batches[0].items() if name.startswith(MEDIA_PREFIXES)}
+        tokens = _dummy_tokens(batches[0], config, int(settings["pad_token_id"]))
+        hidden[: len(tokens)] = tokens
+    pairs = list(zip(hidden, prompts, strict=True))
+    rows_of_ids = [torch.tensor([*before, *prompt]) for before, prompt in pairs]
+    padded = _pad(rows_of_ids, int(settings["pad_token_id"]), left=True)
+    mask = _pad([torch.tensor([0] * len(before) + [1] * len(prompt)) for before, prompt in pairs], 0, left=True)
+    inputs = model_inputs(model, {"input_ids": padded, "attention_mask": mask, **media}, device)
     if settings["do_sample"]:
         seed_model(model, seed)
     with torch.no_grad():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_run import recipe
 
+from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info
 from llamafactory_clinkd.utils.io import read_json, write_json
 
 from .engine_runs import FSDP2, FSDP_ON_CPU, deepspeed_config, executed_at_start, launch
@@ -19,9 +20,10 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo"),
 ]
-needs_deepspeed = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="the package deepspeed is not installed"
-)
+ZERO_3 = [
+    pytest.mark.long,
+    pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="the package deepspeed is not installed"),
+]
 PARTS = ("loss", "kl_on_policy", "kl_off_policy", "on_policy_share", "rollout_length", "rollout_ended")
 KEYS = {
     "kd_on_policy": 0.6, "kd_rollout_every": 3, "kd_epochs": 2, "pseudo_label_samples": 8, "disable_shuffling": True,
@@ -46,11 +48,22 @@ def engine(request, tmp_path):
     return {}, {"deepspeed": deepspeed_config(tmp_path, 3)}
 
 
-@pytest.mark.parametrize("engine", ["fsdp2"], indirect=True)  # tests/kd/test_two_ranks.py has ZeRO-3
+@pytest.mark.parametrize("engine", ["fsdp2", pytest.param("zero3", marks=ZERO_3)], indirect=True)
 def test_sharded_ranks_sample_as_one(engine, workspace, tmp_path):
-    """Greedy rollouts, whose lengths differ between the ranks, do not depend on the layout of the batches."""
+    """Greedy rollouts, whose lengths differ between the ranks, do not depend on the layout of the batches.
+
+    The rows of one rank have no images, so that only the other's need the vision tower.
+    """
     env, changes = engine
-    greedy = {"kd_rollout_temperature": 0.0, "kd_on_policy": 1.0}
+    rows = read_json(workspace / "data" / "train.json")
+    for number, row in enumerate(rows):
+        row["images"] = [str(workspace / "data" / name) for name in row["images"]]
+        if number % 2:
+            row["images"], question = [], row["messages"][0]
+            question["content"] = question["content"].replace("<image>", "")
+    write_json(tmp_path / "rows.json", rows)
+    write_dataset_info(tmp_path, {"rows": dataset_info_entry("rows.json")})
+    greedy = {"kd_rollout_temperature": 0.0, "kd_on_policy": 1.0, "dataset": "rows", "dataset_dir": str(tmp_path)}
     one, _ = distil(workspace, tmp_path / "one", 1, {}, **greedy)
     two, _ = distil(workspace, tmp_path / "two", 2, env, **greedy, **changes)
     assert len(one) == len(two) == 4
@@ -59,7 +72,7 @@ def test_sharded_ranks_sample_as_one(engine, workspace, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("engine", ["fsdp2", pytest.param("zero3", marks=needs_deepspeed)], indirect=True)
+@pytest.mark.parametrize("engine", ["fsdp2", pytest.param("zero3", marks=ZERO_3)], indirect=True)
 def test_killed_inside_a_round_and_continued_equals_one_that_was_not(engine, workspace, tmp_path):
     env, changes = engine
     out, changes = tmp_path / "out", changes | {"gradient_accumulation_steps": 1, "kd_epochs": 1, "kd_on_policy": 0.4}

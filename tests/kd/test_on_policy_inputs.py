@@ -4,7 +4,6 @@
 """On-policy distillation with every teacher kind, and with odd rows, models and recipes."""
 
 import importlib.util
-import json
 import math
 
 import pytest
@@ -89,6 +88,16 @@ def test_all_rollouts_empty(small_workspace, tmp_path, monkeypatch, caplog):
     assert same_bits(before, after)
 
 
+def test_prompts_that_were_cut_are_not_continued(small_workspace, tmp_path, rounds):
+    """Two questions of eight fit into the recipe's length; the others are counted as empty."""
+    out = distil(small_workspace, tmp_path / "out", **KEYS | {"cutoff_len": 48})
+    batches = [each for batches, _ in rounds for each in batches]
+    whole = [int(each["attention_mask"].sum()) == 48 and int((each["labels"] != -100).sum()) == 9 for each in batches]
+    assert [bool(answer) for _, result in rounds for answer in result.answers] == whole and sum(whole) == 2
+    empty = [entry["rollout_empty"] for entry in history(out, PARTS) if "rollout_empty" in entry]
+    assert sum(empty) / len(empty) == 0.75
+
+
 def test_ids_that_the_teacher_lacks_are_not_sampled(small_workspace, tmp_path, rounds):
     """The student's embedding is padded to a round number, and it likes the padding."""
     student = AutoModelForImageTextToText.from_pretrained(small_workspace / "student")
@@ -145,14 +154,12 @@ def test_the_student_samples_without_dropout_and_with_its_cache(small_workspace,
 
 def test_rows_without_an_image_and_with_two(small_workspace, tmp_path, rounds, monkeypatch):
     """Features of a round that some batches lack, against the run that computes them for every reader."""
-    rows = json.loads((small_workspace / "data" / "train.json").read_text(encoding="utf-8"))[:4]
+    rows = read_json(small_workspace / "data" / "train.json")[:4]
     images = [str(small_workspace / "data" / name) for row in rows for name in row["images"]]
     for row, own in zip(rows, (images[:1], [], images[1:3], images[3:]), strict=True):
-        question = row["conversations"][0] if "conversations" in row else row["messages"][0]
-        key = "value" if "value" in question else "content"
-        question[key] = "<image>" * len(own) + question[key].replace("<image>", "")
-        row["images"] = own
-    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+        row["images"], question = own, row["messages"][0]
+        question["content"] = "<image>" * len(own) + question["content"].replace("<image>", "")
+    write_json(tmp_path / "rows.json", rows)
     write_dataset_info(tmp_path, {"odd": dataset_info_entry("rows.json")})
     keys = KEYS | {"dataset": "odd", "dataset_dir": str(tmp_path), "disable_shuffling": True, "learning_rate": 1e-3}
     keys |= {"freeze_vision_tower": True, "pseudo_label_samples": 4, "kd_rollout_every": 100}
