@@ -126,7 +126,7 @@ def draw(
 
     out_path = Path(out_path)
     with atomic_path(out_path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight", pad_inches=0.1)
     return out_path
 
 

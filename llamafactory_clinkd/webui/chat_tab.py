@@ -72,7 +72,7 @@ class _ChatAccordion:
             self.accordion.open = True
             gr.context.Context.root_block.load(
                 lambda: (first.image, first.text, first.scorer), outputs=[elements["image"], elements["query"], scorer]
-            ).then(self.answer, inputs, outputs)
+            ).then(self.answer, inputs, outputs).then(None, js="() => window.scrollTo(0, document.body.scrollHeight)")
         self.draw_button.click(self.draw, [messages, lang, elements["image"]], results)
         elements["clear_btn"].click(lambda: (_hidden_picture(), gr.Dataframe(visible=False), None), outputs=results)
         for event in (self.accordion.expand, lang.change):

@@ -50,6 +50,7 @@ def demo_board(directory: Path) -> Any:
     question = first_question(directory)
     from llamafactory.chat import ChatModel
     from llamafactory.webui import interface
+    from llamafactory.webui.locales import ALERTS
 
     from ..utils.patching import patch_attr
 
@@ -69,6 +70,10 @@ def demo_board(directory: Path) -> Any:
             name, visible = {"value": DEMO_MODEL}, {"visible": True}
             yield first | self._update_component({"top.model_name": name, "infer.mm_box": visible})
             yield from later
+
+        def change_lang(self, lang: str) -> dict[Any, Any]:
+            loaded = self._update_component({"infer.info_box": {"value": ALERTS["info_loaded"][lang]}})
+            return super().change_lang(lang) | loaded
 
     with patch_attr(interface, "Engine", DemoEngine):
         board = interface.create_ui()

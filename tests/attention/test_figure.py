@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from llamafactory_clinkd.attention import attention_figure
 from llamafactory_clinkd.attention.answer_attention import AnswerAttention, word_columns
 from llamafactory_clinkd.attention.figure import attention, draw, parse_label
+from llamafactory_clinkd.utils.boxes import Box
 
 
 @pytest.mark.filterwarnings("error:Glyph")
@@ -30,6 +31,33 @@ def test_draw_puts_each_map_over_the_picture(tmp_path):
     red, green, blue = np.moveaxis(np.asarray(drawn.convert("RGB")).astype(int), 2, 0)
     columns = ((red > green + 60) & (red > blue + 60)).nonzero()[1] / drawn.width
     assert len(columns) and 1 / 2 < min(columns) and max(columns) < 2 / 3  # the right of the middle panel of three
+
+
+def test_a_long_caption_is_inside_the_picture(tmp_path):
+    picture, long = Image.new("RGB", (120, 120), "black"), " ".join(["The liver is of normal size and contour"] * 40)
+    paths = [
+        draw(picture, [("a", AnswerAttention(torch.zeros(4, 4), text, []))], "Where?", tmp_path / f"{len(text)}.png")
+        for text in ("Here.", long)
+    ]
+    short, tall = (np.asarray(Image.open(path).convert("L")) for path in paths)
+    assert tall[-4:].min() == 255 and len(tall) > 1.8 * len(short)  # nothing at the bottom edge
+    assert (tall < 100).all(1).sum() == 0 and (tall < 100).sum(0).max() > 0.9 * (short < 100).sum(0).max()
+
+
+def test_boxes_of_the_answer_are_drawn_on_the_map(tmp_path):
+    def drawn(*boxes):
+        panel = ("a", AnswerAttention(torch.zeros(4, 4), "Here.", [], list(boxes)))
+        path = draw(Image.new("RGB", (120, 120), "grey"), [panel], "Where?", tmp_path / "map.png")
+        return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+    def extent(*boxes):
+        rows, columns = np.abs(drawn(*boxes) - drawn()).max(2).nonzero()
+        return np.array([columns.min(), rows.min(), columns.max(), rows.max()])
+
+    whole, part = extent(Box(0, 0, 1000, 1000)), extent(Box(500, 250, 1000, 750))
+    width, height = whole[2:] - whole[:2]
+    wanted = [whole[0] + width / 2, whole[1] + height / 4, whole[2], whole[1] + 3 * height / 4]
+    assert np.abs(part - wanted).max() < 0.03 * width
 
 
 def test_no_model_is_an_error(tmp_path):

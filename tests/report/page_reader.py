@@ -10,6 +10,15 @@ from html.parser import HTMLParser
 VOID = {"meta", "link", "img", "br", "wbr", "hr", "input"}
 
 
+def assert_pdf(content: bytes) -> None:
+    """A PDF whose table names the places of its objects, in the colours of the light page."""
+    assert content.startswith(b"%PDF") and content.rstrip().endswith(b"%%EOF")
+    start = int(re.search(rb"startxref\s+(\d+)", content)[1])
+    places = re.findall(rb"(\d{10}) 00000 n", content[start:])
+    assert places and all(re.match(rb"\d+ 0 obj", content[int(place) :]) for place in places)
+    assert not re.search(rb"0\.0470588\d*\s+0\.0588235\d*\s", content), "a placeholder's colour"
+
+
 class Page(HTMLParser):
     """A parsed page.
 

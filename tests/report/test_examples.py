@@ -6,10 +6,12 @@
 from collections import Counter
 
 import pytest
+from PIL import Image
 
 from llamafactory_clinkd.report.examples import make_examples, outlines
-from llamafactory_clinkd.report.excerpts import added_words, sample_rows, segments
+from llamafactory_clinkd.report.excerpts import added_words, image_label, sample_rows, segments
 from llamafactory_clinkd.report.load import RunData
+from llamafactory_clinkd.report.provenance import UNITS, provenance
 from llamafactory_clinkd.report.scores import Score, baselines
 from llamafactory_clinkd.utils.boxes import Box
 
@@ -63,6 +65,39 @@ def test_degenerate_and_overshooting_boxes_are_drawn_as_they_stand():
     (flat,) = outlines("predicted", "box", [Box(10, 20, 10, 1200)])
     assert flat.path == "M10 20H10V1200H10Z"
     assert flat.title == "box (10,20),(10,1200)"
+
+
+def box_of(run, tmp_path, annotation, size=(700, 350)):
+    Image.new("L", size).save(tmp_path / "scan.png")
+    run.predictions = [{**ROW, "image": str(tmp_path / "scan.png"), "annotation": annotation}]
+    (example,) = make_examples([run], "VG", 9, 0)
+    return next(outline for outline in example.outlines if outline.kind == "true")
+
+
+def test_boxes_are_drawn_by_the_unit_of_the_data(tmp_path):
+    entry = {"data_entries": {"test": {"clinkd_boxes": "resized"}}, "image_max_pixels": 350 * 175}
+    run = RunData(tmp_path, "run", phases={"predict": {"inputs": entry}})
+    found = box_of(run, tmp_path, "(0,0),(168,84)")  # of 336 x 168 pixels, multiples of 28
+    assert found.path == "M0 0H500V500H0Z" and found.title == "true box (0,0),(168,84)"
+    assert ("Boxes", UNITS["resized"]) in provenance(run)
+    assert box_of(RunData(tmp_path, "run"), tmp_path, "(0,0),(168,84)").path == "M0 0H168V84H0Z"
+    assert box_of(RunData(tmp_path, "run"), tmp_path, "(0.1,0.2),(0.5,0.75)").path == "M100 200H500V750H100Z"
+    unrecorded = RunData(tmp_path, "run")
+    assert box_of(unrecorded, tmp_path, "(0,0),(1064,532)", (2240, 1120)).path.startswith("M0 0H974.3")  # of 1092
+    assert unrecorded.box_unit == "resized"
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("clinkd_png/a.dcm--series-0f--patient-9e--w40_400--z_0012.png", "a.dcm, slice 12 along z"),
+        ("knee.nii.gz--x_middle.png", "knee.nii.gz, middle slice along x"),
+        ("images/ct_001.png", "ct_001.png"),
+        ("", ""),
+    ],
+)
+def test_slices_are_named(name, label):
+    assert image_label(name) == label
 
 
 def test_runs_are_compared_on_questions_that_all_answered(tmp_path):

@@ -3,13 +3,17 @@
 
 """Figures: colours and fonts come from the page, ids do not clash, and the arithmetic is right."""
 
+import base64
 import re
 import xml.etree.ElementTree as ElementTree
+import zlib
 
 import numpy as np
 import pytest
 
 from llamafactory_clinkd.report import figures
+
+from .page_reader import assert_pdf
 
 
 def all_figures() -> list[str]:
@@ -31,6 +35,14 @@ def test_figures_are_well_formed_labelled_and_take_colours_and_font_from_the_pag
         assert "font-family" not in svg and "<style" not in svg and "<metadata" not in svg
         colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg)) - {"none"}
         assert colours and all(re.fullmatch(r"var\(--[a-z0-9-]+, #[0-9a-f]{6}\)", colour) for colour in colours)
+
+
+def test_figures_carry_themselves_as_pdf_in_the_light_colours():
+    for svg in all_figures():
+        content = zlib.decompress(base64.b64decode(ElementTree.fromstring(svg).get("data-pdf")))
+        assert_pdf(content)
+    red, green, blue = (int(figures.light_colours()["ink"][i : i + 2], 16) / 255 for i in (1, 3, 5))
+    assert f"{red:.4f} {green:.4f} {blue:.4f}".encode() in content
 
 
 def test_ids_of_figures_do_not_clash_and_references_stay_within():

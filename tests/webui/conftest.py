@@ -18,9 +18,9 @@ from .board_page import BoardPage
 
 
 class Server:
-    """``llamafactory-cli webui`` in a folder of its own; ``plugin=False`` leaves ClinKD unattached."""
+    """``llamafactory-cli webui``, or a command, in a folder of its own; ``plugin=False`` leaves ClinKD unattached."""
 
-    def __init__(self, folder: Path, *, plugin: bool = True) -> None:
+    def __init__(self, folder: Path, *, plugin: bool = True, command: list[str] | None = None) -> None:
         self.folder = folder
         port = free_port()
         self.url = f"http://127.0.0.1:{port}/"
@@ -35,7 +35,9 @@ class Server:
             **({} if plugin else {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}),
         )
         with open(self.log, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(cli_command("webui"), cwd=folder, env=env, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command or cli_command("webui"), cwd=folder, env=env, stdout=log, stderr=log
+            )
 
     def wait(self) -> None:
         """Waits until it answers."""
