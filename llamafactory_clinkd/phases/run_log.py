@@ -50,6 +50,7 @@ def terminal_of_run(training: Any) -> Iterator[None]:
             if logger is logging.root or not logger.propagate:  # a record meets the handlers of one of these
                 logger.addHandler(handler)
                 stack.callback(logger.removeHandler, handler)
+        stack.callback(err.end)
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(err))
         if rank == 0:
@@ -62,7 +63,7 @@ class _LogStream:
 
     def __init__(self, log: TextIO, terminal: TextIO, *, is_shown: bool = False) -> None:
         self.terminal = terminal
-        self._log, self._is_shown, self._in_line = log, is_shown, False
+        self._log, self._is_shown, self._in_line, self._partial = log, is_shown, False, ""
 
     def write(self, text: str) -> int:
         is_bar = text.startswith(("\r", "\x1b["))
@@ -70,9 +71,17 @@ class _LogStream:
             self._in_line = not text.endswith("\n")
             if not self._log.closed:
                 self._log.write(text)
-            if self._is_shown or self._log.closed:
+            if self._log.closed or (self._is_shown and not (self.terminal.isatty() and console.is_terminal)):
                 self.terminal.write(text)
+            elif self._is_shown:  # above the bars, in whole lines
+                *lines, self._partial = (self._partial + text).split("\n")
+                for line in lines:
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
         return len(text)
+
+    def end(self) -> None:
+        """Prints the beginning of a line that has no end."""
+        self.terminal.write(self._partial)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.terminal, name)

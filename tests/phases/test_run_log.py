@@ -16,7 +16,7 @@ import pytest
 from small_run import build_workspace, llamafactory_cli, recipe, start_recipe, write_recipe
 
 from llamafactory_clinkd.phases.run_log import TrainingBar, terminal_of_run
-from llamafactory_clinkd.utils.console import console
+from llamafactory_clinkd.utils.console import bars_of_parts, console
 
 
 ALL = {"clinkd_phases": "pseudo_label,distill,correct,predict,evaluate", "sasg_candidates": 2, "disable_tqdm": None}
@@ -80,6 +80,19 @@ def test_lines_go_where_they_belong(captured, tmp_path):
     console.print("of a command")
     assert streams.out.getvalue().splitlines()[-3:] == ["afterwards", "and this", "of a command"]
     assert not any("_TerminalHandler" in str(each) for each in (*logging.root.handlers, *streams.library.handlers))
+
+
+def test_standard_error_stands_above_the_bars_of_a_terminal(captured, tmp_path):
+    streams = captured()
+    streams.out.isatty = streams.err.isatty = lambda: True
+    with terminal_of_run(training(tmp_path)), bars_of_parts(console) as show:
+        show("answers", 1, 4)
+        sys.stderr.write("a warning")
+        sys.stderr.write(" of a library\nno end")
+        show("answers", 4, 4)
+    text = streams.out.getvalue()
+    assert "a warning of a library\n" in text and text.index("a warning") < text.rindex("4/4")
+    assert streams.err.getvalue() == "no end"
 
 
 def test_other_ranks_have_their_log_and_print_warnings_only(captured, tmp_path):
