@@ -61,6 +61,10 @@ class OnPolicyDistillTrainer(DistillTrainer):
         ours, theirs = (text_config(model.config).vocab_size for model in (self.model, self._teacher))
         if theirs < ours:  # ids without an embedding in the teacher; the loss compares the shared ids, too
             sampling["suppress_tokens"] = list(range(theirs, ours))
+        # A base model's own end is another than that which the template writes, and the student learns, after answers.
+        own = base_model(self.model).generation_config.eos_token_id
+        own = [] if own is None else [own] if isinstance(own, int) else own
+        sampling["eos_token_id"] = sorted({*own, *template.get_stop_token_ids(self.processing_class)})
         self._generation = generation_settings(self.model, self.processing_class, sampling, 1)
         self._windows: deque[list[Batch]] = deque()
         self._answers: deque[Answers] = deque()

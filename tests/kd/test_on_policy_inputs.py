@@ -5,6 +5,7 @@
 
 import importlib.util
 import math
+import shutil
 
 import pytest
 import torch
@@ -152,22 +153,28 @@ def test_the_student_samples_without_dropout_and_with_its_cache(small_workspace,
     assert sum(width > 1 for width in widths) == 2 and 1 in widths
 
 
-def test_rows_without_an_image_and_with_two(small_workspace, tmp_path, rounds, monkeypatch):
+def check_same_without_features(workspace, folder, monkeypatch, rows):
     """Features of a round that some batches lack, against the run that computes them for every reader."""
+    write_json(folder / "rows.json", rows)
+    entry = dataset_info_entry("rows.json")
+    entry["columns"] |= {"videos": "videos"} if "videos" in rows[0] else {}
+    write_dataset_info(folder, {"odd": entry})
+    keys = KEYS | {"dataset": "odd", "dataset_dir": str(folder), "disable_shuffling": True, "learning_rate": 1e-3}
+    keys |= {"freeze_vision_tower": True, "pseudo_label_samples": 4, "kd_rollout_every": 100}
+    once = distil(workspace, folder / "once", **keys)
+    monkeypatch.setattr(on_policy_trainer.TowerFeatures, "of", lambda student, teacher: None)
+    apart = distil(workspace, folder / "apart", **keys)
+    assert history(once, PARTS) == history(apart, PARTS) and same_bits(weights(once), weights(apart))
+
+
+def test_rows_without_an_image_and_with_two(small_workspace, tmp_path, rounds, monkeypatch):
     rows = read_json(small_workspace / "data" / "train.json")[:4]
     images = [str(small_workspace / "data" / name) for row in rows for name in row["images"]]
     for row, own in zip(rows, (images[:1], [], images[1:3], images[3:]), strict=True):
         row["images"], question = own, row["messages"][0]
         question["content"] = "<image>" * len(own) + question["content"].replace("<image>", "")
-    write_json(tmp_path / "rows.json", rows)
-    write_dataset_info(tmp_path, {"odd": dataset_info_entry("rows.json")})
-    keys = KEYS | {"dataset": "odd", "dataset_dir": str(tmp_path), "disable_shuffling": True, "learning_rate": 1e-3}
-    keys |= {"freeze_vision_tower": True, "pseudo_label_samples": 4, "kd_rollout_every": 100}
-    once = distil(small_workspace, tmp_path / "once", **keys)
-    assert [len(result.answers) for _, result in rounds] == [4] and all(rounds[0][1].answers)
-    monkeypatch.setattr(on_policy_trainer.TowerFeatures, "of", lambda student, teacher: None)
-    apart = distil(small_workspace, tmp_path / "apart", **keys)
-    assert history(once, PARTS) == history(apart, PARTS) and same_bits(weights(once), weights(apart))
+    check_same_without_features(small_workspace, tmp_path, monkeypatch, rows)
+    assert len(rounds[0][1].answers) == 4 and all(rounds[0][1].answers)
 
 
 def test_pseudo_labels_as_targets_of_the_other_batches(small_workspace, tmp_path, rounds):
@@ -176,6 +183,51 @@ def test_pseudo_labels_as_targets_of_the_other_batches(small_workspace, tmp_path
     shares = {entry["on_policy_share"] > 0 for entry in history(out, PARTS)}
     assert shares == {True, False} or 0 < history(out, PARTS)[0]["on_policy_share"] < 1
     assert all(result.answers for _, result in rounds)
+
+
+def test_videos_beside_images(small_workspace, tmp_path, rounds, monkeypatch):
+    rows = read_json(small_workspace / "data" / "train.json")[:4]
+    images = [str(small_workspace / "data" / name) for row in rows for name in row["images"]]
+    for row in rows:
+        row |= {"images": images[:1], "videos": [images]}
+        row["messages"][0]["content"] = "<video>" + row["messages"][0]["content"]
+    check_same_without_features(small_workspace, tmp_path, monkeypatch, rows)
+    assert [len(answer) > 0 for answer in rounds[0][1].answers] == [True] * 4
+
+
+def test_the_templates_end_ends_an_answer_though_the_models_own_is_another(small_workspace, tmp_path, monkeypatch):
+    """A base model's generation settings name another token than the chat template writes after an answer."""
+    copied = shutil.copytree(small_workspace / "student", tmp_path / "student")
+    tokenizer = AutoTokenizer.from_pretrained(copied)
+    write_json(copied / "generation_config.json", {"eos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>")})
+    stock, ends = on_policy_trainer.sample, []
+
+    def sample(model, batches, *, settings, **options):
+        ends.append(set(settings["eos_token_id"]))
+        return stock(model, batches, settings=settings, **options)
+
+    monkeypatch.setattr(on_policy_trainer, "sample", sample)
+    distil(small_workspace, tmp_path / "out", model_name_or_path=str(copied), **KEYS)
+    assert set(tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])) <= ends[0]
+
+
+def test_evaluation_inside_a_round_changes_nothing(small_workspace, tmp_path):
+    keys = KEYS | {"learning_rate": 1e-3, "kd_rollout_every": 3}
+    plain = distil(small_workspace, tmp_path / "plain", **keys)
+    keys |= {"eval_dataset": "tiny_test", "eval_strategy": "steps", "eval_steps": 1}
+    evaluated = distil(small_workspace, tmp_path / "evaluated", **keys)
+    assert history(plain, PARTS) == history(evaluated, PARTS) and same_bits(weights(plain), weights(evaluated))
+    entries = read_json(evaluated / "trainer_state.json")["log_history"]
+    assert sum("eval_loss" in entry for entry in entries) == 4
+
+
+def test_noise_without_alpha_acts_on_rollouts(small_workspace, tmp_path):
+    from llamafactory.hparams import get_train_args
+
+    keys = {"kd_alpha": 0.0, "kd_noise_std": 0.1}
+    get_train_args(recipe(small_workspace, tmp_path / "out", kd_on_policy=1.0, **keys))
+    with pytest.raises(ValueError, match="kd_noise_std` has no effect"):
+        get_train_args(recipe(small_workspace, tmp_path / "out", **keys))
 
 
 @pytest.mark.parametrize(
