@@ -38,11 +38,8 @@ def check_conflicts(settings: Any) -> None:
     scorer = settings.correction_scorer
     if scorer in ("logprob", "consensus") or str(scorer).endswith(".json"):
         raise bad_value("correction_scorer", scorer, "an open_clip model", "name one, or remove the key")
-    if (
-        settings.kd_method == "pseudo_kd"
-        and distils
-        and settings.kd_alpha == settings.kd_on_policy == 0 < settings.kd_noise_std
-    ):
+    weightless = settings.kd_method == "pseudo_kd" and settings.kd_alpha == settings.kd_on_policy == 0
+    if weightless and distils and settings.kd_noise_std > 0:
         raise ValueError("`kd_noise_std` has no effect with `kd_alpha: 0`. Raise `kd_alpha` or remove the noise.")
     for key, default, variant in (
         ("mcg_alpha_h", 1, "mcg"),
