@@ -107,7 +107,7 @@ def draw(
     axes = figure.subplots(1, len(panels) + 1)
     for axis in axes:
         axis.imshow(picture)
-        axis.set(xticks=[], yticks=[])
+        axis.set(xticks=[], yticks=[], anchor="N")
     axes[0].set_title("image", fontsize=10)
     for axis, caption, (label, result) in zip(axes[1:], captions, panels, strict=True):
         extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)

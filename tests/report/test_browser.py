@@ -27,11 +27,10 @@ def reports(run_dir, sweep_dirs, tmp_path_factory) -> dict[str, Path]:
     return {name: build_report(dirs, folder / f"{name}.html") for name, dirs in runs.items()}
 
 
-@pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["one", "three", "bare"])
-def test_page_in_a_browser(chromium, reports, tmp_path, name, scheme, width):
-    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+def test_page_in_a_browser(chromium, reports, tmp_path, name, scheme):
+    page = chromium.new_page(viewport={"width": 360, "height": 900}, color_scheme=scheme)
     messages, requests = [], []
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))
@@ -42,11 +41,16 @@ def test_page_in_a_browser(chromium, reports, tmp_path, name, scheme, width):
     assert messages == []
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (DARK if scheme == "dark" else LIGHT)
-    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-    assert page.evaluate(BOXES_OFF_THEIR_IMAGE) == 0
     assert page.evaluate("document.querySelectorAll('.card .outline').length > 0") is (name != "bare")
-    take_pictures(page, tmp_path, f"{name}-{scheme}-{width}")
+    for width in (360, 390, 768, 1440, 1920):
+        page.set_viewport_size({"width": width, "height": 900})
+        wider = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert (width, wider, page.evaluate(BOXES_OFF_THEIR_IMAGE)) == (width, 0, 0)
+        if width in (390, 1440):
+            take_pictures(page, tmp_path, f"{name}-{scheme}-{width}")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == LIGHT
     page.close()
 
 
