@@ -160,7 +160,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "llamafactory.chat.vllm_engine": ("VllmEngine.__init__(generating_args)",),
     "llamafactory.chat.chat_model": ("get_infer_args", "ChatModel"),
     "llamafactory.v1.config.arg_parser": ("HfArgumentParser",),
-    "llamafactory.webui.interface": ("create_train_tab", "create_eval_tab", "create_chat_box"),
+    "llamafactory.webui.interface": ("create_top", "create_train_tab", "create_eval_tab", "create_chat_box"),
     "llamafactory.webui.components.infer": ("create_chat_box",),
     "llamafactory.webui.chatter": ("WebChatModel.load_model",),
     "llamafactory.webui.common": ("_clean_cmd", "get_save_dir"),

@@ -3,7 +3,7 @@
 
 """The attention of a saved model's answer to one question, with the inputs of LLaMA-Factory's chat engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,18 +88,18 @@ def answer_attention(
     )
     tokens = [tokenizer.decode([ids[0, row].item()]) for row in rows]
     text = tokenizer.decode(answer_ids)
-    return AnswerAttention(weights, text, tokens, to_thousandths(parse_boxes(text), box_frame(model, pixels)))
+    return AnswerAttention(weights, text, tokens, to_thousandths(parse_boxes(text), box_frame(model, lambda: pixels)))
 
 
-def box_frame(model: Any, pixels: dict[str, Tensor]) -> tuple[float, float]:
+def box_frame(model: Any, pixels: Callable[[], dict[str, Tensor]]) -> tuple[float, float]:
     """Width and height to which the boxes of a model's answers refer.
 
-    That is 1000 twice or, by Qwen2.5-VL's convention, the pixels of the image as the model gets it: ``pixels`` has its
-    ``image_grid_thw``.
+    That is 1000 twice or, by Qwen2.5-VL's convention, the pixels of the image as the model gets it: ``pixels()`` has
+    its ``image_grid_thw``, and is called for such a model only.
     """
     if UNIT_OF_MODEL.get(model.config.model_type) != "resized":
         return 1000.0, 1000.0
-    _, rows, columns = pixels["image_grid_thw"][0].tolist()
+    _, rows, columns = pixels()["image_grid_thw"][0].tolist()
     return columns * model.config.vision_config.patch_size, rows * model.config.vision_config.patch_size
 
 

@@ -71,7 +71,7 @@ class _ChatAccordion:
         if (first := getattr(self.engine, "first_question", None)) is not None:  # of `clinkd demo --chat`
             self.accordion.open = True
             gr.context.Context.root_block.load(
-                lambda: (first.image, first.text, first.scorer), outputs=[elements["image"], elements["query"], scorer]
+                lambda: first, outputs=[elements["image"], elements["query"], scorer]
             ).then(self.answer, inputs, outputs).then(None, js="() => window.scrollTo(0, document.body.scrollHeight)")
         self.draw_button.click(self.draw, [messages, lang, elements["image"]], results)
         elements["clear_btn"].click(lambda: (_hidden_picture(), gr.Dataframe(visible=False), None), outputs=results)
@@ -165,7 +165,7 @@ def _show(
     """Picture, table and the state behind them."""
     boxes, picture, frame = [list(box) for box in parse_boxes(answer)], _hidden_picture(), (1000, 1000)
     if image is not None:
-        frame = box_frame(engine.model, picture_inputs(engine, image.convert("RGB"), [])) if boxes else frame
+        frame = box_frame(engine.model, lambda: picture_inputs(engine, image.convert("RGB"), [])) if boxes else frame
         drawn = draw_boxes(image, to_thousandths(boxes, frame))
         picture = gr.Image(drawn, visible=True, label=_boxes_label(len(boxes), frame, lang), show_label=True)
     table = gr.Dataframe(visible=False) if row is None else gr.Dataframe(**candidates_table(row, lang))

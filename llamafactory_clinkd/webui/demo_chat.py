@@ -6,7 +6,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 
@@ -22,16 +22,8 @@ OPEN_TAB = (
 )
 
 
-class FirstQuestion(NamedTuple):
-    """What the Chat tab asks when a page opens."""
-
-    image: Image.Image
-    text: str
-    scorer: str  # of the candidates
-
-
-def first_question(directory: Path) -> FirstQuestion:
-    """The first grounding question of the test set of a demo, a folder of ``clinkd demo``.
+def first_question(directory: Path) -> tuple[Image.Image, str, str]:
+    """Image and text of the first grounding question in a folder of ``clinkd demo``, and the scorer of its candidates.
 
     Raises:
         FileNotFoundError: If the folder has no finished run; the message has the command that makes one.
@@ -42,7 +34,7 @@ def first_question(directory: Path) -> FirstQuestion:
     rows = read_jsonl(run / "clinkd" / "predictions.jsonl")
     row = next(row for row in rows if row["task"] == "VG")
     path = PACKAGE / "demo" / "data" / "images" / Path(row["image"]).name  # of this installation
-    return FirstQuestion(read_pixels(path), row["question"], str(PACKAGE / "demo" / "models" / "scorer"))
+    return read_pixels(path), row["question"], str(PACKAGE / "demo" / "models" / "scorer")
 
 
 def demo_board(directory: Path) -> Any:

@@ -4,12 +4,14 @@
 """Attention maps of Qwen3-VL, and of Qwen3.5, whose layers of linear attention have no weights to show."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rope.test_frames import KINDS, MODELS, inputs_of_frames
 
 from llamafactory_clinkd.attention import attention_map
+from llamafactory_clinkd.attention.answer_attention import box_frame
 from llamafactory_clinkd.rope import apply_rope
 
 from .test_maps import ROWS, WANTED
@@ -28,6 +30,15 @@ def test_the_map_is_that_of_the_eager_model(kind):
     mean = torch.stack([weights[0] for weights in seen]).mean((0, 1))[WANTED["rows"]].mean(0)
     expected = mean[WANTED["image_tokens"]].view(2, 3)
     assert torch.allclose(attention_map(model, inputs, **WANTED), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "frame"), [("qwen2_5_vl", (336, 168)), ("qwen2_vl", (1000, 1000)), ("llava", (1000, 1000))]
+)
+def test_boxes_refer_to_thousandths_or_to_the_pixels_that_the_model_gets(model_type, frame):
+    config = SimpleNamespace(model_type=model_type, vision_config=SimpleNamespace(patch_size=14))
+    pixels = {"image_grid_thw": torch.tensor([[1, 12, 24]])} if model_type == "qwen2_5_vl" else {}
+    assert box_frame(SimpleNamespace(config=config), lambda: pixels) == frame
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "3_5" in kind])

@@ -4,8 +4,10 @@
 import json
 
 import pytest
+import yaml
 
 from llamafactory_clinkd.webui.elements import ELEMENTS, RECIPE_KEYS
+from llamafactory_clinkd.webui.presets import PACKAGE, PRESETS, preset_values
 from llamafactory_clinkd.webui.recipe_keys import (
     check_keys,
     default_values,
@@ -97,6 +99,18 @@ def test_bad_input_reaches_the_validator(changes, message):
     with pytest.raises(ValueError, match=".") as error:
         check_keys(recipe_keys(values))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"demo"}))
+def test_a_preset_has_the_keys_of_its_shipped_recipe_and_leaves_teacher_and_data(name):
+    recipe = yaml.safe_load((PACKAGE / PRESETS[name]).read_text(encoding="utf-8"))
+    values = {key.removeprefix("clinkd."): value for key, value in preset_values(name, {}).items()}
+    assert not {"ref_model", "ref_model_quantization_bit", "eval_dataset"} & set(values)
+    keys = recipe_keys(default_values() | values)
+    expected = {key: value for key, value in recipe.items() if key in values and key in keys}
+    assert expected.pop("clinkd_phases").replace(" ", "") == keys["clinkd_phases"]
+    assert {key: keys[key] for key in expected} == expected and "kd_alpha" in expected
+    check_keys(keys)
 
 
 def test_problem_names_the_element_in_the_language_of_the_page():
