@@ -89,6 +89,11 @@ def test_positions_of_the_checkpoint_are_named(chatter):
     assert "mcg" in positions_note(chatter.engine, "ko")
 
 
+def boxes_text(lang):
+    words = texts(lang)["chat"]
+    return words["boxes"].format(count=1, unit=words["boxes_thousandths"])
+
+
 def test_candidates_and_boxes_in_a_browser(open_board, server, answering_model, scan, scorer, tmp_path):
     words = texts("en")["chat"]
     board = open_board()
@@ -117,7 +122,7 @@ def test_candidates_and_boxes_in_a_browser(open_board, server, answering_model, 
     tab.locator("img").first.wait_for()
     answer.click()
     board.wait_for_text(words["scored_by"].format(scorer=scorer.name))
-    board.wait_for_text(words["boxes"].format(count=1))
+    board.wait_for_text(boxes_text("en"))
     table = tab.get_by_role("table").first.inner_text()
     assert all(words[name] in table for name in ("rank", "score", "logprob", "text"))
     assert "square(250,100),(700,600)" in tab.get_by_test_id("bot").inner_text()
@@ -126,7 +131,7 @@ def test_candidates_and_boxes_in_a_browser(open_board, server, answering_model, 
     for lang in [*LANGUAGES[1:], "en"]:
         board.speak(lang)
         foreign = texts(lang)["chat"]
-        board.wait_for_text(foreign["boxes"].format(count=1))
+        board.wait_for_text(boxes_text(lang))
         board.wait_for_text(positions_text(lang))
         shown = tab.inner_text()
         for name in ("title", "answer", "draw", "rank", "score", "logprob", "text"):
@@ -142,7 +147,7 @@ def test_candidates_and_boxes_in_a_browser(open_board, server, answering_model, 
     tab.get_by_role("button", name="Submit", exact=True).click()
     tab.get_by_test_id("bot").get_by_text("600").wait_for()
     tab.get_by_role("button", name=words["draw"]).click()
-    board.wait_for_text(words["boxes"].format(count=1))
+    board.wait_for_text(boxes_text("en"))
     assert drawn_box(board, tab) == pytest.approx([250, 100, 700, 600], abs=8)
     assert "Zebra" not in server.log.read_text(encoding="utf-8")
 
@@ -162,7 +167,7 @@ def test_two_browsers_use_the_same_model_in_turn(open_board, answering_model, sc
     for _, tab in tabs:
         tab.get_by_role("button", name=words["answer"]).click()
     for board, tab in tabs:
-        board.wait_for_text(words["boxes"].format(count=1))
+        board.wait_for_text(boxes_text("en"))
         assert "square(250,100),(700,600)" in tab.get_by_test_id("bot").inner_text()
 
 
