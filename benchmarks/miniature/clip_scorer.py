@@ -3,9 +3,7 @@
 
 """A small open_clip model trained on the user's own (image, caption) pairs.
 
-No CLIP weights come with this package. The demo trains this one on its own scans, so that its ranking is by a real, if
-small, image-text model; wherever its scores are shown, its name says where it comes from. For results that mean
-anything use BiomedCLIP.
+Tests train it in seconds. The demo's scorer is one like it: ``demo/train_scorer.py``.
 """
 
 import random

@@ -30,8 +30,6 @@ class ModelSize:
     layers: int
 
 
-BASE = ModelSize(hidden=128, layers=3)
-TEACHER = ModelSize(hidden=160, layers=3)
 VISION_WIDTH, VISION_LAYERS = 128, 3
 
 
@@ -61,15 +59,15 @@ def make_config(size: ModelSize, tokenizer):
     )
 
 
-def make_processor(tokenizer, size: int = SIZE):
-    """A ``Qwen2VLProcessor`` that takes pictures of ``size`` pixels as they are, without rescaling."""
+def make_processor(tokenizer):
+    """A ``Qwen2VLProcessor`` that takes pictures of 112 pixels a side as they are, without rescaling."""
     from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
     tokenizer.chat_template = CHAT_TEMPLATE
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(
-            min_pixels=56 * 56, max_pixels=size * size, patch_size=PATCH, merge_size=MERGE
+            min_pixels=56 * 56, max_pixels=SIZE * SIZE, patch_size=PATCH, merge_size=MERGE
         ),
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(patch_size=PATCH, merge_size=MERGE),
@@ -78,7 +76,7 @@ def make_processor(tokenizer, size: int = SIZE):
 
 
 def build_demo_models(
-    directory: str | Path, texts: Iterable[str], *, base: ModelSize = BASE, teacher: ModelSize = TEACHER, seed: int = 0
+    directory: str | Path, texts: Iterable[str], *, base: ModelSize, teacher: ModelSize, seed: int = 0
 ) -> dict[str, Path]:
     """Saves an untrained base (the student) and an untrained, larger teacher that share one tokenizer and processor.
 

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Random fields of view: the same slice never looks the same twice, so a box must be read from the image.
+"""A slice seen through a field of view: shifted, zoomed and turned, so a box must be read from the image.
 
 Geometry: an output pixel ``q`` (row, column; millimetres from the middle of the view) shows the point
 ``centre + R(angle) q`` of the slice. The mask goes through the same map (nearest neighbour), and its bounding box is
@@ -15,9 +15,6 @@ from scipy.ndimage import affine_transform
 
 
 SIZE = 112  # pixels a side: 8 x 8 patches of 14
-MAX_SHIFT = 0.11  # of the field of view
-ZOOM = (0.7, 1.3)
-MAX_ANGLE = 0.3  # radians
 
 
 @dataclass(frozen=True)
@@ -28,12 +25,6 @@ class View:
     right: float
     zoom: float
     angle: float
-
-
-def draw_view(rng: np.random.Generator) -> View:
-    """Draws shift, zoom and angle evenly from their ranges."""
-    down, right = rng.uniform(-MAX_SHIFT, MAX_SHIFT, size=2)
-    return View(float(down), float(right), float(rng.uniform(*ZOOM)), float(rng.uniform(-MAX_ANGLE, MAX_ANGLE)))
 
 
 def oriented_slice(array: np.ndarray, axis: int, index: int) -> np.ndarray:
@@ -64,7 +55,7 @@ def render(
     """Shows ``image`` through ``view``.
 
     Args:
-        image: ``[H, W]`` or ``[H, W, C]``.
+        image: ``[H, W]``.
         view: The field of view.
         field: Side of the square field at zoom 1, in the unit of ``spacing``.
         spacing: Size of one pixel of ``image``, (row, column).
@@ -72,12 +63,8 @@ def render(
         size: Side of the output in pixels.
 
     Returns:
-        ``[size, size]`` or ``[size, size, C]`` of ``image``'s type; 0 outside the image.
+        ``[size, size]`` of ``image``'s type; 0 outside the image.
     """
-    if image.ndim == 3:
-        channels = [render(image[..., c], view, field, spacing, order, size) for c in range(image.shape[-1])]
-        return np.stack(channels, axis=-1)
-
     step = field / view.zoom / size
     spacing_array = np.asarray(spacing)
     cos, sin = np.cos(view.angle), np.sin(view.angle)

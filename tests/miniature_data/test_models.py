@@ -6,7 +6,7 @@
 import numpy as np
 import pytest
 import torch
-from miniature.corpus import IMAGE_TOKENS, SYSTEM, encode, pixel_values
+from miniature.model_inputs import IMAGE_TOKENS, SYSTEM, encode, pixel_values
 from miniature.models import ModelSize, build_demo_models
 from miniature.tokenizer import SPECIAL_TOKENS
 from PIL import Image

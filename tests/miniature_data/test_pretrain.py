@@ -1,46 +1,32 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The loops of the pretraining, on a made-up scan."""
+"""The loops of the pretraining, on made-up scans."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
-from miniature.cells import CELL, cell_boxes, cells_of
-from miniature.corpus import Corpus, encode, pointing_turns
-from miniature.language import SeenTower, collate, see, train_language
-from miniature.models import ModelSize, build_demo_models
-from miniature.rows import make_row
-from miniature.vision import CellReader, patch_order, train_tower
+from miniature import tokenizer
+from miniature.demo import pretrain_models
+from miniature.demo.corpora import CELL, cell_boxes, cells_of
+from miniature.demo.pretrain_models import smooth_targets, start_from, train_answers, untrained
+from miniature.model_inputs import collate, encode
+from miniature.models import ModelSize
+from miniature.vision import CellReader, SeenTower, patch_order, see, train_tower
+from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
-@pytest.fixture(scope="module")
-def corpus(toy_scans):
-    rows = [make_row(toy_scans, 0, "pretrain", number, turns=2) for number in range(24)]
-    known = [row for row in rows if row.labels is not None]
-    messages = [
-        [
-            {"role": role, "content": ("<image>" if number == 0 and role == "user" else "") + text}
-            for number, turn in enumerate(row.turns)
-            for role, text in zip(("user", "assistant"), turn, strict=True)
-        ]
-        for row in known
-    ]
-    return Corpus(
-        pictures=np.stack([np.repeat(row.picture[..., None], 3, axis=-1) for row in known]),
-        cells=np.stack([toy_scans.classes_of("brain_mr", cells_of(row.labels)) for row in known]),
-        boxes=np.stack([cell_boxes(row.labels) for row in known]),
-        classes=3,
-        messages=messages,
-    )
-
-
 @pytest.fixture
-def model(tmp_path, corpus):
-    texts = [message["content"] for row in corpus.messages for message in row]
+def model(tmp_path, toy_corpus, monkeypatch):
+    """An untrained base of width 32 and its processor."""
     size = ModelSize(hidden=32, layers=1)
-    folder = build_demo_models(tmp_path, texts, base=size, teacher=size)["base"]
+    monkeypatch.setattr(pretrain_models, "BASE", size)
+    monkeypatch.setattr(pretrain_models, "TEACHER", size)
+    monkeypatch.setattr(tokenizer, "WORDS", tokenizer.WORDS)  # `untrained` sets it
+    folder = untrained(tmp_path, toy_corpus)["base"]
     return AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
 
 
@@ -64,28 +50,13 @@ def test_patch_order_is_the_processors(model):
     assert torch.equal(cells, patch_order(torch.from_numpy(numbers)[None]))
 
 
-def test_pointing_turns_are_those_answered_by_a_box_with_the_image_in_front():
-    box = "<|box_start|>(001,002),(003,004)<|box_end|>"
-    asked = ["<image>What is it?", "Where is it?", "Tell me.", "And the other?"]
-    answers = ["A liver", box, f"The region {box}", box]
-    messages = [
-        {"role": role, "content": text}
-        for pair in zip(asked, answers, strict=True)
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
-    kept = [message["content"] for message in pointing_turns(messages)]
-    assert kept == ["<image>Where is it?", box, "And the other?", box]
-    assert messages[0]["content"] == "<image>What is it?" and messages[2]["content"] == "Where is it?"
-    assert pointing_turns(messages[:2]) == []
-
-
-def test_the_seen_tower_gives_what_the_tower_gives(model, corpus):
+def test_the_seen_tower_gives_what_the_tower_gives(model, toy_corpus):
     model, processor = model
     tower = model.model.visual.eval()
-    ids, labels = encode(corpus.messages[0], processor.tokenizer)
+    ids, labels = encode(toy_corpus.messages[0], processor.tokenizer)
     inputs = collate([(ids, labels)], processor.tokenizer.pad_token_id, model.config.image_token_id)
-    output = processor.image_processor(images=[corpus.pictures[0]], return_tensors="pt")
-    seen = see(tower, corpus.pictures[:1], processor).float().flatten(0, 1)
+    output = processor.image_processor(images=[toy_corpus.pictures[0]], return_tensors="pt")
+    seen = see(tower, toy_corpus.pictures[:1], processor).float().flatten(0, 1)
     with torch.no_grad():
         whole = model(pixel_values=output["pixel_values"], image_grid_thw=output["image_grid_thw"], **inputs).loss
         model.model.visual = SeenTower(tower)
@@ -101,43 +72,70 @@ def test_collate_pads_on_the_right():
     assert batch["mm_token_type_ids"].tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
-def test_the_tower_learns_and_leaves_the_merger(model, corpus, tmp_path):
+def test_the_tower_learns_and_leaves_the_merger(model, toy_corpus, tmp_path):
     model, processor = model
     tower = model.model.visual
     merger = [parameter.clone() for parameter in tower.merger.parameters()]
     losses = []
     advance = lambda step, steps, loss: losses.append(loss)  # noqa: E731
     train_tower(
-        tower, corpus, processor, steps=25, checkpoint=tmp_path / "v.safetensors", batch_size=8, advance=advance
+        tower, toy_corpus, processor, steps=25, checkpoint=tmp_path / "v.safetensors", batch_size=8, advance=advance
     )
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
     assert all(torch.equal(a, b) for a, b in zip(merger, tower.merger.parameters(), strict=True))
-    logits, boxes = CellReader(tower, 3)(*_pixels(corpus, processor))
-    assert logits.shape == (64, 4, 3) and boxes.shape == (64, 4, 4)
+    logits, boxes = CellReader(tower, toy_corpus.classes)(*_pixels(toy_corpus, processor))
+    assert logits.shape == (64, 4, 6) and boxes.shape == (64, 4, 4)
 
 
-def _pixels(corpus, processor):
-    output = processor.image_processor(images=[corpus.pictures[0]], return_tensors="pt")
+def _pixels(toy_corpus, processor):
+    output = processor.image_processor(images=[toy_corpus.pictures[0]], return_tensors="pt")
     return output["pixel_values"], output["image_grid_thw"]
 
 
-def test_the_language_model_learns_and_leaves_the_tower(model, corpus, tmp_path):
+@pytest.mark.parametrize("both_positions", [False, True])
+def test_the_language_model_learns_and_leaves_the_tower(model, toy_corpus, tmp_path, both_positions):
     model, processor = model
     tower = model.model.visual
     before = {name: value.clone() for name, value in tower.state_dict().items()}
     losses = []
-    advance = lambda step, steps, loss: losses.append(loss)  # noqa: E731
-    train_language(
+    train_answers(
         model,
-        corpus,
         processor,
+        toy_corpus,
+        see(tower, toy_corpus.pictures, processor),
+        np.arange(24),
+        both_positions,
         steps=30,
+        peak=5e-3,
         checkpoint=tmp_path / "l.safetensors",
         batch_size=8,
-        peak=5e-3,
-        advance=advance,
+        seed=1,
+        advance=lambda step, steps, loss: losses.append(loss),
     )
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
     assert model.model.visual is tower
     changed = {name for name, value in tower.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and all(name.startswith("merger.") for name in changed)
+
+
+def test_a_coordinate_is_one_token_and_its_target_is_smooth(model):
+    tokens = model[1].tokenizer
+    first, middle, last = tokens.convert_tokens_to_ids(["000", "500", "999"])
+    assert tokens.tokenize("(018,357)")[1:4] == ["018", ",", "357"]
+    table = smooth_targets(tokens, len(tokens))
+    torch.testing.assert_close(table.sum(dim=1), torch.ones(len(tokens)))
+    neighbour = tokens.convert_tokens_to_ids("518")
+    assert table[middle, neighbour] / table[middle, middle] == pytest.approx(math.exp(-0.5))
+    assert table[first, first] == table[last, last] > table[middle, middle]
+    word = tokens.encode("block")[0]
+    assert table[word, word] == 1
+
+
+def test_a_second_stage_takes_language_model_and_merger_from_the_checkpoint(model, tmp_path):
+    model = model[0]
+    own = {name: value.clone() for name, value in model.named_parameters()}
+    save_file({f"parameter/{name}": value + 1 for name, value in own.items()}, tmp_path / "c.safetensors")
+    start_from(model, tmp_path / "c.safetensors")
+    for name, value in model.named_parameters():
+        kept = name.startswith("model.visual.") and ".merger." not in name
+        torch.testing.assert_close(value, own[name] if kept else own[name] + 1, rtol=0, atol=0)

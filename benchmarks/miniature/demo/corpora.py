@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from ..cells import cell_boxes, cells_of
-from ..rows import _draw
+from ..render import mask_box
 from ..volumes import Volume
-from .draw import Source, ask_about, draw
+from .draw import Source, ask_about, draw, draw_key
 from .structures import class_names
 
 
 SHARES = {"brain_mr": 0.3, "body_ct": 0.45, "body_mr": 0.25}
 TASKS = {"VG": 0.42, "ROC": 0.25, "RC": 0.20, "MIA": 0.13}
+CELL = 7  # pixels a side; a patch of the vision tower has 2 x 2 cells
 TURNS = 6  # questions about each picture
 SEED = 1000  # of the pretraining pictures; the shipped data have another
 
@@ -50,15 +50,15 @@ class Pictures:
         return np.flatnonzero(np.isin(self.scans, scans))
 
 
-def make_pictures(volumes: list[Volume], count: int, split: str = "pretrain") -> Pictures:
+def make_pictures(volumes: list[Volume], count: int) -> Pictures:
     """Draws ``count`` pictures and up to :data:`TURNS` questions about each."""
     source, pictures, cells, boxes, scans, messages = Source(volumes), [], [], [], [], []
     for number in range(count):
-        shown = draw(source, SHARES, SEED, split, number)
+        shown = draw(source, SHARES, SEED, "pretrain", number)
         rng = np.random.default_rng([SEED, number])
         tasks, turns = [], min(TURNS, len(shown.findings) + 1)
         while len(tasks) < turns:
-            task = _draw(rng, TASKS)
+            task = draw_key(rng, TASKS)
             if task != "MIA" or "MIA" not in tasks:
                 tasks.append(task)
         asked = ask_about(shown, rng, tasks)
@@ -70,6 +70,27 @@ def make_pictures(volumes: list[Volume], count: int, split: str = "pretrain") ->
     grey = np.stack(pictures)
     classes = len(class_names(volumes)) + 1
     return Pictures(np.repeat(grey[..., None], 3, axis=-1), np.stack(cells), np.stack(boxes), classes, scans, messages)
+
+
+def cells_of(labels: np.ndarray) -> np.ndarray:
+    """The label in the middle of each cell: ``[S, S]`` -> ``[S / 7, S / 7]``."""
+    return labels[CELL // 2 :: CELL, CELL // 2 :: CELL]
+
+
+def cell_boxes(labels: np.ndarray) -> np.ndarray:
+    """The bounding box of the structure that each cell shows.
+
+    Args:
+        labels: int ``[S, S]``.
+
+    Returns:
+        int16 ``[S / 7, S / 7, 4]``: x1, y1, x2, y2 in thousandths; zeros for background.
+    """
+    cells = cells_of(labels)
+    boxes = np.zeros((*cells.shape, 4), dtype=np.int16)
+    for label in np.unique(cells[cells != 0]):
+        boxes[cells == label] = mask_box(labels == label)
+    return boxes
 
 
 def conversation(turns: list[list[str]]) -> list[dict[str, str]]:

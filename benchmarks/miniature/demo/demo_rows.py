@@ -3,8 +3,9 @@
 
 """Draws the data set that is shipped: CT of the abdomen in three planes, a few questions about each picture.
 
-``python demo_rows.py OUT`` writes ``images/*.png`` (8 bits, grey), ``demo_{train,test}.json`` in the layout of the
-paper's Table A1, ``dataset_info.json`` and ``facts_{train,test}.jsonl`` (scan, plane, slice, structure and box).
+``python -m miniature.demo.demo_rows OUT`` writes ``images/*.png`` (8 bits, grey), ``demo_{train,test}.json`` in the
+layout of the paper's Table A1, ``dataset_info.json`` and ``facts_{train,test}.jsonl`` (scan, plane, slice, structure
+and box).
 """
 
 import argparse

@@ -13,16 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..questions import (
-    Finding,
-    analysis,
-    caption,
-    classification,
-    grounding,
-    neighbour_of,
-)
+from ..questions import Finding, analysis, caption, classification, grounding, neighbour_of
 from ..render import View, mask_box, oriented_slice, render, slice_spacing
-from ..rows import FILL, SHOWN
 from ..volumes import PLANES, Volume
 from .structures import class_names
 
@@ -30,6 +22,8 @@ from .structures import class_names
 SPLITS = ("train", "test", "pretrain")  # `pretrain` draws other views of the training slices
 MIN_AREA = 0.016  # a structure must cover this part of the picture to be asked for
 MIN_LABELLED = 0.10  # a slice must have this part labelled to be used
+FILL = 0.9  # field of view at zoom 1, in parts of the slice's longer side
+SHOWN = 3  # structures that an analysis lists
 GRID = 56  # box edges are multiples of 1/56 of the picture (2 pixels): 57 numbers to be written
 MAX_SHIFT, ZOOM, MAX_ANGLE = 0.2, (0.7, 1.5), 0.2
 # Slices in a cycle, and the parts of it for training and test; the others are never shown.
@@ -94,11 +88,16 @@ class Source:
         }
 
 
+def draw_key(rng: np.random.Generator, shares: dict[str, float]) -> str:
+    """Draws a key with the given relative shares."""
+    keys, weights = list(shares), np.array(list(shares.values()))
+    return keys[rng.choice(len(keys), p=weights / weights.sum())]
+
+
 def draw(source: Source, shares: dict[str, float], seed: int, split: str, number: int) -> Shown:
     """Draws picture ``number`` of ``split``; its plane is drawn evenly, then its slice."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
-    keys, weights = list(shares), np.array(list(shares.values()))
-    key = keys[rng.choice(len(keys), p=weights / weights.sum())]
+    key = draw_key(rng, shares)
     volume = next(volume for volume in source.volumes if volume.key == key)
     slices = source.slices[key, "test" if split == "test" else "train"]
     axes = sorted({axis for axis, _ in slices})

@@ -5,7 +5,7 @@ r"""Pretrains the miniature: one vision tower for both sizes, then the teacher a
 
 ``python -m miniature.demo.pretrain_models tower|teacher|base``; each resumes from its checkpoint.
 Of two stages (``--stage``) the second has wider views, fewer structures and more of the CT. See ``rebuild.sh``.
-Changes against ``pretrain.py`` and ``language.py``, and why: a coordinate is one token (``\p{N}{1,3}``), pointing is
+A coordinate is one token (``\p{N}{1,3}``), pointing is
 learnt with a little smoothing over neighbouring coordinates, and all tasks are asked from the first step on.
 """
 
@@ -23,19 +23,16 @@ from safetensors.torch import load_file, save_file
 from llamafactory_clinkd.rope.mcg import mcg
 
 from .. import tokenizer
-from ..corpus import encode, pixel_values
-from ..language import SeenTower, collate
 from ..loop import batches, train
+from ..model_inputs import IGNORED, collate, encode
 from ..models import ModelSize, build_demo_models
-from ..vision import train_tower
+from ..vision import SeenTower, see, train_tower
 from . import corpora, draw
 from .corpora import Pictures, default_archive, make_pictures
 from .draw import GRID
 from .structures import load_volumes
 
 
-PICTURES = 12000
-TOWER_STEPS, TEACHER_STEPS, BASE_STEPS = 1500, 4500, 1500
 BASE, TEACHER = ModelSize(hidden=128, layers=3), ModelSize(hidden=192, layers=3)
 SEEN_BY = {"teacher": ("brain_mr", "body_ct", "body_mr"), "base": ("brain_mr",)}
 SMOOTHING = 1.0  # standard deviation of the target over neighbouring coordinates, in steps of the grid
@@ -72,16 +69,6 @@ def smooth_targets(tokens, size: int) -> torch.Tensor:
     return table
 
 
-@torch.no_grad()
-def see(tower, pictures: np.ndarray, processor, batch_size: int = 64) -> torch.Tensor:
-    """The tower's last hidden states of every picture: float16 ``[N, patches, width]``."""
-    seen = []
-    for start in range(0, len(pictures), batch_size):
-        pixels, grid = pixel_values(pictures[start : start + batch_size], processor)
-        seen.append(tower(pixels, grid_thw=grid).last_hidden_state.half().view(len(grid), -1, tower.config.embed_dim))
-    return torch.cat(seen)
-
-
 def train_answers(
     model, processor, corpus: Pictures, seen: torch.Tensor, rows: np.ndarray, both_positions: bool, **options
 ):
@@ -116,7 +103,7 @@ def train_answers(
             pixels = seen[chosen].float().flatten(0, 1)
             hidden = inner(pixel_values=pixels, image_grid_thw=grid, **inputs).last_hidden_state[:, :-1]
         wanted = labels[:, 1:]
-        answers = wanted != -100
+        answers = wanted != IGNORED
         logits = model.lm_head(hidden[answers].float())
         return F.cross_entropy(logits, table[wanted[answers]])
 
@@ -156,11 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=("tower", "teacher", "base"))
     parser.add_argument("--work", type=Path, default=Path("runs/demo-models"))
-    parser.add_argument("--pictures", type=int, default=PICTURES)
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--pictures", type=int, required=True)
+    parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--peak", type=float, default=2e-3)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--name", default=None, help="folder of the result, by default the part's")
     parser.add_argument("--stage", type=int, default=1, choices=(1, 2))
     parser.add_argument("--start", type=Path, help="a checkpoint whose parameters to start from")
     args = parser.parse_args()
@@ -182,9 +167,9 @@ def main() -> None:
             folders = {name: args.work / name for name in ("base", "teacher")}
         loaded = {name: AutoModelForImageTextToText.from_pretrained(folder) for name, folder in folders.items()}
         processor = AutoProcessor.from_pretrained(folders["base"])
-        tower, steps = loaded["base"].model.visual, args.steps or TOWER_STEPS
+        tower = loaded["base"].model.visual
         loss = train_tower(  # in stage 2 `tower` is the one of stage 1; the head that names cells begins anew
-            tower, corpus, processor, steps=steps, checkpoint=args.work / f"tower{args.stage}.safetensors",
+            tower, corpus, processor, steps=args.steps, checkpoint=args.work / f"tower{args.stage}.safetensors",
             peak=args.peak, seed=args.stage - 1, advance=advance,
         )  # fmt: skip
         kept = {name: value for name, value in tower.state_dict().items() if not name.startswith("merger.")}
@@ -192,7 +177,7 @@ def main() -> None:
             model.model.visual.load_state_dict(kept, strict=False)
             model.save_pretrained(folders[name])
     else:
-        folder, name = args.work / args.part, args.name or args.part
+        folder = args.work / args.part
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         processor = AutoProcessor.from_pretrained(folder)
         if args.start:
@@ -206,21 +191,20 @@ def main() -> None:
             seen[rows] = see(model.model.visual, corpus.pictures[rows], processor)
             save_file({"seen": seen}, kept)
         print(f"seen in {time.time() - began:.0f} s", flush=True)
-        steps = args.steps or (TEACHER_STEPS if args.part == "teacher" else BASE_STEPS)
         loss = train_answers(
-            model, processor, corpus, seen, rows, both_positions=args.part == "base", steps=steps, peak=args.peak,
-            checkpoint=args.work / f"{name}.safetensors", batch_size=args.batch, seed=1, advance=advance,
+            model, processor, corpus, seen, rows, both_positions=args.part == "base", steps=args.steps, peak=args.peak,
+            checkpoint=args.work / f"{args.part}.safetensors", batch_size=8, seed=1, advance=advance,
         )  # fmt: skip
-        model.save_pretrained(args.work / f"{name}_trained")
-        processor.save_pretrained(args.work / f"{name}_trained")
+        model.save_pretrained(args.work / f"{args.part}_trained")
+        processor.save_pretrained(args.work / f"{args.part}_trained")
     records = {
         "part": args.part,
-        "steps": steps,
+        "steps": args.steps,
         "loss": loss,
         "seconds": time.time() - began,
         "pictures": args.pictures,
     }
-    (args.work / f"{args.name or args.part}.json").write_text(json.dumps(records))
+    (args.work / f"{args.part}.json").write_text(json.dumps(records))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 
 """Packs trained models for shipping: half precision, a model card each, and the SHA-256 of every file.
 
-``python ship_models.py WORK SCORER OUT``
+``python -m miniature.demo.ship_models WORK SCORER OUT``
 """
 
 import argparse

@@ -3,8 +3,9 @@
 
 """Trains the miniature's CLIP model: whole pictures and crops of structures, each with its description.
 
-``python scorer_miniature.py OUT`` saves an open_clip folder. The text side keeps open_clip's own vocabulary of 49,408
-tokens, so that ``open_clip`` alone loads it; it is narrow, for these are three quarters of the weights.
+``python -m miniature.demo.train_scorer OUT`` saves an open_clip folder. The text side keeps open_clip's own
+vocabulary of 49,408 tokens, so that ``open_clip`` alone loads it; it is narrow, for these are three quarters of the
+weights.
 """
 
 import argparse
