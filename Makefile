@@ -68,8 +68,8 @@ bench: setup
 clean:
 	rm -rf $(VENV) runs build *.egg-info
 
-# Draws the data and trains the models that llamafactory_clinkd/demo ships, into runs/demo-models (about an hour;
-# `SHORT=1 make demo-models` only tries every step of it, in two minutes).
+# Draws the data and trains the models that llamafactory_clinkd/demo ships, into runs/demo-models (about an hour);
+# `SHORT=1 make demo-models` tries every step of it in two minutes, into runs/demo-models-short.
 demo-models: setup
 	PYTHON=$(BIN)/python benchmarks/miniature/demo/rebuild.sh
 

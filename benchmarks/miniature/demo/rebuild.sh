@@ -6,7 +6,7 @@
 # stopped at step 2167 of its first 2500 and began its second schedule twice, so the weights are not reproduced exactly.
 # With SHORT=1 every part has 64 pictures and 3 steps: a check that the script runs, in two minutes.
 set -euo pipefail
-work=${1:-runs/demo-models}
+work=${1:-runs/demo-models${SHORT:+-short}}  # apart: a full run must not go on from a short one's checkpoints
 python=${PYTHON:-.venv/bin/python}
 export PYTHONPATH=benchmarks
 short=(${SHORT:+--pictures 64 --steps 3})  # the last of two equal options counts
