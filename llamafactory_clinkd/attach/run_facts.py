@@ -8,6 +8,7 @@ import inspect
 from typing import Any
 
 from ..phases.recipe import teacher_place
+from ..phases.recipe_files import check_datasets
 from ..rope.binding import SUPPORTED
 from ..rope.saved_positions import same_positions, settings_of_run, teacher_settings
 
@@ -58,10 +59,11 @@ class RunFacts:
 
     @property
     def videos(self) -> bool:
-        """Whether a data set has a column of videos."""
+        """Whether a data set has a column of videos; ``ValueError`` if the recipe names one that does not exist."""
         from llamafactory.data.parser import get_dataset_list
 
         data = self._arguments.data
+        check_datasets(data)
         names = [*(data.dataset or []), *(data.eval_dataset or [])]
         return any(each.videos for each in get_dataset_list(names, data.dataset_dir))
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -48,7 +49,9 @@ def path_within(folder: str | Path, relative: str) -> Path:
         return Path(f"{root}/{place}")
     try:
         path = Path(root, place).resolve()
-    except (OSError, RuntimeError) as error:  # links form a cycle
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()  # for links in a cycle, `resolve` raises only before Python 3.13
+    except (OSError, RuntimeError) as error:
         raise Reject("bad_path", f"{relative!r}: {error}") from error
     if not path.is_relative_to(root):
         raise Reject("bad_path", f"{relative!r} is a link that leads outside the data folder")

@@ -103,6 +103,8 @@ def test_help_names_every_key():
     from llamafactory_clinkd.arguments import ClinkdArguments
 
     done = llamafactory_cli("train", "-h")
+    if done.returncode and llamafactory_cli("train", "-h", env={"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}).returncode:
+        pytest.skip("`llamafactory-cli train -h` of these versions ends with an error without this package too")
     assert done.returncode == 0, done.stderr[-2000:]
     assert [item.name for item in fields(ClinkdArguments) if f"--{item.name}" not in done.stdout] == []
 

@@ -120,6 +120,8 @@ def run_of(folder, model_type="qwen2_vl", *, teacher=None, videos=False, flash_a
     columns = {"images": "images"} | ({"videos": "videos"} if videos else {})
     info = {"rows": {"file_name": "rows.json", "columns": columns}, "other": {"file_name": "other.json"}}
     (folder / "dataset_info.json").write_text(json.dumps(info))
+    for name in info:
+        (folder / f"{name}.json").write_text("[{}]")
     model = SimpleNamespace(
         model_name_or_path=str(folder / "student"), adapter_name_or_path=None, cache_dir=None, model_revision="main",
         hf_hub_token=None, flash_attn=flash_attn, add_tokens=tokens, add_special_tokens=None,
@@ -136,6 +138,10 @@ def test_facts_come_from_the_recipe(tmp_path):
     assert run_of(tmp_path, "qwen2_5_vl", rope_variant="mrope").stock_positions == {"qwen2_5_vl"}
     assert run_of(tmp_path, "qwen2_5_vl", rope_variant="rope_mixed").stock_positions == {"qwen2_5_vl"}
     assert run_of(tmp_path, videos=True).videos
+    misspelt = run_of(tmp_path)
+    misspelt._arguments.data.dataset = ["row"]
+    with pytest.raises(ValueError, match="`dataset: row`.*other, rows.*Did you mean `rows`"):
+        misspelt.videos  # noqa: B018
     (tmp_path / "teacher").mkdir()
     Qwen2VLConfig().save_pretrained(tmp_path / "teacher")
     both = run_of(tmp_path, "qwen2_5_vl", teacher=str(tmp_path / "teacher"))

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
+import inspect
 import random
 
 import numpy as np
@@ -26,6 +27,14 @@ def collated(tokenizer, n, seed=0):
     return Collator()([dict(row) for row in rows])
 
 
+def stock_positions(model, ids, grid):
+    """Positions and deltas of one row; transformers 5.0 to 5.2 find images by their tokens and take no types."""
+    values = {"input_ids": ids, "image_grid_thw": grid}
+    if "mm_token_type_ids" in inspect.signature(model.model.get_rope_index).parameters:
+        values["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
+    return model.model.get_rope_index(**values)
+
+
 def by_hand(model, row, steps):
     """Greedy decoding without cache, padding or `generate`: the definition."""
     ids = torch.tensor([row["input_ids"]])
@@ -35,8 +44,7 @@ def by_hand(model, row, steps):
         pixels["image_grid_thw"] = torch.tensor([[1, 4, 4]] * len(row["images"]))
     answer, logprobs = [], []
     for _ in range(steps):
-        types = (ids == model.config.image_token_id).int()
-        positions, _ = model.model.get_rope_index(ids, types, pixels.get("image_grid_thw"))
+        positions, _ = stock_positions(model, ids, pixels.get("image_grid_thw"))
         with torch.no_grad():
             last = model(input_ids=ids, position_ids=positions, **pixels).logits[0, -1].log_softmax(-1)
         answer.append(int(last.argmax()))
@@ -100,9 +108,7 @@ def test_sampled_logprobs_are_the_models_own(model, tokenizer):
         ids = torch.tensor([row["input_ids"] + answer])
         types = (ids == model.config.image_token_id).int()
         # a sampled image or video token would change the positions of a full pass, so the prompt's are carried on
-        positions, deltas = model.model.get_rope_index(
-            torch.tensor([row["input_ids"]]), types[:, : len(row["input_ids"])], inputs["image_grid_thw"]
-        )
+        positions, _ = stock_positions(model, torch.tensor([row["input_ids"]]), inputs["image_grid_thw"])
         more = torch.arange(ids.size(1) - positions.size(-1)) + positions.max() + 1
         positions = torch.cat([positions, more.expand(3, 1, -1)], dim=-1)
         embeds = model.get_input_embeddings()(ids)

@@ -12,7 +12,7 @@ from transformers import Qwen2VLModel
 
 from llamafactory_clinkd.rope import apply_rope, mcg, mixed_parameters, remove_rope, rope_settings
 
-from .conftest import END, IMAGE, START, TAKES_TYPES, VIDEO, inputs_of
+from .conftest import END, IMAGE, START, TAKES_TYPES, VIDEO, inputs_of, require_stock_positions
 from .layouts import Row, batch_of, image, text, video
 
 
@@ -322,8 +322,7 @@ def test_qwen2_5_vl(qwen2_5_vl, name):
 def test_qwen2_5_vl_keeps_absolute_time(qwen2_5_vl):
     batch = batch_of([Row((text(2), video(3, 4, 4), text(1), video(2, 4, 4), text(1)))])
     batch.update(input_ids=torch.zeros_like(batch["mm_token_type_ids"]), second_per_grid_ts=torch.tensor([1.0, 2.5]))
-    if not TAKES_TYPES:
-        pytest.skip("stock positions of transformers 5.0 to 5.2 need <|vision_start|>, which the drawn layouts lack")
+    require_stock_positions(videos=True)
     stock = qwen2_5_vl.model.get_rope_index(**batch)
     ours = apply_rope(qwen2_5_vl, "mcg_released", gap=1).model.get_rope_index(**batch)
     assert torch.equal(ours[0], stock[0])

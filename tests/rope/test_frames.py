@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from llamafactory_clinkd.rope import apply_rope, mixed_parameters, remove_rope, rope_settings
 from llamafactory_clinkd.rope.mixed import NAME, patch_positions
 
-from .conftest import END, IMAGE, START, TAKES_TYPES, TOKENS, VIDEO, inputs_of, sharpened
+from .conftest import END, IMAGE, START, TOKENS, VIDEO, inputs_of, sharpened
 from .layouts import (
     Row,
     Segment,
@@ -153,8 +153,7 @@ def test_gap_one_is_stock(kind, drawn, length):
     model = remove_rope(MODELS[kind])
     input_ids = torch.zeros_like(batch["mm_token_type_ids"])
     grids = {key: None if grid is None else grid.clone() for key, grid in batch.items() if "grid" in key}
-    if not TAKES_TYPES:
-        pytest.skip("stock positions of transformers 5.0 to 5.2 need <|vision_start|>, which the drawn layouts lack")
+    require_stock_positions()
     stock = model.model.get_rope_index(input_ids, **{**batch, **grids})
     ours = apply_rope(model, "mcg_released", gap=1).model.get_rope_index(input_ids, **batch)
     for own, expected in zip(ours, stock, strict=True):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llamafactory_clinkd.rope import mcg
 
-from .conftest import TAKES_TYPES
+from .conftest import STOCK_FRAMES, require_stock_positions
 from .layouts import (
     Row,
     batch_of,
@@ -145,7 +145,7 @@ def test_released_with_gap_one_is_stock_for_images(drawn):
 
 
 @examples
-@given(rows(adjacent=False))
+@given(rows(videos=STOCK_FRAMES, adjacent=False))
 def test_mrope_is_stock(drawn):
     batch = batch_of(drawn)
     for own, expected in zip(mcg.mrope(**batch), _stock(batch), strict=True):
@@ -158,8 +158,7 @@ def _stock(batch):
 
     from transformers import Qwen2VLModel
 
-    if not TAKES_TYPES:
-        pytest.skip("stock positions of transformers 5.0 to 5.2 need <|vision_start|>, which the drawn layouts lack")
+    require_stock_positions()
     config = SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2))
     stub = SimpleNamespace(config=config)
     stub.get_vision_position_ids = Qwen2VLModel.get_vision_position_ids.__get__(stub)

@@ -25,12 +25,11 @@ def other(models):
     return Qwen2VLForConditionalGeneration.from_pretrained(models / "1")
 
 
-def test_stock_loading_by_the_names_of_the_file_loads_nothing(models):
-    """What this module is for; when it fails, transformers has fixed it."""
-    model = other(models)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+def test_stock_loading_by_the_names_of_the_file_misses_weights(models):
+    """What this module is for; when it fails, transformers has fixed it. 5.5 loads the vision tower only."""
+    model, expected = other(models), Qwen2VLForConditionalGeneration.from_pretrained(models / "0").state_dict()
     load_sharded_checkpoint(model, models / "shards", strict=False)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
 def test_shards_are_loaded_whole(models):
