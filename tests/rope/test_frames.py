@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from llamafactory_clinkd.rope import apply_rope, mixed_parameters, remove_rope, rope_settings
 from llamafactory_clinkd.rope.mixed import NAME, patch_positions
 
-from .conftest import END, IMAGE, START, TOKENS, VIDEO, inputs_of, sharpened
+from .conftest import END, IMAGE, START, TOKENS, VIDEO, inputs_of, require_stock_positions, sharpened
 from .layouts import (
     Row,
     Segment,
