@@ -10,8 +10,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image, ImageDraw
 from tiny_models import build_tiny_qwen2vl
+from transformers import Trainer
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
 from llamafactory_clinkd.utils.environment import cli_command, cli_environment
@@ -71,7 +73,10 @@ def build_workspace(
 
 
 def recipe(workspace: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
-    """A recipe over a workspace; a change to ``None`` takes a key out."""
+    """A recipe over a workspace; a change to ``None`` takes a key out.
+
+    Skips the test if the recipe has correction rounds, which are refused with transformers 5.0 to 5.2.
+    """
     keys = {
         "model_name_or_path": str(workspace / "student"),
         "ref_model": str(workspace / "teacher"),
@@ -102,6 +107,8 @@ def recipe(workspace: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
     } | changes
+    if "correct" in (keys["clinkd_phases"] or "correct") and not hasattr(Trainer, "_run_epoch"):
+        pytest.skip("phase correct needs transformers 5.3")
     return {key: value for key, value in keys.items() if value is not None}
 
 

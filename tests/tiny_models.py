@@ -48,7 +48,7 @@ def build_qwen_tokenizer():
     package = importlib.util.find_spec("dashscope").submodule_search_locations[0]
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = shutil.copy(Path(package) / "resources" / "qwen.tiktoken", folder)
-        tokenizer = TikTokenConverter(str(vocabulary), pattern=WORDS).converted()
+        tokenizer = TikTokenConverter(str(vocabulary), pattern=WORDS, extra_special_tokens=[]).converted()
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 SUPPORTED = {
     "llamafactory": (">=0.9.5,<0.10", "0.9.5 is the first whose SFT trainer takes `ref_model`"),
-    "transformers": (">=5.0,<5.9", "the correction rounds extend `Trainer._run_epoch`, new in 5.0"),
+    "transformers": (">=5.0,<5.9", "older ones are not tested"),
 }
 
 
@@ -65,22 +65,32 @@ class KnownProblem:
         return f"{self.package} {self.versions} with {self.condition}: {self.problem}. {self.way_out}"
 
 
-NEWER = (
-    "Install another version: with LLaMA-Factory 0.9.5 `pip install 'transformers==5.2.0'`, with its main branch "
-    "`pip install 'transformers==5.8.0'`"
-)
+def _install(transformers: str) -> str:
+    """The way out with the newest version that release 0.9.5 allows and that has not the problem."""
+    return (
+        f"Install another version: with LLaMA-Factory 0.9.5 `pip install 'transformers=={transformers}'`, with its "
+        "main branch `pip install 'transformers==5.8.0'`"
+    )
+
+
 KNOWN_PROBLEMS = (
+    KnownProblem(
+        "transformers", ">=5.0,<5.3", lambda run: run.corrects,
+        "phase correct",
+        "the trainer's loop has no method for one epoch, which the correction rounds extend",
+        f"{_install('5.6.0')}, or leave correct out of `clinkd_phases`.",
+    ),
     KnownProblem(
         "transformers", "==5.6.0", lambda run: run.flash_attention,
         "`flash_attn: fa2` or fa3 (Gemma 2: also auto)",
         "the first attention layer ends with \"'NoneType' object has no attribute 'to'\" (transformers #45588)",
-        f"Set `flash_attn: sdpa`. {NEWER}.",
+        f"Set `flash_attn: sdpa`. {_install('5.5.4')}.",
     ),
     KnownProblem(
         "transformers", ">=5.3.0,<=5.5.3", lambda run: "qwen2_5_vl" in run.stock_positions,
         "LLaMA-Factory's positions of Qwen2.5-VL",
         "the temporal positions of images are multiplied by tokens_per_second (transformers #45325)",
-        f"{NEWER}. A student (not a teacher) may have `rope_variant: mcg_released` with `mcg_gap: 1`, which are the "
+        f"{_install('5.6.0')}. A student (not a teacher) may have `rope_variant: mcg_released` with `mcg_gap: 1`, which are the "
         "right positions.",
     ),
     KnownProblem(
@@ -88,7 +98,7 @@ KNOWN_PROBLEMS = (
         lambda run: not run.stock_positions.isdisjoint(("qwen2_vl", "qwen2_5_vl")) and run.videos,
         "LLaMA-Factory's positions of videos in Qwen2-VL and Qwen2.5-VL",
         "all frames get the same temporal position and the rows of frames are mixed up (transformers #45381)",
-        f"{NEWER}.",
+        f"{_install('5.6.0')}.",
     ),
     KnownProblem(
         "transformers", ">=5.0,<5.9", lambda run: "qwen2_5_vl" in run.model_types and run.videos,

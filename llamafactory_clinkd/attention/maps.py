@@ -80,7 +80,7 @@ def recorded_rows(model: nn.Module, rows: Sequence[int], layers: Sequence[int] |
     def record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         recorded.append(attention_rows(query, key, rows, kwargs["scaling"], kwargs.get("sliding_window")))
         with patch_attr(module, "config", configs[module]):  # where FlashAttention reads its own name
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
+            attend = ALL_ATTENTION_FUNCTIONS.get(module.config._attn_implementation, eager_attention_forward)
             return attend(module, query, key, value, *args, **kwargs)
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, record)

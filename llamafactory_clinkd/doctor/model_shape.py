@@ -74,6 +74,7 @@ def _build_shape(config_json: str) -> ModelShape:
     config = Qwen2VLConfig.from_dict(json.loads(config_json))
     with torch.device("meta"):
         model = Qwen2VLForConditionalGeneration(config)
+    model.tie_weights()  # transformers 5.0 does not on this device
 
     def linears(module: torch.nn.Module) -> list[tuple[int, int]]:
         return [(m.out_features, m.in_features) for m in module.modules() if isinstance(m, torch.nn.Linear)]

@@ -94,6 +94,7 @@ def _with_shared_weights(model_args: Any) -> tuple[nn.Module | None, dict[str, s
     kind = next((each for each in kinds if type(config) in each._model_mapping), AutoModelForCausalLM)
     with torch.device("meta"):
         model = kind.from_config(config, trust_remote_code=model_args.trust_remote_code)
+    model.tie_weights()  # transformers 5.0 does not on this device
     owners = defaultdict(list)
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):

@@ -25,14 +25,21 @@ from llamafactory_clinkd.rope.binding import SUPPORTED
 
 def facts(**changes):
     """A run that no line concerns."""
-    usual = {"flash_attention": False, "stock_positions": {"qwen2_vl"}, "model_types": {"qwen2_vl"}, "videos": False}
+    usual = {
+        "corrects": False,
+        "flash_attention": False,
+        "stock_positions": {"qwen2_vl"},
+        "model_types": {"qwen2_vl"},
+        "videos": False,
+    }
     return SimpleNamespace(**{**usual, "initialises_tokens_wrongly": False, **changes})
 
 
 FA2 = {"flash_attention": True}
 QWEN_2_5 = {"stock_positions": {"qwen2_5_vl"}, "model_types": {"qwen2_5_vl"}}
 REFUSED = [
-    ("5.6.0", FA2, "#45588.*Set `flash_attn: sdpa`.*pip install 'transformers==5.2.0'.*'transformers==5.8.0'"),
+    ("5.2.0", {"corrects": True}, "correction rounds.*'transformers==5.6.0'.*leave correct out"),
+    ("5.6.0", FA2, "#45588.*Set `flash_attn: sdpa`.*pip install 'transformers==5.5.4'.*'transformers==5.8.0'"),
     ("5.3.0", QWEN_2_5, "#45325.*mcg_released"),
     ("5.4.0", QWEN_2_5, "#45325"),
     ("5.5.3", QWEN_2_5 | {"stock_positions": {"qwen2_vl", "qwen2_5_vl"}}, "#45325"),
@@ -41,6 +48,7 @@ REFUSED = [
     ("5.5.4", QWEN_2_5 | {"videos": True}, "#45381"),
 ]
 ALLOWED = [
+    ("5.3.0", {"corrects": True}),
     ("5.6.0", {}),
     ("5.5.4", FA2),
     ("5.6.1", FA2),
@@ -135,6 +143,7 @@ def run_of(folder, model_type="qwen2_vl", *, teacher=None, videos=False, flash_a
 def test_facts_come_from_the_recipe(tmp_path):
     run = run_of(tmp_path, "qwen2_5_vl")
     assert run.model_types == {"qwen2_5_vl"} and run.stock_positions == set() and not run.videos
+    assert run.corrects and not run_of(tmp_path, clinkd_phases="distill").corrects
     assert run_of(tmp_path, "qwen2_5_vl", rope_variant="mrope").stock_positions == {"qwen2_5_vl"}
     assert run_of(tmp_path, "qwen2_5_vl", rope_variant="rope_mixed").stock_positions == {"qwen2_5_vl"}
     assert run_of(tmp_path, videos=True).videos
@@ -194,12 +203,14 @@ def test_the_wheel_requires_what_is_supported():
 
 
 def test_the_page_has_a_row_for_every_line():
+
+    def number(pattern, text):
+        found = re.search(pattern, text)
+        return found and found[1]
+
     page = (Path(__file__).resolve().parents[2] / "docs" / "compatibility.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in page.splitlines() if row.count("|") == 6]
-    shown = {
-        (package, numbers, what.rpartition("[")[2].partition("]")[0], kind)
-        for package, numbers, _, what, kind in rows[2:]
-    }
-    issue = {each: re.search(r"#(\d+)\)$", each.problem)[1] for each in KNOWN_PROBLEMS}
+    shown = {(package, numbers, number(r"\[(\d+)\]", what), kind) for package, numbers, _, what, kind in rows[2:]}
+    issue = {each: number(r"#(\d+)\)$", each.problem) for each in KNOWN_PROBLEMS}
     kinds = {True: "refused", False: "warned"}
     assert shown == {(each.package, each.versions, issue[each], kinds[each.refused]) for each in KNOWN_PROBLEMS}

@@ -8,6 +8,7 @@ import pickle
 
 import pytest
 from llamafactory.hparams import get_infer_args, get_train_args, parser
+from transformers import Seq2SeqTrainingArguments
 
 from llamafactory_clinkd.arguments import OPTIONS_WRITTEN, ClinkdArguments
 
@@ -58,6 +59,10 @@ def test_a_key_at_its_default_needs_the_switch_too(as_given, tmp_path):
 
 
 def test_the_help_shows_the_defaults():
+    try:
+        parser.HfArgumentParser(Seq2SeqTrainingArguments).format_help()
+    except TypeError:
+        pytest.skip("the help of transformers' own arguments ends with a TypeError")
     shown = " ".join(parser.HfArgumentParser(parser._TRAIN_ARGS).format_help().split())
     assert "rope_mixed (learnable frequencies in vision). (default: mcg)" in shown
     assert "clinkd_written" not in shown

@@ -42,7 +42,12 @@ def test_a_forward_pass_is_what_torch_counts():
         ids = torch.zeros(1, 500, dtype=torch.long)
         positions = torch.zeros(3, 1, 500, dtype=torch.long)
         with FlopCounterMode(display=False) as counter:
-            model(input_ids=ids, position_ids=positions, logits_to_keep=20)
+            try:
+                model(input_ids=ids, position_ids=positions, logits_to_keep=20)
+            except RuntimeError as error:
+                if "unknown device type for autocast" not in str(error):
+                    raise
+                pytest.skip("transformers 5.0 to 5.2 runs no forward pass on the meta device")
     shape = load_shape("Qwen2-VL-2B")
     spec = dataclasses.replace(read_spec(recipe(), gpus=1, row_tokens=500), image_tokens=0, answer_tokens=1000)
     ours = forward_flops(shape, spec, head_tokens=20)

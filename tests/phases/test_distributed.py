@@ -105,7 +105,9 @@ def test_worker_of_datasets_ended_by_the_same_signal_is_no_failure(tmp_path, sto
         raise RuntimeError("One of the subprocesses has abruptly died during map operation.")
 
     finetuning = SimpleNamespace(clinkd_phases=["distill"], image_square=True)
-    arguments = RecipeArguments(None, None, SimpleNamespace(output_dir=str(tmp_path)), finetuning, None)
+    arguments = RecipeArguments(
+        None, None, SimpleNamespace(output_dir=str(tmp_path), disable_tqdm=True), finetuning, None
+    )
     run = Run(SimpleNamespace(run=run_sft), arguments, [], Ranks())
     if stops:
         run.ranks.request_stop("SIGTERM")

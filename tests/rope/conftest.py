@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 from qwen2vl import qwen2_5_vl_config, qwen2vl_config
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration, Qwen2VLModel
 
 from llamafactory_clinkd.attach.versions import known_problems
 
@@ -15,6 +15,8 @@ from .layouts import batch_of
 
 TAKES_TYPES = "mm_token_type_ids" in inspect.signature(Qwen2VLForConditionalGeneration.forward).parameters
 """Not in transformers 5.0 to 5.2, which find images by their tokens."""
+FROM_TOKENS = hasattr(Qwen2VLModel, "compute_3d_position_ids")
+"""Whether a position's delta counts from the real tokens; in transformers 5.0 and 5.1 from the padded length."""
 STOCK_FRAMES = not any("#45381" in each.problem for each in known_problems())
 """Whether stock's positions of videos in Qwen2-VL and Qwen2.5-VL are right."""
 IMAGE, VIDEO, START, END = 60, 61, 62, 63

@@ -14,16 +14,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
-from transformers import Qwen2VLModel
 
 from llamafactory_clinkd.rope import apply_rope, vllm_plugin, write_rope_config
 from llamafactory_clinkd.rope.saved_positions import write_mark
 
+from .conftest import FROM_TOKENS
 from .layouts import batch_of, rows
 
 
-FROM_TOKENS = hasattr(Qwen2VLModel, "compute_3d_position_ids")
-"""Whether a delta counts from the real tokens; in transformers 5.0 and 5.1 it counts from the padded length."""
 SAVED = {"variant": "mcg", "alpha_h": 2, "image_square": True}
 PIXELS = (1024, 300 * 300)
 
