@@ -90,8 +90,8 @@ KNOWN_PROBLEMS = (
         "transformers", ">=5.3.0,<=5.5.3", lambda run: "qwen2_5_vl" in run.stock_positions,
         "LLaMA-Factory's positions of Qwen2.5-VL",
         "the temporal positions of images are multiplied by tokens_per_second (transformers #45325)",
-        f"{_install('5.6.0')}. A student (not a teacher) may have `rope_variant: mcg_released` with `mcg_gap: 1`, which are the "
-        "right positions.",
+        f"{_install('5.6.0')}. A student (not a teacher) may have `rope_variant: mcg_released` with `mcg_gap: 1`, "
+        "which are the right positions.",
     ),
     KnownProblem(
         "transformers", ">=5.3.0,<=5.5.4",

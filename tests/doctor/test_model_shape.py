@@ -27,7 +27,9 @@ def on_meta(config):
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
     with torch.device("meta"):
-        return Qwen2VLForConditionalGeneration(Qwen2VLConfig.from_dict(config))
+        model = Qwen2VLForConditionalGeneration(Qwen2VLConfig.from_dict(config))
+    model.tie_weights()
+    return model
 
 
 def count(model, *, inside="", outside=None):
