@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..utils.io import unique_keys
 from .problems import Reject
 
 
@@ -141,15 +142,24 @@ def _lines(windows: Iterator[str]) -> Iterator[Any]:
 
 def _line(line: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         return Reject("not_json", str(error))
 
 
 def _items(windows: Iterator[str], path: str | Path) -> Iterator[tuple[str, Any]]:
     """``("", item)`` of an array; of an object, ``(key, value)``, and ``(key, item)`` of its lists (see `members`)."""
-    decode = json.JSONDecoder().raw_decode
-    buffer, position, number = "", 0, 0
+    buffer, position, number, repeated = "", 0, 0, []
+
+    def members_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Notes a repeated key: an error here would look like a row that the window has cut."""
+        try:
+            return unique_keys(pairs)
+        except ValueError as error:
+            repeated.append(str(error))
+            return {}
+
+    decode = json.JSONDecoder(object_pairs_hook=members_once).raw_decode
 
     def more(least: int) -> bool:
         """Drops decoded text and reads at least ``least`` characters; at the end of the file only returns False."""
@@ -176,6 +186,7 @@ def _items(windows: Iterator[str], path: str | Path) -> Iterator[tuple[str, Any]
         nonlocal position
         peek()
         while True:
+            repeated.clear()
             try:
                 found, end = decode(buffer, position)
             except (ValueError, RecursionError) as error:
@@ -186,7 +197,7 @@ def _items(windows: Iterator[str], path: str | Path) -> Iterator[tuple[str, Any]
             if isinstance(found, int | float) and len(buffer) - end < 3 and more(1):
                 continue  # the window may have cut the number: "1", "1." and "1e-" all decode as 1
             position = end
-            return found
+            return Reject("not_json", repeated[0]) if repeated else found
 
     def take(expected: str) -> str:
         nonlocal position
@@ -218,7 +229,10 @@ def _items(windows: Iterator[str], path: str | Path) -> Iterator[tuple[str, Any]
             yield key, LIST
             yield from array(key)
         else:
-            yield key, value()
+            found = value()
+            if isinstance(found, Reject):
+                raise BrokenFileError(f"{path}, member {key!r}: {found.detail}. Keep one of both.")
+            yield key, found
 
     yield from array("") if peek() == "[" else entries("{}", member)
     for tail in itertools.chain([buffer[position:]], windows):

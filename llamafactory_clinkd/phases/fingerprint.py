@@ -81,6 +81,10 @@ ENGINE_ONLY = (
 )  # fmt: skip
 """Sections of a DeepSpeed file that decide where and how fast the same computation runs, or what is logged."""
 
+LAUNCHED_DEEPSPEED = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
+LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_CLIPPING")
+"""Variables in which ``accelerate launch`` passes its configuration; its others decide where and how fast it runs."""
+
 MODEL_PHASES = ("pseudo_label", "distill", "correct", "predict")
 GROUP_PHASES = {
     "model": MODEL_PHASES,
@@ -157,8 +161,10 @@ def phase_inputs(
         reads_model = is_first or phase == "pseudo_label"
         inputs["model"] = model_fingerprint(model.model_name_or_path, hashes) if reads_model else None
         inputs["adapters"] = fingerprints(adapters) if is_first else None
-        if settings := engine_settings(arguments.training.deepspeed):
+        if settings := engine_settings(arguments.training.deepspeed or os.environ.get(LAUNCHED_DEEPSPEED)):
             inputs["deepspeed"] = settings
+        implied = ("", "no", "none", "auto", *(key for key in ("bf16", "fp16") if getattr(arguments.training, key)))
+        inputs |= {name: os.environ[name] for name in LAUNCHED if os.environ.get(name, "") not in implied}
         with_teacher = phase in ("pseudo_label", "distill") or (
             phase == "correct" and finetuning.corrector == "teacher"
         )
@@ -175,7 +181,7 @@ def engine_settings(deepspeed: Any) -> Any:
     Values ``auto`` come from the recipe, and a section that is off, or whose switch is ``auto``, sets nothing.
     """
     if isinstance(deepspeed, str):
-        deepspeed = read_json(deepspeed) if os.path.isfile(deepspeed) else deepspeed
+        deepspeed = read_json(deepspeed) if os.path.isfile(deepspeed) else None if deepspeed == "none" else deepspeed
     if not isinstance(deepspeed, dict):
         return deepspeed
     sections = {name: value for name, value in deepspeed.items() if name not in ENGINE_ONLY and value != "auto"}

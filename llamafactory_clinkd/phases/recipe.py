@@ -4,6 +4,7 @@
 """The recipe of one phase: copies of LLaMA-Factory's argument groups with the few values that the phase changes."""
 
 import copy
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -100,6 +101,7 @@ def with_model(arguments: RecipeArguments, folder: Path | None) -> RecipeArgumen
     model, finetuning = copy.copy(arguments.model), copy.copy(arguments.finetuning)
     if is_adapter(finetuning.finetuning_type):  # never by what lies in the folder
         model.adapter_name_or_path = [*_merged_adapters(arguments), str(folder)]
+        model.adapter_folder = None
         finetuning.create_new_adapter = False
     else:
         model.model_name_or_path = str(folder)
@@ -108,7 +110,8 @@ def with_model(arguments: RecipeArguments, folder: Path | None) -> RecipeArgumen
 
 def _merged_adapters(arguments: RecipeArguments) -> list[str]:
     """The recipe's adapters that stock merges into the base; the trained adapter needs them below it."""
-    adapters = list(arguments.model.adapter_name_or_path or [])
+    below = arguments.model.adapter_folder or ""
+    adapters = [os.path.join(name, below) if below else name for name in arguments.model.adapter_name_or_path or []]
     if arguments.model.quantization_bit is not None or is_deepspeed_zero3_enabled():
         return []  # stock merges nothing: it takes one adapter and continues to train it
     return adapters if arguments.finetuning.create_new_adapter else adapters[:-1]

@@ -3,6 +3,7 @@
 
 """Checks of the names and files in a recipe that a later phase would open; they read no rows and load no model."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def check_datasets(data: Any) -> None:
         where = Path(info, DATA_INFO)
         if not where.is_file():
             raise FileNotFoundError(f"`dataset_dir: {info}` has no {DATA_INFO}. Name the folder that has it.")
-        info = read_json(where)
+        info = read_json(where, unique=True)
     for key in ("dataset", "eval_dataset"):
         for name in split_list(getattr(data, key) or []):
             if name not in info:
@@ -114,7 +115,9 @@ def check_best_model(training: Any, finetuning: Any) -> None:
 
 def check_model_path(key: str, name_or_path: str, subfolder: str | None = None) -> None:
     """Raises ``FileNotFoundError`` if a value that looks like a path is not the whole folder of a model or adapter."""
-    folder, named = Path(name_or_path, subfolder or "").expanduser(), f"`{key}: {name_or_path}`"
+    folder, named = Path(name_or_path, subfolder or ""), f"`{key}: {name_or_path}`"
+    if name_or_path.startswith("~"):
+        raise FileNotFoundError(f"{named}: LLaMA-Factory expands no `~`. Write {os.path.expanduser(name_or_path)}.")
     if subfolder:
         named += f" with `adapter_folder: {subfolder}`"
     if not folder.is_dir():

@@ -83,21 +83,25 @@ def saved_settings(model_args: Any, *, hub: bool = True) -> dict[str, Any] | Non
 
 def _folders_with(file: str, model_args: Any, hub: bool) -> list[Path]:
     """The folders with ``file`` among those of the model and its adapters; of a hub model the folder in the cache."""
-    paths = (_find_file(name, file, model_args, hub) for name in _names(model_args))
+    paths = (_find_file(*place, file, model_args, hub) for place in _places(model_args))
     return [path.parent for path in paths if path is not None]
 
 
-def _names(model_args: Any) -> list[str]:
-    names = [model_args.model_name_or_path, *split_list(model_args.adapter_name_or_path or [])]
-    return [name for name in names if name]
+def _places(model_args: Any) -> list[tuple[str, str]]:
+    """Name and subfolder of the model and of each adapter; ``adapter_folder`` is below every adapter's name."""
+    below = getattr(model_args, "adapter_folder", None) or ""
+    places = [(model_args.model_name_or_path, "")]
+    places += [(name, below) for name in split_list(model_args.adapter_name_or_path or [])]
+    return [place for place in places if place[0]]
 
 
-def _find_file(name: str, file: str, model_args: Any, hub: bool) -> Path | None:
+def _find_file(name: str, subfolder: str, file: str, model_args: Any, hub: bool) -> Path | None:
     """The path of ``file`` of a model or adapter. Nothing is requested from the hub unless ``hub``."""
     try:
         path = cached_file(
             name,
             file,
+            subfolder=subfolder,
             cache_dir=getattr(model_args, "cache_dir", None),
             revision=getattr(model_args, "model_revision", None),
             token=getattr(model_args, "hf_hub_token", None),
@@ -125,11 +129,11 @@ def write_mark(directory: str | Path) -> None:
 
 def refuse_missing_settings(model_args: Any) -> None:
     """Raises a ValueError for a marked hub model without its settings on this machine. Nothing is requested."""
-    for name in _names(model_args):
-        if _find_file(name, CONFIG_FILE, model_args, hub=False) is not None or Path(name).is_dir():
+    for name, subfolder in _places(model_args):
+        if _find_file(name, subfolder, CONFIG_FILE, model_args, hub=False) is not None or Path(name).is_dir():
             continue
         for file in ("config.json", "adapter_config.json"):
-            path = _find_file(name, file, model_args, hub=False)
+            path = _find_file(name, subfolder, file, model_args, hub=False)
             config = {} if path is None else read_json(path)
             if MARK in config or MARK in (config.get("auto_mapping") or {}):
                 raise ValueError(

@@ -60,11 +60,23 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Reads a JSON file; raises FileNotFoundError, or a ValueError that names the file if it is not JSON."""
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict, for ``object_pairs_hook``; ValueError if a key occurs twice, of which one would be lost."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
+    return members
+
+
+def read_json(path: str | Path, *, unique: bool = False) -> Any:
+    """Reads a JSON file; ``unique`` refuses an object with a key that occurs twice.
+
+    Raises FileNotFoundError, or a ValueError that names the file if it is not JSON.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=unique_keys if unique else None)
+    except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}). Delete or fix it and run again.") from error
 
 

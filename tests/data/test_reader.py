@@ -47,6 +47,25 @@ def test_a_bad_line_costs_its_own_line(tmp_path):
     assert plain(path) == [{"a": 1}, "not_json", {"a": "\udcff"}, "not_an_object", {"a": "\u2028"}, {"a": 5}]
 
 
+@pytest.mark.parametrize("window", [1, 5, 1 << 20])
+@pytest.mark.parametrize("layout", ["array", "lines", "member"])
+def test_a_row_with_a_key_twice_costs_its_own_row(tmp_path, monkeypatch, window, layout):
+    """A parser keeps the last value and drops the others."""
+    monkeypatch.setattr(reader, "WINDOW", window)
+    rows = ['{"a": 1}', '{"a": 1, "b": 2, "a": 3}', '{"a": [{"c": 1, "c": 1}]}', '{"a": 4}']
+    path = tmp_path / "rows.json"
+    path.write_text(
+        {"array": f"[{', '.join(rows)}]", "lines": "\n".join(rows)}.get(layout, f'{{"x": [{",".join(rows)}]}}')
+    )
+    found = [row for _, row in read_rows(path)] if layout != "member" else [row for _, row in reader.members(path)][1:]
+    assert found[0] == {"a": 1} and found[3] == {"a": 4}
+    assert [row.reason for row in found[1:3]] == ["not_json"] * 2
+    assert "'a' occurs twice" in found[1].detail and "'c' occurs twice" in found[2].detail
+    path.write_text('{"x": {"a": 1, "a": 2}}')
+    with pytest.raises(BrokenFileError, match="member 'x': the key 'a' occurs twice"):
+        list(reader.members(path))
+
+
 def test_an_invalid_byte_in_an_array_costs_its_own_row(tmp_path):
     path = tmp_path / "rows.json"
     path.write_bytes(b'[{"a": "\xff\xfe"}, {"a": "good"}]')
@@ -108,4 +127,5 @@ def test_bytes_read_reach_the_end(tmp_path):
     path.write_text(json.dumps(ROWS))
     read = []
     list(read_rows(path, read.append))
-    assert read[-1] == path.stat().st_size
+    assert read[-1] == path.stat().st_size    texts = {"array": f"[{', '.join(rows)}]", "lines": "\n".join(rows), "member": f'{{"x": [{",".join(rows)}]}}'}
+    path.write_text(texts[layout])

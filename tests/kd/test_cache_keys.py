@@ -9,7 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from llamafactory_clinkd.kd.cache_keys import CACHE_KEY, KeyedCollator, pop_keys, sample_key, teacher_identity
+from llamafactory_clinkd.kd import cache_keys
+from llamafactory_clinkd.kd.cache_keys import (
+    CACHE_KEY,
+    KeyedCollator,
+    pixel_settings,
+    pop_keys,
+    sample_key,
+    teacher_identity,
+)
 
 
 SETTINGS = {"image_max_pixels": 4096, "image_square": True}
@@ -113,3 +121,22 @@ def test_the_teacher_is_another_with_another_adapter_below_adapter_folder(tmp_pa
         (tmp_path / "one" / "adapter_model.safetensors").write_bytes(content)
         identities.append(teacher_identity(model, None))
     assert identities[0] != identities[1]
+
+
+def test_every_rule_of_pixels_is_among_the_settings(monkeypatch):
+    from llamafactory.hparams import ModelArguments
+
+    processor = SimpleNamespace(image_processor=SimpleNamespace(to_dict=lambda: {"size": sizes[0]}))
+    sizes, model = [28], ModelArguments(model_name_or_path="model")
+    before = pixel_settings(processor, model, image_square=True)
+    found = [before, pixel_settings(processor, model, image_square=False)]
+    sizes[0] = 56
+    found.append(pixel_settings(processor, model, image_square=True))
+    sizes[0] = 28
+    for name in ("image_max_pixels", "image_min_pixels", "video_maxlen", "image_do_pan_and_scan", "crop_to_patches"):
+        changed = ModelArguments(model_name_or_path="model")
+        setattr(changed, name, 7)
+        found.append(pixel_settings(processor, changed, image_square=True))
+    monkeypatch.setattr(cache_keys, "installed_version", lambda name: "0")
+    found.append(pixel_settings(processor, model, image_square=True))
+    assert len({sample_key(feature(), settings) for settings in found}) == len(found) == 9

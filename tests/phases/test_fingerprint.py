@@ -305,3 +305,26 @@ def test_precision_counts_where_answers_are_generated(workspace):
         arguments.model.compute_dtype = "torch.bfloat16"  # as `bf16: true` sets it
         (change,) = changed_inputs(inputs_of(workspace, phase), phase_inputs(phase, arguments, None))
         assert change == "compute_dtype was the default, is 'torch.bfloat16'"
+
+
+def test_what_accelerate_launch_sets_counts_where_the_recipe_does_not_set_it(workspace, tmp_path, monkeypatch):
+    arguments, bf16 = parsed(workspace), parsed(workspace)
+    bf16.training.bf16 = True
+    write_json(tmp_path / "ds.json", {"bf16": {"enabled": True}, "zero_optimization": {"stage": 2}})
+    launched = {
+        "ACCELERATE_MIXED_PRECISION": "bf16",
+        "ACCELERATE_GRADIENT_CLIPPING": "0.5",
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(tmp_path / "ds.json"),
+    }
+    for phase in ("distill", "predict"):
+        for name in launched:
+            monkeypatch.delenv(name, raising=False)
+        before, same = (phase_inputs(phase, each, None) for each in (arguments, bf16))
+        for name, value in launched.items():
+            monkeypatch.setenv(name, value)
+            (change,) = changed_inputs(before, phase_inputs(phase, arguments, None))
+            assert change.startswith(f"{name if name in change else 'deepspeed'} was the default, is ")
+            if name == "ACCELERATE_MIXED_PRECISION":
+                assert phase_inputs(phase, bf16, None) == same
+            monkeypatch.setenv(name, "none")
+            assert phase_inputs(phase, arguments, None) == before

@@ -13,22 +13,24 @@ from llamafactory_clinkd.utils.io import read_jsonl
 
 
 @pytest.mark.parametrize(
-    ("adapters", "new", "bits", "expected"),
+    ("adapters", "new", "bits", "below", "expected"),
     [
-        (None, False, None, []),
-        (["a"], False, None, []),
-        (["a"], True, None, ["a"]),
-        (["a", "b"], False, None, ["a"]),
-        (["a", "b"], True, None, ["a", "b"]),
-        (["a"], True, 4, []),
+        (None, False, None, None, []),
+        (["a"], False, None, None, []),
+        (["a"], True, None, None, ["a"]),
+        (["a", "b"], False, None, None, ["a"]),
+        (["a", "b"], True, None, "one", ["a/one", "b/one"]),
+        (["a"], True, 4, "one", []),
     ],
 )
-def test_what_was_merged_is_loaded_before_what_was_trained(tmp_path, adapters, new, bits, expected):
-    model = SimpleNamespace(adapter_name_or_path=adapters, quantization_bit=bits)
+def test_what_was_merged_is_loaded_before_what_was_trained(tmp_path, adapters, new, bits, below, expected):
+    """`adapter_folder` is below the recipe's adapters, not below the one that was trained."""
+    model = SimpleNamespace(adapter_name_or_path=adapters, quantization_bit=bits, adapter_folder=below)
     finetuning = SimpleNamespace(create_new_adapter=new, finetuning_type="lora")
     found = with_model(RecipeArguments(model, None, None, finetuning, None), tmp_path)
     assert found.model.adapter_name_or_path == [*expected, str(tmp_path)]
-    assert not found.finetuning.create_new_adapter and model.adapter_name_or_path == adapters
+    assert not found.finetuning.create_new_adapter and found.model.adapter_folder is None
+    assert model.adapter_name_or_path == adapters and model.adapter_folder == below
 
 
 def test_model_is_what_was_trained_whatever_lies_in_its_folder(tmp_path):

@@ -99,6 +99,22 @@ def test_model_folder_without_some_of_its_weights(workspace, tmp_path):
         check_model_path("ref_model", str(student))
 
 
+@pytest.mark.parametrize("key", ["model_name_or_path", "ref_model", "adapter_name_or_path"])
+def test_a_home_folder_that_stock_does_not_expand(workspace, monkeypatch, key):
+    monkeypatch.setenv("HOME", str(workspace))
+    with pytest.raises(FileNotFoundError, match=f"`{key}: ~/student`: .*no `~`. Write {workspace}/student"):
+        check_model_path(key, "~/student")
+
+
+def test_a_data_set_that_is_there_twice(tmp_path):
+    data = data_of(tmp_path, {"a": {"file_name": "a.json"}})
+    (tmp_path / "a.json").write_text("[{}]")
+    check_datasets(data)
+    (tmp_path / "dataset_info.json").write_text('{"a": {"file_name": "a.json"}, "a": {"file_name": "b.json"}}')
+    with pytest.raises(ValueError, match="dataset_info.json .*the key 'a' occurs twice"):
+        check_datasets(data)
+
+
 def test_index_of_weights_that_are_not_read(workspace, tmp_path):
     """A download without `*.bin` keeps the index of these."""
     student = shutil.copytree(workspace / "student", tmp_path / "student")

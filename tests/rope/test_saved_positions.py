@@ -236,3 +236,10 @@ def test_gathered_weights_are_what_is_saved(loaded, tmp_path):
     assert all((tensor == 1).all() for tensor in load_file(tmp_path / "out" / FILE).values())
     with pytest.raises(RuntimeError, match="stage3_gather_16bit_weights_on_model_save"):
         loaded.save_pretrained(tmp_path / "parts", state_dict={"a": torch.zeros(1)})
+
+
+def test_an_adapter_below_adapter_folder_keeps_its_positions(tmp_path):
+    write_rope_config(tmp_path / "adapters" / "one", SAVED)
+    place = {"model_name_or_path": str(tmp_path), "adapter_name_or_path": [str(tmp_path / "adapters")]}
+    assert saved_settings(SimpleNamespace(**place, adapter_folder="one")) == SAVED
+    assert saved_settings(SimpleNamespace(**place, adapter_folder=None)) is None
