@@ -61,7 +61,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dict, for ``object_pairs_hook``; ValueError if a key occurs twice, of which one would be lost."""
+    """A JSON object as a dict, for ``object_pairs_hook``; ValueError if a key occurs twice: one would be lost."""
     members = dict(pairs)
     if len(members) < len(pairs):
         keys = [key for key, _ in pairs]

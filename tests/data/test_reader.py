@@ -54,9 +54,8 @@ def test_a_row_with_a_key_twice_costs_its_own_row(tmp_path, monkeypatch, window,
     monkeypatch.setattr(reader, "WINDOW", window)
     rows = ['{"a": 1}', '{"a": 1, "b": 2, "a": 3}', '{"a": [{"c": 1, "c": 1}]}', '{"a": 4}']
     path = tmp_path / "rows.json"
-    path.write_text(
-        {"array": f"[{', '.join(rows)}]", "lines": "\n".join(rows)}.get(layout, f'{{"x": [{",".join(rows)}]}}')
-    )
+    texts = {"array": f"[{', '.join(rows)}]", "lines": "\n".join(rows), "member": f'{{"x": [{",".join(rows)}]}}'}
+    path.write_text(texts[layout])
     found = [row for _, row in read_rows(path)] if layout != "member" else [row for _, row in reader.members(path)][1:]
     assert found[0] == {"a": 1} and found[3] == {"a": 4}
     assert [row.reason for row in found[1:3]] == ["not_json"] * 2
@@ -127,5 +126,4 @@ def test_bytes_read_reach_the_end(tmp_path):
     path.write_text(json.dumps(ROWS))
     read = []
     list(read_rows(path, read.append))
-    assert read[-1] == path.stat().st_size    texts = {"array": f"[{', '.join(rows)}]", "lines": "\n".join(rows), "member": f'{{"x": [{",".join(rows)}]}}'}
-    path.write_text(texts[layout])
+    assert read[-1] == path.stat().st_size
