@@ -5,6 +5,7 @@
 
 import contextlib
 import json
+import os
 import re
 import time
 
@@ -47,7 +48,7 @@ def training_held(server, reached):
     for process in training:
         process.suspend()
     try:
-        yield
+        yield training
     finally:
         for process in training:
             process.resume()
@@ -108,6 +109,51 @@ def test_start_watch_stop_resume_and_report(open_board, server, workspace, tmp_p
     assert secret.status == 403
     log_text = server.log.read_text(encoding="utf-8")
     assert "sk-never-shown" not in log_text and "Where is the square" not in log_text
+
+
+def write_errors(process, seconds):
+    """Writes to a process's standard error for so long; an error unless the Board reads: the pipe holds 64 KiB."""
+    pipe = os.open(f"/proc/{process.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+    for _ in range(4 * seconds):
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                os.write(pipe, b"x" * 8192)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline, "nobody reads the run's standard error"
+                time.sleep(0.05)
+        time.sleep(0.25)
+    os.close(pipe)
+
+
+def test_a_run_whose_page_is_closed_goes_on_and_is_found_again(open_board, server, workspace):
+    from llamafactory.webui.locales import ALERTS
+
+    board = open_board()
+    board.page.set_default_timeout(4 * MINUTES)
+    board.set_up_run(workspace, "unwatched", EXTRA_ARGS)
+    board.open("distillation")
+    board.fill(board.words("ref_model"), str(workspace / "teacher"))
+    board.fill(board.words("kd_epochs"), "10")
+    for phase in ("pseudo_label", "correct", "predict", "evaluate"):
+        board.page.get_by_label(phase, exact=True).first.uncheck()
+    board.press("Start")
+    folder = server.folder / "saves" / "Qwen2-VL-2B-Instruct" / "full" / "unwatched"
+    log, state = folder / "trainer_log.jsonl", folder / "clinkd" / "state.json"
+    with training_held(server, lambda: log.is_file() and log.read_text(encoding="utf-8")) as processes:
+        board.page.close()
+        for process in processes:
+            write_errors(process, seconds=12)
+        second = open_board()
+        second.wait_for_text(phase_text(1, 1, "distill"))
+        second.page.close()
+    psutil.wait_procs(processes, timeout=240)
+    assert json.loads(state.read_text(encoding="utf-8"))["phases"]["distill"]["status"] == "finished"
+    third = open_board()
+    third.wait_for_text(ALERTS["info_finished"]["en"])
+    third.press("Preview command")
+    third.wait_for_text(re.compile("llamafactory-cli train"))  # and no longer that a run is going on
 
 
 def test_evaluate_tab_shows_metrics_and_report(open_board, server, workspace, tmp_path):
