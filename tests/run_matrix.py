@@ -94,6 +94,7 @@ def run_combination(folder: Path, name: str, source: Path, wheel: Path, argument
             return table_line(*shown, "", today(), f"not installed: {error.cmd[-1]}, see {log.name}", "", ""), False
         command = [
             environment / "bin" / "python",
+            "-P",  # imports the installed package, not that of the working folder
             "-m",
             "pytest",
             "-q",
