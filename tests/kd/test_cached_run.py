@@ -14,6 +14,8 @@ from kd_runs import StopAt, distil, history, same_bits, weights
 
 from llamafactory_clinkd.kd.teacher import Teacher
 from llamafactory_clinkd.kd.teacher_cache import CacheMismatchError, HiddenCache
+from llamafactory_clinkd.phases import distill
+from llamafactory_clinkd.utils.ranks import Ranks
 
 
 ROWS = 8
@@ -60,6 +62,16 @@ def test_cached_is_live_to_the_last_digit(small_workspace, tmp_path, counted, ba
     assert len(history(live)) > 3 and set(history(live)[0]) >= {"loss", "ce", "kl"}
     assert history(cached) == history(live)
     assert same_bits(weights(cached), weights(live))
+
+
+def test_only_rank_0_hashes_the_teacher(small_workspace, tmp_path, monkeypatch):
+    """Another rank gets the hash from it."""
+    hash_name = "the teacher's hash"
+    monkeypatch.setattr(Ranks, "from_first", lambda self, compute, name: "sent" if name == hash_name else compute())
+    monkeypatch.setattr(distill, "teacher_identity", lambda *args: pytest.fail("the teacher is hashed"))
+    distil(small_workspace, tmp_path / "out", kd_cache="hidden", kd_epochs=1)
+    with pytest.raises(CacheMismatchError, match="sent"):
+        HiddenCache(tmp_path / "out" / "clinkd" / "teacher_cache", teacher="other", hidden_size=64)
 
 
 def test_token_accuracy_costs_no_further_pass_of_the_teacher(small_workspace, tmp_path, counted):
