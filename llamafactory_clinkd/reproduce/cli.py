@@ -12,13 +12,13 @@ from rich.markup import escape
 from ..utils.console import console
 
 
-What = Literal["table1", "table2", "table3", "figure4", "data"]
+What = Literal["table1", "table2", "table3", "figure4", "on_policy", "data"]
 Scale = Literal["paper", "mini"]
 
 
 def reproduce(
-    what: Annotated[What, typer.Argument(help="The table or figure; `data` builds what its runs start from.")],
-    scale: Annotated[Scale, typer.Option(help="The paper's models and data, or real scans and small models.")],
+    what: Annotated[What, typer.Argument(help="The table or figure; `data` writes what its runs start from.")],
+    scale: Annotated[Scale, typer.Option(help="The paper's models and data, or those of `clinkd demo`.")],
     rows: Annotated[str | None, typer.Option(help="Only these rows, with commas. Default: all of the table.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "1,2,3",
     directory: Annotated[Path, typer.Option(help="Where runs, results and tables go.")] = Path("runs/reproduce"),
@@ -38,11 +38,6 @@ def reproduce(
         int | None,
         typer.Option(min=1, help="Runs at a time. Default: one per core (mini), one (paper)."),
     ] = None,
-    validation: Annotated[
-        bool,
-        typer.Option("--validation", help="Predict on the validation rows (mini scale)."),
-    ] = False,
-    cache: Annotated[Path, typer.Option(help="Downloaded scans, shared with the demo.")] = Path("runs/demo/cache"),
     gpus: Annotated[int, typer.Option(min=1, help="With --dry-run at paper scale: number of GPUs.")] = 8,
     gpu_memory: Annotated[float, typer.Option(min=1, help="With --dry-run: memory of each, GiB.")] = 80,
 ) -> None:
@@ -50,13 +45,13 @@ def reproduce(
     from .command import dry, jobs_of, make, prepare, read_request
 
     if what == "data":
-        prepare(scale, directory, cache, console, dry_run=dry_run)
+        prepare(scale, directory, console, dry_run=dry_run)
         return
-    request = read_request(what, scale, rows, seeds, validation, directory, results or [])
+    request = read_request(what, scale, rows, seeds, directory, results or [])
     if dry_run:
         dry(request, gpus, gpu_memory, console, recipes=recipes)
         return
-    settings = {"cache": cache, "fresh": fresh, "runs": not table_only, "report": report}
+    settings = {"fresh": fresh, "runs": not table_only, "report": report}
     failed = make(request, console, jobs=jobs_of(scale, jobs), **settings)
     for name, reason in failed.items():
         console.print(f"[red]Failed[/]: {escape(name)} {escape(reason)}", soft_wrap=True)

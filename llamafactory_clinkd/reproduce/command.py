@@ -33,21 +33,19 @@ class Request(NamedTuple):
 
 
 def read_request(
-    what: str, scale: str, rows: str | None, seeds: str, validation: bool, directory: Path, results: Sequence[Path]
+    what: str, scale: str, rows: str | None, seeds: str, directory: Path, results: Sequence[Path]
 ) -> Request:
     """Reads the options; ValueError for a wrong one, with what is expected."""
-    if validation and scale != "mini":
-        raise ValueError("`--validation` needs `--scale mini`: Med-GRIT-270k has no validation part.")
-    part, benchmark = "validation" if validation else "test", benchmark_of(scale)
+    benchmark = benchmark_of(scale)
     chosen, numbers = choose_rows(what, scale, rows), choose_seeds(seeds)
     return Request(
         what,
         scale,
         chosen,
-        plan_runs(chosen, numbers, scale, benchmark, part),
-        plan_runs(rows_of(what, scale), numbers, scale, benchmark, part),
+        plan_runs(chosen, numbers, scale, benchmark),
+        plan_runs(rows_of(what, scale), numbers, scale, benchmark),
         directory,
-        [results_folder(directory, scale, part), *results],
+        [results_folder(directory, scale), *results],
     )
 
 
@@ -77,15 +75,13 @@ def jobs_of(scale: str, jobs: int | None) -> int:
     return jobs or ((os.cpu_count() or 1) if scale == "mini" else 1)
 
 
-def make(
-    request: Request, console: Console, *, cache: Path, fresh: bool, runs: bool, report: bool, jobs: int
-) -> dict[str, str]:
+def make(request: Request, console: Console, *, fresh: bool, runs: bool, report: bool, jobs: int) -> dict[str, str]:
     """Runs what is missing and writes the table, with ``report`` also the HTML page; returns failed run -> reason."""
     missing, finished = missing_runs(request.plans, request.rows, request.directory, request.folders)
     failed: dict[str, str] = {}
     if missing and runs:
         if request.scale == "mini":
-            prepare(request.scale, request.directory, cache, console, missing)
+            prepare(request.scale, request.directory, console)
         failed = _run(request, missing, len(finished), console, fresh=fresh, jobs=jobs).failed
     elif missing:
         console.print(f"{len(missing)} runs are missing: {', '.join(plan.name for plan in missing)}.", soft_wrap=True)
@@ -107,10 +103,8 @@ def _run(request: Request, missing: list[Plan], finished: int, console: Console,
                 console.print(f"{plan.name} {state}", highlight=False)
             show("runs", ended, total, f"{plan.name}: {state}")
 
-        def inputs(plan: Plan) -> dict[str, str]:
-            return inputs_of(plan, request.directory)
-
-        return run_missing(missing, request.directory, jobs=jobs, fresh=fresh, inputs=inputs, on_progress=on_progress)
+        options = {"jobs": jobs, "fresh": fresh, "inputs": inputs_of, "on_progress": on_progress}
+        return run_missing(missing, request.directory, **options)
 
 
 def dry(request: Request, gpus: int, gib: float, console: Console, *, recipes: bool = False) -> None:

@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from ..doctor.plan import make_plan
-from .prepare import models_are_built
-from .row_recipes import Plan, local_keys
+from .prepare import BLIND_SUFFIX
+from .row_recipes import DEMO, Plan, local_keys
 from .write import collect
 
 
@@ -46,8 +46,9 @@ def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gi
     on_cpu = plan.scale == "mini"
     hours = None if seconds is None else seconds / 3600
     keys = local_keys(plan, directory)
-    if on_cpu and not models_are_built(plan, directory):
-        return Cost(hours, hours is not None, note="`clinkd reproduce data --scale mini` builds its models")
+    if on_cpu:  # the run's own copy may not be written yet
+        keys["dataset_dir"] = str(DEMO / "data")
+        keys |= {key: keys[key].removesuffix(BLIND_SUFFIX) for key in ("dataset", "eval_dataset")}
     if plan.source is not None:  # same shape as the model that it is trained from
         keys["model_name_or_path"] = local_keys(plan.source, directory)["model_name_or_path"]
     try:

@@ -1,104 +1,83 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the runs of a scale start from: built where it is missing, and identified by hashes."""
+"""What the runs of a scale start from: the demo's data and models, or the user's; identified by hashes."""
 
-import sys
-from collections.abc import Collection, Sequence
-from importlib import import_module
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from ..data.sharegpt import dataset_info_entry, write_dataset_info
+from ..demo.run_demo import check_assets
 from ..utils.boxes import modality_of
-from ..utils.console import bars_of_parts
 from ..utils.io import content_hash, file_sha256, read_json, write_json
-from .row_recipes import RECIPES_DIR, Plan, models_of, read_recipe
+from .row_recipes import DEMO, RECIPES_DIR, Plan, models_of, read_recipe
 
 
-MINI_MODELS = {
-    "base": "model.safetensors",
-    "teacher": "model.safetensors",
-    "scorer": "open_clip_model.safetensors",
-}
-"""Models of the miniature: folder -> the file of its weights."""
-NOISE_SIDE = 448  # side in pixels of the noise that replaces Med-GRIT's images
+NOISE_SIDES = {"paper": 448, "mini": 112}  # side in pixels of the noise that replaces the images
 NOISE_IMAGES = 64  # noise images of a data set: too few to tell its rows apart by them
 BLIND_SUFFIX = "_blind"
 
 
 def benchmark_of(scale: str) -> str | None:
     """The hash that identifies the data and models of a scale; None where the user brings them."""
-    return None if scale == "paper" else read_json(RECIPES_DIR / scale / "benchmark.json")["id"]
+    if scale == "paper":
+        return None
+    models = {name: sha256 for name, sha256 in _model_hashes().items() if not name.endswith(".md")}
+    pictures = {path.name: file_sha256(path) for path in sorted((DEMO / "data" / "images").iterdir())}
+    return content_hash([models, _data_hashes(), pictures])
 
 
-def inputs_of(plan: Plan, directory: Path) -> dict[str, str]:
+def inputs_of(plan: Plan) -> dict[str, str]:
     """SHA-256 of the data and models that a run starts from, kept with its result; none where the user brings them."""
     if plan.scale == "paper":
         return {}
-    folder = directory / plan.scale
-    weights = {
-        f"models/{name}": file_sha256(folder / "models" / name / MINI_MODELS[name]) for name in sorted(models_of(plan))
-    }
-    return {**read_json(folder / "data" / "benchmark.json")["sha256"], **weights}
+    hashes, models = _model_hashes(), sorted(models_of(plan))
+    weights = {f"models/{model}": hashes[name] for model in models for name in hashes if _is_weights(name, model)}
+    return {**_data_hashes(), **weights}
 
 
-def models_are_built(plan: Plan, directory: Path) -> bool:
-    """Whether the scale's own models that a run needs are finished; at paper scale the user brings them."""
-    folder = directory / plan.scale / "models"
-    return plan.scale == "paper" or all((folder / f"{name}.json").is_file() for name in models_of(plan))
+def _is_weights(name: str, model: str) -> bool:
+    return name.startswith(f"{model}/") and name.endswith(".safetensors")
 
 
-def prepare(
-    scale: str,
-    directory: Path,
-    cache: Path,
-    console: Console,
-    plans: Collection[Plan] | None = None,
-    *,
-    dry_run: bool = False,
-) -> None:
-    """Builds the miniature benchmark in ``directory``, or the noise copies of Med-GRIT's data sets.
+def _model_hashes() -> dict[str, str]:
+    return read_json(DEMO / "models" / "sha256.json")
 
-    Of the models, only those that ``plans`` need are built; all by default. A ``dry_run`` prints what would be built.
+
+def _data_hashes() -> dict[str, str]:
+    return {f"demo_{part}.json": file_sha256(DEMO / "data" / f"demo_{part}.json") for part in ("train", "test")}
+
+
+def prepare(scale: str, directory: Path, console: Console, *, dry_run: bool = False) -> None:
+    """Writes the data sets of a scale: the demo's with copies whose images are noise, or such copies of Med-GRIT's.
+
+    A ``dry_run`` prints what would be written.
 
     Raises:
-        FileNotFoundError: At mini scale without a checkout, or at paper scale without Med-GRIT.
+        RuntimeError: At mini scale, if a shipped model is damaged.
+        FileNotFoundError: At paper scale without Med-GRIT.
     """
-    if scale == "paper":
-        base = read_recipe(RECIPES_DIR / scale / "base.yaml")
-        sources = [base["dataset"], base["eval_dataset"]]
-        if dry_run:
-            console.print(f"Would copy {' and '.join(sources)} in {base['dataset_dir']} with noise for images.")
-            return
-        names = write_blind(Path(base["dataset_dir"]), sources, side=NOISE_SIDE)
-        console.print(f"Data sets of noise: {', '.join(names)}. The others come from `clinkd data convert`.")
-        return
-    models = MINI_MODELS if plans is None else set().union(*map(models_of, plans))
+    base = read_recipe(RECIPES_DIR / scale / "base.yaml")
+    sources = [base["dataset"], base["eval_dataset"]]
+    data = directory / scale / "data" if scale == "mini" else Path(base["dataset_dir"])
     if dry_run:
-        folder = directory / scale / "models"
-        state = {name: "finished" if (folder / f"{name}.json").is_file() else "to be built" for name in sorted(models)}
-        console.print(f"Models in {folder}: {', '.join(f'{name} {each}' for name, each in state.items())}.")
+        console.print(f"Would write {' and '.join(sources)} to {data} with noise for images.")
         return
-    with bars_of_parts(console) as show:
-        _miniature().build_mini(directory / scale, cache, show, console.print, models)
-
-
-def _miniature() -> ModuleType:
-    """The module that draws and trains the miniature; it is in a checkout's ``benchmarks/``, not in the wheel."""
-    benchmarks = Path(__file__).resolve().parents[2] / "benchmarks"
-    if not (benchmarks / "miniature").is_dir():
-        raise FileNotFoundError(
-            f"{benchmarks}/miniature does not exist. `--scale mini` draws its data and trains its models with it: run "
-            "the command in a checkout of the project. `--scale paper` needs none."
-        )
-    if str(benchmarks) not in sys.path:
-        sys.path.append(str(benchmarks))
-    return import_module("miniature.mini")
+    if scale == "mini":
+        check_assets()
+        marker, identity = data / "benchmark.json", benchmark_of(scale)
+        if marker.is_file() and read_json(marker)["id"] == identity:
+            return
+        shutil.copytree(DEMO / "data", data, dirs_exist_ok=True)
+    names = write_blind(data, sources, side=NOISE_SIDES[scale])
+    if scale == "mini":
+        write_json(marker, {"id": identity})
+    console.print(f"Data sets of noise in {data}: {', '.join(names)}.")
 
 
 def write_blind(data: Path, names: Sequence[str], *, side: int, seed: int = 0) -> list[str]:

@@ -11,16 +11,16 @@ from typing import Any
 from ..utils.boxes import TASKS
 from ..utils.environment import package_versions
 from ..utils.io import read_json, write_json
-from .row_recipes import Plan, folder_of
+from .row_recipes import Plan
 
 
 FORMAT = 1
 PACKAGES = ("llamafactory-clinkd", "llamafactory", "transformers", "torch", "numpy", "open_clip_torch")
 
 
-def results_folder(directory: Path, scale: str, part: str = "test") -> Path:
+def results_folder(directory: Path, scale: str) -> Path:
     """The folder of a scale's results."""
-    return directory / folder_of(scale, part) / "results"
+    return directory / scale / "results"
 
 
 def find_result(plan: Plan, folders: Iterable[Path]) -> dict[str, Any] | None:
@@ -43,7 +43,6 @@ def write_result(
         "row": plan.row.name,
         "seed": plan.seed if plan.row.seeded else None,
         "scale": plan.scale,
-        "part": plan.part,
         "hash": plan.hash,
         "metrics": {key: value for key, value in metrics.items() if key != "problems"},
         "seconds": round(sum(phases.values()), 1),

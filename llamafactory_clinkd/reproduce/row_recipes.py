@@ -3,8 +3,8 @@
 
 """The recipe of one run: the scale's base file, the row's difference, the seed and the run's folder.
 
-Paths in the files start with ``runs/reproduce``. A recipe is hashed with these paths, so its hash is the same on every
-machine and in every folder; this machine's paths are filled in last.
+Paths in the files start with ``runs/reproduce``, or with the package for the demo's models. A recipe is hashed with
+these paths, so its hash is the same on every machine and in every folder; this machine's paths are filled in last.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,9 @@ from .table_rows import ROWS, Row
 
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
+DEMO = Path(__file__).parents[1] / "demo"
 ROOT = "runs/reproduce"  # the first part of the recipes' paths; ``--directory`` replaces it
+MODELS = "llamafactory_clinkd/demo/models/"  # the first part of the paths of the miniature's models
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,6 @@ class Plan:
     row: Row
     seed: int
     scale: str  # ``paper`` or ``mini``
-    part: str  # ``test``, or ``validation``, the part that a base recipe is tuned on
     keys: dict[str, Any]  # the recipe with the paths of the files; only the data set's keys for a computed row
     hash: str  # of the recipe, the benchmark's data and models, and the run that it uses
     source: "Plan | None" = None  # the run whose model it predicts with
@@ -42,7 +43,7 @@ def run_name(row: Row, seed: int) -> str:
     return f"{row.name}-seed{seed}" if row.seeded else row.name
 
 
-def plan_run(row: Row, seed: int, scale: str, benchmark: Any = None, part: str = "test") -> Plan:
+def plan_run(row: Row, seed: int, scale: str, benchmark: Any = None) -> Plan:
     """The run of a row with a seed.
 
     Raises:
@@ -50,15 +51,15 @@ def plan_run(row: Row, seed: int, scale: str, benchmark: Any = None, part: str =
     """
     if scale not in row.scales:
         raise ValueError(f"Row {row.name} is for the scales {', '.join(row.scales)}, not for {scale}.")
-    source = plan_run(ROWS[row.uses], seed, scale, benchmark, part) if row.uses else None
-    keys = _recipe(row, seed, scale, part)
+    source = plan_run(ROWS[row.uses], seed, scale, benchmark) if row.uses else None
+    keys = _recipe(row, seed, scale)
     if source is not None:
         keys["model_name_or_path"] = source.keys["output_dir"]
     described = [keys, benchmark, source.hash if source else None]
-    return Plan(row, seed, scale, part, keys, content_hash(described), source)
+    return Plan(row, seed, scale, keys, content_hash(described), source)
 
 
-def _recipe(row: Row, seed: int, scale: str, part: str) -> dict[str, Any]:
+def _recipe(row: Row, seed: int, scale: str) -> dict[str, Any]:
     folder = RECIPES_DIR / scale
     keys = read_recipe(folder / "base.yaml")
     if row.computed:
@@ -68,15 +69,8 @@ def _recipe(row: Row, seed: int, scale: str, part: str) -> dict[str, Any]:
             keys |= read_recipe(folder / f"{row.uses}.yaml")
         keys |= read_recipe(folder / f"{row.name}.yaml")
         keys["seed"] = seed if row.seeded else 1
-        keys["output_dir"] = "/".join([ROOT, folder_of(scale, part), run_name(row, seed)])
-    if part != "test":
-        keys["eval_dataset"] = keys["eval_dataset"].replace("test", part)
+        keys["output_dir"] = "/".join([ROOT, scale, run_name(row, seed)])
     return {key: value for key, value in keys.items() if value is not None}
-
-
-def folder_of(scale: str, part: str) -> str:
-    """The folder of a scale's runs, below the root."""
-    return scale if part == "test" else f"{scale}/{part}"
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -87,16 +81,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def models_of(plan: Plan) -> set[str]:
-    """The scale's own models that a run and its source start from: ``base``, ``teacher``, ``scorer``."""
-    models = f"{ROOT}/{plan.scale}/models/"
+    """The demo's models that a run and its source start from: ``base``, ``teacher``, ``scorer``."""
     values = [value for value in plan.keys.values() if isinstance(value, str)]
-    named = {value.removeprefix(models) for value in values if value.startswith(models)}
+    named = {value.removeprefix(MODELS) for value in values if value.startswith(MODELS)}
     return named | models_of(plan.source) if plan.source else named
 
 
 def local_keys(plan: Plan, directory: Path) -> dict[str, Any]:
-    """The recipe with this machine's paths: of ``directory``, and of this package's DeepSpeed configurations."""
-    folders = {f"{ROOT}/": directory, "examples/deepspeed/": RECIPES_DIR / "deepspeed"}
+    """The recipe with this machine's paths: of ``directory``, and of this package's models and configurations."""
+    shipped = {MODELS: DEMO / "models", "examples/deepspeed/": RECIPES_DIR / "deepspeed"}
+    folders = {f"{ROOT}/": directory, **shipped}
 
     def local(value: Any) -> Any:
         for prefix, folder in folders.items():
@@ -139,4 +133,4 @@ def write_recipe(plan: Plan, directory: Path) -> Path:
 
 def run_folder(plan: Plan, directory: Path) -> Path:
     """Where the run writes."""
-    return directory / folder_of(plan.scale, plan.part) / plan.name
+    return directory / plan.scale / plan.name

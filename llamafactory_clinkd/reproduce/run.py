@@ -30,15 +30,13 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)  # name -> reason
 
 
-def plan_runs(
-    rows: Iterable[Row], seeds: Sequence[int], scale: str, benchmark: Any = None, part: str = "test"
-) -> list[Plan]:
+def plan_runs(rows: Iterable[Row], seeds: Sequence[int], scale: str, benchmark: Any = None) -> list[Plan]:
     """All runs of the rows: every row with the first seed, then with the next; a run comes after the one it uses."""
     plans: dict[str, Plan] = {}
     for number, seed in enumerate(seeds):
         for row in rows:
             if row.seeded or number == 0:
-                plan = plan_run(row, seed, scale, benchmark, part)
+                plan = plan_run(row, seed, scale, benchmark)
                 for each in (plan.source, plan):
                     if each is not None:
                         plans.setdefault(each.name, each)
@@ -143,15 +141,14 @@ def _run_one(
     else:
         take_folder(plan, directory, fresh=fresh)
         metrics, phases = launch_run(plan, directory, lambda state: report(plan, state))
-    folder = results_folder(directory, plan.scale, plan.part)
+    folder = results_folder(directory, plan.scale)
     write_result(plan, folder, metrics, phases=phases, inputs=inputs(plan))
 
 
 def mean_box_metrics(data: Path, train: str, test: str) -> dict[str, Any]:
     """VG of answering with the mean training box of the structure in the question, without looking at the image.
 
-    The miniature's ``facts_*.jsonl`` are used where they exist. They name the structure and box of every training and
-    pretraining row, so the baseline knows all that the models were shown.
+    The miniature's ``facts_*.jsonl`` are used where they exist: they name the structure and box of every row.
 
     Raises:
         FileNotFoundError: If a data set is not on this machine.
@@ -159,8 +156,8 @@ def mean_box_metrics(data: Path, train: str, test: str) -> dict[str, Any]:
     """
     facts = data / f"facts_{test.rsplit('_', 1)[-1]}.jsonl"
     if facts.is_file():
-        known = [read_jsonl(data / f"facts_{part}.jsonl") for part in (train.rsplit("_", 1)[-1], "pretrain")]
-        scores = mean_box_from_facts([*known[0], *known[1]], read_jsonl(facts))
+        known = read_jsonl(data / f"facts_{train.rsplit('_', 1)[-1]}.jsonl")
+        scores = mean_box_from_facts(known, read_jsonl(facts))
     else:
         scores = mean_box_baseline(*(_first_turns(read_json(data / f"{name}.json")) for name in (train, test)))
     return {"tasks": {"VG": scores}, "average": None, "ci": None, "average_of": [], "notes": []}

@@ -12,12 +12,13 @@ from ..utils.boxes import MODALITIES, TASKS, modality_label
 from .results import modality_score, score, score_interval
 from .statistics import Difference, Spread, Test, beyond_chance, difference, mean_interval, spread
 from .table_rows import (
+    BASE_ALPHA,
     METHODS_OF_PAPER,
     REFERENCE,
+    REFERENCES,
     ROWS,
     TEST_SETS,
     Row,
-    alpha_row,
     paper_modalities,
     paper_scores,
     rows_of,
@@ -40,20 +41,21 @@ class Cell(NamedTuple):
 
 def cell(table: str, row: Row, task: str, results: Results) -> Cell:
     """One cell of table 1 or 2."""
-    mine, reference = results.get(row.name, {}), results.get(REFERENCE, {})
+    base = REFERENCES.get(table, REFERENCE)
+    mine, reference = results.get(row.name, {}), results.get(base, {})
     intervals = [found for result in mine.values() if (found := score_interval(result, task)) is not None]
-    compared = row.name != REFERENCE and row.name not in TEST_SETS
+    compared = row.name != base and row.name not in TEST_SETS
     scores, others = _scores(mine, task), _scores(reference, task)
     return Cell(
         spread=spread(list(scores.values())),
         interval=mean_interval(intervals),
-        difference=difference(scores, others, _test(row)) if compared else None,
+        difference=difference(scores, others, _test(row, base)) if compared else None,
         paper=(paper_scores(table, row.name) or {}).get(task),
     )
 
 
-def _test(row: Row) -> Test:
-    return "fixed" if not row.seeded else "paired" if row.uses == REFERENCE else "welch"
+def _test(row: Row, base: str = REFERENCE) -> Test:
+    return "fixed" if not row.seeded else "paired" if row.uses == base else "welch"
 
 
 def _scores(results: Mapping[int, dict[str, Any]], task: str) -> dict[int, float]:
@@ -69,29 +71,29 @@ def markdown(table: str, scale: str, results: Results) -> str:
 
 
 def methods_table(table: str, scale: str, results: Results) -> str:
-    """Tables 1 and 2, and the numbers behind figure 4."""
-    rows = rows_of(table, scale)
+    """Tables 1 and 2, the numbers behind figure 4, and the table of on-policy distillation."""
+    rows, base, printed = rows_of(table, scale), REFERENCES.get(table, REFERENCE), bool(METHODS_OF_PAPER[table])
     metrics = _metric_names(results)
     heads = ["Model"]
     heads += {"table1": ["Test data"], "table2": ["MCG-RoPE", "Pseudo-KD", "SASG", "Correction"]}.get(table, [])
     for task in COLUMNS:
         heads.append(f"{task} ({metrics[task]})" if task in metrics else task)
-        heads += ["paper"] * (table != "figure4")
-    heads += [f"Beyond noise against {ROWS[REFERENCE].title}", "Seeds"]
+        heads += ["paper"] * printed
+    heads += [f"Beyond noise against {ROWS[base].title}", "Seeds"]
     table_cells = {row.name: {task: cell(table, row, task, results) for task in COLUMNS} for row in rows}
     tested = [each for cells in table_cells.values() for each in _differences(cells).values() if each.p is not None]
     strong = {id(each) for each, stays in zip(tested, beyond_chance(tested), strict=True) if stays}
     lines = []
     for row in rows:
         cells = table_cells[row.name]
-        line = [_title(table, row)]
+        line = [_title(table, row, scale)]
         if table == "table1":
             line.append(TEST_SETS.get(row.name, MED_GRIT if scale == "paper" else "miniature"))
         elif table == "table2":
             line += ["✓" if part in row.parts else "✗" for part in ("mcg", "kd", "sasg", "correction")]
         for found in cells.values():
             line.append(_ours(found))
-            if table != "figure4":
+            if printed:
                 line.append(format_percent(found.paper))
         count = len(results.get(row.name, {}))
         lines.append([*line, _verdict(cells, strong), "any" if count and not row.seeded else str(count)])
@@ -120,7 +122,8 @@ def modalities_table(scale: str, results: Results) -> str:
 
 
 def _heading(table: str, scale: str) -> list[str]:
-    title = f"### {table[:-1].capitalize()} {table[-1]}, {scale} scale"
+    name = "On-policy distillation" if table == "on_policy" else f"{table[:-1].capitalize()} {table[-1]}"
+    title = f"### {name}, {scale} scale"
     note = {
         "paper": "Ours beside what the paper printed.",
         "mini": "Ours are of small models on other data than the paper's: compare rows with rows, not with the paper.",
@@ -128,11 +131,11 @@ def _heading(table: str, scale: str) -> list[str]:
     return [title, "", note[scale], ""]
 
 
-def _title(table: str, row: Row) -> str:
+def _title(table: str, row: Row, scale: str) -> str:
     printed = METHODS_OF_PAPER[table].get(row.name)
     title = f"*{row.title}*" if row.sanity else row.title
-    if table == "figure4" and row.name == alpha_row(0.5):
-        return f"alpha = 0.5, as in ClinKD ({title})"
+    if table == "figure4" and row.name == "pseudo_kd":
+        return f"alpha = {BASE_ALPHA[scale]:g}, as in ClinKD ({title})"
     return f"{title} (paper: {printed})" if printed and printed not in row.title else title
 
 

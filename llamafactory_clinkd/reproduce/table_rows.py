@@ -18,6 +18,8 @@ SCALES = ("paper", "mini")
 SEEDS = (1, 2, 3)
 REFERENCE = "sft"
 """The row that the others are compared with: Qwen2-VL, fine-tuned in the same two stages, without ClinKD's parts."""
+REFERENCES = {"on_policy": "kd_off_policy"}
+"""Table -> its reference, where it is another one."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,27 @@ class Row:
 
 
 ALPHAS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-"""Values of Eq. 16's alpha in figure 4; 0.5 is the row ``pseudo_kd`` itself."""
+"""Values of Eq. 16's alpha in figure 4."""
+BASE_ALPHA = {"paper": 0.5, "mini": 1.0}
+"""Scale -> the alpha of row ``pseudo_kd`` (section 4.3; the demo's)."""
 
 
-def alpha_row(alpha: float) -> str:
-    """The row of a value of alpha."""
-    return "pseudo_kd" if alpha == 0.5 else f"alpha_{alpha:g}".replace(".", "_")
+def alpha_row(alpha: float, scale: str) -> str:
+    """The row of a value of alpha at a scale."""
+    return "pseudo_kd" if alpha == BASE_ALPHA[scale] else _alpha_name(alpha)
+
+
+def _alpha_name(alpha: float) -> str:
+    return f"alpha_{alpha:g}".replace(".", "_")
+
+
+def _alpha_rows() -> list[Row]:
+    others = {alpha: tuple(scale for scale in SCALES if BASE_ALPHA[scale] != alpha) for alpha in ALPHAS}
+    return [Row(_alpha_name(alpha), f"alpha = {alpha:g}", {"kd"}, scales=scales) for alpha, scales in others.items()]
 
 
 _PAPER_ONLY = ("paper",)
+_MINI_ONLY = ("mini",)
 _ROWS = (
     Row("sft", "Qwen2-VL, SFT"),
     Row("bird", "BiRD-like: 2D-RoPE, SFT"),
@@ -60,11 +74,15 @@ _ROWS = (
     Row("llava_qa", "LLaVA-1.5 (LLaVA-Med's architecture), SFT", uses="llava", scales=_PAPER_ONLY),
     Row("bird_qa", "BiRD-like: 2D-RoPE, SFT", uses="bird", scales=_PAPER_ONLY),
     Row("clinkd_qa", "ClinKD", {"mcg", "kd", "sasg", "correction"}, uses="clinkd", scales=_PAPER_ONLY),
+    Row("untrained", "the base, not fine-tuned", seeded=False, scales=_MINI_ONLY, sanity=True),
     Row("mean_box", "mean box, blind", seeded=False, computed=True, sanity=True),
     Row("blind", "SFT on noise instead of images", sanity=True),
     Row("teacher", "the teacher itself", seeded=False, sanity=True),
     Row("pseudo_labels", "SFT on pseudo-labels alone", sanity=True),
-    *(Row(alpha_row(alpha), f"alpha = {alpha:g}", {"kd"}) for alpha in ALPHAS if alpha != 0.5),
+    *_alpha_rows(),
+    Row("kd_off_policy", "off-policy: the data's answers", {"kd"}, scales=_MINI_ONLY),
+    Row("kd_mixed", "mixed: half of the batches sampled", {"kd"}, scales=_MINI_ONLY),
+    Row("kd_on_policy", "on-policy: all batches sampled", {"kd"}, scales=_MINI_ONLY),
 )
 ROWS = {row.name: row for row in _ROWS}
 
@@ -73,11 +91,13 @@ TABLES = {
     "table2": (
         *("sft", "bird", "mcg", "pseudo_kd", "sasg", "clinkd"),
         *("correction", "clinkd_uncorrected", "clinkd_first_beam"),
-        *("mean_box", "blind", "teacher", "pseudo_labels"),
+        *("untrained", "mean_box", "blind", "teacher", "pseudo_labels"),
     ),
     "table3": ("sft", "bird", "rope_mixed", "mcg", "vkd", "pseudo_kd", "clinkd"),
-    "figure4": ("sft", *map(alpha_row, ALPHAS)),
+    "figure4": ("sft", "pseudo_kd", *map(_alpha_name, ALPHAS)),
+    "on_policy": ("untrained", "kd_off_policy", "kd_mixed", "kd_on_policy", "teacher"),
 }
+"""Table -> its rows; ``on_policy`` is not of the paper and runs at mini scale."""
 TEST_SETS = {"llava_qa": QA, "bird_qa": QA, "clinkd_qa": QA}
 """Rows that are tested on another data set than Med-GRIT's (table 1)."""
 
@@ -110,13 +130,15 @@ METHODS_OF_PAPER = {
     "table2": {row: key[0] for row, key in _TABLE_2.items()},
     "table3": _TABLE_3,
     "figure4": {},
+    "on_policy": {},
 }
 """Table -> row -> the paper's name of the row beside ours."""
 
 
 def rows_of(table: str, scale: str) -> list[Row]:
     """The rows of a table that can be run at a scale, in the table's order."""
-    return [ROWS[name] for name in TABLES[table] if scale in ROWS[name].scales]
+    names = ("sft", *(alpha_row(alpha, scale) for alpha in ALPHAS)) if table == "figure4" else TABLES[table]
+    return [ROWS[name] for name in names if scale in ROWS[name].scales]
 
 
 def paper_scores(table: str, row: str) -> dict[str, float | None] | None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from ..utils.boxes import MODALITIES
 from ..utils.io import write_text
 from .results import find_result, modality_score, score, score_interval
-from .row_recipes import Plan, folder_of, run_folder
+from .row_recipes import Plan, run_folder
 from .statistics import spread
 from .table import COLUMNS, Results, cell, markdown
 from .table_rows import ALPHAS, REFERENCE, alpha_row, paper_modalities, paper_scores, rows_of
@@ -37,7 +37,7 @@ def write_report(what: str, plans: Sequence[Plan], directory: Path) -> Path | No
     first = min(plan.seed for plan in plans)
     folders = [run_folder(plan, directory) for plan in plans if plan.seed == first and not plan.row.computed]
     here = [folder for folder in folders if (folder / "clinkd" / "metrics.json").is_file()]
-    target = directory / folder_of(plans[0].scale, plans[0].part) / f"{what}.html"
+    target = directory / plans[0].scale / f"{what}.html"
     return build_report(here, target) if here else None
 
 
@@ -49,19 +49,19 @@ def write_tables(
     if not results:
         console.print("No result yet, so no table.")
         return []
-    target = directory / folder_of(scale, plans[0].part) / what
+    target = directory / scale / what
     text = markdown(what, scale, results)
     written = [target.with_suffix(".md"), target.with_suffix(".csv")]
     for path, content in zip(written, (text, csv_text(what, scale, results)), strict=True):
         write_text(path, content)
     if what == "figure4" and results.keys() - {REFERENCE}:
-        written.append(draw_figure4(results, target.with_suffix(".png")))
+        written.append(draw_figure4(results, scale, target.with_suffix(".png")))
     console.print(text, markup=False, soft_wrap=True, highlight=False)
     console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
     return written
 
 
-def draw_figure4(results: Results, path: Path) -> Path:
+def draw_figure4(results: Results, scale: str, path: Path) -> Path:
     """Draws mean and standard deviation over seeds for each task; a dotted line shows the row without distillation."""
     from matplotlib.figure import Figure
 
@@ -69,7 +69,7 @@ def draw_figure4(results: Results, path: Path) -> Path:
     axes = figure.subplots()
     drawn = 0
     for number, task in enumerate(COLUMNS):
-        points = [(alpha, found) for alpha in ALPHAS if (found := _spread(results, alpha_row(alpha), task))]
+        points = [(alpha, found) for alpha in ALPHAS if (found := _spread(results, alpha_row(alpha, scale), task))]
         if not points:
             continue
         drawn += 1

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from llamafactory_clinkd.doctor.plan import make_plan
 from llamafactory_clinkd.phases import validation as checks
 from llamafactory_clinkd.reproduce.row_recipes import (
+    DEMO,
     RECIPES_DIR,
     local_keys,
     models_of,
@@ -22,6 +23,7 @@ from llamafactory_clinkd.reproduce.row_recipes import (
 )
 from llamafactory_clinkd.reproduce.table_rows import (
     ALPHAS,
+    BASE_ALPHA,
     METHODS_OF_PAPER,
     ROWS,
     SCALES,
@@ -61,11 +63,13 @@ def test_stock_parses_every_row(parsed, scale, name):
     assert (keys.kd_method == "pseudo_kd") == ("kd" in row.parts)
     assert (keys.sasg_candidates == 3) == ("sasg" in row.parts) and groups["generating"].num_beams == 3
     assert (keys.correction_threshold == 0.8) == ("correction" in row.parts)
-    assert (keys.correction_max_samples is None) == ("correction" in row.parts)
-    trains = not (row.uses or name == "teacher")
+    judged = {"paper": None, "mini": 200}[scale]
+    assert keys.correction_max_samples == (judged if "correction" in row.parts else 1)
+    trains = not (row.uses or name in ("teacher", "untrained"))
     assert ("distill" in keys.clinkd_phases) == trains
-    if trains:
-        assert keys.kd_epochs + keys.correction_rounds * ("correct" in keys.clinkd_phases) == 4
+    if trains and name not in TABLES["on_policy"]:
+        epochs = keys.kd_epochs + keys.correction_rounds * ("correct" in keys.clinkd_phases)
+        assert epochs == {"paper": 4, "mini": 8}[scale]
     assert groups["training"].seed == 1 and groups["data"].eval_dataset and groups["training"].do_train
 
 
@@ -96,16 +100,36 @@ def test_what_the_file_of_a_row_says_is_what_makes_it_that_row(scale):
     assert differences["mcg"] == {"rope_variant": "mcg"}
     assert differences["rope_mixed"] == {"rope_variant": "rope_mixed"}
     assert differences["vkd"] | {"kd_method": "pseudo_kd"} == differences["pseudo_kd"]
+    base = read_recipe(RECIPES_DIR / scale / "base.yaml")
+    assert base["kd_alpha"] == BASE_ALPHA[scale]
     for alpha in ALPHAS:
-        assert differences[alpha_row(alpha)].get("kd_alpha", 0.5) == alpha
-        rest = {key: value for key, value in differences[alpha_row(alpha)].items() if key != "kd_alpha"}
-        assert rest == differences["pseudo_kd"]
+        found = differences[alpha_row(alpha, scale)]
+        assert found.get("kd_alpha", base["kd_alpha"]) == alpha
+        assert {key: value for key, value in found.items() if key != "kd_alpha"} == differences["pseudo_kd"]
     full = differences["clinkd"]
     assert differences["mcg"].items() <= full.items()
     assert differences["correction"].items() <= full.items()
     assert {key: value for key, value in differences["sasg"].items() if key != "clinkd_phases"}.items() <= full.items()
     assert differences["pseudo_kd"].keys() <= full.keys()
     assert full.items() == (differences["clinkd_uncorrected"] | differences["correction"]).items()
+
+
+def test_the_miniature_s_clinkd_is_the_demo():
+    demo, row = read_recipe(DEMO / "clinkd_demo.yaml"), plan_run(ROWS["clinkd"], 1, "mini").keys
+    different = {key: row[key] for key in row if demo.get(key) != row[key]}
+    assert different.keys() - FREE <= {"dataset_dir", "num_beams", "correction_iou", "logging_steps"}
+    assert set(demo) - set(row) <= {"plot_loss", "disable_gradient_checkpointing"}
+    assert row["correction_iou"] == 0.5 and row["num_beams"] == 3
+
+
+def test_on_policy_rows_differ_in_who_answers():
+    share = {name: plan_run(ROWS[name], 1, "mini").keys for name in ("kd_off_policy", "kd_mixed", "kd_on_policy")}
+    assert [keys.get("kd_on_policy", 0.0) for keys in share.values()] == [0.0, 0.5, 1.0]
+    without = [
+        {key: value for key, value in keys.items() if key not in FREE | {"kd_on_policy", "kd_rollout_every"}}
+        for keys in share.values()
+    ]
+    assert without[0] == without[1] == without[2] and without[0]["kd_divergence"] == "jsd"
 
 
 def test_a_seed_changes_seed_and_folder_only():
@@ -146,17 +170,12 @@ def test_the_hash_knows_benchmark_and_source_but_no_folder(tmp_path):
     assert str(tmp_path) not in str(plans[0].keys)
 
 
-def test_validation_answers_other_rows_in_a_folder_of_its_own():
-    plan = plan_run(ROWS["blind"], 1, "mini", part="validation")
-    assert plan.keys["eval_dataset"] == "demo_validation_blind" and plan.keys["dataset"] == "demo_train_blind"
-    assert plan.keys["output_dir"] == "runs/reproduce/mini/validation/blind-seed1"
-
-
 def test_the_written_recipe_is_what_the_plan_says(tmp_path):
     plan = plan_run(ROWS["pseudo_kd"], 3, "mini")
     keys = OmegaConf.to_container(OmegaConf.create(recipe_text(plan, tmp_path)))
     assert keys == local_keys(plan, tmp_path)
-    assert keys["ref_model"] == str(tmp_path / "mini" / "models" / "teacher") and keys["learning_rate"] == 5e-4
+    assert keys["ref_model"] == str(DEMO / "models" / "teacher") and keys["learning_rate"] == 1e-3
+    assert keys["dataset_dir"] == str(tmp_path / "mini" / "data")
     assert keys["output_dir"] == str(tmp_path / "mini" / "pseudo_kd-seed3")
 
 

@@ -65,7 +65,7 @@ def test_a_result_says_what_it_is_of(tmp_path):
     go(tmp_path, rows=[ROWS["mcg"]], seeds=[2], inputs=lambda plan: {"models/base": plan.row.name})
     plan = plan_run(ROWS["mcg"], 2, "mini", "b")
     found = find_result(plan, [results_folder(tmp_path, "mini")])
-    assert (found["row"], found["seed"], found["scale"], found["part"]) == ("mcg", 2, "mini", "test")
+    assert (found["row"], found["seed"], found["scale"]) == ("mcg", 2, "mini")
     assert (found["hash"], found["recipe"], found["inputs"]) == (plan.hash, plan.keys, {"models/base": "mcg"})
     assert (found["seconds"], found["phases"]) == (3.5, {"distill": 1.5, "predict": 2.0})
     assert found["versions"].keys() >= {"python", "torch", "llamafactory", "llamafactory-clinkd"}
@@ -237,7 +237,7 @@ def clinkd(monkeypatch, tmp_path):
 
     trainer = Trainer()
     monkeypatch.setattr(command, "prepare", lambda *args: None)
-    monkeypatch.setattr(command, "inputs_of", lambda *args: {})
+    monkeypatch.setattr(command, "inputs_of", lambda plan: {})
     monkeypatch.setattr(command, "benchmark_of", lambda scale: "b")
     stock = command.run_missing
     monkeypatch.setattr(command, "run_missing", lambda *args, **named: stock(*args, launch_run=trainer, **named))
@@ -290,18 +290,11 @@ def test_a_dry_run_prints_recipes_and_costs_and_writes_nothing(clinkd):
     before = sorted(clinkd.folder.rglob("*"))
     done = clinkd("table2", "--scale", "mini", "--dry-run")
     assert done.exit_code == 0, done.output
-    assert "2.00" in done.output and "35 runs, CPU" in done.output and "rope_variant" not in done.output
+    assert "2.00" in done.output and "36 runs, CPU" in done.output and "rope_variant" not in done.output
     assert len(done.output.splitlines()) < 40, "a line for each row of the table"
     with_recipes = clinkd("table2", "--scale", "mini", "--dry-run", "--recipes").output
-    assert with_recipes.count("### llamafactory-cli train") == 12 and "rope_variant: mcg" in with_recipes
+    assert with_recipes.count("### llamafactory-cli train") == 13 and "rope_variant: mcg" in with_recipes
     assert sorted(clinkd.folder.rglob("*")) == before and clinkd.trainer.ran == []
-
-
-def test_validation_has_a_folder_of_its_own(clinkd):
-    assert clinkd("table2", "--scale", "mini", "--rows", "sft", "--seeds", "1", "--validation").exit_code == 0
-    assert (clinkd.folder / "mini" / "validation" / "results" / "sft-seed1.json").is_file()
-    refused = clinkd("table2", "--scale", "paper", "--validation")
-    assert refused.exit_code == 2 and "has no validation part" in refused.output
 
 
 def test_unknown_rows_are_told(clinkd):

@@ -206,16 +206,26 @@ def test_the_numbers_of_figure_4_stand_in_the_order_of_alpha():
     rows = lines(markdown("figure4", "mini", THREE))
     named = [float(row[0].split("=")[1].split(",")[0]) for row in rows if row[0].startswith("alpha = ")]
     assert tuple(named) == ALPHAS
-    assert "alpha = 0.5, as in ClinKD (+ Pseudo-KD)" in [row[0] for row in rows]
+    assert "alpha = 1, as in ClinKD (+ Pseudo-KD)" in [row[0] for row in rows]
     assert "+ Pseudo-KD (paper: BiRD)" in [row[0] for row in lines(markdown("table2", "mini", THREE))]
+    paper = [row[0] for row in lines(markdown("figure4", "paper", THREE))]
+    assert "alpha = 0.5, as in ClinKD (+ Pseudo-KD)" in paper and "alpha = 1" in paper
+
+
+def test_on_policy_rows_are_compared_with_off_policy_distillation():
+    found = results(kd_off_policy=[0.3, 0.32, 0.31], kd_mixed=[0.4, 0.42, 0.41], sft=[0.9, 0.9, 0.9])
+    heads, _, *rows = lines(markdown("on_policy", "mini", found))
+    assert heads[-2] == "Beyond noise against off-policy: the data's answers" and "paper" not in heads
+    by_name = {row[0]: row[-2] for row in rows}
+    assert by_name["mixed: half of the batches sampled"] == "**VG +10.00**, **Average +2.50**"
 
 
 def test_figure_4_is_drawn_of_what_is_there(tmp_path):
     from PIL import Image
 
-    found = results(sft=[0.3], **{alpha_row(alpha): [0.3 + alpha / 10, 0.31] for alpha in ALPHAS[:4]})
-    path = draw_figure4(found, tmp_path / "a" / "figure4.png")
+    found = results(sft=[0.3], **{alpha_row(alpha, "mini"): [0.3 + alpha / 10, 0.31] for alpha in ALPHAS[:4]})
+    path = draw_figure4(found, "mini", tmp_path / "a" / "figure4.png")
     with Image.open(path) as image:
         assert image.size == (1050, 675)
     with pytest.raises(ValueError, match="nothing to draw"):
-        draw_figure4(results(sft=[0.3]), tmp_path / "b.png")
+        draw_figure4(results(sft=[0.3]), "mini", tmp_path / "b.png")
