@@ -36,7 +36,7 @@ def generate_candidates(
     """Candidate answers ``[{"text", "logprob"}]`` to the last message; one user generates at a time.
 
     ``chatter`` is LLaMA Board's ``WebChatModel`` with a loaded Hugging Face engine. ``mode`` is ``beam`` (the best
-    beams) or ``sample`` (the greedy answer, then seeded samples). ``skip_special_tokens`` also removes the tags of boxes.
+    beams) or ``sample`` (the greedy answer, then seeded samples). ``skip_special_tokens`` also removes tags of boxes.
 
     Raises:
         ValueError: If the loaded model cannot generate.
