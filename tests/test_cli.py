@@ -103,7 +103,7 @@ def test_wrong_input_ends_in_one_readable_line(words, found, tmp_path, monkeypat
 
 
 def test_a_dry_run_of_the_data_builds_nothing(tmp_path):
-    for scale, found in (("mini", "teacher to be built"), ("paper", "Would copy")):
+    for scale, found in (("mini", "Would write demo_train"), ("paper", "Would write med_grit")):
         done = clinkd("reproduce", "data", "--scale", scale, "--dry-run", "--directory", str(tmp_path / "runs"))
         assert done.exit_code == 0 and found in " ".join(done.output.split()), done.output
     assert not list(tmp_path.iterdir())
