@@ -43,11 +43,11 @@ def options(
 
 @app.command(epilog="Example: clinkd demo --directory runs/demo --quick")
 def demo(
-    directory: Annotated[Path, typer.Option(help="Folder for data, models and the run.")] = Path("runs/demo"),
-    quick: Annotated[bool, typer.Option(help="Less data and training: a few minutes instead of fifteen.")] = False,
+    directory: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option(help="Less data and training: about two minutes instead of six.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Open LLaMA Board's Chat tab with the trained model.")] = False,
 ) -> None:
-    """Prepares real scans and small models, and runs the full pipeline on them."""
+    """Runs the full pipeline with the small models and the CT questions of this package."""
     if chat:
         from .webui.demo_chat import open_demo_chat
 

@@ -116,13 +116,10 @@ def draw(
         share = f"{float(result.map.sum()):.0%} of the attention is on the image"
         axis.set_xlabel(f"{caption}\n({share})", fontsize=8)
         for x1, y1, x2, y2 in result.boxes:
-            corner, sides = (
-                (x1 * picture.width, y1 * picture.height),
-                ((x2 - x1) * picture.width, (y2 - y1) * picture.height),
-            )
-            corner, (width, height) = [value / 1000 - 0.5 for value in corner], [value / 1000 for value in sides]
+            across, down = picture.width / 1000, picture.height / 1000
+            place = (x1 * across - 0.5, y1 * down - 0.5), (x2 - x1) * across, (y2 - y1) * down
             for colour, line in (("black", 3.5), ("white", 1.8)):
-                axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line))
+                axis.add_patch(Rectangle(*place, fill=False, edgecolor=colour, linewidth=line))
 
     out_path = Path(out_path)
     with atomic_path(out_path) as temporary:

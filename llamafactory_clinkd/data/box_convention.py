@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.box_forms import PLAIN, find_boxes
+from ..utils.boxes import UNIT_OF_MODEL
 from ..utils.io import read_json
 from ..utils.pixels import opened, picture_size
 from .baking import with_extension
 from .conversation import Conversation, Embedded
 from .coordinates import (
     OUTLIERS,
-    UNIT_OF_MODEL,
     Coordinates,
     Evidence,
     ModelType,

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.box_forms import unread_numbers
-from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, TagStyle, task_of
+from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, UNIT_OF_MODEL, TagStyle, task_of
 from ..utils.io import content_hash, file_lock, refuse_link
 from .baking import any_reader_picture, keyed_hash, with_extension, write_embedded
 from .box_convention import BOXES_KEY, scale_of, size_warning, unit_of_source
 from .conversation import Conversation, Embedded, kept_columns
-from .coordinates import IMAGE_MAX_PIXELS, UNIT_OF_MODEL, Coordinates, ModelType
+from .coordinates import IMAGE_MAX_PIXELS, Coordinates, ModelType
 from .formats import FORMATS, Format, detect_format
 from .images import known_modality, relative_path
 from .problems import CHOICES, Reject

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..utils.box_forms import is_fraction
-from ..utils.boxes import UNIT_OF_MODEL as UNIT_OF_MODEL
 from .problems import Reject
 
 

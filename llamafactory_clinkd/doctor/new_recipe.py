@@ -12,8 +12,8 @@ import typer
 import yaml
 
 from ..data.convert import Options, convert
-from ..data.coordinates import UNIT_OF_MODEL
 from ..data.split import write_split
+from ..utils.boxes import UNIT_OF_MODEL
 from ..utils.console import console, quiet_libraries
 from ..utils.gpus import GPUS, Gpu, choose_gpu
 from ..utils.io import read_json, write_text

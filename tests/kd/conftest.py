@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import pytest
+import torch
 from small_run import drawn_rows
 from tiny_models import build_tiny_qwen2vl
 
@@ -22,6 +23,12 @@ def small_workspace(tmp_path_factory):
     entries = {f"tiny_{name}": dataset_info_entry(f"{name}.json") for name in ("train", "test")}
     write_dataset_info(folder / "data", entries)
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    """Sums in one order: the number of threads changes roundings."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

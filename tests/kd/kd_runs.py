@@ -3,11 +3,13 @@
 
 """Distillation runs in this process, through stock's own entry point."""
 
+import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
@@ -18,6 +20,10 @@ from llamafactory_clinkd.phases.validation import check_recipe
 
 
 PARTS = ("loss", "ce", "kl", "teacher_agreement", "teacher_entropy")
+quantised = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None,
+    reason="bitsandbytes is not installed: pip install 'llamafactory-clinkd[quant]'",
+)
 
 
 def distil(workspace: Path, output_dir: Path, callbacks: list[Any] | None = None, **changes: Any) -> Path:

@@ -3,11 +3,9 @@
 
 """A teacher that is a LoRA adapter over the student's own base, against the same teacher loaded apart."""
 
-import importlib.util
-
 import pytest
 import torch
-from kd_runs import distil, history, same_bits, weights
+from kd_runs import distil, history, quantised, same_bits, weights
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, TrainerCallback
@@ -17,16 +15,8 @@ from llamafactory_clinkd.kd.teacher import Teacher
 from llamafactory_clinkd.phases.stock_sft import StockWorkflow
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LORA = {"finetuning_type": "lora", "lora_rank": 2, "lora_target": "q_proj,v_proj", "ref_model": None}
-quantised = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None,
-    reason="bitsandbytes is not installed: pip install 'llamafactory-clinkd[quant]'",
-)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

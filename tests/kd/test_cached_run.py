@@ -9,7 +9,6 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-import torch
 from kd_runs import StopAt, distil, history, same_bits, weights
 
 from llamafactory_clinkd.kd.teacher import Teacher
@@ -18,6 +17,7 @@ from llamafactory_clinkd.phases import distill
 from llamafactory_clinkd.utils.ranks import Ranks
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = 8
 
 
@@ -38,11 +38,6 @@ def counted(monkeypatch):
     monkeypatch.setattr(Teacher, "__init__", init)
     monkeypatch.setattr(Teacher, "hidden", hidden)
     return counts
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,12 @@
 
 """On-policy distillation with every teacher kind, and with odd rows, models and recipes."""
 
-import importlib.util
 import math
 import shutil
 
 import pytest
 import torch
-from kd_runs import StopAt, direct_losses, distil, history, same_bits, teacher_adapter, weights
+from kd_runs import StopAt, direct_losses, distil, history, quantised, same_bits, teacher_adapter, weights
 from small_run import recipe
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -20,20 +19,12 @@ from llamafactory_clinkd.kd.teacher import OffloadedTeacher, Teacher
 from llamafactory_clinkd.utils.io import read_json, write_json
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 KEYS = {
     "kd_on_policy": 1.0, "kd_rollout_every": 2, "kd_epochs": 1, "pseudo_label_samples": 8, "rope_variant": "mrope",
     "kd_temperature": 2.0, "kd_divergence": "jsd", "kd_beta": 0.3, "learning_rate": 1e-30,
 }  # fmt: skip
 PARTS = ("loss", "kl_on_policy", "rollout_length", "rollout_empty", "on_policy_share")
-quantised = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None,
-    reason="bitsandbytes is not installed: pip install 'llamafactory-clinkd[quant]'",
-)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @quantised

@@ -16,6 +16,9 @@ from llamafactory_clinkd.kd.separate_optimizer import attach_non_persistent
 from llamafactory_clinkd.kd.vkd import PROJECTOR_FILE
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 class Look(TrainerCallback):
     """Notes the projection's weight at every step, and whether the optimizer holds its parameters."""
 
@@ -27,11 +30,6 @@ class Look(TrainerCallback):
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self.held += [id(parameter) in held for parameter in projector.parameters()]
         self.weights.append(projector.projection.weight.detach().clone())
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 def logged(folder):
