@@ -16,7 +16,7 @@ from .prepare import benchmark_of, inputs_of, prepare
 from .results import results_folder
 from .row_recipes import Plan, recipe_text
 from .run import Outcome, missing_runs, plan_runs, run_missing
-from .table_rows import Row, rows_of
+from .table_rows import REFERENCE, REFERENCES, Row, rows_of
 from .write import write_report, write_tables
 
 
@@ -50,8 +50,10 @@ def read_request(
 
 
 def choose_rows(what: str, scale: str, names: str | None) -> list[Row]:
-    """The rows of a table, or the named ones among them; ValueError for a name that the table does not have."""
+    """The rows of a table, or the named ones among them; ValueError for one that the table or the scale lacks."""
     known = {row.name: row for row in rows_of(what, scale)}
+    if REFERENCES.get(what, REFERENCE) not in known:
+        raise ValueError(f"`{what}` has no rows to compare at scale {scale}: use the other one.")
     wanted = list(known) if names is None else [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:

@@ -228,6 +228,8 @@ def test_rows_come_in_the_order_of_the_table():
     assert choose_rows("table3", "paper", None) == rows_of("table3", "paper")
     with pytest.raises(ValueError, match="Unknown rows vkd of table2 at scale mini: expected some of sft, bird"):
         choose_rows("table2", "mini", "vkd,sft")
+    with pytest.raises(ValueError, match="`on_policy` has no rows to compare at scale paper"):
+        choose_rows("on_policy", "paper", None)
 
 
 @pytest.fixture
