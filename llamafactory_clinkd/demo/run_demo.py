@@ -40,7 +40,7 @@ def run_demo(directory: Path, *, quick: bool) -> None:
     """Runs the procedure, or the rest of it, and prints the scores; RuntimeError if training fails."""
     check_assets()
     console.print(
-        f"ClinKD with miniature models on two CPU cores: about {'2 minutes' if quick else '6 minutes'}. "
+        f"ClinKD with miniature models on two CPU cores: about {'75 seconds' if quick else '5 minutes'}. "
         f"LLaMA-Factory's output goes to {directory}/*.log."
     )
     start = time.monotonic()
