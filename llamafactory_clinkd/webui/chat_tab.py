@@ -54,8 +54,9 @@ class _ChatAccordion:
             with gr.Row():
                 self.answer_button = gr.Button(words["answer"], variant="primary")
                 self.draw_button = gr.Button(words["draw"])
+            widths = ["56px", "64px", "84px", "34%"]  # numbers stay on one line on a phone
             self.table = gr.Dataframe(
-                visible=False, interactive=False, wrap=True, datatype="str", column_widths=["8%", "10%", "15%", "67%"]
+                visible=False, interactive=False, wrap=True, datatype="str", column_widths=widths
             )
             self.picture = gr.Image(visible=False, interactive=False, type="pil", format="png", height=480)
             self.content = gr.State(None)  # {"row", "boxes", "frame"} shown, for a change of language
