@@ -15,6 +15,10 @@ from .page_reader import assert_pdf
 
 
 LIGHT, DARK = "rgb(242, 245, 247)", "rgb(14, 19, 23)"
+A4 = 718  # CSS pixels between margins of 10 mm
+TABLES_WIDER_THAN_THEIR_FRAME = """[...document.querySelectorAll("table")]
+    .filter(table => table.scrollWidth > table.parentElement.clientWidth + 1)
+    .map(table => [table.className, table.scrollWidth, table.parentElement.clientWidth])"""
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +55,8 @@ def test_page_in_a_browser(chromium, reports, tmp_path, name, scheme):
             take_pictures(page, tmp_path, f"{name}-{scheme}-{width}")
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == LIGHT
+    page.set_viewport_size({"width": A4, "height": 1000})
+    assert page.evaluate(TABLES_WIDER_THAN_THEIR_FRAME) == []  # what is wider is cut off on paper
     page.close()
 
 
