@@ -3,18 +3,17 @@
 
 """`clinkd data`: convert, check, stats, split and subset."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..utils.boxes import TagStyle
-from ..utils.console import console, exit_on_error
+from ..utils.console import bars_of_parts, console, exit_on_error
 from ..utils.io import write_json
 from .baking import BAKED
 from .check import Check
@@ -75,8 +74,8 @@ def convert(
         def print_format(kind: Format, detected: bool) -> None:
             console.print(f"Format: {kind.name} ({kind.description}), {'detected' if detected else 'as given'}.")
 
-        with _progress() as update:
-            callbacks = {"on_format": print_format, "on_bytes": lambda read: update("bytes", read, size)}
+        with bars_of_parts(console) as show:
+            callbacks = {"on_format": print_format, "on_bytes": lambda read: show("bytes", read, size)}
             settings = {"name": name, "format": format, "split": split, "options": options, "strict": strict}
             conversion = run_convert(source, output, **settings, **callbacks)
     if conversion.resumed_at:
@@ -115,8 +114,8 @@ def check(
     """Find what would spoil a training; the exit status is 1 if there is an error."""
     paths = {"image_folder": image_folder, "against": against or (), "report": report}
     recipe = {"model": model, "cutoff_len": cutoff_len, "image_max_pixels": image_max_pixels}
-    with _resumable(), _progress() as update:
-        result = run_check(dataset, **paths, **recipe, workers=workers, on_progress=update)
+    with _resumable(), bars_of_parts(console) as show:
+        result = run_check(dataset, **paths, **recipe, workers=workers, on_progress=show)
     console.print(_check_table(result))
     if result.tokens_checked:
         console.print(f"The longest row has {result.longest:,} tokens; cutoff_len is {cutoff_len:,}.")
@@ -138,9 +137,9 @@ def stats(
     json: JsonFile = None,
 ) -> None:
     """Count turns by modality and task (the paper's Figure A1), lengths, boxes per answer and image sizes."""
-    with _resumable(), _progress() as update:
+    with _resumable(), bars_of_parts(console) as show:
         folder = image_folder or dataset.parent
-        counts = statistics(dataset, image_folder=folder, on_rows=lambda rows: update("rows", rows))
+        counts = statistics(dataset, image_folder=folder, on_rows=lambda rows: show("rows", rows, None))
     console.print(_modality_table(counts, dataset), _detail_table(counts), sep="\n")
     if json:
         write_json(json, counts)
@@ -193,21 +192,6 @@ def _resumable() -> Iterator[None]:
         except KeyboardInterrupt as interrupt:
             console.print("Interrupted. Run the same command again to finish.")
             raise typer.Exit(130) from interrupt
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[..., None]]:
-    """Shows progress bars; yields ``update(stage, completed, total)``, which adds a bar for each new stage."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bars: dict[str, Any] = {}
-
-        def update(stage: str, completed: int, total: int | None = None) -> None:
-            if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=total)
-            progress.update(bars[stage], completed=completed, total=total)
-
-        yield update
 
 
 def _parse_window(text: str | None) -> tuple[float, float] | None:

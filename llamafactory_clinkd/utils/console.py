@@ -19,7 +19,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 
-Show = Callable[..., None]  # (name of the part, steps done, steps, note)
+Show = Callable[..., None]  # (name of the part, steps done, steps or None if that is not known, note)
 SECONDS_BETWEEN_LINES = 10.0  # of a part, where there are no bars
 console = Console()
 _drawn: list[Progress] = []  # what is on a terminal now
@@ -93,7 +93,7 @@ def bars_of_parts(console: Console | None) -> Iterator[Show]:
     )
     bars: dict[str, TaskID] = {}
 
-    def show(name: str, done: int, total: int, note: str = "") -> None:
+    def show(name: str, done: int, total: int | None, note: str = "") -> None:
         if name not in bars:
             bars[name] = progress.add_task(name, total=total, note=note)
         progress.update(bars[name], completed=done, total=total, note=note)
@@ -114,7 +114,9 @@ def lines_of_parts(console: Console) -> Show:
     tenths: dict[str, int] = {}
     times: dict[str, float] = {}
 
-    def show(name: str, done: int, total: int, note: str = "") -> None:
+    def show(name: str, done: int, total: int | None, note: str = "") -> None:
+        if total is None:
+            return
         tenth, now = 10 * done // max(total, 1), time.monotonic()
         is_due = now - times.setdefault(name, now) >= SECONDS_BETWEEN_LINES or (name in tenths and done >= total)
         if tenths.get(name) != tenth and is_due:

@@ -39,6 +39,14 @@ def test_a_part_of_nothing_is_done():
     assert file.getvalue() == "runs 0/0\n"
 
 
+def test_a_part_of_unknown_length_is_drawn_on_a_terminal_only():
+    log, terminal = io.StringIO(), io.StringIO()
+    for file in (log, terminal):
+        with bars_of_parts(Console(file=file, width=100, force_terminal=file is terminal)) as show:
+            show("rows", 2000, None)
+    assert not log.getvalue() and "2000/?" in terminal.getvalue()
+
+
 def test_a_terminal_gets_a_bar_for_each_part():
     text = said(force_terminal=True)
     assert "40/40" in text and "3/3" in text and "in 0:00:00" in text and "\x1b[" in text
