@@ -15,7 +15,7 @@ from .costs import cost_of, cost_table, measured_seconds
 from .prepare import benchmark_of, inputs_of, prepare
 from .results import results_folder
 from .row_recipes import Plan, recipe_text
-from .run import Outcome, missing_runs, plan_runs, run_missing
+from .run import missing_runs, plan_runs, run_missing
 from .table_rows import REFERENCE, REFERENCES, Row, rows_of
 from .write import write_report, write_tables
 
@@ -84,7 +84,8 @@ def make(request: Request, console: Console, *, fresh: bool, runs: bool, report:
     if missing and runs:
         if request.scale == "mini":
             prepare(request.scale, request.directory, console)
-        failed = _run(request, missing, len(finished), console, fresh=fresh, jobs=jobs).failed
+        reasons = _run(request, missing, len(finished), console, fresh=fresh, jobs=jobs)
+        failed = {name: reason for name, reason in reasons.items() if reason is not None}
     elif missing:
         console.print(f"{len(missing)} runs are missing: {', '.join(plan.name for plan in missing)}.", soft_wrap=True)
     write_tables(request.what, request.table, request.directory, request.folders, console)
@@ -93,7 +94,9 @@ def make(request: Request, console: Console, *, fresh: bool, runs: bool, report:
     return failed
 
 
-def _run(request: Request, missing: list[Plan], finished: int, console: Console, *, fresh: bool, jobs: int) -> Outcome:
+def _run(
+    request: Request, missing: list[Plan], finished: int, console: Console, *, fresh: bool, jobs: int
+) -> dict[str, str | None]:
     ended, total = finished, len(missing) + finished
     with bars_of_parts(console) as show:
         show("runs", ended, total)

@@ -6,7 +6,6 @@
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,6 @@ from .table_rows import Row
 
 Launch = Callable[[Plan, Path, Callable[[str], None]], tuple[dict[str, Any], dict[str, float]]]
 """Trains and evaluates a run, as :func:`~.launch.launch`; tests replace it."""
-
-
-@dataclass
-class Outcome:
-    """The results of a call."""
-
-    finished: list[str] = field(default_factory=list)  # names of the runs that finished now
-    failed: dict[str, str] = field(default_factory=dict)  # name -> reason
 
 
 def plan_runs(rows: Iterable[Row], seeds: Sequence[int], scale: str, benchmark: Any = None) -> list[Plan]:
@@ -72,11 +63,14 @@ def run_missing(
     inputs: Callable[[Plan], dict[str, str]] = lambda plan: {},
     launch_run: Launch = launch,
     on_progress: Callable[[Plan, str], None] = lambda plan, state: None,
-) -> Outcome:
+) -> dict[str, str | None]:
     """Runs the plans, ``jobs`` at a time, and writes a result of each; a failed run does not stop the others.
 
     A run waits for the one whose model it uses. ``fresh`` removes runs of other recipes that occupy a run's folder,
     ``inputs`` returns the hashes of a run's data and models, ``on_progress`` gets a run and its state, one at a time.
+
+    Returns:
+        Name of each run -> the reason why it failed, None if it finished.
     """
     interrupted, lock = threading.Event(), threading.Lock()
 
@@ -92,7 +86,14 @@ def run_missing(
             if source_failed:
                 raise RunFailed(f"needs the model of {plan.source.name}, which failed.")
             report(plan, "starting")
-            _run_one(plan, directory, fresh, inputs, launch_run, report)
+            if plan.row.computed:
+                names = (plan.keys["dataset"], plan.keys["eval_dataset"])
+                metrics, phases = mean_box_metrics(Path(local_keys(plan, directory)["dataset_dir"]), *names), {}
+            else:
+                take_folder(plan, directory, fresh=fresh)
+                metrics, phases = launch_run(plan, directory, lambda state: report(plan, state))
+            folder = results_folder(directory, plan.scale)
+            write_result(plan, folder, metrics, phases=phases, inputs=inputs(plan))
         except (RunFailed, OSError, ValueError) as error:
             report(plan, "failed")
             return str(error)
@@ -115,34 +116,13 @@ def run_missing(
             interrupted.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return Outcome(
-        [plan.name for plan in plans if reasons[plan.name] is None],
-        {plan.name: reason for plan in plans if (reason := reasons[plan.name]) is not None},
-    )
+    return {plan.name: reasons[plan.name] for plan in plans}
 
 
 def _ready(waiting: Sequence[Plan], running: Iterable[Plan]) -> list[Plan]:
     """The runs whose source is trained: a run that waits for another's model occupies none of the ``jobs``."""
     unfinished = {plan.name for plan in (*waiting, *running)}
     return [plan for plan in waiting if plan.source is None or plan.source.name not in unfinished]
-
-
-def _run_one(
-    plan: Plan,
-    directory: Path,
-    fresh: bool,
-    inputs: Callable[[Plan], dict[str, str]],
-    launch_run: Launch,
-    report: Callable[[Plan, str], None],
-) -> None:
-    if plan.row.computed:
-        names = (plan.keys["dataset"], plan.keys["eval_dataset"])
-        metrics, phases = mean_box_metrics(Path(local_keys(plan, directory)["dataset_dir"]), *names), {}
-    else:
-        take_folder(plan, directory, fresh=fresh)
-        metrics, phases = launch_run(plan, directory, lambda state: report(plan, state))
-    folder = results_folder(directory, plan.scale)
-    write_result(plan, folder, metrics, phases=phases, inputs=inputs(plan))
 
 
 def mean_box_metrics(data: Path, train: str, test: str) -> dict[str, Any]:

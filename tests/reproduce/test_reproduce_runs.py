@@ -12,7 +12,6 @@ import pytest
 from typer.testing import CliRunner
 
 from llamafactory_clinkd.reproduce import command
-from llamafactory_clinkd.reproduce import run as runs
 from llamafactory_clinkd.reproduce.command import choose_rows, choose_seeds
 from llamafactory_clinkd.reproduce.launch import RunFailed, has_model, last_lines, launch, take_folder
 from llamafactory_clinkd.reproduce.results import find_result, results_folder, score, score_interval
@@ -45,6 +44,10 @@ class Trainer:
         return handmade.metrics(0.25), {"distill": 1.5, "predict": 2.0}
 
 
+def finished(outcome):
+    return [name for name, reason in outcome.items() if reason is None]
+
+
 def go(directory, rows=SOME, seeds=(1, 2), trainer=None, **options):
     """Runs what is missing; returns the outcome and what was trained."""
     trainer = trainer or Trainer()
@@ -56,8 +59,8 @@ def go(directory, rows=SOME, seeds=(1, 2), trainer=None, **options):
 def test_all_is_run_once_and_then_nothing(tmp_path):
     outcome, ran = go(tmp_path)
     assert ran == ["sft-seed1", "mcg-seed1", "sasg-seed1", "teacher", "sft-seed2", "mcg-seed2", "sasg-seed2"]
-    assert outcome.finished == ran and not outcome.failed
-    assert go(tmp_path) == (runs.Outcome(), [])
+    assert outcome == dict.fromkeys(ran)
+    assert go(tmp_path) == ({}, [])
     assert go(tmp_path, seeds=(1, 2, 3))[1] == ["sft-seed3", "mcg-seed3", "sasg-seed3"]
 
 
@@ -78,9 +81,8 @@ def test_a_failed_row_does_not_stop_the_others_and_is_run_again(tmp_path):
     trainer = Trainer(failing=["sft-seed1"])
     said = []
     outcome, ran = go(tmp_path, trainer=trainer, on_progress=lambda plan, text: said.append((plan.name, text)))
-    assert outcome.failed.keys() == {"sft-seed1", "sasg-seed1"}
-    assert "told to" in outcome.failed["sft-seed1"] and "needs the model of sft-seed1" in outcome.failed["sasg-seed1"]
-    assert "sasg-seed1" not in ran and outcome.finished == [
+    assert "told to" in outcome["sft-seed1"] and "needs the model of sft-seed1" in outcome["sasg-seed1"]
+    assert "sasg-seed1" not in ran and finished(outcome) == [
         "mcg-seed1",
         "teacher",
         "sft-seed2",
@@ -101,7 +103,7 @@ def test_two_runs_at_a_time(tmp_path):
 
     rows = [ROWS[name] for name in ("sft", "mcg", "sasg")]
     outcome, _ = go(tmp_path, rows=rows, jobs=2, trainer=together)
-    assert outcome.finished == ["sft-seed1", "mcg-seed1", "sasg-seed1", "sft-seed2", "mcg-seed2", "sasg-seed2"]
+    assert finished(outcome) == ["sft-seed1", "mcg-seed1", "sasg-seed1", "sft-seed2", "mcg-seed2", "sasg-seed2"]
 
 
 def test_a_row_that_waits_for_a_model_takes_no_place(tmp_path):
@@ -115,7 +117,7 @@ def test_a_row_that_waits_for_a_model_takes_no_place(tmp_path):
     plans = plan_runs([ROWS[name] for name in ("sft", "sasg", "mcg")], [1], "mini", "b")
     assert [plan.name for plan in plans] == ["sft-seed1", "sasg-seed1", "mcg-seed1"]
     outcome = run_missing(plans, tmp_path, jobs=2, launch_run=together)
-    assert outcome.finished == ["sft-seed1", "sasg-seed1", "mcg-seed1"]
+    assert finished(outcome) == ["sft-seed1", "sasg-seed1", "mcg-seed1"]
 
 
 def test_an_interrupt_ends_the_other_runs_too(tmp_path):
@@ -161,8 +163,8 @@ def test_another_recipe_is_another_run(tmp_path):
     assert todo == plans
     assert not has_model(plans[0], tmp_path)
     outcome = run_missing(todo, tmp_path, launch_run=Trainer())
-    assert "holds a run of another recipe" in outcome.failed["sft-seed1"]
-    assert run_missing(todo, tmp_path, fresh=True, launch_run=Trainer()).finished == ["sft-seed1"]
+    assert "holds a run of another recipe" in outcome["sft-seed1"]
+    assert run_missing(todo, tmp_path, fresh=True, launch_run=Trainer()) == {"sft-seed1": None}
     assert has_model(plans[0], tmp_path)
 
 
