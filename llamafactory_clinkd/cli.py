@@ -172,8 +172,7 @@ def doctor(
     from .doctor import check_all, check_seams, read_recipe, results_table
 
     if plan is not None:
-        from .doctor.plan import make_plan
-        from .doctor.plan_table import plan_table
+        from .doctor.plan import make_plan, plan_table
 
         options = {"rows": (train_rows, eval_rows), "row_tokens": row_tokens, "answer_tokens": answer_tokens}
         card = choose_gpu(gpu)

@@ -6,8 +6,10 @@
 import importlib
 import subprocess
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
+
+from ..utils.environment import installed_version
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ def packages() -> list[CheckResult]:
     """The optional packages, each with its purpose."""
     results = []
     for package, (purpose, extra) in PACKAGES.items():
-        try:
-            results.append(CheckResult(package, "ok", f"{version(package)} ({purpose})"))
-        except PackageNotFoundError:
+        if number := installed_version(package):
+            results.append(CheckResult(package, "ok", f"{number} ({purpose})"))
+        else:
             fix = f"pip install 'llamafactory-clinkd[{extra}]'"
             results.append(CheckResult(package, "missing", f"not installed ({purpose})", fix))
     return results

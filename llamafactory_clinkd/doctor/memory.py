@@ -211,11 +211,10 @@ def step_bytes(spec: RecipeSpec) -> int:
     return 4 * trained_parameters(spec)
 
 
-def generation_bytes(spec: RecipeSpec, shape: ModelShape, beams: int, *, all_logits: bool = False) -> int:
+def generation_bytes(spec: RecipeSpec, shape: ModelShape, beams: int) -> int:
     """The peak of one ``generate`` call beside the weights, with ``beams`` beams or samples per question.
 
-    The vision tower runs once per image, whatever the beams. With ``all_logits`` the prompt's forward pass projects
-    every position to the vocabulary and upcasts the result, as transformers did before 4.45.
+    The vision tower runs once per image, whatever the beams.
     """
     rows, e = spec.per_device_eval_batch_size, spec.dtype_bytes
     sequences, prompt = rows * beams, max(1, spec.row_tokens - spec.answer_tokens)
@@ -223,7 +222,6 @@ def generation_bytes(spec: RecipeSpec, shape: ModelShape, beams: int, *, all_log
     prompt_cache = sequences * prompt * shape.layers * layer_cache
     cache = sequences * (prompt + spec.max_new_tokens) * (shape.layers + 1) * layer_cache  # one layer is reordered
     forward = sequences * prompt * (6 * e * shape.hidden + 8 * shape.hidden + 3 * e * shape.intermediate)
-    logits = sequences * prompt * shape.vocabulary * (e + 4) if all_logits else 0
     scores = SCORE_COPIES * sequences * shape.vocabulary * 4
     vision = _vision_bytes(shape, rows * spec.image_tokens, e)
-    return max(prompt_cache + max(forward, logits), cache + scores, vision) + _gathered_bytes(spec, shape)
+    return max(prompt_cache + forward, cache + scores, vision) + _gathered_bytes(spec, shape)

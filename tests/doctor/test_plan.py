@@ -60,7 +60,10 @@ def test_25_gb_for_an_iteration_of_a_7b_teacher():
     keys = recipe(deepspeed=None, per_device_eval_batch_size=1, max_new_tokens=256)
     spec = dataclasses.replace(read_spec(keys, gpus=1, row_tokens=2048, answer_tokens=256), image_tokens=1024)
     fixed = 2 * SEVEN.parameters + RUNTIME_BYTES
-    assert fixed + generation_bytes(spec, SEVEN, 3, all_logits=True) == pytest.approx(25 * GB, rel=0.2)
+    prompt_tokens = 3 * (2048 - 256)
+    all_logits = prompt_tokens * SEVEN.vocabulary * (2 + 4)
+    prompt_cache = prompt_tokens * SEVEN.layers * 2 * SEVEN.kv_width * 2
+    assert fixed + prompt_cache + all_logits == pytest.approx(25 * GB, rel=0.2)
     assert 16.5 * GB < fixed + generation_bytes(spec, SEVEN, 3) < 21 * GB
 
 
