@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.mean_box import mean_box_baseline, mean_box_from_facts
+from ..evaluate.blind import mean_box_baseline, mean_box_from_facts
 from ..utils.io import read_json, read_jsonl
 from .launch import RunFailed, has_model, launch, take_folder
 from .results import find_result, results_folder, write_result

@@ -3,7 +3,7 @@
 
 import pytest
 
-from llamafactory_clinkd.evaluate.mean_box import mean_box_baseline, mean_box_from_facts, structure_of
+from llamafactory_clinkd.evaluate.blind import mean_box_baseline, mean_box_from_facts, structure_of
 
 
 def row(question, box, image="mr_1.png", **more):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from llamafactory_clinkd.evaluate import blind_scores, evaluate_predictions
-from llamafactory_clinkd.evaluate.mean_box import mean_box_from_facts
+from llamafactory_clinkd.evaluate.blind import mean_box_from_facts
 from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json
 
 
