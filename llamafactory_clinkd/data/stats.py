@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..utils.boxes import IMAGE_PLACEHOLDER, box_strings, task_of
 from ..utils.pixels import opened, picture_size
 from .images import known_modality, path_within
@@ -65,19 +67,11 @@ def statistics(
     }
     for name, counter in lengths.items():
         result[name] = dict(sorted(counter.items()))
-        result[f"{name}_quantiles"] = {q: quantile(counter, q) for q in QUANTILES} if turns else {}
+        values = list(counter.elements())
+        quantiles = np.percentile(values, QUANTILES, method="inverted_cdf").tolist() if values else []
+        result[f"{name}_quantiles"] = dict(zip(QUANTILES, quantiles, strict=False))
     result["boxes_per_answer"] = dict(sorted(boxes.items()))
     return result | {"image_sizes": dict(sizes.most_common()), "images_unread": unread}
-
-
-def quantile(counter: Counter[int], percent: int) -> int:
-    """The smallest value that at least ``percent`` of the counted values do not exceed; ValueError if empty."""
-    required, cumulative = counter.total() * percent / 100, 0
-    for value in sorted(counter):
-        cumulative += counter[value]
-        if cumulative >= required and cumulative:
-            return value
-    raise ValueError("The quantile of an empty counter is undefined.")
 
 
 def image_sizes(folder: str | Path, images: Iterable[str]) -> tuple[Counter[str], int]:

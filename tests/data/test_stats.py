@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import json
-from collections import Counter
 
 import pytest
 from PIL import Image
 
-from llamafactory_clinkd.data.stats import draw_modalities, quantile, statistics
+from llamafactory_clinkd.data.stats import draw_modalities, statistics
 
 from .samples import draw, sharegpt, write_source
 
@@ -45,13 +44,14 @@ def test_counts_by_hand(counted):
     json.dumps(counted)
 
 
-def test_quantiles_agree_with_a_sorted_list():
+def test_quantiles_agree_with_a_sorted_list(tmp_path):
     values = [3, 3, 3, 7, 9, 9, 20]
-    for percent in (0, 10, 43, 50, 99, 100):
+    rows = [sharegpt("ct_1.png", answer="word " * value) for value in values]
+    found = statistics(write_source(tmp_path / "set.json", rows))["answer_words_quantiles"]
+    for percent, quantile in found.items():
         below = [value for value in sorted(values) if sum(v <= value for v in values) >= percent / 100 * len(values)]
-        assert quantile(Counter(values), percent) == below[0]
-    with pytest.raises(ValueError, match="undefined"):
-        quantile(Counter(), 50)
+        assert quantile == below[0]
+    assert statistics(write_source(tmp_path / "none.json", [[1]]))["answer_words_quantiles"] == {}
 
 
 def test_the_figure_is_a_picture_with_a_slice_for_each(tmp_path):
