@@ -9,6 +9,7 @@ when the machine crashes during a write; :func:`read_jsonl` drops such a line an
 
 import hashlib
 import json
+import mmap
 import os
 import secrets
 import shutil
@@ -109,25 +110,13 @@ def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as f:
-        _cut_torn_line(f)
+        if f.tell():
+            with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                whole = content.rfind(b"\n") + 1
+            f.truncate(whole)
         f.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8"))
         f.flush()
         os.fsync(f.fileno())
-
-
-def _cut_torn_line(f) -> None:
-    """Truncates an open binary file after its last newline."""
-    size = f.seek(0, os.SEEK_END)
-    position, step = size, 4096
-    while position > 0:
-        start = max(0, position - step)
-        f.seek(start)
-        newline = f.read(position - start).rfind(b"\n")
-        if newline >= 0:
-            f.truncate(start + newline + 1)
-            return
-        position = start
-    f.truncate(0)
 
 
 def file_sha256(path: str | Path) -> str:
