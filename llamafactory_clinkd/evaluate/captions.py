@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from ..utils.boxes import convert_tags
 from .answer_words import segment_chinese
@@ -135,39 +136,32 @@ def ngram_statistics(hypotheses: Sequence[str], truths: Sequence[Sequence[str]])
             fits = remaining[position] >= n
             position, ngrams = position[fits], ngrams[fits]
             ngrams = np.unique(ngrams * len(ids) + words[position + n - 1], return_inverse=True)[1]
-        matches, similarity = _compare_ngrams(document_ids[position], ngrams, owners, count)
+        shape = (len(documents), ngrams.max(initial=0) + 1)
+        counts = csr_array((np.ones(len(ngrams)), (document_ids[position], ngrams)), shape)
+        matches, similarity = _compare_ngrams(counts, owners, count)
         bleu[:, n - 1] = np.maximum(own - n + 1, 0)
         bleu[:, MAX_N + n - 1] = matches
         cider += np.bincount(owners, similarity * penalty, minlength=count)
     return bleu, cider / np.bincount(owners, minlength=count) / MAX_N * 10
 
 
-def _compare_ngrams(
-    document_ids: np.ndarray, ngrams: np.ndarray, owners: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _compare_ngrams(counts: csr_array, owners: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Clipped matches ``[rows]`` and CIDEr's clipped cosine ``[references]``.
 
-    Documents below ``count`` are the hypotheses, the others the references of the rows ``owners``.
+    ``counts`` are those of each n-gram in each document. Those below ``count`` are the hypotheses, the others the
+    references of the rows ``owners``.
     """
-    if not len(ngrams):
-        return np.zeros(count), np.zeros(len(owners))
-    size = int(ngrams.max()) + 1
-    keys, counts = np.unique(document_ids * size + ngrams, return_counts=True)
-    documents, distinct = keys // size, keys % size
-    split = np.searchsorted(keys, count * size)
-    wanted = owners[documents[split:] - count] * size + distinct[split:]  # the key that the row's hypothesis has
-    frequency = np.bincount(np.unique(wanted) % size, minlength=size)
-    weights = counts * (np.log(float(count)) - np.log(np.maximum(1.0, frequency)))[distinct]
-    norms = np.sqrt(np.bincount(documents, weights**2, minlength=count + len(owners)))
-
-    h = np.minimum(np.searchsorted(keys[:split], wanted), max(split - 1, 0))
-    found = keys[h] == wanted if split else np.zeros(len(wanted), dtype=bool)
-    h, r = h[found], np.flatnonzero(found) + split
-    most = np.zeros(split, dtype=np.int64)
-    np.maximum.at(most, h, counts[r])
-    matches = np.bincount(documents[:split], np.minimum(counts[:split], most), minlength=count)
-    dots = np.bincount(documents[r] - count, np.minimum(weights[h], weights[r]) * weights[r], minlength=len(owners))
-    return matches, safe_divide(dots, norms[owners] * norms[count:])
+    most = csr_array((count, counts.shape[1]))  # the largest count in a row's references
+    place = np.arange(len(owners)) - np.searchsorted(owners, owners)  # within the row
+    for each in range(place.max() + 1):
+        (chosen,) = np.nonzero(place == each)
+        pick = csr_array((np.ones(len(chosen)), (owners[chosen], chosen)), (count, len(owners)))
+        most = most.maximum(pick @ counts[count:])
+    weights = np.log(float(count)) - np.log(np.maximum(1.0, (most > 0).sum(axis=0)))
+    weighted = counts.multiply(weights).tocsr()
+    truths, norms = weighted[count:], np.sqrt(weighted.power(2).sum(axis=1))
+    dots = weighted[owners].minimum(truths).multiply(truths).sum(axis=1)
+    return counts[:count].minimum(most).sum(axis=1), safe_divide(dots, norms[owners] * norms[count:])
 
 
 def bleu_scores(sums: np.ndarray) -> np.ndarray:
