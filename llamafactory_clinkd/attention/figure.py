@@ -4,7 +4,6 @@
 """``clinkd attention``: one PNG with the image, and the image under the attention map of each model."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from string import whitespace
 from textwrap import fill
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..utils.console import console, quiet_libraries
+from ..utils.environment import require_library
 from ..utils.io import atomic_path
 
 
@@ -75,8 +75,7 @@ def attention_figure(
     """
     if not models:
         raise ValueError("There is no model to draw: give at least one (label, folder).")
-    if find_spec("matplotlib") is None:
-        raise ImportError("Attention maps need matplotlib. Run: pip install 'llamafactory-clinkd[eval]'")
+    require_library("matplotlib", "eval", "Attention maps need")
     for label, path in models:
         if not any((Path(path) / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise ValueError(f"{path} ({label}) is not a saved model: no config.json or adapter_config.json is in it.")

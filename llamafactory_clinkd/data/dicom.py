@@ -9,12 +9,12 @@ Series and patient leave this file as keyed hashes only.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..utils.environment import require_library
 from ..utils.pixels import stretch, stretch_percentiles
 from .problems import Reject
 
@@ -48,7 +48,8 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Reads a header without its pixels; errors of pydicom pass."""
-    header = require("pydicom", "DICOM").dcmread(path, stop_before_pixels=True, specific_tags=[*_TAGS, *_GROUPS])
+    pydicom = require_library("pydicom", "data", "Reading DICOM needs")
+    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_TAGS, *_GROUPS])
     texts = {tag: str(header.get(tag, None) or "").strip() for tag in _TAGS}
     series, frames = texts["SeriesInstanceUID"] or texts["StudyInstanceUID"], int(texts["NumberOfFrames"] or 1)
     return Header(
@@ -94,7 +95,7 @@ def series_slices(folder: Path) -> list[Path]:
 
 @lru_cache(maxsize=16)
 def _sorted_slices(files: tuple[tuple[Path, int], ...]) -> list[Path]:
-    pydicom = require("pydicom", "DICOM")
+    pydicom = require_library("pydicom", "data", "Reading DICOM needs")
     headers = {}
     for path, _ in files:
         try:
@@ -110,7 +111,7 @@ def _sorted_slices(files: tuple[tuple[Path, int], ...]) -> list[Path]:
 
 def read_frame(path: Path, frame: int, window: Window | None) -> np.ndarray:
     """uint8 ``[h, w]`` or, of a colour image, ``[h, w, 3]``; without a window, grey values are stretched."""
-    pydicom = require("pydicom", "DICOM")
+    pydicom = require_library("pydicom", "data", "Reading DICOM needs")
     from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
     dataset = pydicom.dcmread(path)
@@ -140,11 +141,3 @@ def functional_group(dataset: Any, frame: int, name: str) -> Any:
         if index < len(sequence) and (found := sequence[index].get(name)):
             return found[0]
     return None
-
-
-def require(library: str, form: str) -> Any:
-    """The module that reads ``form``, or an ImportError with the fix."""
-    try:
-        return import_module(library)
-    except ImportError as error:
-        raise ImportError(f"{library} is needed to read {form}: pip install 'llamafactory-clinkd[data]'.") from error

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..utils.environment import require_library
 from ..utils.pixels import pointer_kind
 from .baking import NotWrittenError, keyed_hash, write_png
-from .dicom import SOFT_TISSUE, Window, read_frame, read_header, require, series_slices, windowed
+from .dicom import SOFT_TISSUE, Window, read_frame, read_header, series_slices, windowed
 from .images import path_within, relative_path
 from .problems import Reject
 
@@ -127,7 +128,7 @@ def _nifti(
     folder: str | Path, relative: str, source: Path, selected: Slice, modality: str, window: Window | None
 ) -> ScanPicture:
     window = (window or SOFT_TISSUE) if modality == "ct" else None
-    nibabel = require("nibabel", "NIfTI")
+    nibabel = require_library("nibabel", "data", "Reading NIfTI needs")
     volume = nibabel.load(source)
     volumes = int(np.prod(volume.shape[3:]))
     warnings = [f"{relative}: the first of {volumes} volumes is used"] if volumes > 1 else []

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..utils.boxes import IMAGE_PLACEHOLDER, box_strings, task_of
+from ..utils.environment import require_library
 from ..utils.pixels import opened, picture_size
 from .images import known_modality, path_within
 from .problems import Reject
@@ -89,11 +90,9 @@ def draw_modalities(modalities: dict[str, int], path: str | Path) -> None:
     total = sum(modalities.values())
     if not total:
         raise ValueError("No turn was counted, so there are no proportions to draw.")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("matplotlib draws the figure: pip install 'llamafactory-clinkd[eval]'.") from error
+    require_library("matplotlib", "eval", "The figure needs")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     ordered = dict(sorted(modalities.items(), key=lambda item: (-item[1], item[0])))
     figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")

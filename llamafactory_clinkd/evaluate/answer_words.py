@@ -3,9 +3,10 @@
 
 """The words of a short answer: normalised as in VQA's evaluation, Chinese by jieba."""
 
-import importlib.util
 import logging
 import re
+
+from ..utils.environment import require_library
 
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -43,10 +44,7 @@ def segment_chinese(text: str) -> str:
     """
     if not has_chinese(text):
         return text
-    if importlib.util.find_spec("jieba") is None:
-        raise ImportError("Chinese text needs jieba, which is not installed: pip install 'llamafactory-clinkd[eval]'.")
-    import jieba
-
+    jieba = require_library("jieba", "eval", "Chinese text needs")
     jieba.setLogLevel(logging.WARNING)
     return " ".join(_CHINESE_PUNCTUATION.sub(" ", " ".join(jieba.cut(text))).split())
 

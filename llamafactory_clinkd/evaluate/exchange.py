@@ -13,7 +13,6 @@ are written as further ones, which they do not read.
 import ast
 import csv
 import hashlib
-import importlib.util
 import json
 import re
 from collections import Counter
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.boxes import TASKS, has_box
+from ..utils.environment import require_library
 from ..utils.io import atomic_path, write_json, write_jsonl
 from .grounding import references
 from .vqa import CLOSED, VQA, answer_type
@@ -142,8 +142,8 @@ def _write_table(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _require_openpyxl(path: Path) -> None:
-    if path.suffix.lower() == ".xlsx" and importlib.util.find_spec("openpyxl") is None:
-        raise ImportError(f"{path} needs openpyxl: pip install 'llamafactory-clinkd[eval]'.")
+    if path.suffix.lower() == ".xlsx":
+        require_library("openpyxl", "eval", f"{path} needs")
 
 
 def _as_text(texts: Sequence[str]) -> str:

@@ -7,7 +7,6 @@
 statistics, from which :func:`meteor_score` computes the score of any set of rows (Denkowski and Lavie, WMT 2014).
 """
 
-import importlib.util
 import shutil
 import subprocess
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..utils.environment import require_library
 from .grounding import safe_divide
 
 
@@ -40,12 +40,7 @@ def coco_folder() -> Path:
     Raises:
         ImportError: If it is not installed; the message names the extra.
     """
-    spec = importlib.util.find_spec("pycocoevalcap")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(
-            "The caption metrics need pycocoevalcap, which is not installed: pip install 'llamafactory-clinkd[eval]'."
-        )
-    return Path(spec.submodule_search_locations[0])
+    return Path(*require_library("pycocoevalcap", "eval", "The caption metrics need").__path__)
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:

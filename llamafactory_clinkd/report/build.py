@@ -14,6 +14,7 @@ from ..evaluate.score_table import VQA_SCORES, metric_name
 from ..evaluate.selection_worth import CHOICES
 from ..evaluate.vqa import VQA
 from ..utils.boxes import TASKS, modality_label
+from ..utils.environment import require_library
 from ..utils.io import write_text
 from .examples import attention_maps, make_examples, pseudo_label_examples, round_views, rounds_figure
 from .load import RunData, load_runs
@@ -64,13 +65,9 @@ def duration(seconds: Any) -> str:
 
 
 def _template() -> Any:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise ImportError("The report needs jinja2: pip install 'llamafactory-clinkd[eval]'") from error
-
-    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    templates = Environment(loader=PackageLoader(__package__), **options)
+    jinja2 = require_library("jinja2", "eval", "The report needs")
+    options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    templates = jinja2.Environment(loader=jinja2.PackageLoader(__package__), **options)
     templates.filters |= {
         "percent": partial(format_percent, missing="–"),
         "points": lambda value: f"{value:+.2f}".replace("-", "−"),

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..utils.environment import require_library
+
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -199,11 +201,8 @@ def running_mean(values: Sequence[float], window: int) -> np.ndarray:
 @contextmanager
 def _drawing(width: float, height: float) -> Iterator[tuple["Figure", "Axes"]]:
     """A figure with one pair of axes in the page's style, sizes in inches."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("The report's figures need matplotlib: pip install 'llamafactory-clinkd[eval]'") from error
+    matplotlib = require_library("matplotlib", "eval", "The report's figures need")
+    from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The running environment: versions of its packages, and its ``llamafactory-cli`` as a subprocess."""
+"""The running environment: its packages and their versions, and its ``llamafactory-cli`` as a subprocess."""
 
 import os
 import platform
@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 
@@ -29,6 +31,18 @@ def installed_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def require_library(name: str, extra: str, needed: str) -> ModuleType:
+    """The module of an optional library; ``needed`` begins the error without it: ``The report's figures need``.
+
+    Raises:
+        ModuleNotFoundError: With the command that installs the extra.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{needed} {name}: pip install 'llamafactory-clinkd[{extra}]'.") from error
 
 
 def cli_command(*arguments: str | Path) -> list[str]:

@@ -85,7 +85,7 @@ def test_stats_prints_the_table_and_draws_the_figure(run, tmp_path):
 
 
 def test_without_matplotlib_the_numbers_are_still_written(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     path = write_source(tmp_path / "set.json", [sharegpt("ct_0.png")])
     done = run("stats", path, "--json", tmp_path / "stats.json")
     assert done.exit_code == 2

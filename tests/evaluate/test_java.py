@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -109,6 +111,6 @@ def test_a_java_that_dies_is_an_error(tmp_path, monkeypatch):
 
 
 def test_without_pycocoevalcap_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(java.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
     with pytest.raises(ImportError, match=r"llamafactory-clinkd\[eval\]"):
         java.coco_folder()

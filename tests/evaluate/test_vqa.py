@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import random
+import sys
 from collections import Counter
 
 import pytest
@@ -211,7 +212,7 @@ def test_chinese_is_cut_into_words():
 
 
 def test_chinese_without_jieba_is_an_error(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "jieba", None)
     with pytest.raises(ImportError, match="Chinese text needs jieba.*eval"):
         evaluate_predictions([row("肺部", "肺部", "OPEN")], resamples=0)
     assert evaluate_predictions([row("lung", "lung", "OPEN")], resamples=0)["tasks"]["VQA"]["macro"] == 1
