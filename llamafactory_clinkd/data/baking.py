@@ -10,11 +10,10 @@ means that the source was replaced, and it is made again.
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -30,7 +29,6 @@ FOLDER, EMBEDDED_FOLDER = "clinkd_png", "clinkd_images"  # within the data folde
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".dicom", ".dcm", ".nii", ".gz", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _SUFFIX = {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2"}  # of PIL's names of formats
 BAKED = READ_OTHERWISE | {"image_mode"}  # of the latter, LLaMA-Factory resamples palettes by the nearest pixel
-Read = TypeVar("Read")
 MAX_NAME = 220  # bytes of a file name; file systems take 255, of which a temporary name needs some
 
 
@@ -46,23 +44,23 @@ def any_reader_picture(folder: str | Path, image: str, *, upright: bool = True) 
     that does not exist has the code ``image_missing``. Raises :class:`Reject` for a file that cannot be used.
     """
     path = path_within(folder, image)
-
-    def look() -> frozenset[str]:
-        return _header_codes(str(path), file_stamp(path)) if path.is_file() else frozenset({"image_missing"})
-
-    def draw() -> Image.Image:
-        with opened(path) as image:
-            return rgb_pixels(image, upright=upright)
-
-    codes = _or_reject(image, look)
+    with _rejecting(image):
+        codes = _header_codes(str(path), file_stamp(path)) if path.is_file() else frozenset({"image_missing"})
     if not codes & BAKED:
         return image, codes
-    return write_png(folder, f"{image}{'' if upright else '--stored'}", path, lambda: _or_reject(image, draw)), codes
+
+    def draw() -> Image.Image:
+        with _rejecting(image), opened(path) as picture:
+            return rgb_pixels(picture, upright=upright)
+
+    return write_png(folder, f"{image}{'' if upright else '--stored'}", path, draw), codes
 
 
-def _or_reject(image: str, read: Callable[[], Read]) -> Read:
+@contextmanager
+def _rejecting(image: str) -> Iterator[None]:
+    """Any error of a decoder becomes a :class:`Reject` that names the image."""
     try:
-        return read()
+        yield
     except PictureError as error:
         raise Reject(error.code, f"{image}: {error}") from error
     except Exception as error:  # decoders raise errors of any type
@@ -110,12 +108,8 @@ def with_extension(folder: str | Path, image: str) -> str:
 
 def write_embedded(folder: str | Path, image: Embedded) -> str:
     """Writes a picture that its row holds as ``clinkd_images/<hash>.<format>``; one that does not open is rejected."""
-
-    def look() -> str:
-        with opened(image.content) as header:
-            return header.format.lower()
-
-    suffix = _or_reject(image.name or "the picture of the row", look)
+    with _rejecting(image.name or "the picture of the row"), opened(image.content) as header:
+        suffix = header.format.lower()
     digest = hashlib.blake2b(image.content, digest_size=16).hexdigest()
     relative = f"{EMBEDDED_FOLDER}/{digest}.{_SUFFIX.get(suffix, suffix)}"
     path = path_within(folder, relative)
