@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..utils.io import append_jsonl, atomic_path, read_jsonl, refuse_link, write_json
 from ..utils.scan_names import bare_names, patient_of, volume_of
 from .box_convention import recorded_unit
-from .coordinates import Unit
+from .coordinates import IMAGE_MAX_PIXELS, Unit
 from .images import RULE, ImageRecord, file_stamp, inspect_images, path_within, relative_path
 from .problems import ERRORS, Problem, Reject
 from .reader import read_rows
-from .row_check import IMAGE_MAX_PIXELS, RowCheck, TokenCounter, check_row
+from .row_check import RowCheck, check_row, count_tokens
 from .sharegpt import as_list
 
 
@@ -31,8 +31,6 @@ ROWS_PER_TASK, IMAGES_PER_TASK = 500, 64
 MAX_EXAMPLES = 20
 OrderedMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 SizedRow = tuple[int, Any, list[tuple[int, int]] | None]  # row number, row, width and height of its images
-
-_token_counter = cache(TokenCounter)  # one per worker process
 
 
 @dataclass
@@ -181,7 +179,7 @@ def _check_rows(
     for number, row, sizes in rows:
         result = check_row(number, row, unit)
         if sizes is not None and not any(code in ERRORS for code, _ in result.problems):
-            result.tokens = _token_counter(model, max_pixels).count(row["messages"], sizes)
+            result.tokens = count_tokens(model, row["messages"], sizes, max_pixels)
             if result.tokens > cutoff_len:
                 result.problems.append(("too_long", f"{result.tokens} tokens, cutoff_len is {cutoff_len}"))
         results.append(result)

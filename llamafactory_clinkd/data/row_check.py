@@ -7,10 +7,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from ..utils.boxes import IMAGE_PLACEHOLDER, parse_boxes
-from .coordinates import IMAGE_MAX_PIXELS, Scale, Unit, resized
+from .coordinates import Scale, Unit, resized
 from .formats import FORMATS, Conversation
 from .images import relative_path
 from .problems import Problem, Reject
@@ -114,22 +115,26 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
-class TokenCounter:
-    """Counts tokens with the processor of a Qwen2-VL (folder or hub name) and the recipe's ``image_max_pixels``."""
+def count_tokens(
+    model: str, messages: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]], max_pixels: int
+) -> int:
+    """Tokens of a row in the chat template of a Qwen2-VL (folder or hub name), with images of these sizes.
 
-    def __init__(self, model: str, max_pixels: int = IMAGE_MAX_PIXELS) -> None:
-        from transformers import AutoProcessor
+    ``sizes`` are (width, height), ``max_pixels`` is the recipe's ``image_max_pixels``.
+    """
+    processor = _processor(model)
+    plain = [{"role": m["role"], "content": m["content"].replace(IMAGE_PLACEHOLDER, "")} for m in messages]
+    text = processor.tokenizer.apply_chat_template(plain, tokenize=False)
+    tokens = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    for size in sizes:
+        width, height = resized(*size, max_pixels)
+        patches = processor.image_processor.get_number_of_image_patches(height, width, {})
+        tokens += patches // processor.image_processor.merge_size**2 + 2  # vision start and end
+    return tokens
 
-        self._processor, self._max_pixels = AutoProcessor.from_pretrained(model), max_pixels
 
-    def count(self, messages: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> int:
-        """Tokens of a row in the model's chat template, with images of these ``sizes`` (width, height)."""
-        plain = [{"role": m["role"], "content": m["content"].replace(IMAGE_PLACEHOLDER, "")} for m in messages]
-        text = self._processor.tokenizer.apply_chat_template(plain, tokenize=False)
-        tokens = len(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
-        processor = self._processor.image_processor
-        for size in sizes:
-            width, height = resized(*size, self._max_pixels)
-            patches = processor.get_number_of_image_patches(height, width, {})
-            tokens += patches // processor.merge_size**2 + 2  # vision start and end
-        return tokens
+@cache  # one in each worker process
+def _processor(model: str) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(model)

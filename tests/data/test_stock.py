@@ -16,7 +16,8 @@ from vqa_rad import VQA_RAD, build_vqa_rad_model, needs_vqa_rad
 
 from llamafactory_clinkd.data.check import check
 from llamafactory_clinkd.data.convert import Options, convert
-from llamafactory_clinkd.data.row_check import TokenCounter, resized
+from llamafactory_clinkd.data.coordinates import IMAGE_MAX_PIXELS, resized
+from llamafactory_clinkd.data.row_check import count_tokens
 from llamafactory_clinkd.utils.boxes import parse_boxes
 from llamafactory_clinkd.utils.environment import cli_command
 
@@ -119,12 +120,12 @@ def test_boxes_come_back_equal_with_and_without_the_plugin(model, tmp_path, tags
         assert parse_boxes(row["row"]) == [box]  # the whole row: question and answer
     assert [parse_boxes(row["answer"]) for row in without["rows"][::2]] == [[box] for box in boxes[::2]]
 
-    counter = TokenCounter(str(model))
     from PIL import Image
 
     for row, stock in zip(json.loads(done.path.read_text()), without["rows"], strict=True):
         with Image.open(tmp_path / row["images"][0]) as picture:
-            assert abs(counter.count(row["messages"], [picture.size]) - stock["tokens"]) <= 1
+            counted = count_tokens(str(model), row["messages"], [picture.size], IMAGE_MAX_PIXELS)
+            assert abs(counted - stock["tokens"]) <= 1
 
 
 @pytest.mark.slow
