@@ -15,7 +15,6 @@ from ..evaluate.paper_tables import MED_GRIT, QA, TABLE_1, TABLE_2, TABLE_3, TAS
 
 Scale = Literal["paper", "mini"]
 SCALES = ("paper", "mini")
-SEEDS = (1, 2, 3)
 REFERENCE = "sft"
 """The row that the others are compared with: Qwen2-VL, fine-tuned in the same two stages, without ClinKD's parts."""
 REFERENCES = {"on_policy": "kd_off_policy"}
@@ -101,34 +100,17 @@ TABLES = {
 TEST_SETS = {"llava_qa": QA, "bird_qa": QA, "clinkd_qa": QA}
 """Rows that are tested on another data set than Med-GRIT's (table 1)."""
 
-_TABLE_1 = {
-    "llava": (MED_GRIT, "LLaVA-Med"),
-    "bird": (MED_GRIT, "BiRD"),
-    "clinkd": (MED_GRIT, "ClinKD"),
-    "llava_qa": (QA, "LLaVA-Med"),
-    "bird_qa": (QA, "BiRD"),
-    "clinkd_qa": (QA, "ClinKD"),
-}
-_TABLE_2 = {
-    "sft": ("Qwen2-VL", False, False, False),
-    "bird": ("BiRD", False, False, False),
-    "mcg": ("BiRD", True, False, False),
-    "pseudo_kd": ("BiRD", False, True, False),
-    "sasg": ("BiRD", False, False, True),
-    "clinkd": ("ClinKD", True, True, True),
-}
-_TABLE_3 = {
-    "bird": "BiRD",
-    "rope_mixed": "BiRD + RoPE-Mixed",
-    "mcg": "BiRD + MCG-RoPE",
-    "vkd": "BiRD + VkD",
-    "pseudo_kd": "BiRD + Pseudo-KD",
-    "clinkd": "ClinKD",
-}
+_BOTH = {"bird": "BiRD", "clinkd": "ClinKD"}
 METHODS_OF_PAPER = {
-    "table1": {row: key[1] for row, key in _TABLE_1.items()},
-    "table2": {row: key[0] for row, key in _TABLE_2.items()},
-    "table3": _TABLE_3,
+    "table1": {**_BOTH, "llava": "LLaVA-Med", "llava_qa": "LLaVA-Med", "bird_qa": "BiRD", "clinkd_qa": "ClinKD"},
+    "table2": {**_BOTH, "sft": "Qwen2-VL", "mcg": "BiRD", "pseudo_kd": "BiRD", "sasg": "BiRD"},
+    "table3": {
+        **_BOTH,
+        "rope_mixed": "BiRD + RoPE-Mixed",
+        "mcg": "BiRD + MCG-RoPE",
+        "vkd": "BiRD + VkD",
+        "pseudo_kd": "BiRD + Pseudo-KD",
+    },
     "figure4": {},
     "on_policy": {},
 }
@@ -143,12 +125,17 @@ def rows_of(table: str, scale: str) -> list[Row]:
 
 def paper_scores(table: str, row: str) -> dict[str, float | None] | None:
     """The paper's row of table 1 or 2, in percent: task or ``Average`` -> value, None for a dash; or no row: None."""
-    printed, keys = {"table1": (TABLE_1, _TABLE_1), "table2": (TABLE_2, _TABLE_2)}.get(table, ({}, {}))
-    if row not in keys:
+    method = METHODS_OF_PAPER[table].get(row)
+    if method is None or table not in ("table1", "table2"):
         return None
-    return dict(zip((*TASK_METRICS, "Average"), printed[keys[row]], strict=True))
+    if table == "table1":
+        printed = TABLE_1[TEST_SETS.get(row, MED_GRIT), method]
+    else:
+        printed = TABLE_2[(method, *(part in ROWS[row].parts for part in ("mcg", "kd", "sasg")))]
+    return dict(zip((*TASK_METRICS, "Average"), printed, strict=True))
 
 
 def paper_modalities(task: str, row: str) -> dict[str, Any] | None:
     """The paper's row of table 3: modality or ``average`` -> percent; None without a row."""
-    return TABLE_3[task][_TABLE_3[row]] if row in _TABLE_3 else None
+    method = METHODS_OF_PAPER["table3"].get(row)
+    return None if method is None else TABLE_3[task][method]

@@ -9,7 +9,7 @@ from pathlib import Path
 from llamafactory_clinkd.reproduce.prepare import benchmark_of
 from llamafactory_clinkd.reproduce.run import plan_runs
 from llamafactory_clinkd.reproduce.table import markdown
-from llamafactory_clinkd.reproduce.table_rows import SEEDS, rows_of
+from llamafactory_clinkd.reproduce.table_rows import rows_of
 from llamafactory_clinkd.reproduce.write import collect
 from llamafactory_clinkd.utils.io import read_json
 
@@ -23,7 +23,7 @@ def page():
 
 
 def collected():
-    return collect(plan_runs(rows_of("on_policy", "mini"), SEEDS, "mini", benchmark_of("mini")), [FOLDER])
+    return collect(plan_runs(rows_of("on_policy", "mini"), (1, 2, 3), "mini", benchmark_of("mini")), [FOLDER])
 
 
 def test_results_are_of_the_present_recipes_and_models():
