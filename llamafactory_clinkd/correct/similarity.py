@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ..utils.clip import BIOMED_CLIP, load_text_encoder, split_clip_name, weights_sha256
+from ..utils.clip import BIOMED_CLIP, find_clip, load_text_encoder, weights_sha256
 
 
 SimilarityKind = Literal["sentence", "clip", "lexical"]
@@ -122,9 +122,7 @@ def check_similarity(kind: str, model: str | None = None) -> None:
     if kind == "sentence" and model is None:
         packaged_minilm()
     if kind == "clip" and model is not None:
-        import open_clip
-
-        split_clip_name(model, open_clip.list_pretrained())
+        find_clip(model)
 
 
 def packaged_minilm() -> Path:

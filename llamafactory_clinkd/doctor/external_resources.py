@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..arguments import BIOMED_CLIP
+from ..utils.clip import BIOMED_CLIP, OPEN_CLIP_CONFIG
 from .checks import CheckResult
 
 
-CLIP_CONFIG = "open_clip_config.json"
 CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 CONNECT_SECONDS = 3.0
 
@@ -32,14 +31,15 @@ def clip_weights(keys: Mapping[str, Any]) -> CheckResult:
     )
     if name.startswith("hf-hub:"):
         repository = name.removeprefix("hf-hub:")
-        if _in_hub_cache(repository, CLIP_CONFIG) and any(_in_hub_cache(repository, file) for file in CLIP_WEIGHTS):
+        has_weights = any(_in_hub_cache(repository, file) for file in CLIP_WEIGHTS)
+        if has_weights and _in_hub_cache(repository, OPEN_CLIP_CONFIG):
             return result("ok", f"{repository} is in the local hub cache")
         return result("missing", f"{repository} is not in the local hub cache", fix)
     folder = Path(name.removeprefix("local-dir:")).expanduser()
     if folder.is_dir():
-        if (folder / CLIP_CONFIG).is_file() and [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        if (folder / OPEN_CLIP_CONFIG).is_file() and [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
             return result("ok", f"in the folder {folder}")
-        return result("broken", f"{folder} lacks {CLIP_CONFIG} or weights", "Complete the folder.")
+        return result("broken", f"{folder} lacks {OPEN_CLIP_CONFIG} or weights", "Complete the folder.")
     if Path(name.partition("@")[2]).expanduser().is_file():
         return result("ok", f"{name}: the file exists")
     return result("missing", f"{name}: open_clip downloads the weights of this name", fix)

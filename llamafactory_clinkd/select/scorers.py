@@ -11,7 +11,15 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from ..utils.clip import BIOMED_CLIP, OPEN_CLIP_CONFIG, local_text_tower, weights_sha256
+from ..utils.clip import (
+    BIOMED_CLIP,
+    OPEN_CLIP_CONFIG,
+    TEXT_TOWER_HELP,
+    find_clip,
+    folder_help,
+    local_text_tower,
+    weights_sha256,
+)
 from ..utils.io import read_json
 from ..utils.pixels import rgb_pixels
 from .consensus import ConsensusScorer, LogprobScorer
@@ -20,10 +28,9 @@ from .fit import load_weighted
 
 DEFAULT_SCORER = BIOMED_CLIP
 WITHOUT_MODEL = {"logprob": LogprobScorer, "consensus": ConsensusScorer}
-_TEXT_TOWER_HELP = "If its text tower is a transformers model, its config.json and tokenizer files belong there too."
 _HUB_HELP = (
     "The weights are downloaded on first use, from the network or a filled cache. On a machine without network, copy "
-    f"the model's folder ({OPEN_CLIP_CONFIG} and weights) there and give its path as the scorer. {_TEXT_TOWER_HELP}"
+    f"the model's folder ({OPEN_CLIP_CONFIG} and weights) there and give its path as the scorer. {TEXT_TOWER_HELP}"
 )
 
 
@@ -100,15 +107,16 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
         return load_weighted(Path(name), functools.partial(load_scorer, device=device))
     import open_clip
 
-    pretrained, advice = None, _HUB_HELP
-    if name.startswith("hf-hub:"):
-        model_name, short_name = name, name.removeprefix("hf-hub:")
+    model_name, pretrained = find_clip(name)
+    advice = _HUB_HELP
+    if model_name.startswith("hf-hub:"):
+        short_name = name.removeprefix("hf-hub:")
         identity = {"name": name, "kind": "open_clip, Hugging Face hub"}
-    elif (path := _folder_of(name)).is_dir():
-        model_name, short_name, advice = f"local-dir:{path}", path.name, _folder_help(path)
+    elif model_name.startswith("local-dir:"):
+        path = Path(model_name.removeprefix("local-dir:"))
+        short_name, advice = path.name, folder_help(path)
         identity = {"name": path.name, "kind": "open_clip, local folder"}
     else:
-        model_name, _, pretrained = name.partition("@")
         weights = Path(pretrained).name
         short_name = f"{model_name}@{weights}"
         identity = {"name": model_name, "kind": "open_clip, named weights", "weights": weights}
@@ -138,36 +146,12 @@ def check_scorer(name: str) -> None:
             check_scorer(part)
         return
     try:
-        import open_clip
+        find_clip(name)
     except ImportError as error:
         raise ScorerError(
             f"The scorer {name!r} needs open_clip: pip install 'llamafactory-clinkd[clip]'. Without it, "
             "`sasg_scorer: logprob` ranks by the model's own log-probability."
         ) from error
-    if name.startswith("hf-hub:"):
-        return
-    path = _folder_of(name)
-    if path.is_dir():
-        if not (path / OPEN_CLIP_CONFIG).is_file():
-            raise ScorerError(f"{path} is no open_clip folder: {OPEN_CLIP_CONFIG} is missing. {_folder_help(path)}")
-        return
-    architecture, _, pretrained = name.partition("@")
-    if architecture not in open_clip.list_models():
-        raise ScorerError(
-            f"Unknown scorer {name!r}: it is neither an existing folder, nor a name of the hub (`hf-hub:...`), nor "
-            "`logprob`, `consensus` or a `*.json` of weights, nor one of open_clip's architectures (`python -c "
-            "'import open_clip; print(open_clip.list_pretrained())'` lists them with their weights)."
-        )
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if not pretrained:
-        raise ScorerError(f"The scorer {name!r} names no weights. Write `{architecture}@TAG` with one of: {tags}.")
-    if not Path(pretrained).is_file() and pretrained not in tags:
-        raise ScorerError(f"{pretrained!r} is neither a file nor one of the weights of {architecture}: {tags}.")
-
-
-def _folder_of(name: str) -> Path:
-    return Path(name.removeprefix("local-dir:")).expanduser()
-
-
-def _folder_help(path: Path) -> str:
-    return f"{path} must hold {OPEN_CLIP_CONFIG} and matching weights (*.safetensors or *.bin). {_TEXT_TOWER_HELP}"
+    except ValueError as error:
+        others = "`logprob`, `consensus` or a `*.json` of weights"
+        raise ScorerError(f"Unknown scorer {name!r}: {error} Other scorers are {others}.") from error

@@ -4,7 +4,7 @@
 """open_clip models for text similarity and for candidate ranking. Importing this module imports no torch."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,42 +17,58 @@ if TYPE_CHECKING:
 
 BIOMED_CLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+TEXT_TOWER_HELP = "If its text tower is a transformers model, its config.json and tokenizer files belong there too."
 
 
-def split_clip_name(model: str, pretrained: Sequence[tuple[str, str]]) -> tuple[str, str | None]:
-    """Splits ``hf-hub:OWNER/NAME``, a folder, or ``ARCHITECTURE@TAG`` into open_clip's model name and pretrained tag.
+def find_clip(name: str) -> tuple[str, str | None]:
+    """open_clip's names of a model and its weights, for ``hf-hub:OWNER/NAME``, a folder or ``ARCHITECTURE@WEIGHTS``.
 
-    ``pretrained`` is ``open_clip.list_pretrained()``; a ValueError lists its tags if a name is none of these.
+    ``WEIGHTS`` is one of open_clip's tags or a file. A ValueError has every problem that shows before weights are
+    loaded.
     """
-    if model.startswith(("hf-hub:", "local-dir:")):
-        return model, None
-    if Path(model).is_dir():
-        return f"local-dir:{model}", None
-    name, _, tag = model.partition("@")
-    if (name, tag) in pretrained:
-        return name, tag
-    tags = sorted(tag for architecture, tag in pretrained if architecture == name)
-    hint = f"with one of the tags {', '.join(tags)}" if tags else "such as ViT-B-32@openai"
-    raise ValueError(
-        f"The CLIP model {model!r} names no weights: expected hf-hub:OWNER/NAME, a folder with {OPEN_CLIP_CONFIG}, "
-        f"or ARCHITECTURE@TAG, {hint}."
-    )
+    import open_clip
+
+    if name.startswith("hf-hub:"):
+        return name, None
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    if folder.is_dir():
+        if not (folder / OPEN_CLIP_CONFIG).is_file():
+            raise ValueError(f"{folder} is no open_clip folder: {OPEN_CLIP_CONFIG} is missing. {folder_help(folder)}")
+        return f"local-dir:{folder}", None
+    architecture, _, weights = name.partition("@")
+    if architecture not in open_clip.list_models():
+        raise ValueError(
+            f"The CLIP model {name!r} is neither an existing folder, nor a name of the hub (`hf-hub:OWNER/NAME`), nor "
+            "one of open_clip's architectures (`python -c 'import open_clip; print(open_clip.list_pretrained())'` "
+            "lists them with their weights)."
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not weights:
+        raise ValueError(f"The CLIP model {name!r} names no weights. Write `{architecture}@TAG` with one of: {tags}.")
+    if not Path(weights).is_file() and weights not in tags:
+        raise ValueError(f"{weights!r} is neither a file nor one of the weights of {architecture}: {tags}.")
+    return architecture, weights
+
+
+def folder_help(folder: Path) -> str:
+    """What a folder needs to hold."""
+    return f"{folder} must hold {OPEN_CLIP_CONFIG} and matching weights (*.safetensors or *.bin). {TEXT_TOWER_HELP}"
 
 
 def load_text_encoder(model: str, device: str, batch_size: int) -> tuple[Callable[[list[str]], "np.ndarray"], str]:
     """The text encoder of a CLIP model, which maps K texts to float32 ``[K, D]``, and its :func:`weights_sha256`.
 
     Raises:
-        ValueError: See :func:`split_clip_name`.
+        ValueError: See :func:`find_clip`.
         RuntimeError: If open_clip finds no weights: a randomly initialised model is never used.
     """
     import numpy as np
     import open_clip
     import torch
 
-    name, tag = split_clip_name(model, open_clip.list_pretrained())
-    overrides = local_text_tower(name)
-    clip = open_clip.create_model(name, pretrained=tag, device=device, require_pretrained=True, **overrides).eval()
+    name, weights = find_clip(model)
+    options = {"pretrained": weights, "require_pretrained": True, "device": device} | local_text_tower(name)
+    clip = open_clip.create_model(name, **options).eval()
     tokenizer = open_clip.get_tokenizer(name)
 
     @torch.inference_mode()
