@@ -7,7 +7,9 @@ import importlib
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
 
 from ..utils.environment import installed_version
 
@@ -25,11 +27,8 @@ class CheckResult:
 COLOURS = {"ok": "green", "note": "yellow", "missing": "yellow", "broken": "red"}
 
 
-def results_table(results: list[CheckResult]) -> Any:
+def results_table(results: list[CheckResult]) -> Table:
     """The results as a rich table, with one line for all seams that are ok."""
-    from rich.markup import escape
-    from rich.table import Table
-
     seams = [result for result in results if result.name.startswith("seam ") and result.found == "patched"]
     if seams:
         rest = [result for result in results if result not in seams]

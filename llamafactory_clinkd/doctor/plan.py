@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
+from rich.console import Group
+from rich.table import Table
+
 from ..utils.gpus import GPUS, UTILISATION, Gpu
 from .duration import LAUNCH_SECONDS, phase_seconds
 from .memory import COMPONENTS, memory_by_phase, offloaded_bytes, trained_parameters
@@ -184,11 +187,8 @@ def _changes(spec: RecipeSpec, phase: str, breakdown: dict[str, int]) -> list[tu
     return changes
 
 
-def plan_table(plan: dict[str, Any]) -> Any:
+def plan_table(plan: dict[str, Any]) -> Group:
     """The plan as a rich table of memory and lines of text."""
-    from rich.console import Group
-    from rich.table import Table
-
     memory, counts = plan["memory"], plan["counts"]
     table = Table("GiB on each GPU", *memory)
     for name in COMPONENTS:

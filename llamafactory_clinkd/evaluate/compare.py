@@ -6,7 +6,9 @@
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.table import Column, Table
 
 from ..utils.boxes import TASKS
 from .grounding import references
@@ -17,9 +19,6 @@ from .score_table import metric_name
 from .scoring import evaluate_reading
 from .task_statistics import Protocol, macro_draws
 
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 RESAMPLES = 10_000
 """So many that a p value can be small enough to remain so among many comparisons: the least is 0.0001."""
@@ -87,10 +86,8 @@ def compare_predictions(
     return comparison, mine, theirs
 
 
-def comparison_table(comparison: Mapping[str, Any], names: Sequence[str]) -> "Table":
+def comparison_table(comparison: Mapping[str, Any], names: Sequence[str]) -> Table:
     """The differences in percentage points, with ``names`` of the two."""
-    from rich.table import Column, Table
-
     heads = (*names, "diff.", f"{comparison['confidence']:.0%} interval", "p", "p of all", "rows")
     count, unit = comparison["comparisons"], comparison["resampled_by"]
     caption = f"{comparison['clusters']:,} clusters ({unit}), {comparison['resamples']:,} resamples. "

@@ -5,7 +5,10 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Column, Table
 
 from ..utils.boxes import sort_modalities
 from ..utils.console import bars_of_parts
@@ -14,10 +17,6 @@ from .paper_tables import TASK_METRICS
 from .selection_worth import CHOICES
 from .spice import named_with_parser
 
-
-if TYPE_CHECKING:
-    from rich.console import Console, Group
-    from rich.table import Table
 
 VQA_SCORES = {
     "closed_accuracy": "closed\naccuracy",
@@ -44,16 +43,13 @@ def metric_name(metrics: Iterable[Mapping[str, Any] | None], task: str) -> str:
     return " / ".join(names) or TASK_METRICS.get(task, "mean of the four tasks")
 
 
-def metrics_table(metrics: dict[str, Any]) -> "Table | Group":
+def metrics_table(metrics: dict[str, Any]) -> Table | Group:
     """Builds the table of ``metrics.json``: a row for each modality, a column for each task, in percent.
 
     The last rows are the mean over the modalities, its confidence interval, the blind answers and the number of rows.
     Below are the other scores of VG and MIA, what could not be read, and a table of VQA's groups. A score that could
     not be computed is a dash.
     """
-    from rich.console import Group
-    from rich.table import Table
-
     captions = []
     if metrics["average"] is not None:
         ci = f" ({_interval(metrics['ci'])})" if metrics["ci"] else ""
@@ -85,10 +81,8 @@ def metrics_table(metrics: dict[str, Any]) -> "Table | Group":
     return Group(table, *further) if further else table
 
 
-def _vqa_table(vqa: dict[str, Any]) -> "Table":
+def _vqa_table(vqa: dict[str, Any]) -> Table:
     """A row for all questions and for each group of them."""
-    from rich.table import Column, Table
-
     table = Table("questions", *(Column(name, justify="right") for name in ("rows", *VQA_SCORES.values())))
     for by, groups in {"": {"all": vqa}, **vqa["by"]}.items():
         for name, group in groups.items():
@@ -98,10 +92,8 @@ def _vqa_table(vqa: dict[str, Any]) -> "Table":
     return table
 
 
-def _selection_table(selection: dict[str, Any]) -> "Table":
+def _selection_table(selection: dict[str, Any]) -> Table:
     """A row for each task: what the first, a random, the chosen and the best candidate score."""
-    from rich.table import Column, Table
-
     heads = ("rows", *CHOICES.values(), "gain", "p", "distinct\ntexts", "mean IoU\nof two")
     table = Table("selection", *(Column(name, justify="right") for name in heads))
     for task, found in selection.items():
@@ -114,10 +106,8 @@ def _selection_table(selection: dict[str, Any]) -> "Table":
     return table
 
 
-def progress_bar(console: "Console | None" = None) -> AbstractContextManager[Progress]:
+def progress_bar(console: Console | None = None) -> AbstractContextManager[Progress]:
     """A bar for each stage, by default on standard error; its value is the ``progress`` of the evaluation."""
-    from rich.console import Console
-
     return bars_of_parts(console or Console(stderr=True))
 
 

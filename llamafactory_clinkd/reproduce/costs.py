@@ -7,7 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from ..doctor.plan import make_plan
 from .prepare import BLIND_SUFFIX
@@ -69,12 +73,8 @@ def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gi
     )
 
 
-def cost_table(costs: Sequence[tuple[Plan, Cost]], title: str) -> Any:
+def cost_table(costs: Sequence[tuple[Plan, Cost]], title: str) -> Group:
     """The costs as a rich table with a line for each row of the paper's table, their sum over all seeds, and notes."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(title=title)
     table.add_column("run", no_wrap=True)
     for head in ("hours", "peak GiB", "disk GiB", "steps", "answers"):
