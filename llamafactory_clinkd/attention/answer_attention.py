@@ -31,7 +31,7 @@ class AnswerAttention(NamedTuple):
     boxes: list[Box] = []  # of the answer, in thousandths of the image
 
 
-def load_engine(path: str | Path, template: str = "qwen2_vl") -> Any:
+def load_engine(path: str | Path) -> Any:
     """LLaMA-Factory's Hugging Face chat engine for a saved model, or for a saved adapter and its base.
 
     The attached plugin applies the positions that were saved beside the model; without it, a RuntimeError is raised.
@@ -39,7 +39,7 @@ def load_engine(path: str | Path, template: str = "qwen2_vl") -> Any:
     from llamafactory.chat.hf_engine import HuggingfaceEngine
     from llamafactory.hparams import get_infer_args
 
-    keys = {"model_name_or_path": str(path), "template": template, "infer_dtype": "auto"}
+    keys = {"model_name_or_path": str(path), "template": "qwen2_vl", "infer_dtype": "auto"}
     adapter = Path(path) / "adapter_config.json"
     if adapter.is_file():
         base = read_json(adapter)["base_model_name_or_path"]

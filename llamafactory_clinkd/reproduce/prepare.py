@@ -80,11 +80,12 @@ def prepare(scale: str, directory: Path, console: Console, *, dry_run: bool = Fa
     console.print(f"Data sets of noise in {data}: {', '.join(names)}.")
 
 
-def write_blind(data: Path, names: Sequence[str], *, side: int, seed: int = 0) -> list[str]:
+def write_blind(data: Path, names: Sequence[str], *, side: int) -> list[str]:
     """Writes a copy of each data set with noise instead of its images, named ``<name>_blind``; returns their names.
 
-    ``data`` is LLaMA-Factory's ``dataset_dir``, ``side`` the noise's side in pixels; ``seed`` sets the noise and which
-    row gets which image. Ids, tasks and modalities stay; a modality that only the image's name holds is written down.
+    ``data`` is LLaMA-Factory's ``dataset_dir``, ``side`` the noise's side in pixels. Every call draws the
+    same noise for the same row. Ids, tasks and modalities stay; a modality that only the image's name holds is written
+    down.
 
     Raises:
         FileNotFoundError: If ``dataset_info.json`` or a data set's file does not exist.
@@ -94,34 +95,33 @@ def write_blind(data: Path, names: Sequence[str], *, side: int, seed: int = 0) -
     unknown = [name for name in names if name not in info]
     if unknown:
         raise ValueError(f"{data}/dataset_info.json has no {', '.join(unknown)}: convert them first.")
-    pictures = _noise(data / "noise", side, seed)
+    pictures = _noise(data / "noise", side)
     entries = {}
     for name in names:
         rows = read_json(data / info[name]["file_name"])
         file = f"{name}{BLIND_SUFFIX}.json"
-        write_json(data / file, [_blinded(row, number, pictures, seed) for number, row in enumerate(rows)])
+        write_json(data / file, [_blinded(row, number, pictures) for number, row in enumerate(rows)])
         entries[f"{name}{BLIND_SUFFIX}"] = dataset_info_entry(file)
     write_dataset_info(data, entries)
     return list(entries)
 
 
-def _noise(folder: Path, side: int, seed: int) -> list[str]:
+def _noise(folder: Path, side: int) -> list[str]:
     """Draws the pictures; returns their paths relative to the data set."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     names = [f"noise_{number:02d}.png" for number in range(NOISE_IMAGES)]
     for name in names:
         Image.fromarray(rng.integers(0, 256, (side, side), dtype=np.uint8)).save(folder / name)
     return [f"{folder.name}/{name}" for name in names]
 
 
-def _blinded(row: dict[str, Any], number: int, pictures: list[str], seed: int) -> dict[str, Any]:
+def _blinded(row: dict[str, Any], number: int, pictures: list[str]) -> dict[str, Any]:
     if not row.get("images"):
         return row
     drawn = [
-        pictures[int(content_hash([seed, number, place])[:8], 16) % len(pictures)]
-        for place in range(len(row["images"]))
+        pictures[int(content_hash([0, number, place])[:8], 16) % len(pictures)] for place in range(len(row["images"]))
     ]
     return {**row, "modality": row.get("modality") or modality_of(row["images"][0]), "images": drawn}

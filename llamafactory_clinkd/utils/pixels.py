@@ -22,7 +22,6 @@ file without orientation does every reader get the same pixels: ``clinkd data co
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -182,15 +181,10 @@ def _remarks(image: Image.Image, name: str) -> dict[str, str]:
         remarks["image_mode"] = f"mode {image.mode}" + (", 16 bits per channel" if deep else "")
     if getattr(image, "is_animated", False):
         remarks["image_frames"] = f"{image.format} with several frames"
-    expected = _format_of_suffix().get(Path(name).suffix.lower())
+    expected = Image.registered_extensions().get(Path(name).suffix.lower())
     if expected and expected != {"MPO": "JPEG"}.get(image.format, image.format):
         remarks["image_extension"] = f"the content is {image.format}"
     return remarks
-
-
-@cache
-def _format_of_suffix() -> dict[str, str]:
-    return Image.registered_extensions()
 
 
 @contextmanager
