@@ -47,7 +47,9 @@ def task_statistics(
 ) -> Scored:
     """A task's metric, the tools behind it, its per-row statistics and their scores."""
     rows = [all_rows[index] for index in indices]
-    share, tools, groups = released.share if by_release else recall, {}, _groups(rows)
+    names = np.array([row["modality"] for row in rows])
+    groups = {name: np.flatnonzero(names == name) for name in sort_modalities(names.tolist())}
+    share, tools = released.share if by_release else recall, {}
     scored = partial(Scored, np.array(indices), groups)
     if task == "VG":
         table = grounding_statistics(rows)
@@ -100,9 +102,3 @@ def macro_draws(draws: Mapping[str, Draws], protocol: str) -> Draws:
         return mean_draws(list(draws.values()))
     known = [each for name, each in draws.items() if name in MODALITIES]
     return mean_draws(known or [part_draws(np.zeros_like(each.values), 1) for each in draws.values()], len(MODALITIES))
-
-
-def _groups(rows: list[dict]) -> dict[str, np.ndarray]:
-    """The indices of the rows of each modality."""
-    names = np.array([row["modality"] for row in rows])
-    return {name: np.flatnonzero(names == name) for name in sort_modalities(names.tolist())}

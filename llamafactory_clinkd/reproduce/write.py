@@ -15,9 +15,8 @@ from ..utils.boxes import MODALITIES
 from ..utils.io import write_text
 from .results import find_result, modality_score, score, score_interval
 from .row_recipes import Plan, run_folder
-from .statistics import spread
 from .table import COLUMNS, Results, cell, markdown
-from .table_rows import ALPHAS, REFERENCE, alpha_row, paper_modalities, paper_scores, rows_of
+from .table_rows import ALPHAS, REFERENCE, ROWS, alpha_row, paper_modalities, paper_scores, rows_of
 
 
 def collect(plans: Sequence[Plan], folders: Sequence[Path]) -> dict[str, dict[int, dict[str, Any]]]:
@@ -69,7 +68,8 @@ def draw_figure4(results: Results, scale: str, path: Path) -> Path:
     axes = figure.subplots()
     drawn = 0
     for number, task in enumerate(COLUMNS):
-        points = [(alpha, found) for alpha in ALPHAS if (found := _spread(results, alpha_row(alpha, scale), task))]
+        spreads = {alpha: cell("figure4", ROWS[alpha_row(alpha, scale)], task, results).spread for alpha in ALPHAS}
+        points = [(alpha, found) for alpha, found in spreads.items() if found is not None]
         if not points:
             continue
         drawn += 1
@@ -77,7 +77,7 @@ def draw_figure4(results: Results, scale: str, path: Path) -> Path:
         error = [found.std or 0.0 for _, found in points]
         width = 2.5 if task == "Average" else 1.2
         axes.errorbar(x, y, error, label=task, color=f"C{number}", linewidth=width, marker="o", capsize=3)
-        if (reference := _spread(results, REFERENCE, task)) is not None:
+        if (reference := cell("figure4", ROWS[REFERENCE], task, results).spread) is not None:
             axes.axhline(reference.mean, color=f"C{number}", linewidth=0.8, linestyle=":")
     if not drawn:
         raise ValueError("No value of alpha has a result yet: nothing to draw.")
@@ -88,11 +88,6 @@ def draw_figure4(results: Results, scale: str, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
-
-
-def _spread(results: Results, row: str, task: str):
-    values = [score(result, task) for result in results.get(row, {}).values()]
-    return spread([value for value in values if value is not None])
 
 
 HEADS = (

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..utils.io import content_hash, read_json, write_json
+from ..utils.io import content_hash, read_json
 from .consensus import Answer, WeightedScorer, similarity, standardised
 from .image_scores import Row, RowScores
 
@@ -93,13 +93,8 @@ def _simplex(count: int) -> list[list[float]]:
     return [[step / STEPS for step in each] for each in steps if sum(each) == STEPS]
 
 
-def save_weights(path: Path, fitted: dict[str, Any], regions: dict[str, str]) -> None:
-    """Writes the file that ``sasg_scorer`` may name; ``regions`` holds the region of each scorer."""
-    write_json(path, {"scorers": regions, **fitted})
-
-
 def load_weighted(path: Path, load: Callable[[str], Any]) -> WeightedScorer:
-    """Loads a file of :func:`save_weights`; ``load`` loads a scorer by name.
+    """Loads a file of :func:`.rank.fit_scorers`; ``load`` loads a scorer by name.
 
     Raises:
         ValueError: If the file is not such a file.

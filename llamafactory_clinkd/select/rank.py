@@ -19,7 +19,7 @@ from ..utils.console import bars_of_parts, console
 from ..utils.io import append_jsonl, content_hash, read_jsonl, write_json, write_jsonl
 from ..utils.pixels import read_pixels
 from .consensus import WeightedScorer
-from .fit import fit_weights, row_mark, save_weights
+from .fit import fit_weights, row_mark
 from .image_scores import ImageCache, Row, RowScores, image_scores
 from .scorers import Scorer
 from .views import views_of
@@ -147,6 +147,8 @@ def fit_scorers(
 ) -> dict[str, dict[str, float]]:
     """Fits the weights of several scorers on the stored candidates of a validation part, see :mod:`.fit`.
 
+    ``sasg_scorer`` may name the file that it writes.
+
     Returns:
         Task -> figures: rows, quality of the first candidate, of the best one, of each scorer's choice, of the sum's.
 
@@ -162,7 +164,7 @@ def fit_scorers(
         batches = track(range(0, len(rows), 32), description=f"Score with {scorer.short_name}")
         scores[name] = [each for i in batches for each in score_rows(rows[i : i + 32], scorer, images, region)]
     fitted = fit_weights(rows, scores)
-    save_weights(out_path, fitted, dict.fromkeys(scorers, region))
+    write_json(out_path, {"scorers": dict.fromkeys(scorers, region), **fitted})
     return fitted["quality"]
 
 
