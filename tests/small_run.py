@@ -10,10 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image, ImageDraw
 from tiny_models import build_tiny_qwen2vl
-from transformers import Trainer
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info, write_sharegpt
 from llamafactory_clinkd.utils.environment import cli_command, cli_environment
@@ -107,8 +105,6 @@ def recipe(workspace: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
     } | changes
-    if "correct" in (keys["clinkd_phases"] or "correct") and not hasattr(Trainer, "_run_epoch"):
-        pytest.skip("phase correct needs transformers 5.3")
     return {key: value for key, value in keys.items() if value is not None}
 
 

@@ -58,11 +58,6 @@ class RunFacts:
         return {model_type for model_type, stock in self._models if stock}
 
     @property
-    def corrects(self) -> bool:
-        """Whether the recipe has correction rounds."""
-        return "correct" in self._finetuning.clinkd_phases
-
-    @property
     def videos(self) -> bool:
         """Whether a data set has a column of videos; ``ValueError`` if the recipe names one that does not exist."""
         from llamafactory.data.parser import get_dataset_list

@@ -75,12 +75,6 @@ def _install(transformers: str) -> str:
 
 KNOWN_PROBLEMS = (
     KnownProblem(
-        "transformers", ">=5.0,<5.3", lambda run: run.corrects,
-        "phase correct",
-        "the trainer's loop has no method for one epoch, which the correction rounds extend",
-        f"{_install('5.6.0')}, or leave correct out of `clinkd_phases`.",
-    ),
-    KnownProblem(
         "transformers", "==5.6.0", lambda run: run.flash_attention,
         "`flash_attn: fa2` or fa3 (Gemma 2: also auto)",
         "the first attention layer ends with \"'NoneType' object has no attribute 'to'\" (transformers #45588)",
@@ -178,12 +172,18 @@ SEAMS: dict[str, tuple[str, ...]] = {
         "Runner._parse_train_args", "Runner._parse_eval_args", "Runner._initialize", "Runner._build_config_dict",
         "Runner.load_args", "Runner.check_output_dir", "Runner.monitor", "get_trainer_info", "gen_cmd",
     ),
-    "transformers.trainer": ("Trainer._run_epoch", "Trainer._get_num_items_in_batch"),
+    "transformers.trainer": (
+        "Trainer._maybe_log_save_evaluate", "Trainer._get_num_items_in_batch", "Trainer.set_initial_training_values",
+        "Trainer._run_epoch >=5.3",
+    ),
     "transformers.models.qwen2_vl.modeling_qwen2_vl": (
         "Qwen2VLModel.get_rope_index", "Qwen2VLForConditionalGeneration.forward(logits_to_keep)",
     ),
 }  # fmt: skip
-"""Module -> the names, ``name(parameter)`` where a parameter matters, that the hooks and phases use."""
+"""Module -> the names that the hooks and phases use.
+
+``name(parameter)`` where a parameter matters; ``name >=1.2`` for a name of some versions of the module's package.
+"""
 
 
 def missing_seams(seams: dict[str, tuple[str, ...]] | None = None) -> list[str]:
@@ -195,7 +195,9 @@ def missing_seams(seams: dict[str, tuple[str, ...]] | None = None) -> list[str]:
         except ImportError as error:
             problems.append(f"{module_name}: cannot be imported ({error})")
             continue
-        for name in names:
+        for name, _, versions in (each.partition(" ") for each in names):
+            if versions and not _is_in(installed_version(module_name.partition(".")[0]) or "0", versions):
+                continue
             path, _, parameter = name.rstrip(")").partition("(")
             try:
                 value = functools.reduce(getattr, path.split("."), module)

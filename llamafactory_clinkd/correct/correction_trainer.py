@@ -35,17 +35,29 @@ CHUNK_ROWS = 128  # of logits at once
 class CorrectionTrainer(SupervisedTrainer):
     """Trains the rounds; before each but the first, corrected rows join the data set.
 
-    ``corrected_rows`` maps a round, from 0, to its tokenised corrected rows, ``None`` for none. ``recorder`` is an
-    :class:`ArgmaxRecorder` with ``correction_outputs: forward``, else ``None``.
+    ``correct`` runs Reflective Correction after a round, numbered from 1, on all ranks together; that round ends with
+    a checkpoint, at which a run that is killed during a correction resumes. ``corrected_rows`` maps a round, from 0,
+    to its tokenised corrected rows, ``None`` for none. ``recorder`` is an :class:`ArgmaxRecorder` with
+    ``correction_outputs: forward``, else ``None``.
     """
 
-    def __init__(self, *, corrected_rows: Callable[[int], Any], recorder: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        correct: Callable[[int], None],
+        corrected_rows: Callable[[int], Any],
+        recorder: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self._correct = correct
         self._corrected_rows = corrected_rows
         self._recorder = recorder
         self._row_numbers: list[int] = []
         self._planned_steps = 0
         self._steps: list[int] = []  # of each round
+        self._planned_loader: dict[str, Any] | None = None
+        self.add_callback(_Rounds(self.begin_round, self.flush))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss; removes the row numbers, which only the recorder needs, from the model's inputs."""
@@ -64,22 +76,14 @@ class CorrectionTrainer(SupervisedTrainer):
             number = int(self.state.epoch or 0) + 1
             self._recorder.record(number, self._row_numbers, supervised_idx, targets, logits_of)
 
-    def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple:
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple:
         """Stock's plan; in a resumed run, rounds that are already longer count with their real steps."""
-        values = super().set_initial_training_values(args, dataloader)
-        rounds, self._planned_steps = values[:2]
+        rounds, self._planned_steps, *others = super().set_initial_training_values(*args, **kwargs)
         self._steps = [self._planned_steps] * rounds
         for number in range(1, rounds):
             if (rows := self._corrected_rows(number)) is not None:
                 self._steps[number] = self._count_steps(self._round_dataloader(rows, number))
-        return (*values[:6], sum(self._steps))
-
-    def _init_training_state(self, max_steps: int, steps_per_epoch: int, epochs: int, checkpoint: Any, trial: Any):
-        """Stock's state; with rounds of unequal length, stock would place the resumed step in another round."""
-        super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
-        number, done = round_of_step(self.state.global_step, self._steps)
-        skipped = 0 if self.args.ignore_data_skip else done * self.args.gradient_accumulation_steps
-        return number, skipped
+        return (rounds, StepsOfRounds(self._planned_steps, self._steps), *others[:-1], sum(self._steps))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Stock's schedule for the planned steps, stretched over longer rounds."""
@@ -88,15 +92,53 @@ class CorrectionTrainer(SupervisedTrainer):
             scheduler.lr_lambdas = [stretched(each, self._steps, self._planned_steps) for each in scheduler.lr_lambdas]
         return scheduler
 
+    def begin_round(self) -> None:
+        """Corrects before every round but the first, and gives the loop's dataloader the round's rows.
+
+        The loop of transformers 5.0 to 5.2 keeps the dataloader in a local variable and reads its length at the
+        beginning of an epoch; so the object stays, and gets the attributes of the round's own dataloader.
+        """
+        number, _ = round_of_step(self.state.global_step, self._steps)
+        if number == len(self._steps):
+            return
+        if number > 0:
+            logger.info("Reflective Correction after round %d.", number)
+            self._correct(number)
+        rows = self._corrected_rows(number) if number > 0 else None
+        loader = self.callback_handler.train_dataloader
+        if self._planned_loader is None:
+            self._planned_loader = loader.__dict__
+        loader.__dict__ = self._planned_loader if rows is None else self._round_dataloader(rows, number).__dict__
+        self._steps[number] = self._planned_steps if rows is None else self._count_steps(loader)
+        self._set_total_steps(sum(self._steps))
+
+    def after_epoch(self) -> None:
+        """Begins the next round.
+
+        Raises:
+            RuntimeError: If stock's loop did not train all batches of the round.
+        """
+        if self.control.should_training_stop:
+            return
+        number, done = round_of_step(self.state.global_step, self._steps)
+        if done:
+            raise RuntimeError(
+                f"Round {number + 1} ended after {done} of {self._steps[number]} steps: this version of transformers "
+                "does not train rounds of unequal length. Install another one: `clinkd doctor` shows the supported."
+            )
+        self.begin_round()
+
     def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:
-        """One round; with corrected rows it has its own dataloader and number of steps."""
-        rows = self._corrected_rows(epoch) if epoch > 0 else None
-        if rows is not None:
-            train_dataloader = self._round_dataloader(rows, epoch)
+        """Stock's, with the round's number of steps, from transformers 5.3 on; earlier loops count by themselves."""
+        if self._corrected_rows(epoch) is not None:
             kwargs["steps_in_epoch"] = len(train_dataloader)
-            kwargs["num_update_steps_per_epoch"] = self._steps[epoch] = self._count_steps(train_dataloader)
-            self._set_total_steps(sum(self._steps))
+            kwargs["num_update_steps_per_epoch"] = self._steps[epoch]
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
+    def flush(self) -> None:
+        """Writes recorded answers to disk, before a checkpoint counts their steps as done."""
+        if self._recorder is not None:
+            self._recorder.flush()
 
     def _round_dataloader(self, corrected: Any, number: int) -> Any:
         """The dataloader of a round whose corrected rows come first."""
@@ -128,31 +170,20 @@ class CorrectionTrainer(SupervisedTrainer):
                 bar.refresh()
 
 
-class ReflectiveCorrectionCallback(TrainerCallback):
-    """Runs ``correct`` at the beginning of every round but the first, on all ranks together.
+class _Rounds(TrainerCallback):
+    """Begins the first round of a run, flushes before every checkpoint, and ends every round with one."""
 
-    Its argument is the number of the round that ended, from 1. That round ends with a checkpoint, at which a run that
-    is killed during a correction resumes. ``flush`` runs before a checkpoint counts the steps so far as done.
-    """
+    def __init__(self, begin: Callable[[], None], flush: Callable[[], None]) -> None:
+        self._begin, self._flush = begin, flush
 
-    def __init__(self, correct: Callable[[int], None], flush: Callable[[], None] = lambda: None) -> None:
-        self._correct = correct
-        self._flush = flush
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Corrects the wrong answers after the round that ended."""
-        ended = int(state.epoch or 0)
-        if ended > 0:
-            logger.info("Reflective Correction after round %d.", ended)
-            self._correct(ended)
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Flushes before every checkpoint."""
         if control.should_save:
             self._flush()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ends a round with a checkpoint, unless the recipe keeps none."""
         self._flush()
         if str(args.save_strategy.value) != "no":
             control.should_save = True
@@ -252,6 +283,25 @@ def round_of_step(step: int, steps: Sequence[int]) -> tuple[int, int]:
             return number, step
         step -= length
     return len(steps), 0
+
+
+class StepsOfRounds(int):
+    """The planned steps of a round; as a divisor of a step it is :func:`round_of_step` with rounds of unequal length.
+
+    Stock places a resumed step by ``step // steps`` and ``step % steps``, in transformers 5.0 to 5.2 inside its loop.
+    """
+
+    def __new__(cls, planned: int, steps: Sequence[int]) -> "StepsOfRounds":
+        """``steps`` are the real ones of all rounds."""
+        number = super().__new__(cls, planned)
+        number._steps = steps
+        return number
+
+    def __rfloordiv__(self, step: int) -> int:
+        return round_of_step(step, self._steps)[0]
+
+    def __rmod__(self, step: int) -> int:
+        return round_of_step(step, self._steps)[1]
 
 
 def planned_step(step: int, steps: Sequence[int], planned: int) -> float:

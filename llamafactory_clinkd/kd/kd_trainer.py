@@ -116,9 +116,8 @@ class DistillTrainer(SupervisedTrainer):
         self._first_batch_done |= is_first
         return is_first and self.is_world_process_zero()
 
-    def _run_epoch(self, **kwargs: Any) -> None:
-        """One epoch; afterwards every rank reads the others' shards of the cache, and the trunk is dropped."""
-        super()._run_epoch(**kwargs)
+    def after_epoch(self) -> None:
+        """Every rank reads the others' shards of the cache, and the trunk is dropped."""
         if self._cached is None:
             return
         self._cached.cache.flush()

@@ -84,13 +84,14 @@ class OnPolicyDistillTrainer(DistillTrainer):
             logger.info("The vision tower is frozen: it runs once for %s.", readers)
         self._figures = torch.zeros(len(FIGURES), dtype=torch.float64)
 
-    def _run_epoch(self, **kwargs: Any) -> None:
+    def after_epoch(self) -> None:
+        """That of distillation; a round of rollouts ends with its epoch."""
+        super().after_epoch()
         self._windows.clear()
         self._answers.clear()
         self._prompts.clear()
         if self._features is not None:
             self._features.clear()
-        super()._run_epoch(**kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device

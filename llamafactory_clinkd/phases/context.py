@@ -93,13 +93,12 @@ class Run:
         data: TrackedData,
         *,
         after_load: Callable[[Any], Any] | None = None,
-        more_callbacks: tuple[Any, ...] = (),
         elsewhere: bool = False,
     ) -> None:
         """One stock SFT run, see :meth:`.stock_sft.StockWorkflow.run`.
 
-        By default the loaded model gets the student's rotary positions. ``more_callbacks`` are of this run
-        alone. With ``elsewhere``, no weights are loaded.
+        By default the loaded model gets the student's rotary positions. With ``elsewhere``, no
+        weights are loaded.
         """
 
         def set_positions(model: Any) -> Any:
@@ -108,10 +107,10 @@ class Run:
         quiet = self.ranks.rank > 0 or arguments.training.disable_tqdm
         try:
             with bars_of_parts(None if quiet else console) as show:
-                more_callbacks = (self._stop_callback, TrainingBar(show, self.ranks.phase), *more_callbacks)
+                own = (self._stop_callback, TrainingBar(show, self.ranks.phase))
                 self.workflow.run(
                     arguments,
-                    [*self._callbacks[:-1], *more_callbacks, *self._callbacks[-1:]],
+                    [*self._callbacks[:-1], *own, *self._callbacks[-1:]],
                     make_trainer=make_trainer,
                     data=data,
                     after_load=after_load or set_positions,

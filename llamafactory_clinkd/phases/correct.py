@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..correct import Corrector, check_similarity, check_validation, correct_round, load_similarity, make_corrector
 from ..correct.correction_round import is_usable
-from ..correct.correction_trainer import ArgmaxRecorder, CorrectionTrainer, ReflectiveCorrectionCallback
+from ..correct.correction_trainer import ArgmaxRecorder, CorrectionTrainer
 from ..correct.teacher_corrector import LoadedTeacher, TeacherCorrector
 from ..generation import preserve_training_state
 from ..generation.generation_trainer import generate_with_trainer, shards_parameters
@@ -41,8 +41,7 @@ def run_phase(run: Run) -> list[str]:
     arguments = run.training_arguments("correct", run.settings.correction_rounds)
     rounds = CorrectionRounds(run, arguments)
     rounds.clear(fresh=arguments.training.resume_from_checkpoint is None)
-    callback = ReflectiveCorrectionCallback(rounds.correct, rounds.flush)
-    run.run_sft(arguments, rounds.make_trainer, rounds.data, more_callbacks=(callback,))
+    run.run_sft(arguments, rounds.make_trainer, rounds.data)
     outputs = [run.folder_of("correct") / TRAINER_STATE_NAME]
     if rounds.folder.is_dir():
         outputs.append(rounds.folder)
@@ -79,6 +78,7 @@ class CorrectionRounds:
         if self._records:
             self._recorder = ArgmaxRecorder(self.folder, kwargs["tokenizer"], self._arguments.training)
         self._trainer = CorrectionTrainer(
+            correct=self.correct,
             corrected_rows=self.corrected_rows,
             recorder=self._recorder,
             hidden_loss=distill_loss,
@@ -104,11 +104,6 @@ class CorrectionRounds:
             with self._run.ranks.long_running(f"correction after round {ended}"):
                 self._judge(described, chosen, answers, ended)
         self._run.ranks.wait(f"correction after round {ended}")
-
-    def flush(self) -> None:
-        """Writes the answers recorded during training to disk, before a checkpoint counts them as done."""
-        if self._recorder is not None:
-            self._recorder.flush()
 
     def corrected_rows(self, number: int) -> Any:
         """Tokenised corrected rows that join round ``number`` (counted from 0), ``None`` if there are none."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from torch.nn.functional import linear
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
@@ -44,6 +44,8 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
         self._loss_terms: dict[str, torch.Tensor] = {}
         self._loss_terms_since_step = 0
         self._window = 1  # micro-batches of the accumulation window
+        self._epoch_end = _EpochEnd()
+        self.add_callback(self._epoch_end)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """Supervised tokens of the accumulation window over all ranks; the first token of a row is never predicted."""
@@ -183,6 +185,18 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
             self._loss_terms.clear()
         super().log(logs, start_time)
 
+    def after_epoch(self) -> None:
+        """Hook after each epoch's evaluation and checkpoint.
+
+        It is the same in all supported versions; stock's method for one epoch exists from transformers 5.3 on.
+        """
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self._epoch_end.reached:  # stock's last call of an epoch follows its callbacks
+            self._epoch_end.reached = False
+            self.after_epoch()
+
     def _save_rng_state(self, output_dir: str) -> None:
         """Stock's, then a barrier: once rank 0's ``trainer_state.json`` exists, every rank's state is complete."""
         super()._save_rng_state(output_dir)
@@ -195,6 +209,13 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
     def _load_best_model(self) -> None:
         with accepts_saved_names(self.model):
             super()._load_best_model()
+
+
+class _EpochEnd(TrainerCallback):
+    reached = False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.reached = True
 
 
 def of_supervised_rows(metric: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,7 +26,6 @@ from llamafactory_clinkd.rope.binding import SUPPORTED
 def facts(**changes):
     """A run that no line concerns."""
     usual = {
-        "corrects": False,
         "flash_attention": False,
         "stock_positions": {"qwen2_vl"},
         "model_types": {"qwen2_vl"},
@@ -38,7 +37,6 @@ def facts(**changes):
 FA2 = {"flash_attention": True}
 QWEN_2_5 = {"stock_positions": {"qwen2_5_vl"}, "model_types": {"qwen2_5_vl"}}
 REFUSED = [
-    ("5.2.0", {"corrects": True}, "correction rounds.*'transformers==5.6.0'.*leave correct out"),
     ("5.6.0", FA2, "#45588.*Set `flash_attn: sdpa`.*pip install 'transformers==5.5.4'.*'transformers==5.8.0'"),
     ("5.3.0", QWEN_2_5, "#45325.*mcg_released"),
     ("5.4.0", QWEN_2_5, "#45325"),
@@ -48,7 +46,6 @@ REFUSED = [
     ("5.5.4", QWEN_2_5 | {"videos": True}, "#45381"),
 ]
 ALLOWED = [
-    ("5.3.0", {"corrects": True}),
     ("5.6.0", {}),
     ("5.5.4", FA2),
     ("5.6.1", FA2),
@@ -143,7 +140,6 @@ def run_of(folder, model_type="qwen2_vl", *, teacher=None, videos=False, flash_a
 def test_facts_come_from_the_recipe(tmp_path):
     run = run_of(tmp_path, "qwen2_5_vl")
     assert run.model_types == {"qwen2_5_vl"} and run.stock_positions == set() and not run.videos
-    assert run.corrects and not run_of(tmp_path, clinkd_phases="distill").corrects
     assert run_of(tmp_path, "qwen2_5_vl", rope_variant="mrope").stock_positions == {"qwen2_5_vl"}
     assert run_of(tmp_path, "qwen2_5_vl", rope_variant="rope_mixed").stock_positions == {"qwen2_5_vl"}
     assert run_of(tmp_path, videos=True).videos

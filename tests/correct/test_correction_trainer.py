@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafactory_clinkd.correct.correction_trainer import (
+    CorrectionTrainer,
+    StepsOfRounds,
     corrected_first,
     planned_step,
     round_of_step,
@@ -51,6 +54,22 @@ def test_a_growing_round_changes_the_schedule_from_there_on():
 @pytest.mark.parametrize(("step", "expected"), [(0, (0, 0)), (2, (0, 2)), (3, (1, 0)), (7, (1, 4)), (8, (2, 0))])
 def test_round_of_step(step, expected):
     assert round_of_step(step, [3, 5]) == expected
+
+
+@given(st.integers(1, 40), st.lists(st.integers(1, 40), min_size=1, max_size=5))
+def test_divided_by_the_steps_of_rounds_a_step_gives_its_round(planned, steps):
+    divisor = StepsOfRounds(planned, steps)
+    assert divisor == planned and list(range(divisor)) == list(range(planned))
+    for step in range(sum(steps)):
+        assert (step // divisor, step % divisor) == round_of_step(step, steps)
+
+
+def test_a_loop_that_does_not_train_the_whole_round_ends_with_an_error():
+    trainer = CorrectionTrainer.__new__(CorrectionTrainer)
+    trainer._steps, trainer.state = [2, 5], SimpleNamespace(global_step=4)
+    trainer.control = SimpleNamespace(should_training_stop=False)
+    with pytest.raises(RuntimeError, match="Round 2 ended after 2 of 5 steps.*clinkd doctor"):
+        trainer.after_epoch()
 
 
 @pytest.mark.parametrize(("batches", "accumulation", "expected"), [(8, 2, 4), (7, 2, 4), (1, 8, 1), (0, 4, 1)])

@@ -69,6 +69,11 @@ def test_missing_names_are_listed_one_by_one():
     assert "does not exist" in missing[0] and "`limit`" in missing[1] and "cannot be imported" in missing[2]
 
 
+def test_names_of_other_versions_are_not_missing():
+    table = {"pytest": ("nothing <1", "nothing >=1", "raises >=1")}
+    assert seams.missing_seams(table) == ["pytest.nothing: does not exist"]
+
+
 def test_page_on_attaching_names_every_hook():
     from pathlib import Path
 

@@ -3,13 +3,16 @@
 
 """``kd_cache: hidden`` in the real recipe, against the same recipe without it."""
 
+import gc
 import json
 import logging
 import shutil
+import weakref
 from types import SimpleNamespace
 
 import pytest
 from kd_runs import StopAt, distil, history, same_bits, weights
+from transformers import TrainerCallback
 
 from llamafactory_clinkd.kd.teacher import Teacher
 from llamafactory_clinkd.kd.teacher_cache import CacheMismatchError, HiddenCache
@@ -57,6 +60,25 @@ def test_cached_is_live_to_the_last_digit(small_workspace, tmp_path, counted, ba
     assert len(history(live)) > 3 and set(history(live)[0]) >= {"loss", "ce", "kl"}
     assert history(cached) == history(live)
     assert same_bits(weights(cached), weights(live))
+
+
+def test_the_trunk_is_freed_after_the_first_epoch(small_workspace, tmp_path, monkeypatch):
+    teachers, make = [], Teacher.__init__
+
+    def init(self, model, *args, **kwargs):
+        teachers.append(weakref.ref(model))
+        make(self, model, *args, **kwargs)
+
+    class Alive(TrainerCallback):
+        seen: list = []
+
+        def on_epoch_begin(self, *args, **kwargs):
+            gc.collect()
+            self.seen.append([each() is not None for each in teachers])
+
+    monkeypatch.setattr(Teacher, "__init__", init)
+    distil(small_workspace, tmp_path, [Alive()], kd_cache="hidden")
+    assert Alive.seen == [[True], [False]]
 
 
 def test_only_rank_0_hashes_the_teacher(small_workspace, tmp_path, monkeypatch):
