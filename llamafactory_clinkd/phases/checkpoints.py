@@ -71,10 +71,11 @@ def remove_broken_checkpoints(folder: Path, finetuning: Any) -> None:
     unsaved = unsaved_state(finetuning)
     for path in checkpoints_in(folder):
         fault = checkpoint_fault(path)
+        reason = f"it was not written to the end ({fault})"
         if unsaved is not None:
-            fault = f"`{unsaved}` keeps state of the optimizer elsewhere: the phase starts again from its beginning"
-        if fault is not None:
-            logger.warning("Checkpoint %s was not written to the end (%s) and is removed.", path, fault)
+            reason = f"`{unsaved}` keeps state of the optimizer elsewhere: the phase starts again from its beginning"
+        if unsaved is not None or fault is not None:
+            logger.warning("Checkpoint %s is removed: %s.", path, reason)
             shutil.rmtree(path)
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..data.problems import Reject
 from ..data.reader import read_rows
 from ..training.whole_rows import media_paths
-from ..utils.io import content_hash, file_sha256, read_json, sampled_sha256, write_text
+from ..utils.io import TWICE, content_hash, file_sha256, read_json, sampled_sha256, write_text
 from ..utils.value_checks import split_list
 
 
@@ -111,6 +111,9 @@ def dataset_fingerprint(names: Any, data: Any, hashes: ContentHashes) -> dict[st
 
     That is the hash of its local files, its entry in ``dataset_info.json``, and the hash of the images, videos and
     audio files that its rows name. ``data`` is LLaMA-Factory's ``DataArguments``.
+
+    Raises:
+        ValueError: If a row of a JSON file has a key twice; stock would keep the last and drop the other in silence.
     """
     entries = _dataset_info(data.dataset_dir)
     found: dict[str, dict[str, Any]] = {"data_files": {}, "data_entries": {}, "data_media": {}}
@@ -151,7 +154,7 @@ def _media(files: list[str], entry: dict[str, Any], media_dir: Any, limit: int |
     columns = [entry.get("columns", {}).get(kind) for kind in MEDIA_COLUMNS]
     columns = [column for column in columns if column]
     known = set()
-    for number, row in enumerate(_rows(files, columns) if columns else ()):
+    for number, row in enumerate(_rows(files, columns)):
         if limit is not None and number >= limit:
             return
         for path in media_paths([row.get(column) for column in columns]):
@@ -165,8 +168,12 @@ def _media(files: list[str], entry: dict[str, Any], media_dir: Any, limit: int |
 def _rows(files: list[str], columns: list[str]) -> Iterator[dict[str, Any]]:
     for path in files:
         if path.endswith((".json", ".jsonl")):
-            yield from (row for _, row in read_rows(path) if not isinstance(row, Reject))
-        elif path.endswith((".csv", ".parquet", ".arrow")):
+            for number, row in read_rows(path):
+                if not isinstance(row, Reject):
+                    yield row
+                elif row.detail.endswith(TWICE):
+                    raise ValueError(f"{path}, row {number}: {row.detail}, and one of both would be lost. Correct it.")
+        elif columns and path.endswith((".csv", ".parquet", ".arrow")):
             from datasets import load_dataset
 
             tables = load_dataset(path.rpartition(".")[2], data_files=[path], split="train", streaming=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from huggingface_hub import snapshot_download
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 
@@ -110,11 +111,20 @@ def with_model(arguments: RecipeArguments, folder: Path | None) -> RecipeArgumen
 
 def _merged_adapters(arguments: RecipeArguments) -> list[str]:
     """The recipe's adapters that stock merges into the base; the trained adapter needs them below it."""
-    below = arguments.model.adapter_folder or ""
-    adapters = [os.path.join(name, below) if below else name for name in arguments.model.adapter_name_or_path or []]
+    adapters = [_adapter_place(name, arguments.model) for name in arguments.model.adapter_name_or_path or []]
     if arguments.model.quantization_bit is not None or is_deepspeed_zero3_enabled():
         return []  # stock merges nothing: it takes one adapter and continues to train it
     return adapters if arguments.finetuning.create_new_adapter else adapters[:-1]
+
+
+def _adapter_place(name: str, model: Any) -> str:
+    """An adapter's name without ``adapter_folder``, or its folder below; of a hub adapter, that in the cache."""
+    if not model.adapter_folder:
+        return name
+    if not os.path.isdir(name):
+        hub = {"revision": model.model_revision, "cache_dir": model.cache_dir, "token": model.hf_hub_token}
+        name = snapshot_download(name, allow_patterns=f"{model.adapter_folder}/*", **hub)
+    return os.path.join(name, model.adapter_folder)
 
 
 def beam_settings(generating: Any, beams: int) -> dict[str, Any]:

@@ -61,12 +61,15 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+TWICE = "occurs twice in one object"
+
+
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object as a dict, for ``object_pairs_hook``; ValueError if a key occurs twice: one would be lost."""
     members = dict(pairs)
     if len(members) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} {TWICE}")
     return members
 
 

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from small_run import losses, recipe
+from transformers import TrainerCallback
 
 from llamafactory_clinkd.phases.checkpoints import (
     checkpoint_fault,
@@ -94,3 +96,28 @@ def test_checkpoint_without_all_of_the_optimizer_is_removed_with_its_reason(tmp_
         remove_broken_checkpoints(tmp_path, finetuning)
     assert not any(tmp_path.iterdir())
     assert f"`{key}: true` keeps state of the optimizer elsewhere: the phase starts again" in caplog.text
+
+
+@pytest.mark.slow
+def test_badam_killed_and_resumed_starts_the_phase_again(workspace, tmp_path, caplog):
+    """BAdam's checkpoints lack its block, so none is continued from: the result is that of one run."""
+    pytest.importorskip("badam")
+    from llamafactory.train.tuner import run_exp
+
+    class Kill(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise InterruptedError
+
+    changes = {"use_badam": True, "badam_switch_interval": 1, "save_strategy": "steps", "save_steps": 1}
+    changes |= {"clinkd_phases": "distill", "kd_epochs": 2, "eval_dataset": None}
+    run_exp(recipe(workspace, tmp_path / "whole", **changes))
+    with pytest.raises(InterruptedError):
+        run_exp(recipe(workspace, tmp_path / "killed", **changes), [Kill()])
+    assert (tmp_path / "killed" / "checkpoint-3").is_dir()
+    with caplog.at_level("WARNING", logger="llamafactory_clinkd"):
+        run_exp(recipe(workspace, tmp_path / "killed", **changes))
+    assert "checkpoint-3 is removed: `use_badam: true` keeps state of the optimizer elsewhere" in caplog.text
+    assert len(losses(tmp_path / "whole")) == 4 and losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)

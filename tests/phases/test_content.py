@@ -6,12 +6,14 @@
 import csv
 import json
 import os
+import shutil
 import time
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from small_run import recipe
 
 from llamafactory_clinkd.phases import content
 from llamafactory_clinkd.phases.content import ContentHashes, dataset_fingerprint, named_content
@@ -153,3 +155,28 @@ def test_samples_are_of_the_whole_file(tmp_path, size):
             digest(content[:place] + bytes(255 - b for b in content[place : place + gap]) + content[place + gap :])
         )
     assert len(found) == 2 + len(places)
+
+
+@pytest.mark.parametrize("columns", [{}, {"images": "images"}])
+@pytest.mark.parametrize("layout", ["[{}, {}]", "{}\n{}\n"])
+def test_a_row_with_a_key_twice_is_refused(tmp_path, layout, columns):
+    """Of a JSON array, stock reads the last value without a word."""
+    twice = '{"messages": [{"role": "user", "content": "one", "content": "two"}]}'
+    path = tmp_path / "rows.json"
+    path.write_text(layout.format('{"messages": []}', twice))
+    info = {"rows": {"file_name": "rows.json", "columns": columns}}
+    data = SimpleNamespace(dataset_dir=str(tmp_path), media_dir=None, max_samples=None)
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=r"rows.json, row 2: the key 'content' occurs twice.*Correct it"):
+        dataset_fingerprint("rows", data, ContentHashes())
+
+
+def test_a_run_with_a_key_twice_in_a_row_ends_before_its_first_phase(workspace, tmp_path, monkeypatch):
+    from llamafactory.train.tuner import run_exp
+
+    shutil.copytree(workspace / "data", tmp_path / "data")
+    path = tmp_path / "data" / "train.json"
+    path.write_text(path.read_text().replace('"role": "user"', '"role": "system", "role": "user"', 1))
+    monkeypatch.setattr("llamafactory.train.sft.workflow.load_model", lambda *args: pytest.fail("a model is loaded"))
+    with pytest.raises(ValueError, match="train.json, row 1: the key 'role' occurs twice"):
+        run_exp(recipe(workspace, tmp_path / "out", dataset_dir=str(tmp_path / "data")))

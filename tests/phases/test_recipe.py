@@ -3,10 +3,13 @@
 
 """Adapters that stock merges into the base before it trains a new one stay merged in the phases after it."""
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
-from small_run import recipe
+from small_run import llamafactory_cli, losses, recipe, write_recipe
 
 from llamafactory_clinkd.phases.recipe import RecipeArguments, with_model
 from llamafactory_clinkd.utils.io import read_jsonl
@@ -23,14 +26,61 @@ from llamafactory_clinkd.utils.io import read_jsonl
         (["a"], True, 4, "one", []),
     ],
 )
-def test_what_was_merged_is_loaded_before_what_was_trained(tmp_path, adapters, new, bits, below, expected):
+def test_what_was_merged_is_loaded_before_what_was_trained(
+    tmp_path, monkeypatch, adapters, new, bits, below, expected
+):
     """`adapter_folder` is below the recipe's adapters, not below the one that was trained."""
+    monkeypatch.chdir(tmp_path)
+    for name in adapters or []:
+        (tmp_path / name).mkdir()
     model = SimpleNamespace(adapter_name_or_path=adapters, quantization_bit=bits, adapter_folder=below)
     finetuning = SimpleNamespace(create_new_adapter=new, finetuning_type="lora")
     found = with_model(RecipeArguments(model, None, None, finetuning, None), tmp_path)
     assert found.model.adapter_name_or_path == [*expected, str(tmp_path)]
     assert not found.finetuning.create_new_adapter and found.model.adapter_folder is None
     assert model.adapter_name_or_path == adapters and model.adapter_folder == below
+
+
+def in_hub_cache(cache, name):
+    """The folder of a hub repository's only commit in a cache."""
+    home = cache / f"models--{name.replace('/', '--')}"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("0" * 40)
+    (folder := home / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    return folder
+
+
+def test_what_was_merged_from_below_a_hub_adapter_is_found_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    (one := in_hub_cache(tmp_path, "clinic/reader") / "one").mkdir()
+    hub = {"cache_dir": str(tmp_path), "model_revision": "main", "hf_hub_token": None, "quantization_bit": None}
+    model = SimpleNamespace(adapter_name_or_path=["clinic/reader"], adapter_folder="one", **hub)
+    finetuning = SimpleNamespace(create_new_adapter=True, finetuning_type="lora")
+    arguments = RecipeArguments(model, None, None, finetuning, None)
+    assert with_model(arguments, tmp_path).model.adapter_name_or_path == [str(one), str(tmp_path)]
+
+
+@pytest.mark.slow
+def test_an_adapter_below_a_hub_name_is_that_of_its_folder(workspace, tmp_path):
+    """Offline, from `HF_HUB_CACHE`, in the phase that merges it and in the phase after it."""
+    first, local, hub = (tmp_path / name for name in ("first", "local", "hub"))
+    keys = {"finetuning_type": "lora", "kd_method": "none", "ref_model": None, "learning_rate": 0.05}
+    train(recipe(workspace, first, clinkd_phases="distill", kd_epochs=4, **keys))
+    shutil.copytree(first, in_hub_cache(tmp_path / "cache", "clinic/reader") / "one")
+    keys |= {"create_new_adapter": True, "clinkd_phases": "distill,predict", "kd_epochs": 1, "adapter_folder": "one"}
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "one").symlink_to(first)
+    train(recipe(workspace, local, adapter_name_or_path=str(tmp_path / "all"), **keys))
+    train(recipe(workspace, hub, adapter_name_or_path="clinic/reader", **keys), HF_HUB_CACHE=str(tmp_path / "cache"))
+    assert losses(hub) == losses(local)
+    assert read_jsonl(hub / "clinkd" / "predictions.jsonl") == read_jsonl(local / "clinkd" / "predictions.jsonl")
+
+
+def train(keys, **env):
+    """Runs a recipe in a process of its own, offline."""
+    path = write_recipe(Path(keys["output_dir"]).with_suffix(".json"), keys)
+    done = llamafactory_cli("train", str(path), env={"HF_HUB_OFFLINE": "1", **env})
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
 
 def test_model_is_what_was_trained_whatever_lies_in_its_folder(tmp_path):
