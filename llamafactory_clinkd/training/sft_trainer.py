@@ -39,6 +39,7 @@ class SupervisedTrainer(CustomSeq2SeqTrainer):
             kwargs |= {"preprocess_logits_for_metrics": None, "compute_metrics": of_supervised_rows(accuracy)}
         super().__init__(**kwargs)
         self.model_accepts_loss_kwargs = True  # `compute_loss` gets the window's token count and divides by it
+        self.accelerator.gradient_accumulation_steps = 1  # else transformers 5.2.0 to 5.5.3 divides a second time
         self._hidden_loss, self._logits_loss = hidden_loss, logits_loss
         self._head, self._restricts = find_head(self.accelerator.unwrap_model(self.model), "student")
         self._loss_terms: dict[str, torch.Tensor] = {}

@@ -83,6 +83,19 @@ def test_loss_is_the_papers_over_the_accumulation_window(small_workspace, tmp_pa
     assert losses(tmp_path / "out") == pytest.approx(expected, rel=1e-5)
 
 
+def test_gradient_of_a_window_does_not_depend_on_its_number_of_batches(small_workspace, tmp_path):
+    """transformers 5.2.0 to 5.5.3 divides it by that number, so that `max_grad_norm` clips too rarely."""
+    parts = ("grad_norm",)
+    keys = {"disable_shuffling": True, "lr_scheduler_type": "constant", "learning_rate": 1e-6}
+    split, whole = (
+        history(distil(small_workspace, tmp_path / str(n), gradient_accumulation_steps=n, **keys, **batch), parts)
+        for n, batch in ((4, {"per_device_train_batch_size": 1}), (1, {"per_device_train_batch_size": 4}))
+    )
+    assert len(split) == len(whole) == 4
+    for one, other in zip(split, whole, strict=True):
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+
+
 def test_parts_are_logged_plotted_and_add_up(small_workspace, tmp_path):
     out = distil(
         small_workspace, tmp_path / "on", plot_loss=True, kd_alpha=0.7, per_device_train_batch_size=3,
