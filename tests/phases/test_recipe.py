@@ -78,7 +78,7 @@ def test_an_adapter_below_a_hub_name_is_that_of_its_folder(workspace, tmp_path):
 
 def train(keys, **env):
     """Runs a recipe in a process of its own, offline."""
-    path = write_recipe(Path(keys["output_dir"]).with_suffix(".json"), keys)
+    path = write_recipe(Path(keys["output_dir"]).with_suffix(".yaml"), keys)
     done = llamafactory_cli("train", str(path), env={"HF_HUB_OFFLINE": "1", **env})
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
