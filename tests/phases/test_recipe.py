@@ -3,13 +3,11 @@
 
 """Adapters that stock merges into the base before it trains a new one stay merged in the phases after it."""
 
-import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-from small_run import llamafactory_cli, losses, recipe, write_recipe
+from small_run import recipe
 
 from llamafactory_clinkd.phases.recipe import RecipeArguments, with_model
 from llamafactory_clinkd.utils.io import read_jsonl
@@ -58,29 +56,6 @@ def test_what_was_merged_from_below_a_hub_adapter_is_found_in_the_cache(tmp_path
     finetuning = SimpleNamespace(create_new_adapter=True, finetuning_type="lora")
     arguments = RecipeArguments(model, None, None, finetuning, None)
     assert with_model(arguments, tmp_path).model.adapter_name_or_path == [str(one), str(tmp_path)]
-
-
-@pytest.mark.slow
-def test_an_adapter_below_a_hub_name_is_that_of_its_folder(workspace, tmp_path):
-    """Offline, from `HF_HUB_CACHE`, in the phase that merges it and in the phase after it."""
-    first, local, hub = (tmp_path / name for name in ("first", "local", "hub"))
-    keys = {"finetuning_type": "lora", "kd_method": "none", "ref_model": None, "learning_rate": 0.05}
-    train(recipe(workspace, first, clinkd_phases="distill", kd_epochs=4, **keys))
-    shutil.copytree(first, in_hub_cache(tmp_path / "cache", "clinic/reader") / "one")
-    keys |= {"create_new_adapter": True, "clinkd_phases": "distill,predict", "kd_epochs": 1, "adapter_folder": "one"}
-    (tmp_path / "all").mkdir()
-    (tmp_path / "all" / "one").symlink_to(first)
-    train(recipe(workspace, local, adapter_name_or_path=str(tmp_path / "all"), **keys))
-    train(recipe(workspace, hub, adapter_name_or_path="clinic/reader", **keys), HF_HUB_CACHE=str(tmp_path / "cache"))
-    assert losses(hub) == losses(local)
-    assert read_jsonl(hub / "clinkd" / "predictions.jsonl") == read_jsonl(local / "clinkd" / "predictions.jsonl")
-
-
-def train(keys, **env):
-    """Runs a recipe in a process of its own, offline."""
-    path = write_recipe(Path(keys["output_dir"]).with_suffix(".yaml"), keys)
-    done = llamafactory_cli("train", str(path), env={"HF_HUB_OFFLINE": "1", **env})
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
 
 def test_model_is_what_was_trained_whatever_lies_in_its_folder(tmp_path):
