@@ -57,7 +57,7 @@ class CorrectionTrainer(SupervisedTrainer):
         self._planned_steps = 0
         self._steps: list[int] = []  # of each round
         self._planned_loader: dict[str, Any] | None = None
-        self.add_callback(_Rounds(self.begin_round, self.flush))
+        self.add_callback(ReflectiveCorrectionCallback(self.begin_round, self.flush))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss; removes the row numbers, which only the recorder needs, from the model's inputs."""
@@ -170,20 +170,23 @@ class CorrectionTrainer(SupervisedTrainer):
                 bar.refresh()
 
 
-class _Rounds(TrainerCallback):
+class ReflectiveCorrectionCallback(TrainerCallback):
     """Begins the first round of a run, flushes before every checkpoint, and ends every round with one."""
 
     def __init__(self, begin: Callable[[], None], flush: Callable[[], None]) -> None:
         self._begin, self._flush = begin, flush
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begins the first round, or the one that a resumed run is in; the others begin after an epoch."""
         self._begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Flushes before every checkpoint."""
         if control.should_save:
             self._flush()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ends a round with a checkpoint, unless the recipe keeps none."""
         self._flush()
         if str(args.save_strategy.value) != "no":
             control.should_save = True
