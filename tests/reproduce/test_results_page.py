@@ -6,6 +6,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from llamafactory_clinkd.reproduce.prepare import benchmark_of
 from llamafactory_clinkd.reproduce.run import plan_runs
 from llamafactory_clinkd.reproduce.table import markdown
@@ -15,6 +17,7 @@ from llamafactory_clinkd.utils.io import read_json
 
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+TABLES = ("table2", "on_policy")
 FOLDER, EARLIER = DOCS / "results" / "mini", DOCS / "results" / "mini_0_1"
 
 
@@ -22,16 +25,18 @@ def page():
     return (DOCS / "results.md").read_text(encoding="utf-8")
 
 
-def collected():
-    return collect(plan_runs(rows_of("on_policy", "mini"), (1, 2, 3), "mini", benchmark_of("mini")), [FOLDER])
+def collected(table):
+    return collect(plan_runs(rows_of(table, "mini"), (1, 2, 3), "mini", benchmark_of("mini")), [FOLDER])
 
 
 def test_results_are_of_the_present_recipes_and_models():
-    assert sum(map(len, collected().values())) == len(list(FOLDER.glob("*.json"))) > 0
+    found = {(row, seed) for table in TABLES for row, seeds in collected(table).items() for seed in seeds}
+    assert len(found) == len(list(FOLDER.glob("*.json"))) > 0
 
 
-def test_the_page_has_the_table_that_the_results_make():
-    assert markdown("on_policy", "mini", collected()) in page()
+@pytest.mark.parametrize("table", TABLES)
+def test_the_page_has_the_table_that_the_results_make(table):
+    assert markdown(table, "mini", collected(table)).strip() in page()
 
 
 def test_the_earlier_table_2_is_that_of_its_results():
