@@ -11,6 +11,7 @@ outcome                                 what happens
 ======================================= ====================================================================
 answer with an end token                counted as ended
 answer without one                      it has ``max_new_tokens`` tokens, and is not counted as ended
+row that would exceed ``cutoff_len``    the answer stops there, counted as truncated
 sampled image or video token            the answer stops before it, counted as cut
 nothing left before that token          the row has no supervised token, counted as empty
 no prompt or no answer in the row       the same
@@ -59,6 +60,8 @@ class Rollouts(NamedTuple):
     """Rows whose answer has an end token."""
     cut: int
     """Rows whose answer was cut before an image or video token."""
+    truncated: int = 0
+    """Rows whose answer stopped at ``cutoff_len``."""
 
 
 def is_on_policy(share: float, seed: int, step: int, micro_batch: int) -> bool:
@@ -109,7 +112,8 @@ def sample(
         seed: Of the sampling.
         synced_gpus: All ranks run the model together (ZeRO-3, FSDP).
         opening: What the chat template writes before an answer.
-        cutoff_len: The recipe's; a row of that length whose prompt has no ``opening`` was cut, and is not sampled.
+        cutoff_len: The recipe's, the limit of prompt and answer together. A row of that length whose prompt has no
+            ``opening`` was cut, and is not sampled.
 
     Raises:
         ValueError: If a batch has a tensor by token that is not understood.
@@ -121,7 +125,9 @@ def sample(
         ends = [prompt[len(prompt) - len(opening) :] == list(opening) for prompt in prompts]
         found = zip(prompts, lengths, ends, strict=True)
         prompts = [prompt if whole or length < cutoff_len else [] for prompt, length, whole in found]
-    rows = {row for row, prompt in enumerate(prompts) if prompt}
+    limit = settings["max_new_tokens"]
+    room = [limit if cutoff_len is None else min(limit, cutoff_len - len(prompt)) for prompt in prompts]
+    rows = {row for row, prompt in enumerate(prompts) if prompt and room[row] > 0}
     answers: list[list[int]] = [[] for _ in prompts]
     if not rows and not synced_gpus:
         return Rollouts(answers, 0, 0)
@@ -143,22 +149,26 @@ def sample(
         seed_model(model, seed)
     with torch.no_grad():
         sequences = extract_model_from_parallel(model).generate(
-            **inputs, **settings, use_cache=True, synced_gpus=synced_gpus
+            **inputs,
+            **settings | {"max_new_tokens": max((room[row] for row in rows), default=1)},
+            use_cache=True,
+            synced_gpus=synced_gpus,
         )
     ends = set(settings["eos_token_id"] or [])
     media = {getattr(config, name, None) for name in MEDIA_TOKENS} - {None}
-    ended = cut = 0
+    ended = cut = truncated = 0
     for row, tokens in enumerate(sequences[:, padded.shape[1] :].tolist()):
         if row not in rows:
             continue
+        tokens = tokens[: room[row]]
         stop = next((i for i, token in enumerate(tokens) if token in ends or token in media), None)
         if stop is None:
-            answers[row] = tokens
+            answers[row], truncated = tokens, truncated + (room[row] < limit)
         elif tokens[stop] in ends:
             answers[row], ended = tokens[: stop + 1], ended + 1
         else:
             answers[row], cut = tokens[:stop], cut + 1
-    return Rollouts(answers, ended, cut)
+    return Rollouts(answers, ended, cut, truncated)
 
 
 def with_rollouts(batch: Batch, answers: Sequence[Sequence[int]], model: nn.Module, pad_token_id: int) -> Batch:

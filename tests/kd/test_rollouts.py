@@ -79,6 +79,20 @@ def test_a_prompt_that_was_cut_before_its_answers_opening_is_not_continued():
         assert result.answers == answers and result.ended == sum(map(bool, answers))
 
 
+def test_prompt_and_answer_together_have_at_most_the_recipes_length():
+    """Prompts of 2, 4 and 5 tokens, ``max_new_tokens`` 4; one answer ends by itself at the limit."""
+    rows = [([1, 2], [9]), ([1, 2, 3, 4], [9]), ([1, 2, 3, 4, 5], [9]), ([1, 2, 3, 4], [9])]
+    model = Scripted([[3, 3, 3, 3], [4, 4, 4, 9], [5, 5, 5, 5], [6, 9]])
+    result = sample(model, [batch(rows)], settings=SETTINGS, seed=0, cutoff_len=6)
+    assert result == ([[3, 3, 3, 3], [4, 4], [5], [6, 9]], 1, 0, 2)
+    new = with_rollouts(batch(rows), result.answers, Scripted(), PAD)
+    assert new["attention_mask"].sum(1).tolist() == [6, 6, 6, 6]
+
+    model = Scripted([[4, 4, 4, 9], [5, 7, 9]])
+    result = sample(model, [batch(rows[1:3])], settings=SETTINGS, seed=0, cutoff_len=6)
+    assert result == ([[4, 4], [5]], 0, 0, 2) and model.inputs["max_new_tokens"] == 2
+
+
 def test_media_of_all_batches_are_joined_in_the_order_of_their_rows():
     first = batch([([IMAGE, 1], [9])], pixel_values=torch.ones(2, 3), image_grid_thw=torch.tensor([[1, 2, 1]]))
     second = batch([([IMAGE, 2], [9])], pixel_values=torch.zeros(1, 3), image_grid_thw=torch.tensor([[1, 1, 1]]))
