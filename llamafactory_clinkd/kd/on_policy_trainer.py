@@ -21,11 +21,12 @@ import torch
 from ..generation.decode import base_model, generation_settings, preserve_training_state
 from ..generation.generation_trainer import shards_parameters
 from ..training.lm_head import IGNORE_INDEX
+from ..training.sft_trainer import REPEATED
 from ..utils.io import content_hash, read_json, write_json
 from ..utils.models import text_config
 from .kd_trainer import DistillTrainer
 from .privileged_prompt import PrivilegedPrompt, answer_starts, opening_and_closing
-from .rollouts import Batch, Rollouts, answers_of, is_on_policy, prompts_of, sample, with_rollouts
+from .rollouts import ANSWER_FILES, Batch, Rollouts, answers_of, is_on_policy, prompts_of, sample, with_rollouts
 from .tower_features import TowerFeatures
 
 
@@ -176,18 +177,19 @@ class OnPolicyDistillTrainer(DistillTrainer):
         with preserve_training_state(model), recording as features:
             options = {"settings": self._generation, "seed": seed, **self._lengths}
             rollouts = sample(model, batches, synced_gpus=synced, **options)
-        tokens, empty = sum(map(len, rollouts.answers)), sum(not answer for answer in rollouts.answers)
+        tokens, rows = sum(map(len, rollouts.answers)), sum(len(each["labels"]) - each.get(REPEATED, 0) for each in batches)
+        empty = rows - sum(map(bool, rollouts.answers))
         seconds = time.perf_counter() - began
-        figures = [len(rollouts.answers), tokens, rollouts.ended, rollouts.cut, rollouts.truncated, empty, seconds]
+        figures = [rows, tokens, rollouts.ended, rollouts.cut, rollouts.truncated, empty, seconds]
         self._figures += torch.tensor(figures, dtype=torch.float64)
-        if empty == len(rollouts.answers):
+        if empty == rows > 0:
             logger.warning("All %d rollouts of step %d are empty: the step learns nothing from them.", empty, step)
         if rollouts.truncated and not self._truncation_logged:
             self._truncation_logged = True
             logger.warning(
                 "`cutoff_len: %d` ends %d of %d sampled answers of step %d before `max_new_tokens: %d`. The log counts "
                 "them as `rollout_truncated`. Raise `cutoff_len`, or lower `max_new_tokens`.",
-                self._lengths["cutoff_len"], rollouts.truncated, len(rollouts.answers), step,
+                self._lengths["cutoff_len"], rollouts.truncated, rows, step,
                 self._generation["max_new_tokens"],
             )  # fmt: skip
         return rollouts, features
@@ -260,4 +262,4 @@ class OnPolicyDistillTrainer(DistillTrainer):
         return None if saved is None or saved["step"] != self.state.global_step else saved
 
     def _answers_path(self, folder: str) -> Path:
-        return Path(folder) / f"rollouts-{self.args.process_index}.json"
+        return Path(folder) / ANSWER_FILES.replace("*", str(self.args.process_index))

@@ -16,6 +16,7 @@ sampled image or video token            the answer stops before it, counted as c
 nothing left before that token          the row has no supervised token, counted as empty
 no prompt or no answer in the row       the same
 prompt cut before its answer's opening  the same
+row repeated to fill an epoch's end     not sampled and not counted
 ======================================= ====================================================================
 """
 
@@ -31,31 +32,40 @@ from torch import Tensor, nn
 from ..generation.decode import base_model, model_inputs, seed_model
 from ..rope.binding import token_types
 from ..training.lm_head import IGNORE_INDEX
+from ..training.sft_trainer import REPEATED
+from ..utils.value_checks import bad_value
 
 
 Batch = dict[str, Any]
 TOKEN_KEYS = ("input_ids", "attention_mask", "labels")
 RECOMPUTED_KEYS = ("position_ids", "rope_deltas", "mm_token_type_ids", "token_type_ids")
 MEDIA_PREFIXES = ("pixel_", "image_", "video_", "audio_", "second_per_grid", "input_features", "clinkd_")
-MEDIA_TOKENS = ("image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id", "vision_end_token_id")
+MEDIA_TOKENS = (
+    "image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id", "vision_end_token_id",
+    "image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id",
+    "audio_start_token_id", "audio_end_token_id",
+)  # fmt: skip
+ANSWER_FILES = "rollouts-*.json"  # of a checkpoint, one a rank: answers that it has not used yet
 PAD_TO_MULTIPLE_OF = 8  # as stock's collator in training
 
 
-def check_on_policy(data: Any) -> None:
-    """Raises ValueError if the recipe's data arguments give batches whose answers cannot be replaced."""
-    for key in ("packing", "neat_packing", "streaming", "train_on_prompt"):
+def check_on_policy(data: Any, max_new_tokens: int) -> None:
+    """Raises ValueError if the recipe's batches have answers that cannot be replaced, or the new ones no tokens."""
+    for key in ("neat_packing", "packing", "streaming", "train_on_prompt"):
         if getattr(data, key):
             raise ValueError(
                 f"`kd_on_policy` replaces each row's answer by one that the student samples, and with `{key}: true` "
                 f"there are no rows with one answer. Set `{key}: false`, or `kd_on_policy: 0`."
             )
+    if max_new_tokens < 1:
+        raise bad_value("max_new_tokens", max_new_tokens, "at least 1 with `kd_on_policy`", "raise it")
 
 
 class Rollouts(NamedTuple):
     """Sampled answers and what became of them."""
 
     answers: list[list[int]]
-    """Token ids of each row's answer, end token included; empty where the row has none."""
+    """Token ids of each row's answer, end token included; empty where the row has none, or is a repeated one."""
     ended: int
     """Rows whose answer has an end token."""
     cut: int
@@ -127,7 +137,9 @@ def sample(
         prompts = [prompt if whole or length < cutoff_len else [] for prompt, length, whole in found]
     limit = settings["max_new_tokens"]
     room = [limit if cutoff_len is None else min(limit, cutoff_len - len(prompt)) for prompt in prompts]
-    rows = {row for row, prompt in enumerate(prompts) if prompt and room[row] > 0}
+    sizes = [(len(batch["labels"]), batch.get(REPEATED, 0)) for batch in batches]
+    real = [number < size - repeated for size, repeated in sizes for number in range(size)]
+    rows = {row for row, prompt in enumerate(prompts) if prompt and room[row] > 0 and real[row]}
     answers: list[list[int]] = [[] for _ in prompts]
     if not rows and not synced_gpus:
         return Rollouts(answers, 0, 0)
@@ -260,7 +272,7 @@ def _joined_media(batches: Sequence[Batch], config: Any) -> dict[str, Any]:
         if _has_dummy_media(batch, config):
             continue
         for name, value in batch.items():
-            if name not in TOKEN_KEYS + RECOMPUTED_KEYS and value is not None:
+            if name not in (*TOKEN_KEYS, *RECOMPUTED_KEYS, REPEATED) and value is not None:
                 joined.setdefault(name, []).append(value)
     return {
         name: torch.cat(values) if isinstance(values[0], Tensor) else [item for value in values for item in value]

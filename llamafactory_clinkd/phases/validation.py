@@ -65,7 +65,7 @@ def check_recipe(arguments: Any) -> None:
     if distils and finetuning.kd_method == "vkd" and (training.fsdp or (training.deepspeed and training.fp16)):
         raise ValueError(UNSUPPORTED_ENGINE)
     if distils and getattr(finetuning, "kd_on_policy", 0) > 0:
-        check_on_policy(data)
+        check_on_policy(data, generating.max_new_tokens if generating else 1)
     for switch in ("use_kt", "use_unsloth"):
         if getattr(model, switch, False):
             raise ValueError(f"`{switch}: true` replaces the model that ClinKD extends. Set it to false.")

@@ -191,6 +191,29 @@ def test_rows_without_an_image_and_with_two(small_workspace, tmp_path, rounds, m
     assert len(rounds[0][1].answers) == 4 and all(rounds[0][1].answers)
 
 
+def test_rows_that_do_not_fill_the_last_batch_and_window(small_workspace, tmp_path, rounds):
+    """Batches of 3, 3 and 1 rows, some without an image, in windows of two: as every row in a batch of its own."""
+    rows = read_json(small_workspace / "data" / "train.json")[:7]
+    for number, row in enumerate(rows):
+        row["images"] = [str(small_workspace / "data" / name) for name in row["images"]]
+        if number % 3 == 1:
+            row["images"], question = [], row["messages"][0]
+            question["content"] = question["content"].replace("<image>", "")
+    write_json(tmp_path / "rows.json", rows)
+    write_dataset_info(tmp_path, {"odd": dataset_info_entry("rows.json")})
+    keys = KEYS | {"dataset": "odd", "dataset_dir": str(tmp_path), "disable_shuffling": True, "kd_epochs": 2}
+    keys |= {"kd_rollout_temperature": 0.0, "kd_rollout_every": 9, "learning_rate": 1e-3}
+    ones = distil(small_workspace, tmp_path / "ones", gradient_accumulation_steps=6, **keys)
+    singly = [answer for _, result in rounds for answer in result.answers]
+    rounds.clear()
+    keys |= {"per_device_train_batch_size": 3, "dataloader_num_workers": 2}
+    threes = distil(small_workspace, tmp_path / "threes", **keys)
+    assert [answer for _, result in rounds for answer in result.answers] == singly and len(singly) == 14
+    assert len(history(threes, PARTS)) == 4
+    for ours, theirs in zip(history(ones, PARTS), history(threes, PARTS), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
 def test_pseudo_labels_as_targets_of_the_other_batches(small_workspace, tmp_path, rounds):
     keys = {"clinkd_phases": "pseudo_label,distill", "pseudo_label_target": "pseudo_label", "kd_on_policy": 0.5}
     out = distil(small_workspace, tmp_path / "out", **KEYS | keys | {"kd_epochs": 2})
@@ -253,6 +276,9 @@ def test_noise_without_alpha_acts_on_rollouts(small_workspace, tmp_path):
         ({"kd_on_policy": 0.0, "kd_rollout_every": 2}, "kd_rollout_every: 2"),
         ({"kd_rollout_every": 0}, "kd_rollout_every: 0"),
         ({"kd_rollout_top_p": 0.0}, "kd_rollout_top_p: 0"),
+        ({"kd_rollout_top_p": 0.5, "kd_rollout_temperature": 0.0}, "kd_rollout_top_p: 0.5.*takes the likeliest token"),
+        ({"kd_rollout_temperature": 1e-45}, "kd_rollout_temperature: 1e-45.*0, or at least 0.001"),
+        ({"kd_teacher_prompt": "{answer} or {answer}"}, "kd_teacher_prompt.*one {answer}"),
     ],
 )
 def test_recipes_that_are_refused(small_workspace, tmp_path, changes, message):
