@@ -177,8 +177,8 @@ class OnPolicyDistillTrainer(DistillTrainer):
         with preserve_training_state(model), recording as features:
             options = {"settings": self._generation, "seed": seed, **self._lengths}
             rollouts = sample(model, batches, synced_gpus=synced, **options)
-        tokens, rows = sum(map(len, rollouts.answers)), sum(len(each["labels"]) - each.get(REPEATED, 0) for each in batches)
-        empty = rows - sum(map(bool, rollouts.answers))
+        rows = sum(len(batch["labels"]) - batch.get(REPEATED, 0) for batch in batches)
+        tokens, empty = sum(map(len, rollouts.answers)), rows - sum(map(bool, rollouts.answers))
         seconds = time.perf_counter() - began
         figures = [rows, tokens, rollouts.ended, rollouts.cut, rollouts.truncated, empty, seconds]
         self._figures += torch.tensor(figures, dtype=torch.float64)
@@ -187,8 +187,8 @@ class OnPolicyDistillTrainer(DistillTrainer):
         if rollouts.truncated and not self._truncation_logged:
             self._truncation_logged = True
             logger.warning(
-                "`cutoff_len: %d` ends %d of %d sampled answers of step %d before `max_new_tokens: %d`. The log counts "
-                "them as `rollout_truncated`. Raise `cutoff_len`, or lower `max_new_tokens`.",
+                "`cutoff_len: %d` ends %d of %d sampled answers of step %d before `max_new_tokens: %d`. The log "
+                "counts them as `rollout_truncated`. Raise `cutoff_len`, or lower `max_new_tokens`.",
                 self._lengths["cutoff_len"], rollouts.truncated, rows, step,
                 self._generation["max_new_tokens"],
             )  # fmt: skip

@@ -177,8 +177,8 @@ def _check_resume(run: Run, phase: str, old: dict[str, int] | None, new: dict[st
     fault = fault_of_resume(old, new, run.recipe)
     if any(checkpoint.glob(ANSWER_FILES)):
         fault = (
-            f"{checkpoint} holds sampled answers for batches of {old}, found {new}. Continue with the former, or remove "
-            "this checkpoint to continue from the one before it"
+            f"{checkpoint} holds sampled answers for batches of {old}, found {new}. Continue with the former, or "
+            "remove this checkpoint to continue from the one before it"
         )
     if fault is not None:
         raise ValueError(f"Phase `{phase}` cannot be continued: {fault}, or set `overwrite_output_dir: true`.")

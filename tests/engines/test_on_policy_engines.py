@@ -24,6 +24,7 @@ DEEPSPEED = [
     pytest.mark.long,
     pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="the package deepspeed is not installed"),
 ]
+ENGINES = ["fsdp2", *(pytest.param(name, marks=DEEPSPEED) for name in ("zero2", "zero3"))]
 PARTS = (
     "loss", "kl_on_policy", "kl_off_policy", "on_policy_share", "rollout_length", "rollout_ended", "rollout_truncated"
 )  # fmt: skip
@@ -50,7 +51,7 @@ def engine(request, tmp_path):
     return {}, {"deepspeed": deepspeed_config(tmp_path, int(request.param[-1]))}
 
 
-@pytest.mark.parametrize("engine", ["fsdp2", pytest.param("zero2", marks=DEEPSPEED), pytest.param("zero3", marks=DEEPSPEED)], indirect=True)
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
 def test_sharded_ranks_sample_as_one(engine, workspace, tmp_path):
     """Greedy rollouts, whose lengths differ between the ranks, do not depend on the layout of the batches.
 
@@ -77,7 +78,7 @@ def test_sharded_ranks_sample_as_one(engine, workspace, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("engine", ["fsdp2", pytest.param("zero2", marks=DEEPSPEED), pytest.param("zero3", marks=DEEPSPEED)], indirect=True)
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
 def test_killed_inside_a_round_and_continued_equals_one_that_was_not(engine, workspace, tmp_path):
     env, changes = engine
     out, changes = tmp_path / "out", changes | {"gradient_accumulation_steps": 1, "kd_epochs": 1, "kd_on_policy": 0.4}

@@ -4,7 +4,9 @@
 """On-policy distillation with every teacher kind, and with odd rows, models and recipes."""
 
 import math
+import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info
 from llamafactory_clinkd.kd import on_policy_trainer
-from llamafactory_clinkd.kd.rollouts import Rollouts, prompts_of
+from llamafactory_clinkd.kd.rollouts import Rollouts
 from llamafactory_clinkd.kd.teacher import OffloadedTeacher, Teacher
+from llamafactory_clinkd.phases.validation import _warn_of_unused
 from llamafactory_clinkd.utils.io import read_json, write_json
 
 
@@ -88,29 +91,6 @@ def test_prompts_that_were_cut_are_not_continued(small_workspace, tmp_path, roun
     assert [bool(answer) for _, result in rounds for answer in result.answers] == whole and sum(whole) == 2
     empty = [entry["rollout_empty"] for entry in history(out, PARTS) if "rollout_empty" in entry]
     assert sum(empty) / len(empty) == 0.75
-
-
-def test_answers_end_at_the_recipes_length(small_workspace, tmp_path, rounds, caplog):
-    """``max_new_tokens`` is larger than ``cutoff_len``, and that is larger than the models' positions."""
-    models = {}
-    for name, key in (("student", "model_name_or_path"), ("teacher", "ref_model")):
-        copied = shutil.copytree(small_workspace / name, tmp_path / name)
-        config = read_json(copied / "config.json")
-        config["text_config"]["max_position_embeddings"] = 64 if name == "student" else 70
-        write_json(copied / "config.json", config)
-        models[key] = str(copied)
-    keys = KEYS | models | {"max_new_tokens": 200, "per_device_train_batch_size": 2}
-    out = distil(small_workspace, tmp_path / "out", cutoff_len=70, **keys)
-    lengths = [
-        len(prompt) + len(answer)
-        for batches, result in rounds
-        for prompt, answer in zip([p for batch in batches for p in prompts_of(batch)], result.answers, strict=True)
-    ]
-    assert max(lengths) == 70 > min(lengths)
-    shares = [entry["rollout_truncated"] for entry in history(out, ("rollout_truncated",)) if entry]
-    assert shares == [result.truncated / len(result.answers) for _, result in rounds] and max(shares) > 0
-    assert caplog.text.count("`cutoff_len: 70` ends") == 1 and "before `max_new_tokens: 200`" in caplog.text
-    assert "the student's `max_position_embeddings` of 64" in caplog.text and "the teacher's `max_p" not in caplog.text
 
 
 def test_ids_that_the_teacher_lacks_are_not_sampled(small_workspace, tmp_path, rounds):
@@ -265,6 +245,21 @@ def test_noise_without_alpha_acts_on_rollouts(small_workspace, tmp_path):
     get_train_args(recipe(small_workspace, tmp_path / "out", kd_on_policy=1.0, **keys))
     with pytest.raises(ValueError, match="kd_noise_std` has no effect"):
         get_train_args(recipe(small_workspace, tmp_path / "out", **keys))
+
+
+def test_what_has_no_effect_without_ground_truths_is_named(small_workspace, tmp_path, caplog):
+    """The line of the first batch has the divergence of sampled tokens, which have no cross-entropy."""
+    out = distil(small_workspace, tmp_path / "out", **KEYS | {"kd_alpha": 0.7, "kd_rollout_temperature": 0.0})
+    assert "`kd_alpha: 0.7` has no effect on the loss: with `kd_on_policy: 1` every batch" in caplog.text
+    assert "pseudo_label_target" not in caplog.text and "cross-entropy" not in caplog.text
+    (line,) = re.findall(r"First batch, 6 sampled tokens: distillation ([\d.]+), teacher's entropy", caplog.text)
+    assert float(line) == pytest.approx(history(out, PARTS)[0]["kl_on_policy"], rel=0.5) and float(line) > 0
+
+    keys = {"clinkd_written": (), "kd_on_policy": 1.0, "pseudo_label_target": "pseudo_label"}
+    for hint, named in ((None, True), ("{answer}", False)):  # a hint has the label
+        caplog.clear()
+        _warn_of_unused(SimpleNamespace(**keys, kd_teacher_prompt=hint))
+        assert ("`pseudo_label_target: pseudo_label` has no effect" in caplog.text) == named
 
 
 @pytest.mark.parametrize(

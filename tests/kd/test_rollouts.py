@@ -87,8 +87,11 @@ def test_a_prompt_that_was_cut_before_its_answers_opening_is_not_continued():
 
 
 @pytest.mark.parametrize(
-    "name", ["image_token_id", "vision_start_token_id", "vision_end_token_id", "image_start_token_id", "audio_token_id"]
-    + ["audio_start_token_id", "video_token_id", "video_start_token_id"],
+    "name",
+    [
+        "image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id", "vision_end_token_id",
+        "image_start_token_id", "video_start_token_id", "audio_start_token_id",
+    ],
 )  # fmt: skip
 def test_an_answer_ends_before_every_token_that_announces_media(name):
     """Qwen2.5-Omni counts the start tokens of a row's audio, GLM-4V its image's start and end."""
