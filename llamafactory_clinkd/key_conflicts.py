@@ -82,12 +82,18 @@ def _check_on_policy(settings: Any, distils: bool) -> None:
             if getattr(settings, key) != needed:
                 allowed = f"{needed} with `kd_on_policy`, whose teacher judges new answers at every step"
                 raise bad_value(key, getattr(settings, key), allowed, "set one of them")
+    temperature, top_p = settings.kd_rollout_temperature, settings.kd_rollout_top_p
+    if 0 < temperature < 0.001:
+        raise bad_value("kd_rollout_temperature", temperature, "0, or at least 0.001", "set 0 for the likeliest token")
+    if temperature == 0 and top_p < 1:
+        allowed = "no value with `kd_rollout_temperature: 0`, which takes the likeliest token"
+        raise bad_value("kd_rollout_top_p", top_p, allowed, "remove one of them")
     if settings.kd_teacher_prompt is not None:
         if settings.kd_on_policy < 1:
             allowed = "1 with `kd_teacher_prompt`, which would hand the teacher the very answer that it is to predict"
             raise bad_value("kd_on_policy", settings.kd_on_policy, allowed, "set it, or remove the prompt")
-        if "{answer}" not in settings.kd_teacher_prompt:
-            expected, example = "a text with {answer} where the ground truth goes", "A correct answer is: {answer}"
+        if settings.kd_teacher_prompt.count("{answer}") != 1:
+            expected, example = "a text with one {answer} where the ground truth goes", "A correct answer is: {answer}"
             raise bad_value("kd_teacher_prompt", settings.kd_teacher_prompt, expected, example)
     uses = {"kd_divergence": "forward_kl", "kd_on_policy": 0.0}
     for key, default in uses.items():

@@ -94,13 +94,15 @@ class DistillTrainer(SupervisedTrainer):
     def logged_terms(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
         """Cross-entropy, KL divergence, how often both models' first choice agrees, and the teacher's entropy."""
         if self.is_first_batch(result):
-            per_token = num_items / result.items
-            ce, kl = float(result.ce * per_token), float(result.kl * per_token)
+            per_token, is_sampled = num_items / result.items, bool(result.ce == 0)
+            ce, kl = float(result.ce * per_token), float((result.kl + result.kl_on_policy) * per_token)
             entropy, agreement = float(result.teacher_entropy), float(result.agreement)
             logger.info(
-                "First batch, %d supervised tokens: cross-entropy %.3f, distillation %.4f, teacher's entropy %.3f "
-                "nats; first choices agree on %.0f %%; %.2g of the teacher's mass is on ids that the student lacks.",
-                int(result.items), ce, kl, entropy, agreement * 100, float(result.teacher_dropped_mass),
+                "First batch, %d %s tokens: %sdistillation %.4f, teacher's entropy %.3f nats; first choices agree on "
+                "%.0f %%; %.2g of the teacher's mass is on ids that the student lacks.",
+                int(result.items), "sampled" if is_sampled else "supervised",
+                "" if is_sampled else f"cross-entropy {ce:.3f}, ",
+                kl, entropy, agreement * 100, float(result.teacher_dropped_mass),
             )  # fmt: skip
         share = result.items / num_items
         return {

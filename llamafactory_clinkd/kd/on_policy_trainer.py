@@ -21,11 +21,12 @@ import torch
 from ..generation.decode import base_model, generation_settings, preserve_training_state
 from ..generation.generation_trainer import shards_parameters
 from ..training.lm_head import IGNORE_INDEX
+from ..training.sft_trainer import REPEATED
 from ..utils.io import content_hash, read_json, write_json
 from ..utils.models import text_config
 from .kd_trainer import DistillTrainer
 from .privileged_prompt import PrivilegedPrompt, answer_starts, opening_and_closing
-from .rollouts import Batch, Rollouts, answers_of, is_on_policy, prompts_of, sample, with_rollouts
+from .rollouts import ANSWER_FILES, Batch, Rollouts, answers_of, is_on_policy, prompts_of, sample, with_rollouts
 from .tower_features import TowerFeatures
 
 
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 ON_POLICY = "clinkd_on_policy"
 REFERENCES = "clinkd_references"
 FEATURES = "clinkd_features"
-FIGURES = ("rows", "tokens", "ended", "cut", "empty", "seconds")
+FIGURES = ("rows", "tokens", "ended", "cut", "truncated", "empty", "seconds")
 Answers = list[list[list[int]] | None]
 """Of one window: for each micro-batch the sampled token ids by row, or None for its ground truth."""
 
@@ -44,7 +45,7 @@ class OnPolicyDistillTrainer(DistillTrainer):
 
     Args:
         max_new_tokens: Limit of a sampled answer.
-        cutoff_len: The recipe's.
+        cutoff_len: The recipe's, the limit of a prompt and its sampled answer together.
         **kwargs: Arguments of :class:`DistillTrainer`; ``settings`` has ``kd_on_policy`` and ``kd_rollout_*``.
     """
 
@@ -52,12 +53,20 @@ class OnPolicyDistillTrainer(DistillTrainer):
         super().__init__(**kwargs)
         settings, template = self._settings, self.data_collator.template
         opening, _ = opening_and_closing(template, self.processing_class)
-        self._whole_prompts = {"opening": opening, "cutoff_len": cutoff_len}
+        self._lengths, self._truncation_logged = {"opening": opening, "cutoff_len": cutoff_len}, False
         sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if settings.kd_rollout_temperature > 0:
             temperature, top_p = settings.kd_rollout_temperature, settings.kd_rollout_top_p
             sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         sampling |= {"max_new_tokens": max_new_tokens, "num_beams": 1, "repetition_penalty": 1.0}
+        for name, model in {"student": self.model, "teacher": self._teacher}.items():
+            positions = getattr(text_config(model.config), "max_position_embeddings", None)
+            if positions is not None and cutoff_len > positions:
+                logger.warning(
+                    "`cutoff_len: %d` allows sampled answers in rows of more tokens than the %s's "
+                    "`max_position_embeddings` of %d. Set `cutoff_len: %d` to end them there.",
+                    cutoff_len, name, positions, positions,
+                )  # fmt: skip
         ours, theirs = (text_config(model.config).vocab_size for model in (self.model, self._teacher))
         if theirs < ours:  # ids without an embedding in the teacher; the loss compares the shared ids, too
             sampling["suppress_tokens"] = list(range(theirs, ours))
@@ -166,14 +175,23 @@ class OnPolicyDistillTrainer(DistillTrainer):
         if self._features is not None:
             recording = self._features.record(batches)
         with preserve_training_state(model), recording as features:
-            options = {"settings": self._generation, "seed": seed, **self._whole_prompts}
+            options = {"settings": self._generation, "seed": seed, **self._lengths}
             rollouts = sample(model, batches, synced_gpus=synced, **options)
-        tokens, empty = sum(map(len, rollouts.answers)), sum(not answer for answer in rollouts.answers)
+        rows = sum(len(batch["labels"]) - batch.get(REPEATED, 0) for batch in batches)
+        tokens, empty = sum(map(len, rollouts.answers)), rows - sum(map(bool, rollouts.answers))
         seconds = time.perf_counter() - began
-        figures = [len(rollouts.answers), tokens, rollouts.ended, rollouts.cut, empty, seconds]
+        figures = [rows, tokens, rollouts.ended, rollouts.cut, rollouts.truncated, empty, seconds]
         self._figures += torch.tensor(figures, dtype=torch.float64)
-        if empty == len(rollouts.answers):
+        if empty == rows > 0:
             logger.warning("All %d rollouts of step %d are empty: the step learns nothing from them.", empty, step)
+        if rollouts.truncated and not self._truncation_logged:
+            self._truncation_logged = True
+            logger.warning(
+                "`cutoff_len: %d` ends %d of %d sampled answers of step %d before `max_new_tokens: %d`. The log "
+                "counts them as `rollout_truncated`. Raise `cutoff_len`, or lower `max_new_tokens`.",
+                self._lengths["cutoff_len"], rollouts.truncated, rows, step,
+                self._generation["max_new_tokens"],
+            )  # fmt: skip
         return rollouts, features
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -213,13 +231,14 @@ class OnPolicyDistillTrainer(DistillTrainer):
         """Adds, since the last log and over all ranks, the length, share of ended ones and seconds of the rollouts."""
         if "loss" in logs:
             figures = self.accelerator.reduce(self._figures.to(self.args.device, torch.float32), reduction="sum")
-            rows, tokens, ended, cut, empty, seconds = figures.tolist()
+            rows, tokens, ended, cut, truncated, empty, seconds = figures.tolist()
             self._figures.zero_()
             if rows:
                 logs |= {
                     "rollout_length": tokens / rows,
                     "rollout_ended": ended / rows,
                     "rollout_cut": cut / rows,
+                    "rollout_truncated": truncated / rows,
                     "rollout_empty": empty / rows,
                     "rollout_seconds": seconds / self.args.world_size,
                 }
@@ -243,4 +262,4 @@ class OnPolicyDistillTrainer(DistillTrainer):
         return None if saved is None or saved["step"] != self.state.global_step else saved
 
     def _answers_path(self, folder: str) -> Path:
-        return Path(folder) / f"rollouts-{self.args.process_index}.json"
+        return Path(folder) / ANSWER_FILES.replace("*", str(self.args.process_index))

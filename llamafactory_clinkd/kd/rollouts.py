@@ -11,10 +11,12 @@ outcome                                 what happens
 ======================================= ====================================================================
 answer with an end token                counted as ended
 answer without one                      it has ``max_new_tokens`` tokens, and is not counted as ended
+row that would exceed ``cutoff_len``    the answer stops there, counted as truncated
 sampled image or video token            the answer stops before it, counted as cut
 nothing left before that token          the row has no supervised token, counted as empty
 no prompt or no answer in the row       the same
 prompt cut before its answer's opening  the same
+row repeated to fill an epoch's end     not sampled and not counted
 ======================================= ====================================================================
 """
 
@@ -30,35 +32,46 @@ from torch import Tensor, nn
 from ..generation.decode import base_model, model_inputs, seed_model
 from ..rope.binding import token_types
 from ..training.lm_head import IGNORE_INDEX
+from ..training.sft_trainer import REPEATED
+from ..utils.value_checks import bad_value
 
 
 Batch = dict[str, Any]
 TOKEN_KEYS = ("input_ids", "attention_mask", "labels")
 RECOMPUTED_KEYS = ("position_ids", "rope_deltas", "mm_token_type_ids", "token_type_ids")
 MEDIA_PREFIXES = ("pixel_", "image_", "video_", "audio_", "second_per_grid", "input_features", "clinkd_")
-MEDIA_TOKENS = ("image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id", "vision_end_token_id")
+MEDIA_TOKENS = (
+    "image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id", "vision_end_token_id",
+    "image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id",
+    "audio_start_token_id", "audio_end_token_id",
+)  # fmt: skip
+ANSWER_FILES = "rollouts-*.json"  # of a checkpoint, one a rank: answers that it has not used yet
 PAD_TO_MULTIPLE_OF = 8  # as stock's collator in training
 
 
-def check_on_policy(data: Any) -> None:
-    """Raises ValueError if the recipe's data arguments give batches whose answers cannot be replaced."""
-    for key in ("packing", "neat_packing", "streaming", "train_on_prompt"):
+def check_on_policy(data: Any, max_new_tokens: int) -> None:
+    """Raises ValueError if the recipe's batches have answers that cannot be replaced, or the new ones no tokens."""
+    for key in ("neat_packing", "packing", "streaming", "train_on_prompt"):
         if getattr(data, key):
             raise ValueError(
                 f"`kd_on_policy` replaces each row's answer by one that the student samples, and with `{key}: true` "
                 f"there are no rows with one answer. Set `{key}: false`, or `kd_on_policy: 0`."
             )
+    if max_new_tokens < 1:
+        raise bad_value("max_new_tokens", max_new_tokens, "at least 1 with `kd_on_policy`", "raise it")
 
 
 class Rollouts(NamedTuple):
     """Sampled answers and what became of them."""
 
     answers: list[list[int]]
-    """Token ids of each row's answer, end token included; empty where the row has none."""
+    """Token ids of each row's answer, end token included; empty where the row has none, or is a repeated one."""
     ended: int
     """Rows whose answer has an end token."""
     cut: int
     """Rows whose answer was cut before an image or video token."""
+    truncated: int = 0
+    """Rows whose answer stopped at ``cutoff_len``."""
 
 
 def is_on_policy(share: float, seed: int, step: int, micro_batch: int) -> bool:
@@ -109,7 +122,8 @@ def sample(
         seed: Of the sampling.
         synced_gpus: All ranks run the model together (ZeRO-3, FSDP).
         opening: What the chat template writes before an answer.
-        cutoff_len: The recipe's; a row of that length whose prompt has no ``opening`` was cut, and is not sampled.
+        cutoff_len: The recipe's, the limit of prompt and answer together. A row of that length whose prompt has no
+            ``opening`` was cut, and is not sampled.
 
     Raises:
         ValueError: If a batch has a tensor by token that is not understood.
@@ -121,7 +135,11 @@ def sample(
         ends = [prompt[len(prompt) - len(opening) :] == list(opening) for prompt in prompts]
         found = zip(prompts, lengths, ends, strict=True)
         prompts = [prompt if whole or length < cutoff_len else [] for prompt, length, whole in found]
-    rows = {row for row, prompt in enumerate(prompts) if prompt}
+    limit = settings["max_new_tokens"]
+    room = [limit if cutoff_len is None else min(limit, cutoff_len - len(prompt)) for prompt in prompts]
+    sizes = [(len(batch["labels"]), batch.get(REPEATED, 0)) for batch in batches]
+    real = [number < size - repeated for size, repeated in sizes for number in range(size)]
+    rows = {row for row, prompt in enumerate(prompts) if prompt and room[row] > 0 and real[row]}
     answers: list[list[int]] = [[] for _ in prompts]
     if not rows and not synced_gpus:
         return Rollouts(answers, 0, 0)
@@ -143,22 +161,26 @@ def sample(
         seed_model(model, seed)
     with torch.no_grad():
         sequences = extract_model_from_parallel(model).generate(
-            **inputs, **settings, use_cache=True, synced_gpus=synced_gpus
+            **inputs,
+            **settings | {"max_new_tokens": max((room[row] for row in rows), default=1)},
+            use_cache=True,
+            synced_gpus=synced_gpus,
         )
     ends = set(settings["eos_token_id"] or [])
     media = {getattr(config, name, None) for name in MEDIA_TOKENS} - {None}
-    ended = cut = 0
+    ended = cut = truncated = 0
     for row, tokens in enumerate(sequences[:, padded.shape[1] :].tolist()):
         if row not in rows:
             continue
+        tokens = tokens[: room[row]]
         stop = next((i for i, token in enumerate(tokens) if token in ends or token in media), None)
         if stop is None:
-            answers[row] = tokens
+            answers[row], truncated = tokens, truncated + (room[row] < limit)
         elif tokens[stop] in ends:
             answers[row], ended = tokens[: stop + 1], ended + 1
         else:
             answers[row], cut = tokens[:stop], cut + 1
-    return Rollouts(answers, ended, cut)
+    return Rollouts(answers, ended, cut, truncated)
 
 
 def with_rollouts(batch: Batch, answers: Sequence[Sequence[int]], model: nn.Module, pad_token_id: int) -> Batch:
@@ -250,7 +272,7 @@ def _joined_media(batches: Sequence[Batch], config: Any) -> dict[str, Any]:
         if _has_dummy_media(batch, config):
             continue
         for name, value in batch.items():
-            if name not in TOKEN_KEYS + RECOMPUTED_KEYS and value is not None:
+            if name not in (*TOKEN_KEYS, *RECOMPUTED_KEYS, REPEATED) and value is not None:
                 joined.setdefault(name, []).append(value)
     return {
         name: torch.cat(values) if isinstance(values[0], Tensor) else [item for value in values for item in value]

@@ -148,6 +148,8 @@ def phase_inputs(
                 content = None if item.name in WITHOUT_CONTENT else named_content(value, hashes)
                 if content is not None:
                     inputs[f"{item.name} (content)"] = content
+    if phase == "distill" and finetuning.kd_on_policy != 0:
+        inputs["max_new_tokens"] = arguments.generating.max_new_tokens  # of the sampled answers
     if phase in MODEL_PHASES:
 
         def fingerprints(paths: Any) -> list[Any]:

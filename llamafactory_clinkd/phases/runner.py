@@ -20,6 +20,7 @@ from transformers import set_seed
 
 from ..arguments import TRAINING_PHASES
 from ..generation.shards import UnfinishedError
+from ..kd.rollouts import ANSWER_FILES
 from ..rope.saved_positions import with_saved_positions
 from ..select import check_scorer
 from ..utils.io import content_hash
@@ -170,15 +171,21 @@ def _run_phase(
 
 def _check_resume(run: Run, phase: str, old: dict[str, int] | None, new: dict[str, int]) -> None:
     """Refuses a checkpoint of a training whose steps saw other rows; logs what else differs."""
-    if unsaved_state(run.settings) or last_whole_checkpoint(run.folder_of(phase)) is None or old in (None, new):
+    checkpoint = last_whole_checkpoint(run.folder_of(phase))
+    if unsaved_state(run.settings) or checkpoint is None or old in (None, new):
         return
     fault = fault_of_resume(old, new, run.recipe)
+    if any(checkpoint.glob(ANSWER_FILES)):
+        fault = (
+            f"{checkpoint} holds sampled answers for batches of {old}, found {new}. Continue with the former, or "
+            "remove this checkpoint to continue from the one before it"
+        )
     if fault is not None:
         raise ValueError(f"Phase `{phase}` cannot be continued: {fault}, or set `overwrite_output_dir: true`.")
     _log(
         run.ranks,
         f"Phase {phase} continues with {new} after {old}: each step sees the same rows. Random numbers (dropout, "
-        "noise) are other ones from here on.",
+        "noise, sampled answers) are other ones from here on.",
     )
 
 

@@ -65,7 +65,8 @@ def check_recipe(arguments: Any) -> None:
     if distils and finetuning.kd_method == "vkd" and (training.fsdp or (training.deepspeed and training.fp16)):
         raise ValueError(UNSUPPORTED_ENGINE)
     if distils and getattr(finetuning, "kd_on_policy", 0) > 0:
-        check_on_policy(data)
+        check_on_policy(data, generating.max_new_tokens if generating else 1)
+        _warn_of_unused(finetuning)
     for switch in ("use_kt", "use_unsloth"):
         if getattr(model, switch, False):
             raise ValueError(f"`{switch}: true` replaces the model that ClinKD extends. Set it to false.")
@@ -86,6 +87,20 @@ def check_recipe(arguments: Any) -> None:
     _check_positions(model, finetuning, data)
     names = [name for key in ("dataset", "eval_dataset") for name in getattr(data, key) or ()]
     warn_of_conventions(model.model_name_or_path, dict.fromkeys(names), data.dataset_dir, finetuning.image_square)
+
+
+def _warn_of_unused(finetuning: Any) -> None:
+    """Names the keys that act on batches with a ground truth, where ``kd_on_policy: 1`` leaves none."""
+    written = {
+        "kd_alpha": "kd_alpha" in finetuning.clinkd_written,
+        "pseudo_label_target": finetuning.pseudo_label_target == "pseudo_label" and not finetuning.kd_teacher_prompt,
+    }
+    for key in (key for key, holds in written.items() if holds and finetuning.kd_on_policy == 1):
+        logger.warning(
+            "`%s: %s` has no effect on the loss: with `kd_on_policy: 1` every batch is sampled. Lower `kd_on_policy`, "
+            "or remove the key.",
+            key, getattr(finetuning, key),
+        )  # fmt: skip
 
 
 def _check_resume(training: Any) -> None:

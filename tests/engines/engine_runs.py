@@ -48,7 +48,7 @@ def executed_at_start(folder: Path, code: str) -> dict[str, str]:
     """The environment in which every Python process executes ``code`` first."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(code)
-    return {"PYTHONPATH": str(folder)}
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
 def deepspeed_config(folder: Path, stage: int) -> str:

@@ -4,7 +4,9 @@
 """On-policy distillation with every teacher kind, and with odd rows, models and recipes."""
 
 import math
+import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_
 from llamafactory_clinkd.kd import on_policy_trainer
 from llamafactory_clinkd.kd.rollouts import Rollouts
 from llamafactory_clinkd.kd.teacher import OffloadedTeacher, Teacher
+from llamafactory_clinkd.phases.validation import _warn_of_unused
 from llamafactory_clinkd.utils.io import read_json, write_json
 
 
@@ -168,6 +171,29 @@ def test_rows_without_an_image_and_with_two(small_workspace, tmp_path, rounds, m
     assert len(rounds[0][1].answers) == 4 and all(rounds[0][1].answers)
 
 
+def test_rows_that_do_not_fill_the_last_batch_and_window(small_workspace, tmp_path, rounds):
+    """Batches of 3, 3 and 1 rows, some without an image, in windows of two: as every row in a batch of its own."""
+    rows = read_json(small_workspace / "data" / "train.json")[:7]
+    for number, row in enumerate(rows):
+        row["images"] = [str(small_workspace / "data" / name) for name in row["images"]]
+        if number % 3 == 1:
+            row["images"], question = [], row["messages"][0]
+            question["content"] = question["content"].replace("<image>", "")
+    write_json(tmp_path / "rows.json", rows)
+    write_dataset_info(tmp_path, {"odd": dataset_info_entry("rows.json")})
+    keys = KEYS | {"dataset": "odd", "dataset_dir": str(tmp_path), "disable_shuffling": True, "kd_epochs": 2}
+    keys |= {"kd_rollout_temperature": 0.0, "kd_rollout_every": 9, "learning_rate": 1e-3}
+    ones = distil(small_workspace, tmp_path / "ones", gradient_accumulation_steps=6, **keys)
+    singly = [answer for _, result in rounds for answer in result.answers]
+    rounds.clear()
+    keys |= {"per_device_train_batch_size": 3, "dataloader_num_workers": 2}
+    threes = distil(small_workspace, tmp_path / "threes", **keys)
+    assert [answer for _, result in rounds for answer in result.answers] == singly and len(singly) == 14
+    assert len(history(threes, PARTS)) == 4
+    for ours, theirs in zip(history(ones, PARTS), history(threes, PARTS), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
 def test_pseudo_labels_as_targets_of_the_other_batches(small_workspace, tmp_path, rounds):
     keys = {"clinkd_phases": "pseudo_label,distill", "pseudo_label_target": "pseudo_label", "kd_on_policy": 0.5}
     out = distil(small_workspace, tmp_path / "out", **KEYS | keys | {"kd_epochs": 2})
@@ -221,6 +247,21 @@ def test_noise_without_alpha_acts_on_rollouts(small_workspace, tmp_path):
         get_train_args(recipe(small_workspace, tmp_path / "out", **keys))
 
 
+def test_what_has_no_effect_without_ground_truths_is_named(small_workspace, tmp_path, caplog):
+    """The line of the first batch has the divergence of sampled tokens, which have no cross-entropy."""
+    out = distil(small_workspace, tmp_path / "out", **KEYS | {"kd_alpha": 0.7, "kd_rollout_temperature": 0.0})
+    assert "`kd_alpha: 0.7` has no effect on the loss: with `kd_on_policy: 1` every batch" in caplog.text
+    assert "pseudo_label_target" not in caplog.text and "cross-entropy" not in caplog.text
+    (line,) = re.findall(r"First batch, 6 sampled tokens: distillation ([\d.]+), teacher's entropy", caplog.text)
+    assert float(line) == pytest.approx(history(out, PARTS)[0]["kl_on_policy"], rel=0.5) and float(line) > 0
+
+    keys = {"clinkd_written": (), "kd_on_policy": 1.0, "pseudo_label_target": "pseudo_label"}
+    for hint, named in ((None, True), ("{answer}", False)):  # a hint has the label
+        caplog.clear()
+        _warn_of_unused(SimpleNamespace(**keys, kd_teacher_prompt=hint))
+        assert ("`pseudo_label_target: pseudo_label` has no effect" in caplog.text) == named
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -230,6 +271,9 @@ def test_noise_without_alpha_acts_on_rollouts(small_workspace, tmp_path):
         ({"kd_on_policy": 0.0, "kd_rollout_every": 2}, "kd_rollout_every: 2"),
         ({"kd_rollout_every": 0}, "kd_rollout_every: 0"),
         ({"kd_rollout_top_p": 0.0}, "kd_rollout_top_p: 0"),
+        ({"kd_rollout_top_p": 0.5, "kd_rollout_temperature": 0.0}, "kd_rollout_top_p: 0.5.*takes the likeliest token"),
+        ({"kd_rollout_temperature": 1e-45}, "kd_rollout_temperature: 1e-45.*0, or at least 0.001"),
+        ({"kd_teacher_prompt": "{answer} or {answer}"}, "kd_teacher_prompt.*one {answer}"),
     ],
 )
 def test_recipes_that_are_refused(small_workspace, tmp_path, changes, message):

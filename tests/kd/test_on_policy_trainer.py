@@ -3,14 +3,20 @@
 
 """On-policy distillation through stock's own entry point."""
 
+import shutil
+
 import pytest
 import torch
 from kd_runs import StopAt, direct_losses, distil, history, same_bits, teacher_adapter, weights
 
+from llamafactory_clinkd.kd.rollouts import prompts_of
 from llamafactory_clinkd.rope import apply_rope
+from llamafactory_clinkd.utils.io import read_json, write_json
 
 
-ROLLOUT = ("rollout_length", "rollout_ended", "rollout_cut", "rollout_empty", "rollout_seconds")
+ROLLOUT = (
+    "rollout_length", "rollout_ended", "rollout_cut", "rollout_truncated", "rollout_empty", "rollout_seconds"
+)  # fmt: skip
 PARTS = ("loss", "kl_on_policy", "kl_off_policy", "ce", "on_policy_share", *ROLLOUT)
 KEYS = {"kd_on_policy": 0.5, "kd_rollout_every": 3, "per_device_train_batch_size": 1, "pseudo_label_samples": 8}
 
@@ -79,3 +85,26 @@ def test_rollouts_follow_the_recipes_temperature_and_length(small_workspace, tmp
         found.append([answer for _, result in rounds for answer in result.answers])
         assert max(map(len, found[-1])) <= 3
     assert found[0] == found[1] and found[0] != found[2] and found[0] != found[3]
+
+
+def test_answers_end_at_the_recipes_length(small_workspace, tmp_path, rounds, caplog):
+    """``max_new_tokens`` is larger than ``cutoff_len``, and that is larger than the models' positions."""
+    models = {}
+    for name, key in (("student", "model_name_or_path"), ("teacher", "ref_model")):
+        copied = shutil.copytree(small_workspace / name, tmp_path / name)
+        config = read_json(copied / "config.json")
+        config["text_config"]["max_position_embeddings"] = 64 if name == "student" else 70
+        write_json(copied / "config.json", config)
+        models[key] = str(copied)
+    keys = KEYS | models | {"max_new_tokens": 200, "per_device_train_batch_size": 2, "kd_on_policy": 1.0}
+    out = distil(small_workspace, tmp_path / "out", cutoff_len=70, **keys)
+    lengths = [
+        len(prompt) + len(answer)
+        for batches, result in rounds
+        for prompt, answer in zip([p for batch in batches for p in prompts_of(batch)], result.answers, strict=True)
+    ]
+    assert max(lengths) == 70 > min(lengths)
+    shares = [entry["rollout_truncated"] for entry in history(out, ROLLOUT) if entry]
+    assert shares == [result.truncated / len(result.answers) for _, result in rounds] and max(shares) > 0
+    assert caplog.text.count("`cutoff_len: 70` ends") == 1 and "before `max_new_tokens: 200`" in caplog.text
+    assert "the student's `max_position_embeddings` of 64" in caplog.text and "the teacher's `max_p" not in caplog.text

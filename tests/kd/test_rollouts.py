@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from llamafactory_clinkd.kd.rollouts import check_on_policy, is_on_policy, prompts_of, sample, with_rollouts
+from llamafactory_clinkd.kd.rollouts import (
+    MEDIA_TOKENS,
+    check_on_policy,
+    is_on_policy,
+    prompts_of,
+    sample,
+    with_rollouts,
+)
 
 
 PAD, END, IMAGE = 0, 9, 7
@@ -77,6 +84,48 @@ def test_a_prompt_that_was_cut_before_its_answers_opening_is_not_continued():
         model = Scripted([[3, 9], [3, 9], [6, 9]])
         result = sample(model, [batch(rows)], settings=SETTINGS, seed=0, **options)
         assert result.answers == answers and result.ended == sum(map(bool, answers))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id", "vision_end_token_id",
+        "image_start_token_id", "video_start_token_id", "audio_start_token_id",
+    ],
+)  # fmt: skip
+def test_an_answer_ends_before_every_token_that_announces_media(name):
+    """Qwen2.5-Omni counts the start tokens of a row's audio, GLM-4V its image's start and end."""
+    model = Scripted([[3, 8, 9], [8, 3, 9]])
+    model.config = SimpleNamespace(**{name: 8})
+    result = sample(model, [batch([([1], [9]), ([2], [9])])], settings=SETTINGS, seed=0)
+    assert result == ([[3], []], 0, 2, 0) and name in MEDIA_TOKENS
+
+
+def test_rows_repeated_at_an_epochs_end_are_neither_sampled_nor_counted():
+    """accelerate marks the last batch of every epoch whose rows do not fill it, also when no row is repeated."""
+    media = {"pixel_values": torch.ones(2, 3), "image_grid_thw": torch.tensor([[1, 1, 1]] * 2)}
+    rows = batch([([IMAGE, 1], [9]), ([IMAGE, 2], [9])], **media)
+    for repeated, answers in ((0, [[3, 9], [4, 9]]), (1, [[3, 9], []]), (2, [[], []])):
+        model = Scripted([[3, 9], [4, 9]])
+        result = sample(model, [rows | {"clinkd_repeated": repeated}], settings=SETTINGS, seed=0)
+        assert result == (answers, 2 - repeated, 0, 0)
+        assert (model.inputs is None) == (repeated == 2)
+        new = with_rollouts(rows | {"clinkd_repeated": repeated}, result.answers, Scripted(), PAD)
+        assert new["clinkd_repeated"] == repeated
+
+
+def test_prompt_and_answer_together_have_at_most_the_recipes_length():
+    """Prompts of 2, 4 and 5 tokens, ``max_new_tokens`` 4; one answer ends by itself at the limit."""
+    rows = [([1, 2], [9]), ([1, 2, 3, 4], [9]), ([1, 2, 3, 4, 5], [9]), ([1, 2, 3, 4], [9])]
+    model = Scripted([[3, 3, 3, 3], [4, 4, 4, 9], [5, 5, 5, 5], [6, 9]])
+    result = sample(model, [batch(rows)], settings=SETTINGS, seed=0, cutoff_len=6)
+    assert result == ([[3, 3, 3, 3], [4, 4], [5], [6, 9]], 1, 0, 2)
+    new = with_rollouts(batch(rows), result.answers, Scripted(), PAD)
+    assert new["attention_mask"].sum(1).tolist() == [6, 6, 6, 6]
+
+    model = Scripted([[4, 4, 4, 9], [5, 7, 9]])
+    result = sample(model, [batch(rows[1:3])], settings=SETTINGS, seed=0, cutoff_len=6)
+    assert result == ([[4, 4], [5]], 0, 0, 2) and model.inputs["max_new_tokens"] == 2
 
 
 def test_media_of_all_batches_are_joined_in_the_order_of_their_rows():
@@ -152,6 +201,14 @@ def test_the_share_of_sampled_batches_and_its_seed(share):
 @pytest.mark.parametrize("key", ["packing", "neat_packing", "streaming", "train_on_prompt"])
 def test_data_without_one_answer_a_row_are_refused(key):
     keys = dict.fromkeys(("packing", "neat_packing", "streaming", "train_on_prompt"), False)
-    check_on_policy(SimpleNamespace(**keys))
+    check_on_policy(SimpleNamespace(**keys), 1)
+    keys |= {key: True, "packing": key.endswith("packing")}  # LLaMA-Factory sets `packing` with `neat_packing`
     with pytest.raises(ValueError, match=f"`{key}: true`.*Set `{key}: false`"):
-        check_on_policy(SimpleNamespace(**keys | {key: True}))
+        check_on_policy(SimpleNamespace(**keys), 1)
+
+
+def test_answers_without_a_token_are_refused():
+    keys = dict.fromkeys(("packing", "neat_packing", "streaming", "train_on_prompt"), False)
+    for number in (0, -5):
+        with pytest.raises(ValueError, match=f"max_new_tokens: {number}.*at least 1"):
+            check_on_policy(SimpleNamespace(**keys), number)

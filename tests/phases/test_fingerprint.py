@@ -98,6 +98,12 @@ def test_batch_size_counts_where_answers_are_sampled(workspace):
         assert len(changed_inputs(before, after)) == changes
 
 
+def test_length_of_answers_counts_where_distillation_samples_them(workspace):
+    for share, changes in {0.0: [], 0.5: ["max_new_tokens was 6, is 9"]}.items():
+        before, after = (inputs_of(workspace, kd_on_policy=share, max_new_tokens=tokens) for tokens in (6, 9))
+        assert changed_inputs(before, after) == changes
+
+
 def test_data_folder_may_move_but_not_its_images_alone(workspace, tmp_path):
     moved = shutil.copytree(workspace / "data", tmp_path / "data")
     assert inputs_of(workspace) == inputs_of(workspace, dataset_dir=str(moved))
