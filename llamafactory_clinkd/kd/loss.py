@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..training.lm_head import IGNORE_INDEX
 from .divergence import beta_of, divergence_
 from .fused_linear import PrecomputedGradient, Projection, fused_linear_loss
+from .loss_options import LossOptions, check_options, check_projection, check_top, supervised_rows
+from .partition import TopLogprobs, partition_divergence
 
 
 class DistillLoss(NamedTuple):
@@ -52,21 +53,6 @@ class DistillLoss(NamedTuple):
     """Supervised rows of this call, int64."""
 
 
-class _Options(NamedTuple):
-    """The options of :func:`distill_loss`."""
-
-    alpha: float
-    temperature: float
-    temperature_squared: bool = True
-    noise_std: float = 0.0
-    generator: torch.Generator | None = None
-    num_items: int | float | torch.Tensor | None = None
-    chunk_size: int | None = None
-    divergence: str = "forward_kl"
-    beta: float | None = None
-    on_policy: torch.Tensor | bool | None = None
-
-
 def distill_loss(
     student_hidden: torch.Tensor,
     student_head: torch.Tensor,
@@ -86,6 +72,7 @@ def distill_loss(
     divergence: str = "forward_kl",
     beta: float | None = None,
     on_policy: torch.Tensor | bool | None = None,
+    teacher_top: TopLogprobs | None = None,
 ) -> DistillLoss:
     """Eq. 16 from final hidden states and head weights, in chunks of rows.
 
@@ -113,6 +100,8 @@ def distill_loss(
         beta: Weight of the teacher in the mixture of ``jsd``, 0 to 1; None is 0.5.
         on_policy: ``[N]`` bool, the rows that the student sampled; True for all, None for none. They have no
             cross-entropy, and their L_KD enters the loss with weight 1, whatever ``alpha`` is.
+        teacher_top: In place of the teacher's hidden states and head, its likeliest ids of the ``N`` rows; L_KD is
+            then that on the cells of :mod:`.partition`. Temperature 1, no noise.
 
     Returns:
         The loss and its terms. If every label is -100 the loss is 0 and its gradient finite and 0.
@@ -125,7 +114,7 @@ def distill_loss(
         raise ValueError("teacher_hidden and teacher_head belong together: pass both, or None for both.")
     student = Projection(student_hidden, student_head, student_bias)
     teacher = None if teacher_hidden is None else Projection(teacher_hidden, teacher_head, teacher_bias)
-    options = _Options(
+    options = LossOptions(
         alpha,
         temperature,
         temperature_squared,
@@ -136,6 +125,7 @@ def distill_loss(
         divergence,
         beta,
         on_policy,
+        teacher_top,
     )
     return _distill(student, teacher, labels, options)
 
@@ -149,17 +139,24 @@ def logits_distill_loss(
     logits are already rounded; prefer :func:`distill_loss` where the head can be used directly.
     """
     teacher = None if teacher_logits is None else Projection(teacher_logits)
-    return _distill(Projection(student_logits), teacher, labels, _Options(**options))
+    return _distill(Projection(student_logits), teacher, labels, LossOptions(**options))
 
 
-def _distill(student: Projection, teacher: Projection | None, labels: torch.Tensor, options: _Options) -> DistillLoss:
+def _distill(
+    student: Projection, teacher: Projection | None, labels: torch.Tensor, options: LossOptions
+) -> DistillLoss:
     """Checks the input, computes sums and gradients, normalises them and ties them to the graph."""
-    _check_options(options, teacher)
-    _check_projection("student", student, labels)
+    top = options.teacher_top
+    check_options(options, teacher)
+    check_projection("student", student, labels)
+    if top is not None:
+        check_top(top, labels, student.width)
     if teacher is not None:
-        _check_projection("teacher", teacher, labels)
+        check_projection("teacher", teacher, labels)
         teacher = teacher.detach()
-    rows, row_labels = _supervised_rows(labels, student.width)
+    rows, row_labels = supervised_rows(labels, student.width)
+    if top is not None:
+        top = TopLogprobs(top.ids[rows], top.logprobs[rows])
     if options.on_policy is True:
         row_labels = torch.stack([row_labels, torch.ones_like(row_labels)], dim=1)
     elif options.on_policy is not None:
@@ -167,12 +164,16 @@ def _distill(student: Projection, teacher: Projection | None, labels: torch.Tens
             found = f"{list(options.on_policy.shape)} {options.on_policy.dtype}"
             raise ValueError(f"on_policy is {found}; expected bool of the labels' shape {list(labels.shape)}.")
         row_labels = torch.stack([row_labels, options.on_policy[rows].long()], dim=1)
+    elif top is not None:
+        row_labels = torch.stack([row_labels, torch.zeros_like(row_labels)], dim=1)
+    if top is not None:
+        row_labels = torch.cat([row_labels, torch.arange(len(rows), device=rows.device)[:, None]], dim=1)
     need = tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in student)
     device = student.x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     with torch.no_grad(), torch.autocast(device, enabled=False):
         sums, gradients = fused_linear_loss(
-            student.detach(), teacher, rows, row_labels, functools.partial(_ce_kl_block_, options=options),
+            student.detach(), teacher, rows, row_labels, functools.partial(_ce_kl_block_, options=options, top=top),
             stats=6, need=need, chunk_size=options.chunk_size, autocast=autocast,
         )  # fmt: skip
 
@@ -196,25 +197,36 @@ def _distill(student: Projection, teacher: Projection | None, labels: torch.Tens
 
 
 def _ce_kl_block_(
-    z: torch.Tensor, t: torch.Tensor | None, labels: torch.Tensor, need_grad: bool, options: _Options
+    z: torch.Tensor,
+    t: torch.Tensor | None,
+    labels: torch.Tensor,
+    need_grad: bool,
+    options: LossOptions,
+    top: TopLogprobs | None,
 ) -> torch.Tensor:
-    """The :data:`.fused_linear.Kernel`, Eq. 12-16 for a few rows; ``labels`` is ``[R]``, or ``[R, 2]`` with on-policy.
+    """The :data:`.fused_linear.Kernel`, Eq. 12-16 for a few rows.
 
-    Returns ``[6, R]``: CE, KD (scaled), KD on-policy, top-1 agreement, teacher entropy, teacher mass outside the
-    shared ids.
+    ``labels`` is ``[R]``, or ``[R, 2]`` with on-policy, or ``[R, 3]`` with the numbers of the rows in ``top``. Returns
+    ``[6, R]``: CE, KD (scaled), KD on-policy, top-1 agreement, teacher entropy, teacher mass outside the shared ids.
     """
-    labels, sampled = labels.unbind(1) if labels.dim() == 2 else (labels, None)
+    labels, sampled, numbers = (*(labels.unbind(1) if labels.dim() == 2 else (labels,)), None, None)[:3]
     sampled = None if sampled is None else sampled.to(z.dtype)
     alpha, temperature, generator = options.alpha, options.temperature, options.generator
+    beta = beta_of(options.divergence, options.beta)
     kd_scale = temperature**2 if options.temperature_squared else 1.0
     stats = z.new_zeros(6, z.shape[0])
     log_p = torch.log_softmax(z, dim=-1)
     stats[0] = -log_p.gather(1, labels[:, None]).squeeze(1)
-    if t is not None:
-        shared = min(z.shape[1], t.shape[1])
-        z_k, t_k = z[:, :shared], t[:, :shared]
-        top = t_k.argmax(dim=-1, keepdim=True)
-        stats[3] = (z_k.gather(1, top) >= z_k.amax(dim=-1, keepdim=True)).squeeze(1)
+    shared = z.shape[1] if t is None else min(z.shape[1], t.shape[1])
+    z_k, has_teacher = z[:, :shared], t is not None or top is not None
+    if has_teacher:
+        first = t[:, :shared].argmax(dim=-1, keepdim=True) if top is None else top.ids[numbers, :1]
+        stats[3] = (z_k.gather(1, first) >= z_k.amax(dim=-1, keepdim=True)).squeeze(1)
+    if top is not None:
+        some = TopLogprobs(top.ids[numbers], top.logprobs[numbers])
+        stats[1], gradient, stats[4] = partition_divergence(z, some, beta)
+    elif t is not None:
+        t_k = t[:, :shared]
         if t.shape[1] > shared:
             scaled = t / temperature
             stats[5] = (scaled[:, shared:].logsumexp(dim=-1) - scaled.logsumexp(dim=-1)).exp()
@@ -230,66 +242,21 @@ def _ce_kl_block_(
         log_pt = torch.log_softmax(t_k / temperature, dim=-1).clamp_(min=lowest)
         p_t = log_pt.exp()
         stats[4] = -torch.linalg.vecdot(p_t, log_pt)
-        divergence, gradient = divergence_(log_pt, log_ps, p_t, beta_of(options.divergence, options.beta))
+        divergence, gradient = divergence_(log_pt, log_ps, p_t, beta)
         stats[1] = divergence * kd_scale
     if sampled is not None:
         stats[2] = stats[1] * sampled
         stats[:2] *= 1 - sampled
     if need_grad:
         torch.exp(log_p, out=z)
-        if t is not None and sampled is not None:
+        if has_teacher and sampled is not None:
             z.mul_((1 - sampled)[:, None])
             weight = alpha + sampled  # of the KD term: 1 + alpha for on-policy rows, divided by it below
             z_k.addcmul_(gradient, weight[:, None], value=kd_scale / temperature)
-        elif t is not None:
+        elif has_teacher:
             z_k.add_(gradient, alpha=alpha * kd_scale / temperature)
         # The gradient of a softmax sums to 0. Late in training 1 - p(label) has no digits left; the others have all.
         z.scatter_(1, labels[:, None], 0.0)
         z.scatter_(1, labels[:, None], -z.sum(dim=-1, keepdim=True))
         z.mul_(1 / (1 + alpha))
     return stats
-
-
-def _check_options(options: _Options, teacher: Projection | None) -> None:
-    if not options.alpha >= 0:
-        raise ValueError(f"alpha is {options.alpha}; it must be at least 0 (the paper uses 0.5).")
-    if not options.temperature > 0:
-        raise ValueError(f"temperature is {options.temperature}; it must be above 0 (the paper uses 0.5).")
-    if not options.noise_std >= 0:
-        raise ValueError(f"noise_std is {options.noise_std}; it must be at least 0, and 0 switches the noise off.")
-    if options.chunk_size is not None and options.chunk_size < 1:
-        raise ValueError(f"chunk_size is {options.chunk_size}; it must be at least 1, or None to choose by memory.")
-    beta_of(options.divergence, options.beta)
-    if teacher is None and options.on_policy is not None:
-        raise ValueError("on_policy marks rows without a ground truth, but there is no teacher. Pass one.")
-    if teacher is None and options.alpha != 0:
-        raise ValueError(f"alpha is {options.alpha} but there is no teacher. Pass one, or alpha=0 for plain CE.")
-
-
-def _check_projection(who: str, side: Projection, labels: torch.Tensor) -> None:
-    x, weight, bias = side
-    kind = "logits" if weight is None else "hidden"
-    if labels.dim() != 1 or x.dim() != 2 or x.shape[0] != labels.shape[0]:
-        raise ValueError(
-            f"{who}_{kind} is {list(x.shape)} and labels are {list(labels.shape)}; expected [N, width] and [N] with "
-            "one N. Flatten batch and sequence first."
-        )
-    if weight is not None and (weight.dim() != 2 or weight.shape[1] != x.shape[1]):
-        raise ValueError(
-            f"{who}_head is {list(weight.shape)}, but {who}_hidden is {list(x.shape)}; expected "
-            f"[V, {x.shape[1]}]. Under ZeRO-3 or FSDP gather the weight first."
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"{who}_bias is {list(bias.shape)}; expected [{weight.shape[0]}].")
-
-
-def _supervised_rows(labels: torch.Tensor, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of the supervised rows and their labels, both ``[n]``."""
-    rows = (labels != IGNORE_INDEX).nonzero().squeeze(1)
-    row_labels = labels[rows]
-    if len(rows) and not (0 <= int(row_labels.min()) and int(row_labels.max()) < vocabulary):
-        raise ValueError(
-            f"labels span {int(row_labels.min())} to {int(row_labels.max())}, but the student has {vocabulary} ids. "
-            f"Use {IGNORE_INDEX} for rows without supervision, and check that the tokenizer is the student's."
-        )
-    return rows, row_labels
