@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
-from .key_conflicts import check_conflicts
+from .key_conflicts import OPTIONAL, RANGES, check_conflicts
 from .utils.clip import BIOMED_CLIP
 from .utils.value_checks import bad_value, did_you_mean, parse_numbers, require_range, require_type, split_list
 
@@ -36,23 +36,7 @@ def _key(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-RANGES: dict[tuple[str, ...], dict[str, Any]] = {
-    ("mcg_alpha_h", "mcg_alpha_w", "mcg_gap"): {"minimum": 1, "maximum": 10_000, "integer": True},
-    (
-        "pseudo_label_samples", "correction_rounds", "correction_candidates", "correction_concurrency",
-        "sasg_candidates", "correction_max_samples", "correction_max_requests", "generation_concurrency",
-    ): {"minimum": 1, "maximum": 10**9, "integer": True},
-    ("kd_alpha", "kd_noise_std"): {"maximum": 10_000},
-    # Outside, logits / T or T^2 leave the range in which a softmax can still be told from a constant.
-    ("kd_temperature",): {"minimum": 0.001, "maximum": 1000},
-    ("kd_epochs",): {"maximum": 100_000, "open_minimum": True},
-    ("correction_threshold", "correction_iou", "kd_on_policy", "kd_beta"): {"maximum": 1},
-    ("kd_rollout_temperature",): {"maximum": 1000},
-    ("kd_rollout_top_p",): {"maximum": 1, "open_minimum": True},
-    ("kd_rollout_every",): {"minimum": 1, "maximum": 10_000, "integer": True},
-}  # fmt: skip
 PARSED = ("clinkd_phases", "generation_phases", "rope_sections", "correction_token_prices")
-OPTIONAL = ("correction_max_samples", "correction_max_requests", "kd_beta")
 
 
 @dataclass
@@ -123,6 +107,23 @@ class ClinkdArguments:
         False,
         "Whether or not to keep the teacher's weights in CPU memory and move each layer to the GPU for its forward "
         "pass, in the distill phase.",
+    )
+    kd_teacher_base_url: str | None = _key(
+        None,
+        "Base URL of a vLLM server (--enable-scale-out) whose log-probabilities are the teacher of the distill phase, "
+        "in place of ref_model. It needs kd_temperature 1. The API key is read from OPENAI_API_KEY.",
+    )
+    kd_teacher_model: str | None = _key(None, "Name of the model at that server. Default: the only one.")
+    kd_teacher_top_k: int = _key(
+        20,
+        "Likeliest tokens of each position that the server's teacher gives, >= 1; the others are one class. Above 20 "
+        "the server needs --max-logprobs.",
+    )
+    kd_teacher_allow_remote: bool = _key(
+        False, "Whether or not rows with their medical pictures may be sent to a server that is not on this machine."
+    )
+    kd_teacher_allow_http: bool = _key(
+        False, "Whether or not that server may be reached by plain http, which machines on the way can read."
     )
     pseudo_label_samples: int = _key(
         30000, "Size of the random, seeded subset that the teacher labels and the student is distilled on."

@@ -1,11 +1,30 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Conflicts between ClinKD's keys, and with LLaMA-Factory's keys of the same argument group."""
+"""Ranges of ClinKD's keys, and conflicts between them and with LLaMA-Factory's keys of the same argument group."""
 
 from typing import Any
 
 from .utils.value_checks import bad_value
+
+
+RANGES: dict[tuple[str, ...], dict[str, Any]] = {
+    ("mcg_alpha_h", "mcg_alpha_w", "mcg_gap"): {"minimum": 1, "maximum": 10_000, "integer": True},
+    (
+        "pseudo_label_samples", "correction_rounds", "correction_candidates", "correction_concurrency",
+        "sasg_candidates", "correction_max_samples", "correction_max_requests", "generation_concurrency",
+        "kd_teacher_top_k",
+    ): {"minimum": 1, "maximum": 10**9, "integer": True},
+    ("kd_alpha", "kd_noise_std"): {"maximum": 10_000},
+    # Outside, logits / T or T^2 leave the range in which a softmax can still be told from a constant.
+    ("kd_temperature",): {"minimum": 0.001, "maximum": 1000},
+    ("kd_epochs",): {"maximum": 100_000, "open_minimum": True},
+    ("correction_threshold", "correction_iou", "kd_on_policy", "kd_beta"): {"maximum": 1},
+    ("kd_rollout_temperature",): {"maximum": 1000},
+    ("kd_rollout_top_p",): {"maximum": 1, "open_minimum": True},
+    ("kd_rollout_every",): {"minimum": 1, "maximum": 10_000, "integer": True},
+}  # fmt: skip
+OPTIONAL = ("correction_max_samples", "correction_max_requests", "kd_beta")
 
 
 def check_conflicts(settings: Any) -> None:
@@ -13,12 +32,15 @@ def check_conflicts(settings: Any) -> None:
     distils = "distill" in settings.clinkd_phases and settings.kd_method != "none"
     teacher = getattr(settings, "ref_model", None) or getattr(settings, "ref_model_adapters", None)
     labels = "pseudo_label" in settings.clinkd_phases and not answers_by_server(settings, "pseudo_label")
-    if (distils or labels) and not teacher:
+    served = settings.kd_teacher_base_url is not None
+    if ((distils and not served) or labels) and not teacher:
         raise ValueError(
             f"`ref_model` is missing: the phases {settings.clinkd_phases} with `kd_method: {settings.kd_method}` need "
             "a teacher. Set `ref_model` (and `ref_model_adapters`, `ref_model_quantization_bit`) to its name or "
             "path, or take pseudo_label and distill out of `clinkd_phases`."
         )
+    rewords = settings.corrector == "teacher" and "correct" in settings.clinkd_phases
+    _check_served_teacher(settings, distils, uses_local=labels or rewords)
     if settings.corrector == "teacher" and "correct" in settings.clinkd_phases and not teacher:
         raise ValueError("`corrector: teacher` needs a teacher. Set `ref_model`, or `corrector: offline`.")
     if settings.pseudo_label_target == "pseudo_label" and "pseudo_label" not in settings.clinkd_phases:
@@ -72,6 +94,36 @@ def _check_server(settings: Any) -> None:
     if answers_by_server(settings, "correct") and settings.correction_outputs == "forward":
         allowed = "generate where `generation_phases` contains correct"
         raise bad_value("correction_outputs", "forward", allowed, "set one of them")
+
+
+def _check_served_teacher(settings: Any, distils: bool, *, uses_local: bool) -> None:
+    """Conflicts of ``kd_teacher_base_url``; ``uses_local`` is whether another phase uses ``ref_model``."""
+    if settings.kd_teacher_base_url is None:
+        for key in ("model", "top_k", "allow_remote", "allow_http"):
+            name = f"kd_teacher_{key}"
+            if getattr(settings, name) != type(settings).__dataclass_fields__[name].default:
+                fix = "set it, or remove the key"
+                raise bad_value(name, getattr(settings, name), "no value without `kd_teacher_base_url`", fix)
+        return
+    with_server = "with `kd_teacher_base_url`"
+    allowed = {
+        "kd_method": ("pseudo_kd", f"pseudo_kd {with_server}, which gives no hidden states"),
+        "kd_temperature": (1, f"1 {with_server}: the logits behind the server's tail are unknown"),
+        "kd_noise_std": (0, f"0 {with_server}: the logits behind the server's tail are unknown"),
+        "kd_cache": ("off", f"off {with_server}, whose log-probabilities are always cached"),
+        "kd_teacher_offload": (False, f"false {with_server}: no teacher is loaded"),
+        "kd_teacher_prompt": (None, f"no value {with_server}"),
+    }
+    local = ("ref_model", "ref_model_adapters", "ref_model_quantization_bit")
+    if not uses_local:
+        allowed |= dict.fromkeys(local, (None, f"no value {with_server}, which is the teacher"))
+    if not distils:
+        raise bad_value(
+            "kd_teacher_base_url", settings.kd_teacher_base_url, "no value without the phase distill", "remove the key"
+        )
+    for key, (value, expected) in allowed.items():
+        if (getattr(settings, key, None) or None) != (value or None):
+            raise bad_value(key, getattr(settings, key), expected, "change one of them")
 
 
 def _check_on_policy(settings: Any, distils: bool) -> None:

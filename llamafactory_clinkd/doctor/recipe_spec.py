@@ -71,8 +71,9 @@ class RecipeSpec:
 
     @property
     def distils(self) -> bool:
-        """Whether phase distill has a teacher."""
-        return "distill" in self.keys["clinkd_phases"] and self.keys["kd_method"] != "none" and bool(self.teacher)
+        """Whether phase distill has a teacher on the run's GPUs."""
+        distils = "distill" in self.keys["clinkd_phases"] and self.keys["kd_method"] != "none"
+        return distils and bool(self.teacher) and not self.keys["kd_teacher_base_url"]
 
     @property
     def trains_head(self) -> bool:

@@ -214,17 +214,15 @@ class ChatRows:
     """The messages of aligned rows; pictures are PNG data URLs with the pixels that the local model sees."""
 
     def __init__(self, aligned: Any, template: Any, processor: Any) -> None:
-        self._aligned, self._template, self._processor = aligned, template, processor
-        plugin = template.mm_plugin
-        if hasattr(plugin, "clinkd_limits"):
-            plugin.clinkd_limits = processor_limits(getattr(processor, "image_processor", None))
+        self._aligned, self._template = aligned, template
+        self._pictures = Pictures(template, processor)
 
     def __call__(self, index: int) -> list[dict[str, Any]]:
         """Raises ValueError for a row that a chat cannot express, FileNotFoundError without its picture."""
         row = self._aligned[index]
         if row.get("_videos") or row.get("_audios") or row.get("_tools"):
             raise ValueError("Videos, audio and tools are not sent to a server.")
-        images = iter(self._data_urls(row.get("_images") or []))
+        images = iter(self._pictures(row.get("_images") or []))
         system = row.get("_system") or self._template.default_system
         messages = [{"role": "system", "content": system}] if system else []
         for message in row["_prompt"]:
@@ -239,12 +237,21 @@ class ChatRows:
             messages.append({"role": message["role"], "content": parts if len(texts) > 1 else message["content"]})
         return messages
 
-    def _data_urls(self, images: list[Any]) -> list[str]:
-        limits = (
-            {key: getattr(self._processor, key) for key in ("image_max_pixels", "image_min_pixels")} if images else {}
-        )
-        pictures = self._template.mm_plugin._regularize_images(images, **limits)["images"] if images else []
-        return [_data_url(picture) for picture in pictures]
+
+class Pictures:
+    """Images of a row -> PNG data URLs with the pixels that the local model sees."""
+
+    def __init__(self, template: Any, processor: Any) -> None:
+        self._plugin, self._processor = template.mm_plugin, processor
+        if hasattr(self._plugin, "clinkd_limits"):
+            self._plugin.clinkd_limits = processor_limits(getattr(processor, "image_processor", None))
+
+    def __call__(self, images: list[Any]) -> list[str]:
+        """Raises FileNotFoundError or ValueError for a picture that cannot be read."""
+        if not images:
+            return []
+        limits = {key: getattr(self._processor, key) for key in ("image_max_pixels", "image_min_pixels")}
+        return [_data_url(picture) for picture in self._plugin._regularize_images(images, **limits)["images"]]
 
 
 def _data_url(picture: Any) -> str:

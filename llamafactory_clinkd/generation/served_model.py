@@ -10,9 +10,10 @@ phase's own model, or with what the same server answered before, at the start an
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from ..utils.chat_client import ChatServer, RequestError
+from ..utils.chat_client import MAX_BODY, ChatServer, RequestError
 
 
 FIXED_ROWS = 4
@@ -34,11 +35,13 @@ class ServedModel:
     timeout: float = 600.0  # seconds for a whole request
     max_attempts: int = 6
     backoff: float = 1.0
+    key: str = "generation_model"  # the recipe's, for ``name``
+    max_body: int = MAX_BODY
     kind: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        attempts = {"max_attempts": self.max_attempts, "backoff": self.backoff}
-        self.server = ChatServer(self.url, timeout=self.timeout, **attempts)
+        limits = {"max_attempts": self.max_attempts, "backoff": self.backoff, "max_body": self.max_body}
+        self.server = ChatServer(self.url, timeout=self.timeout, **limits)
 
     def find_model(self) -> None:
         """Reads the served models; raises ServerError if the server does not answer or the name is not clear."""
@@ -46,12 +49,12 @@ class ServedModel:
         async def models(client: Any, _: Any) -> Any:
             return await self.server.retried(lambda: self.server.call(client.models.list))
 
-        found = {model.id: getattr(model, "owned_by", "") or "" for model in self._one(models).data}
+        found = {model.id: getattr(model, "owned_by", "") or "" for model in self.one(models).data}
         if self.name is None and len(found) != 1:
-            raise ServerError(f"{self.url} serves {sorted(found)}: name one as `generation_model`.")
+            raise ServerError(f"{self.url} serves {sorted(found)}: name one as `{self.key}`.")
         self.name = self.name or next(iter(found))
         if self.name not in found:
-            raise ServerError(f"{self.url} serves {sorted(found)}, not `generation_model: {self.name}`.")
+            raise ServerError(f"{self.url} serves {sorted(found)}, not `{self.key}: {self.name}`.")
         self.kind = found[self.name].lower()
 
     async def complete(
@@ -62,11 +65,19 @@ class ServedModel:
         body = {"model": self.name, "messages": messages, **options} | ({"extra_body": extra} if extra else {})
 
         async def request() -> Any:
-            completion = await self.server.complete(client, **body)
-            try:
-                return read(completion)
-            except (AttributeError, LookupError, TypeError):  # JSON or text, but not a completion with a message
-                raise RequestError("bad_body", transient=True) from None
+            return _read(await self.server.complete(client, **body), read)
+
+        return await self.server.retried(request)
+
+    async def post(self, client: Any, path: str, read: Callable[[Any], Any], **body: Any) -> Any:
+        """The same of a request to ``path`` beside the ``/v1`` of the URL; ``read`` gets the JSON of the response."""
+        address = self.url.rstrip("/").removesuffix("/v1") + path
+
+        async def request() -> Any:
+            body_of_model = {"model": self.name, **body}
+            return _read(
+                await self.server.call(partial(client.post, address, cast_to=object), body=body_of_model), read
+            )
 
         return await self.server.retried(request)
 
@@ -93,9 +104,9 @@ class ServedModel:
                     raise
             return await self.complete(client, messages, read, max_tokens=16, temperature=0)
 
-        return self._one(ask)
+        return self.one(ask)
 
-    def _one(self, work: Any) -> Any:
+    def one(self, work: Any) -> Any:
         """The result of one call of ``work(client, None)``; raises ServerError."""
 
         async def guarded(client: Any, item: Any) -> Any:
@@ -108,6 +119,13 @@ class ServedModel:
         if isinstance(result, RequestError):
             raise ServerError(f"{self.url} does not answer ({result.code}). Start it; the same command continues.")
         return result
+
+
+def _read(reply: Any, read: Callable[[Any], Any]) -> Any:
+    try:
+        return read(reply)
+    except (AttributeError, LookupError, TypeError):  # JSON or text, but not what was requested
+        raise RequestError("bad_body", transient=True) from None
 
 
 def difference(found: Mapping[str, float], expected: Mapping[str, float]) -> float:

@@ -111,6 +111,14 @@ def pop_keys(batch: dict[str, Any]) -> list[str]:
     return [bytes(row).hex() for row in batch.pop(CACHE_KEY).cpu().tolist()]
 
 
+def keyed_rows(batch: Mapping[str, Any]) -> list[tuple[str, list[int], list[int]]]:
+    """The key, ids and labels of each row of a batch, without padding."""
+    keys = pop_keys(dict(batch))
+    tensors = zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True)
+    rows = [(ids[mask != 0].tolist(), labels[mask != 0].tolist()) for ids, labels, mask in tensors]
+    return [(key, *row) for key, row in zip(keys, rows, strict=True)]
+
+
 def teacher_identity(model_arguments: Any, positions: dict[str, Any] | None) -> str:
     """``"<name>@<16 hexadecimal digits>"``: all that the teacher's hidden states depend on besides its input.
 

@@ -19,24 +19,34 @@ from .teacher import CACHE_UNDER_FSDP, CachedTeacher, Teacher
 
 logger = logging.getLogger(__name__)
 
+SCORES = "clinkd_scores"
+"""In a batch of rollouts: a served teacher's scores of each row."""
+
 
 class DistillTrainer(SupervisedTrainer):
     """Distils a teacher into the student.
 
     Args:
-        teacher: A frozen model, adapters over the student, or either behind a cache.
+        teacher: A frozen model, adapters over the student, or either behind a cache; None with ``served``.
         settings: The recipe's ``FinetuningArguments`` with the ``kd_*`` keys.
         pixel_settings: See :func:`.cache_keys.pixel_settings`; None without a cache.
+        served: A :class:`.served_teacher.ServedTeacher` whose rows are scored.
         **kwargs: Arguments of :class:`SupervisedTrainer`.
     """
 
     def __init__(
-        self, *, teacher: Teacher | CachedTeacher, settings: Any, pixel_settings: dict[str, Any] | None, **kwargs: Any
+        self,
+        *,
+        teacher: Teacher | CachedTeacher | None,
+        settings: Any,
+        pixel_settings: dict[str, Any] | None,
+        served: Any = None,
+        **kwargs: Any,
     ) -> None:
-        self._settings, self._teacher = settings, teacher
+        self._settings, self._teacher, self._served = settings, teacher, served
         self._cached = teacher if isinstance(teacher, CachedTeacher) else None
         live = self._cached.teacher if self._cached else teacher
-        if self._cached:
+        if pixel_settings is not None:
             kwargs["data_collator"] = KeyedCollator(kwargs["data_collator"], pixel_settings)
         as_ref_model = live is not None and live.prepared_by_trainer
         super().__init__(**kwargs | {"ref_model": live.model if as_ref_model else None})
@@ -45,28 +55,41 @@ class DistillTrainer(SupervisedTrainer):
         elif live is not None:
             live.prepare(self.accelerator)
         # FSDP gathers a head only inside its own forward pass: both models' logits are used there.
-        self._uses_hidden = self._cached is not None or (live.head is not None and not self.is_fsdp_enabled)
-        if not self._uses_hidden:
+        self._uses_hidden = self._cached is not None or (
+            live is not None and live.head is not None and not self.is_fsdp_enabled
+        )
+        if not self._uses_hidden and served is None:
             self._head = None
         if self._cached and self.is_fsdp_enabled:
             raise ValueError(CACHE_UNDER_FSDP)
         if self._cached:
             self._cached.prepare(self.accelerator)
         self._keys: list[str] = []
+        self._scores: list[torch.Tensor] | None = None
+        self._top: Any = None
         self._first_batch_done = False
         self._noise = torch.Generator(device=self.args.device).manual_seed(self.args.seed + self.args.process_index)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Takes the samples' keys, which the models do not accept, out of the batch."""
-        if self._cached is not None:
+        """Takes the samples' keys and scores, which the models do not accept, out of the batch."""
+        if self._cached is not None or self._served is not None:
             self._keys = pop_keys(inputs)
+        self._scores = inputs.pop(SCORES, None)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     @contextlib.contextmanager
     def teacher_outputs(
         self, inputs: dict[str, Any], supervised_idx: torch.Tensor, targets: torch.Tensor
     ) -> Iterator[dict[str, torch.Tensor]]:
-        """The teacher's final hidden states (``[B * K, H_t]``) and head, or its logits where a head is not plain."""
+        """The teacher's final hidden states (``[B * K, H_t]``) and head, or its logits where a head is not plain.
+
+        Nothing of a served teacher: its likeliest ids are an option of the loss.
+        """
+        if self._served is not None:
+            scores = self._served.cached(self._keys) if self._scores is None else self._scores
+            self._top = self._served.top(scores, targets)
+            yield {}
+            return
         if not self._uses_hidden:
             logits = self._teacher.logits(inputs, supervised_idx).flatten(0, 1)
             with self._teacher.student_pass(inputs):
@@ -86,9 +109,11 @@ class DistillTrainer(SupervisedTrainer):
                 yield {"logits": logits}
 
     def loss_options(self) -> dict[str, Any]:
-        """Alpha, temperature and noise of Eq. 13-16."""
+        """Alpha, temperature and noise of Eq. 13-16, and a served teacher's likeliest ids of the batch."""
         names = ("alpha", "temperature", "temperature_squared", "noise_std", "divergence", "beta")
         options = {name: getattr(self._settings, f"kd_{name}") for name in names}
+        if self._served is not None:
+            options["teacher_top"] = self._top
         return options | {"generator": self._noise if options["noise_std"] > 0 else None}
 
     def logged_terms(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:

@@ -24,7 +24,8 @@ from ..training.lm_head import IGNORE_INDEX
 from ..training.sft_trainer import REPEATED
 from ..utils.io import content_hash, read_json, write_json
 from ..utils.models import text_config
-from .kd_trainer import DistillTrainer
+from .cache_keys import keyed_rows
+from .kd_trainer import SCORES, DistillTrainer
 from .privileged_prompt import PrivilegedPrompt, answer_starts, opening_and_closing
 from .rollouts import ANSWER_FILES, Batch, Rollouts, answers_of, is_on_policy, prompts_of, sample, with_rollouts
 from .tower_features import TowerFeatures
@@ -59,7 +60,8 @@ class OnPolicyDistillTrainer(DistillTrainer):
             temperature, top_p = settings.kd_rollout_temperature, settings.kd_rollout_top_p
             sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         sampling |= {"max_new_tokens": max_new_tokens, "num_beams": 1, "repetition_penalty": 1.0}
-        for name, model in {"student": self.model, "teacher": self._teacher}.items():
+        models = {"student": self.model} | ({} if self._teacher is None else {"teacher": self._teacher})
+        for name, model in models.items():
             positions = getattr(text_config(model.config), "max_position_embeddings", None)
             if positions is not None and cutoff_len > positions:
                 logger.warning(
@@ -67,7 +69,7 @@ class OnPolicyDistillTrainer(DistillTrainer):
                     "`max_position_embeddings` of %d. Set `cutoff_len: %d` to end them there.",
                     cutoff_len, name, positions, positions,
                 )  # fmt: skip
-        ours, theirs = (text_config(model.config).vocab_size for model in (self.model, self._teacher))
+        ours, theirs = (text_config(models.get(each, self.model).config).vocab_size for each in ("student", "teacher"))
         if theirs < ours:  # ids without an embedding in the teacher; the loss compares the shared ids, too
             sampling["suppress_tokens"] = list(range(theirs, ours))
         # A base model's own end is another than that which the template writes, and the student learns, after answers.
@@ -87,7 +89,8 @@ class OnPolicyDistillTrainer(DistillTrainer):
         self._references: list[list[int]] = []
         self._features = None
         if not shards_parameters(self):  # an engine that partitions weights expects the same layers in every pass
-            self._features = TowerFeatures.of(self.accelerator.unwrap_model(self.model), self._teacher.model)
+            teacher = None if self._teacher is None else self._teacher.model
+            self._features = TowerFeatures.of(self.accelerator.unwrap_model(self.model), teacher)
         if self._features is not None:
             readers = "rollouts, student and teacher" if self._features.serves_teacher else "rollouts and student"
             logger.info("The vision tower is frozen: it runs once for %s.", readers)
@@ -151,8 +154,16 @@ class OnPolicyDistillTrainer(DistillTrainer):
                 marks[REFERENCES] = answers_of(batch)
             batch = with_rollouts(batch, answers[number][index], self.model, pad_token_id)
             self._windows[number][index] = batch | marks
+        if self._served is not None and places:
+            self._score([self._windows[number][index] for number, index in places])
         self._answers.extend(answers)
         self._prompts.extend(prompts)
+
+    def _score(self, batches: list[Batch]) -> None:
+        """Adds a served teacher's scores of a round's answers to its batches."""
+        scores = iter(self._served.score([row for batch in batches for row in keyed_rows(batch)]))
+        for batch in batches:
+            batch[SCORES] = [next(scores) for _ in batch["input_ids"]]
 
     def _fetch_window(self, epoch_iterator: Iterator[Batch], num_batches: int) -> list[Batch]:
         window: list[Batch] = []

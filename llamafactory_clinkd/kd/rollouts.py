@@ -34,6 +34,7 @@ from ..rope.binding import token_types
 from ..training.lm_head import IGNORE_INDEX
 from ..training.sft_trainer import REPEATED
 from ..utils.value_checks import bad_value
+from .cache_keys import CACHE_KEY
 
 
 Batch = dict[str, Any]
@@ -272,7 +273,7 @@ def _joined_media(batches: Sequence[Batch], config: Any) -> dict[str, Any]:
         if _has_dummy_media(batch, config):
             continue
         for name, value in batch.items():
-            if name not in (*TOKEN_KEYS, *RECOMPUTED_KEYS, REPEATED) and value is not None:
+            if name not in (*TOKEN_KEYS, *RECOMPUTED_KEYS, REPEATED, CACHE_KEY) and value is not None:
                 joined.setdefault(name, []).append(value)
     return {
         name: torch.cat(values) if isinstance(values[0], Tensor) else [item for value in values for item in value]

@@ -25,9 +25,10 @@ from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
 from transformers import TrainerCallback
 
+from ..training.lm_head import IGNORE_INDEX
 from ..utils.models import text_config
 from .kd_trainer import DistillTrainer
-from .loss import IGNORE_INDEX, DistillLoss
+from .loss import DistillLoss
 from .separate_optimizer import SeparateOptimizer, attach_non_persistent
 
 

@@ -23,6 +23,7 @@ from ..training.tracked_data import TrackedData, describe_rows, with_answers
 from ..utils.io import read_json
 from ..utils.models import text_config
 from .context import Run
+from .distill_served import datasets_of, load_served_teacher, supervised_tokens
 from .pseudo_label import read_pseudo_labels
 from .recipe import RecipeArguments, adapter_options, teacher_model_arguments
 
@@ -46,7 +47,8 @@ def run_phase(run: Run) -> list[str]:
             trainer = partial(OnPolicyDistillTrainer, **lengths)
 
         def make_trainer(**kwargs: Any) -> DistillTrainer:
-            return trainer(settings=run.settings, **losses, **load_teacher(run, arguments, kwargs), **kwargs)
+            load = load_teacher if run.settings.kd_teacher_base_url is None else load_served_teacher
+            return trainer(settings=run.settings, **losses, **load(run, arguments, kwargs), **kwargs)
 
     run.run_sft(arguments, make_trainer, TrackedData(choose_train=partial(_choose_rows, run)))
     if arguments.finetuning.plot_loss and arguments.training.process_index == 0 and not run.was_aborted():
@@ -179,12 +181,8 @@ def _cached_teacher(
 
 def _check_cache_space(folder: Path, config: Any, trainer_kwargs: dict[str, Any]) -> None:
     """Logs the disk space that the cache needs, and raises ``OSError`` if it does not fit."""
-    tokens, samples = 0, 0
-    evaluation = trainer_kwargs.get("eval_dataset") or {}
-    evaluation = evaluation.values() if isinstance(evaluation, dict) else [evaluation]
-    for dataset in (trainer_kwargs["train_dataset"], *evaluation):
-        tokens += _supervised_tokens(dataset)
-        samples += len(dataset)
+    datasets = datasets_of(trainer_kwargs)
+    tokens, samples = sum(map(supervised_tokens, datasets)), sum(map(len, datasets))
     half_precision = trainer_kwargs["args"].bf16 or trainer_kwargs["args"].fp16
     dtype = torch.bfloat16 if half_precision else torch.float32
     head = (config.vocab_size + 1) * config.hidden_size * dtype.itemsize
@@ -196,12 +194,3 @@ def _check_cache_space(folder: Path, config: Any, trainer_kwargs: dict[str, Any]
         folder, tokens, samples, needed / 2**30, cached / 2**30,
     )  # fmt: skip
     require_space(folder, max(0, needed - cached))
-
-
-def _supervised_tokens(dataset: Any) -> int:
-    """The number of predicted tokens, which excludes the first of a row."""
-    return sum(
-        sum(label != -100 for label in labels[1:])
-        for batch in dataset.select_columns(["labels"]).iter(batch_size=512)
-        for labels in batch["labels"]
-    )

@@ -34,7 +34,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
     "is a secret, or permission to use a server or a hub": (
         "hub_token", "hf_hub_token", "ms_hub_token", "om_hub_token", "swanlab_api_key", "swanlab_lark_secret",
         "trust_remote_code", "correction_allow_remote", "correction_allow_http", "generation_allow_remote",
-        "generation_allow_http",
+        "generation_allow_http", "kd_teacher_allow_remote", "kd_teacher_allow_http",
     ),
     "publishes a finished model": (
         "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision",
@@ -58,6 +58,7 @@ IGNORED: dict[str, tuple[str, ...]] = {
         "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
         "dataloader_prefetch_factor", "kd_cache", "kd_teacher_offload", "correction_concurrency",
         "correction_base_url", "generation_base_url", "generation_phases", "generation_concurrency",
+        "kd_teacher_base_url",
     ),
 }  # fmt: skip
 """Reason -> fields that cannot change a result."""

@@ -17,6 +17,8 @@ from ..utils.value_checks import split_list
 logger = logging.getLogger(__name__)
 
 SENT = "the question and the PICTURES of every row"
+MAX_SCORES_BODY = 2**30  # bytes of a response: vLLM has no way to leave out the prompt's positions
+SCORED = "the question, the answer and the PICTURES of every row"
 
 
 def describe_served(keys: Mapping[str, Any]) -> str:
@@ -25,18 +27,38 @@ def describe_served(keys: Mapping[str, Any]) -> str:
     Raises:
         ValueError: If the run would stop, as in :func:`served_model`.
     """
+    lines = [_describe_answers(keys), _describe_teacher(keys)] if keys.get("use_clinkd") else []
+    return "; ".join(line for line in lines if line)
+
+
+def _describe_teacher(keys: Mapping[str, Any]) -> str:
+    url = keys.get("kd_teacher_base_url")
+    if not url or "distill" not in split_list(keys.get("clinkd_phases") or PHASES):
+        return ""
+    allowed = (keys.get(f"kd_teacher_allow_{name}") is True for name in ("remote", "http"))
+    return (
+        f"teacher of distill: {SCORED} {_where(url, _allowed_host(url, *allowed, prefix='kd_teacher', texts=SCORED))}"
+    )
+
+
+def _describe_answers(keys: Mapping[str, Any]) -> str:
     url, chosen = keys.get("generation_base_url"), split_list(keys.get("clinkd_phases") or PHASES)
     phases = [each for each in split_list(keys.get("generation_phases") or "pseudo_label") if each in chosen]
-    if not keys.get("use_clinkd") or not url or not phases:
+    if not url or not phases:
         return ""
     host = _allowed_host(url, keys.get("generation_allow_remote") is True, keys.get("generation_allow_http") is True)
-    where = f"go to {host}, on this machine" if is_loopback(url) else f"LEAVE THIS MACHINE for {host}"
-    return f"answers of {', '.join(phases)}: {SENT} {where}"
+    return f"answers of {', '.join(phases)}: {SENT} {_where(url, host)}"
 
 
-def _allowed_host(url: str, allow_remote: bool, allow_http: bool) -> str | None:
-    resolve_base_url(url, "generation")
-    require_allowed(url, allow_remote, allow_http, prefix="generation", texts=SENT, instead="remove the key")
+def _where(url: str, host: str | None) -> str:
+    return f"go to {host}, on this machine" if is_loopback(url) else f"LEAVE THIS MACHINE for {host}"
+
+
+def _allowed_host(
+    url: str, allow_remote: bool, allow_http: bool, *, prefix: str = "generation", texts: str = SENT
+) -> str | None:
+    resolve_base_url(url, prefix)
+    require_allowed(url, allow_remote, allow_http, prefix=prefix, texts=texts, instead="remove the key")
     return urlsplit(url).hostname
 
 
@@ -51,13 +73,33 @@ def served_model(settings: Any, phase: str) -> Any:
         return None
     url = settings.generation_base_url
     host = _allowed_host(url, settings.generation_allow_remote, settings.generation_allow_http)
+    make = _client(url, "generation_base_url")
+    if not is_loopback(url):
+        logger.warning("Phase %s: %s LEAVE THIS MACHINE for %s.", phase, SENT, host)
+    return make(url, settings.generation_model, settings.generation_concurrency)
+
+
+def served_teacher(settings: Any) -> Any:
+    """The ``ServedModel`` that is the teacher of phase distill, None if the recipe names none; nothing is sent.
+
+    Raises:
+        ValueError, ImportError: As in :func:`served_model`.
+    """
+    url = settings.kd_teacher_base_url
+    if url is None or "distill" not in settings.clinkd_phases:
+        return None
+    allowed = settings.kd_teacher_allow_remote, settings.kd_teacher_allow_http
+    host = _allowed_host(url, *allowed, prefix="kd_teacher", texts=SCORED)
+    make = _client(url, "kd_teacher_base_url")
+    if not is_loopback(url):
+        logger.warning("Phase distill: %s LEAVE THIS MACHINE for %s.", SCORED, host)
+    return make(url, settings.kd_teacher_model, key="kd_teacher_model", max_body=MAX_SCORES_BODY)
+
+
+def _client(url: str, key: str) -> Any:
     require_key(url)
     try:
         from ..generation.served_model import ServedModel
     except ImportError as error:
-        raise ImportError(
-            "`generation_base_url` needs a client: pip install 'llamafactory-clinkd[openai]'."
-        ) from error
-    if not is_loopback(url):
-        logger.warning("Phase %s: %s LEAVE THIS MACHINE for %s.", phase, SENT, host)
-    return ServedModel(url, settings.generation_model, settings.generation_concurrency)
+        raise ImportError(f"`{key}` needs a client: pip install 'llamafactory-clinkd[openai]'.") from error
+    return ServedModel

@@ -20,10 +20,11 @@ from ..rope.saved_positions import same_positions, settings_of_run, teacher_sett
 from ..training.tracked_data import TrackedData, describe_rows
 from ..utils.value_checks import bad_value, require_finite
 from .context import Run
+from .distill_served import check_served_teacher
 from .mergeable import check_mergeable
 from .recipe import generating_arguments, phase_arguments, teacher_model_arguments, teacher_place
 from .recipe_files import check_best_model, check_files
-from .served import served_model
+from .served import served_model, served_teacher
 
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ def check_recipe(arguments: Any) -> None:
         require_spice(finetuning.spice_jars)
     for phase in phases:
         served_model(finetuning, phase)  # refuses what may not be sent
+    if getattr(finetuning, "kd_teacher_base_url", None) is not None and served_teacher(finetuning) is not None:
+        _check_one_row_a_sequence(data)
     check_data_keys(data)
     require_finite([data, training, model, finetuning, *([generating] if generating else [])])
     if trains:
@@ -127,6 +130,15 @@ def _check_recording(data: Any) -> None:
             )
 
 
+def _check_one_row_a_sequence(data: Any) -> None:
+    """Refuses settings under which a served teacher would read several rows as one."""
+    for key in ("packing", "neat_packing"):
+        if getattr(data, key):
+            raise ValueError(
+                f"`{key}: true` joins rows, and the server of `kd_teacher_base_url` scores rows. Set `{key}: false`."
+            )
+
+
 def _check_positions(model: Any, finetuning: Any, data: Any) -> None:
     """Compares the recipe with the settings saved beside student and teacher."""
     student, place = settings_of_run(model, finetuning), teacher_place(model, finetuning)
@@ -150,7 +162,10 @@ def check_data(run: Run, phases: list[str]) -> None:
     """
     recipe, settings, later = run.recipe, run.settings, phases[1:]
     square = settings.image_square
-    if "distill" in phases and settings.kd_method != "none":
+    if "distill" in phases and settings.kd_teacher_base_url is not None:
+        tokenizer = run.workflow.module.load_tokenizer(phase_arguments(recipe, run.output_dir).model)["tokenizer"]
+        check_served_teacher(run, tokenizer)
+    elif "distill" in phases and settings.kd_method != "none":
         _check_tokenizers(run)
 
     def choose(rows: Any) -> Any:

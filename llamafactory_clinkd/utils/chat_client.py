@@ -37,11 +37,13 @@ class RequestError(Exception):
 
 
 class BodyTooLargeError(Exception):
-    """A response has more than :data:`MAX_BODY` bytes."""
+    """A response has more bytes than are read."""
 
 
 class BoundedHttpClient(openai.DefaultAsyncHttpxClient):
-    """Reads at most :data:`MAX_BODY` bytes of each response, those of errors included."""
+    """Reads at most ``max_body`` bytes of each response, those of errors included."""
+
+    max_body = MAX_BODY
 
     async def send(self, request: Any, **options: Any) -> Any:
         """See the base class; the response is read already.
@@ -54,7 +56,7 @@ class BoundedHttpClient(openai.DefaultAsyncHttpxClient):
         try:
             async for chunk in response.aiter_bytes():
                 body += chunk
-                if len(body) > MAX_BODY:
+                if len(body) > self.max_body:
                     raise BodyTooLargeError
         finally:
             await response.aclose()
@@ -67,14 +69,22 @@ class ChatServer:
     """The chat completions of one server; an instance keeps the pause that the server's last Retry-After demands."""
 
     def __init__(
-        self, url: str, *, timeout: float, max_attempts: int, backoff: float, before: Callable[[], None] = lambda: None
+        self,
+        url: str,
+        *,
+        timeout: float,
+        max_attempts: int,
+        backoff: float,
+        before: Callable[[], None] = lambda: None,
+        max_body: int = MAX_BODY,
     ) -> None:
         """Seconds for a whole request, requests for one row, and seconds before the first retry.
 
         The wait doubles with each retry, up to 32 times ``backoff``, plus jitter. ``before`` is called before each
-        request and may raise RequestError.
+        request and may raise RequestError. ``max_body`` limits the bytes of a response, decompressed.
         """
         self.url, self.timeout, self.max_attempts, self.backoff = url, timeout, max_attempts, backoff
+        self._max_body = max_body
         self._before = before
         self._not_before = 0.0  # time of the event loop at which the server's last Retry-After ends
 
@@ -84,6 +94,7 @@ class ChatServer:
         remote = not is_loopback(self.url)
         tls = remote or not self.url.startswith("http://")  # reading the certificates takes longer than a request
         http = BoundedHttpClient(follow_redirects=False, trust_env=remote, verify=tls)
+        http.max_body = self._max_body
         key = os.environ.get("OPENAI_API_KEY") or "no-key-needed"
         return openai.AsyncOpenAI(
             api_key=key, base_url=self.url, timeout=self.timeout, max_retries=0, http_client=http

@@ -41,8 +41,7 @@ class AnswerServer:
     async def _serve(self):
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application(client_max_size=2**26)
-        app.router.add_post("/v1/chat/completions", self._handle)
-        app.router.add_get("/v1/models", self._models)
+        self._add_routes(app.router)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -50,6 +49,10 @@ class AnswerServer:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
+
+    def _add_routes(self, router):
+        router.add_post("/v1/chat/completions", self._handle)
+        router.add_get("/v1/models", self._models)
 
     async def _models(self, request):
         models = [{"id": name, "object": "model", "created": 0, "owned_by": self.kind} for name in self.names]
