@@ -97,6 +97,7 @@ class KeyedCollator:
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]], settings: dict[str, Any]) -> None:
         self._collator, self._settings = collator, settings
+        self.template = getattr(collator, "template", None)  # which rollouts read
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Computes the keys first: stock's collator takes the media out of the features."""

@@ -22,6 +22,8 @@ GROUPS: dict[str, list[list[str]]] = {
         ["kd_epochs", "kd_noise_std", "kd_cache", "kd_teacher_offload"],
         ["kd_divergence", "kd_beta", "kd_on_policy", "kd_teacher_prompt"],
         ["kd_rollout_temperature", "kd_rollout_top_p", "kd_rollout_every"],
+        ["kd_teacher_base_url", "kd_teacher_model", "kd_teacher_top_k"],
+        ["kd_teacher_allow_remote", "kd_teacher_allow_http"],
         ["pseudo_label_samples", "pseudo_label_target"],
     ],
     "correction": [
@@ -76,7 +78,7 @@ ELEMENTS: dict[str, Element] = {field.name: _element_of(field) for field in fiel
 RECIPE_KEYS = tuple(name for name in ELEMENTS if name != "teacher_name")
 DRIVERS = (  # the elements that decide which others are unused
     "use_clinkd", "clinkd_phases", "rope_variant", "kd_method", "kd_divergence", "kd_on_policy",
-    "correction_similarity", "corrector", "sasg_scorer", "generation_base_url",
+    "correction_similarity", "corrector", "sasg_scorer", "generation_base_url", "kd_teacher_base_url",
 )  # fmt: skip
 
 
@@ -89,7 +91,8 @@ def unused_elements(values: dict[str, Any]) -> dict[str, str]:
     kd = ["kd_alpha", "kd_cache", "kd_teacher_offload"]
     rollouts = ["kd_teacher_prompt", "kd_rollout_temperature", "kd_rollout_top_p", "kd_rollout_every"]
     pseudo_kd = ["kd_temperature", "kd_temperature_squared", "kd_noise_std", "kd_divergence", "kd_beta"]
-    pseudo_kd += ["kd_on_policy", *rollouts]
+    teacher_server = ["kd_teacher_model", "kd_teacher_top_k", "kd_teacher_allow_remote", "kd_teacher_allow_http"]
+    pseudo_kd += ["kd_on_policy", *rollouts, "kd_teacher_base_url", *teacher_server]
     server = ["correction_model", "correction_base_url", *GROUPS["correction"][3], *GROUPS["correction"][4]]
     prediction = ["sasg_candidates", "sasg_mode", "sasg_region", "sasg_scorer"]
     rewords = "correct" in phases and values["corrector"] == "teacher"
@@ -106,6 +109,7 @@ def unused_elements(values: dict[str, Any]) -> dict[str, str]:
         ("needs_kd", method != "none", kd),
         ("needs_pseudo_kd", method == "pseudo_kd", pseudo_kd),
         ("needs_jsd", values["kd_divergence"] == "jsd", ["kd_beta"]),
+        ("needs_generation_server", bool(values["kd_teacher_base_url"]), teacher_server),
         ("needs_on_policy", (values["kd_on_policy"] or 0) > 0, rollouts),
         ("", "pseudo_label" in phases, ["pseudo_label_samples"]),
         ("", "correct" in phases, [name for row in GROUPS["correction"] for name in row]),

@@ -84,6 +84,66 @@ def test_the_doctor_names_pictures(monkeypatch):
     assert "PICTURES" not in sending(local | {"clinkd_phases": "correct"}).found
 
 
+TEACHER = {"kd_teacher_base_url": "http://127.0.0.1:1/v1", "kd_temperature": 1}
+
+
+def distil_settings(**keys):
+    from llamafactory_clinkd.arguments import ClinkdArguments
+
+    ref_model = keys.pop("ref_model", None)
+    made = ClinkdArguments(use_clinkd=True, **{"clinkd_phases": "distill"} | keys)
+    made.ref_model = ref_model
+    made.check_clinkd()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kd_temperature": 0.5}, "kd_temperature: 0.5.*Expected 1 with `kd_teacher_base_url`"),
+        ({"kd_noise_std": 0.1}, "kd_noise_std: 0.1"),
+        ({"kd_method": "vkd"}, "kd_method: vkd.*no hidden states"),
+        ({"kd_cache": "hidden"}, "kd_cache: hidden"),
+        ({"kd_teacher_offload": True}, "kd_teacher_offload: True"),
+        ({"kd_teacher_prompt": "{answer}", "kd_on_policy": 1}, "kd_teacher_prompt"),
+        ({"kd_teacher_top_k": 0}, "kd_teacher_top_k"),
+        ({"clinkd_phases": "predict"}, "without the phase distill"),
+        ({"kd_teacher_base_url": None, "kd_teacher_top_k": 30}, "without `kd_teacher_base_url`"),
+        ({"kd_teacher_base_url": None, "kd_teacher_allow_http": True}, "without `kd_teacher_base_url`"),
+    ],
+)
+def test_a_served_teacher_takes_no_keys_of_a_loaded_one(keys, message):
+    with pytest.raises(ValueError, match=message):
+        distil_settings(**TEACHER | keys | ({} if "kd_teacher_base_url" not in keys else {"ref_model": "x"}))
+
+
+def test_there_is_one_teacher_for_each_phase():
+    distil_settings(**TEACHER)
+    with pytest.raises(ValueError, match="ref_model: x.*which is the teacher"):
+        distil_settings(**TEACHER, ref_model="x")
+    distil_settings(**TEACHER, ref_model="x", clinkd_phases="pseudo_label,distill")
+    distil_settings(**TEACHER, clinkd_phases="pseudo_label,distill", generation_base_url="http://127.0.0.1:1/v1")
+
+
+def test_a_served_teacher_leaves_the_machine_only_by_its_own_key(monkeypatch, caplog):
+    from llamafactory_clinkd.phases.served import describe_served, served_teacher
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-" + "secret0" * 6)
+    remote = TEACHER | {"kd_teacher_base_url": "https://llm.example.org/v1"}
+    with pytest.raises(RemoteNotAllowedError, match="answer and the PICTURES of.*kd_teacher_allow_remote: true"):
+        served_teacher(distil_settings(**remote))
+    with caplog.at_level(logging.WARNING, "llamafactory_clinkd"):
+        assert (
+            served_teacher(distil_settings(**remote, kd_teacher_allow_remote=True)).url
+            == remote["kd_teacher_base_url"]
+        )
+    assert "PICTURES of every row LEAVE THIS MACHINE for llm.example.org" in caplog.text
+    assert served_teacher(settings()) is None
+    keys = {"use_clinkd": True, "kd_teacher_allow_remote": True, **remote}
+    assert "teacher of distill: the question, the answer and the PICTURES" in describe_served(keys)
+    assert describe_served(keys | {"clinkd_phases": "predict"}) == ""
+
+
 @pytest.mark.slow
 def test_pseudo_labels_come_from_a_server_without_the_teacher_s_weights(workspace, tmp_path, monkeypatch):
     from llamafactory.train.sft import workflow
