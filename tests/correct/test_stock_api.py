@@ -8,11 +8,11 @@ import urllib.request
 
 import pytest
 from small_run import free_port
+from tiny_models import build_tiny_qwen2vl, qwen_tokenizer_available
 
 from llamafactory_clinkd.correct import correct_round, load_similarity, make_corrector
 from llamafactory_clinkd.utils.environment import cli_command, cli_environment
 from llamafactory_clinkd.utils.io import read_jsonl
-from tests.tiny_models import build_tiny_qwen2vl, qwen_tokenizer_available
 
 from .fault_server import make_rows
 
