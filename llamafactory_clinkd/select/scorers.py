@@ -130,8 +130,7 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
         tokenizer = open_clip.get_tokenizer(model_name)
     except Exception as error:  # open_clip, huggingface_hub, timm and torch each raise their own kinds here
         raise ScorerError(
-            f"The scorer {model_name!r} cannot be loaded ({type(error).__name__}: {error}). {advice} "
-            f"{_LOGPROB_HELP}"
+            f"The scorer {model_name!r} cannot be loaded ({type(error).__name__}: {error}). {advice} {_LOGPROB_HELP}"
         ) from error
     sha256 = weights_sha256(model)
     identity |= {"library": f"open_clip_torch {open_clip.__version__}", "weights_sha256": sha256}
