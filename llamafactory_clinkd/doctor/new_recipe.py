@@ -74,12 +74,13 @@ def init(
     ] = "Qwen/Qwen2-VL-7B-Instruct",
     data: Annotated[
         str,
-        typer.Option(
-            prompt="Training data: a file, or FOLDER:NAME of a data set", help="FOLDER:NAME: data set NAME of FOLDER."
-        ),
+        typer.Option(prompt="Training data: a file, or FOLDER:NAME of a data set", help="A file, or FOLDER:NAME."),
     ] = ...,
     test: Annotated[
-        str, typer.Option(prompt="Test data, or split: a tenth of the training data", help="As --data, or split.")
+        str,
+        typer.Option(
+            prompt="Test data, or split: a tenth of the training data", help="As --data, or split: a tenth of it."
+        ),
     ] = "split",
     gpu: Annotated[str, typer.Option(prompt=f"GPU: {', '.join([*GPUS, CPU])}", help="Type of GPU, or cpu.")] = "4090",
     gpus: Annotated[int, typer.Option(prompt="Number of GPUs", min=1, help="All of this type.")] = 1,
@@ -89,7 +90,8 @@ def init(
 ) -> None:
     """Writes a recipe for your model, data and GPUs, and prints the next commands.
 
-    A prompt for each of the first six options that is not given; its suggestion is the default below.
+    Each of the first six options that is not given is prompted for, with its default as the suggestion. FOLDER:NAME is
+    the data set NAME of FOLDER/dataset_info.json.
     """
     if recipe.exists() and not force:
         raise FileExistsError(f"{recipe} exists. Give another name, or replace it with --force.")
