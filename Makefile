@@ -11,6 +11,7 @@ TOGETHER := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # A stamp per set of extras makes the second call a matter of seconds: it is older than setup.cfg only after a change
 # of requirements.
 define install
+	@echo "Installing into $(VENV): some minutes, about 6 GB"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=69"
 	$(BIN)/python -m pip install --quiet torch torchvision

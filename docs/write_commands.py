@@ -38,10 +38,16 @@ def _sections(command: Any, name: str) -> list[str]:
     for parameter in command.params:
         if parameter.name == "help":
             continue
-        names = ", ".join(f"`{each}`" for each in parameter.opts) if parameter.param_type_name == "option" else ""
+        names = ", ".join(f"`{each}`" for each in _names(parameter)) if parameter.param_type_name == "option" else ""
         default = "" if parameter.default in (None, False, True) else f"`{parameter.default}`"
         lines.append(f"| {names or f'`{parameter.name.upper()}`'} | {default} | {_cell(parameter)} |")
     return [*lines, ""]
+
+
+def _names(parameter: Any) -> list[str]:
+    """The option, and where it has a counterpart with a word of its own, such as ``--stored``, that too."""
+    words = [each for each in parameter.secondary_opts if not each.startswith("--no-")]
+    return [*parameter.opts, *words]
 
 
 def _cell(parameter: Any) -> str:

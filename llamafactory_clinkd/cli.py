@@ -169,7 +169,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Checks what is installed, attached and reachable, and shows how to fix what is missing."""
-    from .doctor import check_all, check_seams, read_recipe, results_table
+    from .doctor import check_all, check_seams, closing_line, is_ready, read_recipe, results_table
 
     if plan is not None:
         from .doctor.plan import make_plan, plan_table
@@ -184,20 +184,26 @@ def doctor(
     with quiet_libraries(logging.WARNING):  # what is wrong with LLaMA-Factory and transformers is in the results
         results = check_seams() if seams else check_all(recipe)
     console.print_json(data=[asdict(each) for each in results]) if as_json else console.print(results_table(results))
-    raise typer.Exit(code=any(result.state == "broken" for result in results))
+    if recipe is None:
+        raise typer.Exit(code=any(result.state == "broken" for result in results))
+    if not as_json:
+        console.print(closing_line(results), highlight=False)
+    raise typer.Exit(code=not is_ready(results))
 
 
 def with_all_commands() -> typer.Typer:
     """The application with the commands that their own folders define."""
     from .attention.figure import attention
     from .data.cli import app as data_app
-    from .doctor.new_recipe import init
+    from .doctor.new_recipe import PromptingCommand, init
     from .reproduce.cli import reproduce
     from .rope.serve_command import serve
 
     if not any(group.name == "data" for group in app.registered_groups):
         epilog = 'Example: clinkd attention saves/run --image ct.png --question "Where is the liver?" --word liver'
-        app.command(epilog="Example: clinkd init recipe.yaml --data rows.parquet --gpu 4090 --gpus 2")(init)
+        app.command(
+            epilog="Example: clinkd init recipe.yaml --data rows.parquet --gpu 4090 --gpus 2", cls=PromptingCommand
+        )(init)
         app.command(epilog=epilog)(attention)
         app.command(epilog="Example: clinkd reproduce table2 --scale mini --dry-run")(reproduce)
         app.command(epilog="Example: clinkd serve saves/run --python ~/vllm/bin/python -- --max-model-len 4096")(serve)

@@ -15,6 +15,15 @@ from typing import Any
 PACKAGE = Path(__file__).parents[1]
 
 
+def explain_missing_gpu(error: ValueError) -> None:
+    """Raises a ValueError with the way out if ``error`` is the refusal of bf16 by transformers (5.0 to 5.8)."""
+    if "support bf16/gpu" in str(error):
+        raise ValueError(
+            "`bf16: true` needs a GPU that computes in bf16, and torch finds none. Remove the key to train on the CPU "
+            "in fp32, which suits small models only. With a GPU, install a CUDA build of torch (`clinkd doctor`)."
+        ) from error
+
+
 def print_error(
     stock: Callable[..., Any], kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .error_lines import print_error
+from .error_lines import explain_missing_gpu, print_error
 from .registry import REGISTRY
 from .versions import STAGES, UnsupportedVersionError, check_known_problems, require_supported_versions
 
@@ -44,6 +44,10 @@ def hook_parser(parser: ModuleType) -> None:
         token = OPTIONS_WRITTEN.set(None if isinstance(args, dict) else written)
         try:
             parsed = stock(argument_parser, args, *rest, **kwargs)
+        except ValueError as error:
+            if "use_clinkd" in written:
+                explain_missing_gpu(error)
+            raise
         finally:
             OPTIONS_WRITTEN.reset(token)
         if any(getattr(group, "use_clinkd", False) for group in parsed):

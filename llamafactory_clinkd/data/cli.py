@@ -42,15 +42,32 @@ def convert(
     source: Annotated[str, typer.Argument(help="JSON, CSV or Parquet file, a folder of them, or a hub data set.")],
     output: Annotated[Path, typer.Argument(help="Folder of the data set (LLaMA-Factory's dataset_dir).")],
     name: Annotated[str | None, typer.Option(help="Name of the data set; by default the source's name.")] = None,
-    format: Annotated[Literal[*FORMATS] | None, typer.Option(help="By default detected from the first rows.")] = None,
+    format: Annotated[
+        Literal[*FORMATS] | None, typer.Option(metavar="NAME", help="One of docs/data.md; by default detected.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Of a source that has several, such as train.")] = None,
-    tags: Annotated[TagStyle, typer.Option(help="Style of ref and box tags.")] = "qwen2_vl",
-    coordinates: Annotated[Coordinates, typer.Option(help="What the numbers of a box are.")] = "auto",
+    tags: Annotated[
+        TagStyle, typer.Option(metavar="STYLE", help="Of ref and box tags: qwen2_vl or qwen_vl.")
+    ] = "qwen2_vl",
+    coordinates: Annotated[
+        Coordinates,
+        typer.Option(metavar="UNIT", help="Of a box: auto, pixels, resized, thousandths or fractions."),
+    ] = "auto",
     split_turns: Annotated[bool, typer.Option(help="One row per turn; else one row per conversation.")] = False,
-    image_folder: ImageFolder = None,
+    image_folder: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="LLaMA-Factory's media_dir; by default the source file's folder, or OUTPUT if the pictures are in "
+            "the rows or the source is not one file.",
+        ),
+    ] = None,
     image_prefix: Annotated[str, typer.Option(help="Put before every image path, e.g. images.")] = "",
     slice: Annotated[str, typer.Option(help="Slice of a volume: first, middle, 40, z:40, x:middle.")] = "first",
-    model_type: Annotated[ModelType, typer.Option(help="Model whose box convention is written.")] = "qwen2_vl",
+    model_type: Annotated[
+        ModelType,
+        typer.Option(metavar="MODEL", help="Whose box convention is written: qwen2_vl, qwen2_5_vl or qwen3_vl."),
+    ] = "qwen2_vl",
     image_max_pixels: Annotated[int, typer.Option(help="The recipe's, for qwen2_5_vl.")] = IMAGE_MAX_PIXELS,
     window: Annotated[str | None, typer.Option(help="CT window in HU as CENTRE,WIDTH, e.g. 40,400.")] = None,
     upright: Annotated[
@@ -255,7 +272,9 @@ def _detail_table(counts: dict[str, Any]) -> Table:
     table = Table("", "", title="Per turn and per image")
     for label in ("question_words", "answer_words"):
         quantiles = counts[f"{label}_quantiles"]
-        table.add_row(label.replace("_", " "), ", ".join(f"{q}%: {value}" for q, value in quantiles.items()))
+        table.add_row(
+            f"{label.replace('_', ' ')}, quantiles", ", ".join(f"{q}%: {value}" for q, value in quantiles.items())
+        )
     boxes = counts["boxes_per_answer"]
     table.add_row("boxes per answer", ", ".join(f"{number}: {count:,}" for number, count in boxes.items()))
     sizes = list(counts["image_sizes"].items())

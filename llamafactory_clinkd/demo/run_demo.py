@@ -41,6 +41,7 @@ def run_demo(directory: Path, *, quick: bool) -> None:
     check_assets()
     console.print(
         f"ClinKD with miniature models on two CPU cores: about {'75 seconds' if quick else '5 minutes'}. "
+        f"{'Answers are ranked by log-probability, without CLIP. ' if quick else ''}"
         f"LLaMA-Factory's output goes to {directory}/*.log."
     )
     start = time.monotonic()

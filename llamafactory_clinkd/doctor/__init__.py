@@ -18,16 +18,26 @@ from .checks import (
     versions,
 )
 from .external_resources import clip_weights, corrector_server, sending, sentence_model
+from .recipe_needs import closing_line, correction_libraries, for_recipe, is_ready, precision
 
 
-__all__ = ["CheckResult", "check_all", "check_seams", "read_recipe", "results_table", "sending"]
+__all__ = [
+    "CheckResult",
+    "check_all",
+    "check_seams",
+    "closing_line",
+    "is_ready",
+    "read_recipe",
+    "results_table",
+    "sending",
+]
 
 
 def check_all(recipe: str | Path | None = None) -> list[CheckResult]:
     """Checks everything that a recipe may need. Imports LLaMA-Factory, so it takes some seconds.
 
-    With a YAML ``recipe``, checks its scorer, similarity and server instead of the defaults, and also reports the text
-    that it would send, and where.
+    With a YAML ``recipe``, checks its scorer, similarity, server and precision, marks what it does not use, and also
+    reports the text that it would send, and where.
 
     Raises:
         OSError: If the recipe cannot be read.
@@ -35,7 +45,9 @@ def check_all(recipe: str | Path | None = None) -> list[CheckResult]:
     keys = read_recipe(recipe) if recipe is not None else {}
     results = [*check_seams(), *known_problems(), *packages(), java()]
     results += [clip_weights(keys), sentence_model(keys), devices(), corrector_server(keys)]
-    return results if recipe is None else [*results, sending(keys)]
+    if recipe is None:
+        return results
+    return for_recipe([*results, *precision(keys), *correction_libraries(keys), sending(keys)], keys)
 
 
 def check_seams() -> list[CheckResult]:

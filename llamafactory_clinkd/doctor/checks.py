@@ -19,12 +19,12 @@ class CheckResult:
     """The result of one check."""
 
     name: str
-    state: str  # ok, note (wrong in some runs), missing (something optional) or broken
+    state: str  # ok, unused (by the recipe), note (wrong in some runs), missing (something optional) or broken
     found: str
     fix: str = ""  # empty if the state is ok
 
 
-COLOURS = {"ok": "green", "note": "yellow", "missing": "yellow", "broken": "red"}
+COLOURS = {"ok": "green", "unused": "dim", "note": "yellow", "missing": "yellow", "broken": "red"}
 
 
 def results_table(results: list[CheckResult]) -> Table:

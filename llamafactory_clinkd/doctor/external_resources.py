@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..utils.clip import BIOMED_CLIP, OPEN_CLIP_CONFIG
+from ..utils.clip import BIOMED_CLIP, OPEN_CLIP_CONFIG, is_cached_clip
 from .checks import CheckResult
 
 
-CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 CONNECT_SECONDS = 3.0
 
 
@@ -31,10 +30,9 @@ def clip_weights(keys: Mapping[str, Any]) -> CheckResult:
     )
     if name.startswith("hf-hub:"):
         repository = name.removeprefix("hf-hub:")
-        has_weights = any(_in_hub_cache(repository, file) for file in CLIP_WEIGHTS)
-        if has_weights and _in_hub_cache(repository, OPEN_CLIP_CONFIG):
+        if is_cached_clip(name):
             return result("ok", f"{repository} is in the local hub cache")
-        return result("missing", f"{repository} is not in the local hub cache", fix)
+        return result(_unless_downloaded(), f"{repository} is not in the local hub cache{_offline()}", fix)
     folder = Path(name.removeprefix("local-dir:")).expanduser()
     if folder.is_dir():
         if (folder / OPEN_CLIP_CONFIG).is_file() and [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
@@ -42,13 +40,22 @@ def clip_weights(keys: Mapping[str, Any]) -> CheckResult:
         return result("broken", f"{folder} lacks {OPEN_CLIP_CONFIG} or weights", "Complete the folder.")
     if Path(name.partition("@")[2]).expanduser().is_file():
         return result("ok", f"{name}: the file exists")
-    return result("missing", f"{name}: open_clip downloads the weights of this name", fix)
+    return result("note", f"{name}: open_clip downloads the weights of this name", fix)
 
 
-def _in_hub_cache(repository: str, file: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
+def _is_offline() -> bool:
+    from huggingface_hub import constants
 
-    return isinstance(try_to_load_from_cache(repository, file), str)
+    return constants.HF_HUB_OFFLINE
+
+
+def _unless_downloaded() -> str:
+    """The state of a model of the hub that is not on this machine: the first run downloads it, unless it may not."""
+    return "missing" if _is_offline() else "note"
+
+
+def _offline() -> str:
+    return ", and HF_HUB_OFFLINE is set" if _is_offline() else ""
 
 
 def sentence_model(keys: Mapping[str, Any]) -> CheckResult:
@@ -72,7 +79,19 @@ def sentence_model(keys: Mapping[str, Any]) -> CheckResult:
     if name is not None and Path(name).expanduser().is_dir():
         return result("ok", f"{kind}: folder {name}")
     fix = "The first run downloads it. Without network, set `correction_similarity: lexical` or remove the model."
-    return result("missing", f"{kind}: {name or 'BiomedCLIP'} is not a folder on this machine", fix)
+    if _is_cached_model(kind, name or BIOMED_CLIP):
+        return result("ok", f"{kind}: {name or 'BiomedCLIP'} is in the local hub cache")
+    found = f"{kind}: {name or 'BiomedCLIP'} is neither a folder nor in the local hub cache{_offline()}"
+    return result(_unless_downloaded(), found, fix)
+
+
+def _is_cached_model(kind: str, name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    if kind == "clip":
+        return name.startswith("hf-hub:") and is_cached_clip(name)
+    owned = name if "/" in name else f"sentence-transformers/{name}"  # as the library completes it
+    return isinstance(try_to_load_from_cache(owned, "config.json"), str)
 
 
 def corrector_server(keys: Mapping[str, Any]) -> CheckResult:

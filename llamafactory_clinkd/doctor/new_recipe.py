@@ -4,13 +4,17 @@
 """``clinkd init``: a recipe for a model, data and GPUs. The data is converted, and settings that fit are chosen."""
 
 import logging
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
+from typer.core import TyperCommand
 
+from ..arguments import ClinkdArguments
 from ..data.convert import Options, convert
 from ..data.split import write_split
 from ..utils.boxes import UNIT_OF_MODEL
@@ -30,13 +34,34 @@ FIXED = {
     "image_max_pixels": 262144, "stage": "sft", "do_train": True, "finetuning_type": "lora", "use_clinkd": True,
     "clinkd_phases": "distill, correct, predict, evaluate", "rope_variant": "mrope", "image_square": False,
     "cutoff_len": 2048, "logging_steps": 10, "save_steps": 500, "bf16": True, "learning_rate": 1.0e-4,
-    "lr_scheduler_type": "cosine", "warmup_ratio": 0.1, "num_beams": 3, "max_new_tokens": 256,
+    "lr_scheduler_type": "cosine", "warmup_steps": 0.1, "num_beams": 3, "max_new_tokens": 256,
 }  # fmt: skip
+NOTES = {
+    "kd_epochs": "epochs of phase distill",
+    "correction_rounds": "epochs of phase correct; answers are corrected between two",
+    "warmup_steps": "below 1: the share of all steps",
+}
 TEST_SHARE = 0.1
 MARGIN = 0.9  # of a GPU's memory that a plan may fill: it is an estimate
 WINDOW = 16  # rows of an optimiser step
 LADDER = [{"batch": 8}, {"batch": 4}, {"batch": 2}, {"batch": 1}, {"batch": 1, "ref_model_quantization_bit": 4}]
 """Settings, fastest first; the first that fits is taken."""
+CPU = "cpu"
+
+
+class PromptingCommand(TyperCommand):
+    """A command that names the flags it lacks where nobody can answer its prompts."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: D102
+        given = {word.partition("=")[0] for word in args}
+        try:
+            return super().parse_args(ctx, args)
+        except typer.Abort:
+            if sys.stdin.isatty():  # Ctrl-C
+                raise
+            prompted = [each.opts[0] for each in self.params if getattr(each, "prompt", None)]
+            missing = ", ".join(flag for flag in prompted if flag not in given)
+            raise ValueError(f"There is no terminal to answer the prompts: give {missing}.") from None
 
 
 def init(
@@ -48,22 +73,33 @@ def init(
         str, typer.Option(prompt="Teacher: a folder, a name, or none", help="none: fine-tuning without a teacher.")
     ] = "Qwen/Qwen2-VL-7B-Instruct",
     data: Annotated[
-        str, typer.Option(prompt="Training data: a file, or FOLDER:NAME of a data set", help="See `clinkd data`.")
+        str,
+        typer.Option(prompt="Training data: a file, or FOLDER:NAME of a data set", help="A file, or FOLDER:NAME."),
     ] = ...,
     test: Annotated[
-        str, typer.Option(prompt="Test data, or split: a tenth of the training data", help="As --data, or split.")
+        str,
+        typer.Option(
+            prompt="Test data, or split: a tenth of the training data", help="As --data, or split: a tenth of it."
+        ),
     ] = "split",
-    gpu: Annotated[str, typer.Option(prompt=f"GPU: {', '.join(GPUS)}", help="Type of GPU.")] = "4090",
+    gpu: Annotated[str, typer.Option(prompt=f"GPU: {', '.join([*GPUS, CPU])}", help="Type of GPU, or cpu.")] = "4090",
     gpus: Annotated[int, typer.Option(prompt="Number of GPUs", min=1, help="All of this type.")] = 1,
     image_folder: Annotated[Path | None, typer.Option(file_okay=False, help="As of `clinkd data convert`.")] = None,
     template: Annotated[str | None, typer.Option(help="LLaMA-Factory's template. Default: the model's.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
-    """Writes a recipe for your model, data and GPUs, and prints the next commands."""
+    """Writes a recipe for your model, data and GPUs, and prints the next commands.
+
+    Each of the first six options that is not given is prompted for, with its default as the suggestion. FOLDER:NAME is
+    the data set NAME of FOLDER/dataset_info.json.
+    """
     if recipe.exists() and not force:
         raise FileExistsError(f"{recipe} exists. Give another name, or replace it with --force.")
     with quiet_libraries(logging.WARNING):
-        card, model_type = choose_gpu(gpu), type_of(model)
+        on_cpu, model_type = gpu.lower() == CPU, type_of(model)
+        if on_cpu and gpus > 1:
+            raise ValueError(f"`--gpus {gpus}` with `--gpu cpu`: one process trains on the CPU. Give `--gpus 1`.")
+        card = Gpu(_memory_here(), 0, 0) if on_cpu else choose_gpu(gpu)
         template = template or _template(model, model_type)
         folder, names, media, notes = _data_sets(data, test, recipe.stem, model_type, image_folder)
         keys = {
@@ -71,14 +107,23 @@ def init(
             "dataset": names[0], "eval_dataset": names[1], "media_dir": str(media or ""), "template": template,
             "output_dir": f"saves/{recipe.stem}",
         }  # fmt: skip
+        defaults = ClinkdArguments()
+        keys |= {"kd_epochs": defaults.kd_epochs, "correction_rounds": defaults.correction_rounds}
+        if on_cpu:
+            del keys["bf16"]
         if teacher.lower() == "none":
+            del keys["kd_epochs"]
             keys |= {"ref_model": "", "kd_method": "none", "clinkd_phases": "correct, predict, evaluate"}
         keys = {key: value for key, value in keys.items() if value != ""}
         checked_keys(keys)
-        settings, remark = _settings(keys, gpus, card)
+        settings, remark = _settings(keys, gpus, card, on_cpu)
     comment = "### Written by `clinkd init`; all keys: docs/configuration.md and LLaMA-Factory's own\n"
-    write_text(recipe, comment + yaml.safe_dump(keys | settings, sort_keys=False, allow_unicode=True))
-    notes += [f"Recipe: {recipe}. {remark}", "Next:", f"  clinkd doctor --plan {recipe} --gpu {gpu} --gpus {gpus}"]
+    text = yaml.safe_dump(keys | settings, sort_keys=False, allow_unicode=True)
+    for key, note in NOTES.items():
+        text = re.sub(rf"^{key}: .*", rf"\g<0>  # {note}", text, flags=re.MULTILINE)
+    write_text(recipe, comment + text)
+    check = f"--recipe {recipe}" if on_cpu else f"--plan {recipe} --gpu {gpu} --gpus {gpus}"
+    notes += [f"Recipe: {recipe}. {remark}", "Next:", f"  clinkd doctor {check}"]
     for line in (*notes, f"  llamafactory-cli train {recipe}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -157,20 +202,26 @@ def _registered(data: str) -> tuple[Path, str] | None:
     return Path(folder), name
 
 
-def _settings(keys: dict[str, Any], gpus: int, card: Gpu) -> tuple[dict[str, Any], str]:
+def _memory_here() -> float:
+    """GiB of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _settings(keys: dict[str, Any], gpus: int, card: Gpu, on_cpu: bool) -> tuple[dict[str, Any], str]:
     """Batch sizes and a quantised teacher, as far as the memory needs them, and a remark."""
-    for step in LADDER:
+    place = "this machine" if on_cpu else "each GPU"
+    for step in [step for step in LADDER if not on_cpu or len(step) == 1]:  # quantisation needs a GPU
         batch = step["batch"]
         settings = {key: value for key, value in step.items() if key != "batch" and "ref_model" in keys}
         settings |= {"per_device_train_batch_size": batch, "per_device_eval_batch_size": batch}
         settings["gradient_accumulation_steps"] = max(1, WINDOW // (batch * gpus))
         try:
-            plan = make_plan(keys | settings, gpus=gpus, gib=MARGIN * card.gib, gpu=card)
+            plan = make_plan(keys | settings, gpus=gpus, gib=MARGIN * card.gib, gpu=card, on_cpu=on_cpu)
         except ValueError as error:
             one = dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1)
             one["gradient_accumulation_steps"] = max(1, WINDOW // gpus)
             return one, f"Its memory is not planned, so the batch size is 1: {error}"
         if plan["fits"]:
             peak = max(parts["peak"] for parts in plan["memory"].values()) / 2**30
-            return settings, f"It needs about {peak:.1f} of {card.gib:g} GiB on each GPU."
-    return settings, f"It does NOT fit on {gpus} GPU(s): {'; '.join(plan['advice'][:2])}."
+            return settings, f"It needs about {peak:.1f} of {card.gib:.3g} GiB on {place}."
+    return settings, f"It does NOT fit on {place if on_cpu else f'{gpus} GPU(s)'}: {'; '.join(plan['advice'][:2])}."

@@ -71,7 +71,8 @@ class CorrectionRounds:
         """Removes an earlier training's corrections if this one starts from the beginning."""
         if fresh and self._run.ranks.rank == 0 and self.folder.is_dir():
             shutil.rmtree(self.folder)
-        self._run.ranks.wait("the old corrections")
+        self._run.ranks.wait("removal of old corrections")
+        self._run.ranks.set_location("training")
 
     def make_trainer(self, **kwargs: Any) -> CorrectionTrainer:
         """The phase's trainer; ``kwargs`` are stock's."""

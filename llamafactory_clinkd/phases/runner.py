@@ -117,14 +117,19 @@ def _outline(arguments: RecipeArguments, phase: str) -> str:
     teacher = settings.ref_model or arguments.model.model_name_or_path
     learns = "cross-entropy alone" if settings.kd_method == "none" else f"{settings.kd_method} from {teacher}"
     tests = ", ".join(data.eval_dataset or data.dataset or [])
+    candidates = _counted(settings.sasg_candidates, "candidate")
     rows = f"at most {settings.pseudo_label_samples:,} rows of {', '.join(data.dataset or [])}"
     return {
         "pseudo_label": f"{teacher} answers {rows}",
-        "distill": f"{learns}, {settings.kd_epochs:g} epochs",
-        "correct": f"{settings.correction_rounds} rounds, corrector {settings.corrector}",
-        "predict": f"{settings.sasg_candidates} candidates a row of {tests}, ranked by {settings.sasg_scorer}",
+        "distill": f"{learns}, {_counted(settings.kd_epochs, 'epoch')}",
+        "correct": f"{_counted(settings.correction_rounds, 'round')}, corrector {settings.corrector}",
+        "predict": f"{candidates} a row of {tests}, ranked by {settings.sasg_scorer}",
         "evaluate": f"scores of the answers to {tests}",
     }[phase]
+
+
+def _counted(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def _inputs(run: Run, arguments: RecipeArguments, phase: str, previous: str | None) -> dict[str, Any]:
@@ -144,13 +149,15 @@ def _run_phase(
         if ranks.rank == 0:
             remove_broken_checkpoints(run.folder_of(phase), run.settings)
     ranks.phase = phase
-    ranks.wait("the start")
+    ranks.wait("its start")
     if phase in TRAINING_PHASES and run.resumes:
         _check_resume(run, phase, state.phases[phase].get("step_rows"), rows)
     _log(ranks, f"{title} {'continues' if run.resumes else 'starts'}: {outline}.")
     state.start(phase, inputs, folder, rows)
     start = time.monotonic()
     set_seed(run.recipe.training.seed)
+    if phase in TRAINING_PHASES:
+        ranks.set_location("training")
     try:
         outputs = import_module(f".{phase}", __package__).run_phase(run)
     except UnfinishedError as stop:
@@ -158,7 +165,7 @@ def _run_phase(
             raise
         raise Stopped(str(stop)) from stop
     gc.collect()
-    ranks.wait("the end")
+    ranks.wait("its end")
     ranks.phase = ""
     seconds = time.monotonic() - start
     model = None

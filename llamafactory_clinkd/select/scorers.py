@@ -32,6 +32,9 @@ _HUB_HELP = (
     "The weights are downloaded on first use, from the network or a filled cache. On a machine without network, copy "
     f"the model's folder ({OPEN_CLIP_CONFIG} and weights) there and give its path as the scorer. {TEXT_TOWER_HELP}"
 )
+_LOGPROB_HELP = (
+    "Or set `sasg_scorer: logprob`, which ranks by the model's own log-probability; it is not the paper's CLIP score."
+)
 
 
 class ScorerError(RuntimeError):
@@ -127,8 +130,7 @@ def load_scorer(name: str = DEFAULT_SCORER, *, device: str = "cpu") -> Scorer:
         tokenizer = open_clip.get_tokenizer(model_name)
     except Exception as error:  # open_clip, huggingface_hub, timm and torch each raise their own kinds here
         raise ScorerError(
-            f"The scorer {model_name!r} cannot be loaded ({type(error).__name__}: {error}). {advice} Or set "
-            "`sasg_scorer: logprob`, which ranks by the model's own log-probability; it is not the paper's CLIP score."
+            f"The scorer {model_name!r} cannot be loaded ({type(error).__name__}: {error}). {advice} {_LOGPROB_HELP}"
         ) from error
     sha256 = weights_sha256(model)
     identity |= {"library": f"open_clip_torch {open_clip.__version__}", "weights_sha256": sha256}
@@ -152,6 +154,8 @@ def check_scorer(name: str) -> None:
             f"The scorer {name!r} needs open_clip: pip install 'llamafactory-clinkd[clip]'. Without it, "
             "`sasg_scorer: logprob` ranks by the model's own log-probability."
         ) from error
+    except FileNotFoundError as error:
+        raise ScorerError(f"The scorer {name!r} cannot be loaded: {error} {_HUB_HELP} {_LOGPROB_HELP}") from error
     except ValueError as error:
         others = "`logprob`, `consensus` or a `*.json` of weights"
         raise ScorerError(f"Unknown scorer {name!r}: {error} Other scorers are {others}.") from error

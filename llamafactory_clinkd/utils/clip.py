@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BIOMED_CLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # those that open_clip looks for
 TEXT_TOWER_HELP = "If its text tower is a transformers model, its config.json and tokenizer files belong there too."
 
 
@@ -24,11 +25,12 @@ def find_clip(name: str) -> tuple[str, str | None]:
     """open_clip's names of a model and its weights, for ``hf-hub:OWNER/NAME``, a folder or ``ARCHITECTURE@WEIGHTS``.
 
     ``WEIGHTS`` is one of open_clip's tags or a file. A ValueError has every problem that shows before weights are
-    loaded.
+    loaded, a FileNotFoundError that a model of the hub is neither in the cache nor within reach.
     """
     import open_clip
 
     if name.startswith("hf-hub:"):
+        require_hub_clip(name)
         return name, None
     folder = Path(name.removeprefix("local-dir:")).expanduser()
     if folder.is_dir():
@@ -48,6 +50,32 @@ def find_clip(name: str) -> tuple[str, str | None]:
     if not Path(weights).is_file() and weights not in tags:
         raise ValueError(f"{weights!r} is neither a file nor one of the weights of {architecture}: {tags}.")
     return architecture, weights
+
+
+def is_cached_clip(name: str) -> bool:
+    """Whether configuration and weights of ``hf-hub:OWNER/NAME`` are in the local hub cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def has(file: str) -> bool:
+        return isinstance(try_to_load_from_cache(name.removeprefix("hf-hub:"), file), str)
+
+    return has(OPEN_CLIP_CONFIG) and any(map(has, CLIP_WEIGHTS))
+
+
+def require_hub_clip(name: str) -> None:
+    """FileNotFoundError if ``hf-hub:OWNER/NAME`` is not in the cache and its configuration cannot be downloaded."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if is_cached_clip(name):
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise FileNotFoundError("it is not in the local hub cache, and HF_HUB_OFFLINE is set.")
+    try:
+        hf_hub_download(name.removeprefix("hf-hub:"), OPEN_CLIP_CONFIG)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise FileNotFoundError(f"it is not in the local hub cache, and its download fails ({problem}).") from error
 
 
 def folder_help(folder: Path) -> str:

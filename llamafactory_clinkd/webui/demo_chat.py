@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ..arguments import PHASES
+from ..utils.console import quiet_libraries
 from ..utils.io import read_jsonl
 from ..utils.pixels import read_pixels
 from .presets import DEMO_MODEL, PACKAGE, register_demo_model
@@ -77,5 +78,6 @@ def demo_board(directory: Path) -> Any:
 
 def open_demo_chat(directory: Path) -> None:
     """Serves the page until Ctrl-C, on this machine alone unless ``GRADIO_SERVER_NAME`` has another address."""
-    board = demo_board(directory)
+    with quiet_libraries():  # the address that gradio prints would stand below hundreds of lines
+        board = demo_board(directory)
     board.queue().launch(server_name=os.getenv("GRADIO_SERVER_NAME", "127.0.0.1"), inbrowser=True)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from llamafactory_clinkd.arguments import ClinkdArguments
 from llamafactory_clinkd.attach.error_lines import print_error
@@ -44,6 +45,18 @@ def test_other_errors_keep_their_traceback(call, capsys):
 def test_the_traceback_is_there_on_request(capsys, monkeypatch):
     monkeypatch.setenv("CLINKD_TRACEBACK", "1")
     assert shown(lambda: ClinkdArguments(kd_alpha=0.3).check_clinkd(), capsys) == ("", True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine's GPU computes in bf16")
+def test_bf16_without_a_gpu_is_one_line_of_a_clinkd_recipe_only(tmp_path, capsys):
+    """The stock error is left as it is in other recipes."""
+    from llamafactory.hparams import get_train_args
+
+    keys = {"stage": "sft", "do_train": True, "model_name_or_path": "x", "dataset": "x", "bf16": True}
+    keys |= {"template": "qwen2_vl", "output_dir": str(tmp_path)}
+    text, passed_on = shown(lambda: get_train_args(keys | {"use_clinkd": True}), capsys)
+    assert not passed_on and text.startswith("ValueError: `bf16: true` needs a GPU") and "Remove the key" in text
+    assert shown(lambda: get_train_args(dict(keys)), capsys) == ("", True)
 
 
 @pytest.mark.slow

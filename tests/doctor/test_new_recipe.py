@@ -13,6 +13,7 @@ from PIL import Image
 from tiny_models import build_tiny_qwen2vl
 from typer.testing import CliRunner
 
+from llamafactory_clinkd.arguments import ClinkdArguments
 from llamafactory_clinkd.cli import with_all_commands
 
 
@@ -64,6 +65,28 @@ def test_six_questions_are_asked_and_each_is_a_flag(folder):
     assert done.output.count("]:") + done.output.count("data set:") == len(flags)
     help_text = init("--help").output
     assert all(flag in help_text for flag in flags)
+
+
+def test_a_recipe_for_the_cpu_runs_in_fp32_and_has_the_epochs(folder):
+    model = build_tiny_qwen2vl(folder / "model")
+    answers = ("--model", str(model), "--teacher", str(model), "--data", "rows.csv", "--test", "split")
+    done = init("mine.yaml", *answers, "--gpu", "cpu", "--gpus", "1")
+    assert done.exit_code == 0 and "on this machine" in done.output, done.output
+    text = (folder / "mine.yaml").read_text()
+    keys = yaml.safe_load(text)
+    assert not {"bf16", "fp16", "warmup_ratio", "ref_model_quantization_bit"} & keys.keys()
+    assert (keys["image_max_pixels"], keys["warmup_steps"]) == (262144, 0.1)
+    assert (keys["kd_epochs"], keys["correction_rounds"]) == (ClinkdArguments.kd_epochs, 2)
+    assert "# epochs of phase distill" in text and "# epochs of phase correct" in text
+    assert "clinkd doctor --recipe mine.yaml" in done.output
+    done = init("two.yaml", *answers, "--gpu", "cpu", "--gpus", "2")
+    assert done.exit_code == 2 and "`--gpus 1`" in done.output
+
+
+def test_without_a_terminal_the_missing_flags_are_named(folder):
+    done = init("x.yaml", "--teacher", "none", "--gpu=4090", input="")
+    assert done.exit_code == 2 and "Aborted" not in done.output
+    assert done.output.strip().endswith("give --model, --data, --test, --gpus."), done.output
 
 
 def test_settings_follow_the_memory(folder):

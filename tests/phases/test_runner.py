@@ -52,6 +52,11 @@ def test_requested_stop_ends_with_its_reason(monkeypatch, arguments, error, capl
     assert "Stopped by SIGTERM at phase pseudo_label" in caplog.text and "3 of 8 rows" in caplog.text
 
 
+@pytest.mark.parametrize(("number", "text"), [(1.0, "1 epoch"), (2.0, "2 epochs"), (0.5, "0.5 epochs")])
+def test_one_epoch_is_singular(number, text):
+    assert runner._counted(number, "epoch") == text
+
+
 def test_unfinished_generation_that_nobody_stopped_is_an_error(monkeypatch, arguments, caplog):
     """As on two nodes, each of which saw its own answers only."""
     with caplog.at_level("INFO", logger="llamafactory_clinkd"), pytest.raises(UnfinishedError, match="answers.jsonl"):

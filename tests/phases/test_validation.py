@@ -108,6 +108,19 @@ def test_scorer_that_is_none_is_reported_before_the_first_phase(workspace, tmp_p
     assert not (tmp_path / "out" / "clinkd" / "state.json").exists()
 
 
+def test_a_hub_scorer_that_cannot_be_loaded_is_reported_before_the_first_phase(workspace, tmp_path, monkeypatch):
+    """The default one, offline: after hours of training it would be too late."""
+    pytest.importorskip("open_clip")
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: None)
+    name = "hf-hub:nobody/no-such-clip"
+    with pytest.raises(RuntimeError, match=f"'{name}' cannot be loaded: it is not in the local hub cache.*logprob"):
+        run(recipe(workspace, tmp_path / "out", clinkd_phases="distill,predict", sasg_scorer=name))
+    assert not (tmp_path / "out" / "clinkd" / "state.json").exists()
+
+
 def test_positions_that_disagree_are_reported_before_the_first_phase(workspace, tmp_path):
     student = shutil.copytree(workspace / "student", tmp_path / "student")
     teacher = shutil.copytree(workspace / "teacher", tmp_path / "teacher")
