@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..utils.boxes import TASKS, Box, has_box, parse_boxes, strip_boxes
+from ..utils.boxes import TASKS, VQA, Box, has_box, parse_boxes, strip_boxes
 from .grounding import references
 from .prediction_files import turns_of
 from .predictions import read_rows
 from .scoring import evaluate_predictions
-from .vqa import VQA, answer_type
+from .vqa import answer_type
 
 
 _REFERENCE = re.compile(r"(?:<ref>|<\|object_ref_start\|>)(.*?)(?:</ref>|<\|object_ref_end\|>)", re.DOTALL)

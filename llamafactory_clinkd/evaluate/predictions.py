@@ -31,13 +31,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..utils.boxes import KEPT_COLUMNS, MODALITIES, TASKS, has_box, modality_of, strip_boxes, task_of
+from ..utils.boxes import KEPT_COLUMNS, MODALITIES, TASKS, VQA, has_box, modality_of, strip_boxes, task_of
 from ..utils.scan_names import standard_modality
 from . import released
 from .exchange import from_other_tool
 from .model_answer import ReadAnswer, encodable, has_words, last_question, read_answer, short
 from .prediction_files import Unreadable, load_rows
-from .vqa import VQA
 
 
 LEFT_OUT, WRONG = "left out", "counted wrong"

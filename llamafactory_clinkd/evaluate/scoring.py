@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..utils.box_forms import unit_mismatch, unread_summary
-from ..utils.boxes import MODALITIES, TASKS
+from ..utils.boxes import MODALITIES, TASKS, VQA
 from . import released
 from .captions import NO_JAVA, PLAIN
 from .java import Progress, kept_meteor
@@ -19,7 +19,7 @@ from .predictions import LEFT_OUT, WRONG, Reading, read_rows
 from .resampling import MIN_CLUSTERS, Draws, average_draws, cluster_weights, find_clusters, interval
 from .selection_worth import selection_worth
 from .task_statistics import Protocol, Scored, macro_draws, resample, task_statistics
-from .vqa import VQA, vqa_breakdown
+from .vqa import vqa_breakdown
 
 
 def evaluate_predictions(

@@ -12,8 +12,7 @@ from ..evaluate import format_percent
 from ..evaluate import paper_tables as paper
 from ..evaluate.score_table import VQA_SCORES, metric_name
 from ..evaluate.selection_worth import CHOICES
-from ..evaluate.vqa import VQA
-from ..utils.boxes import TASKS, modality_label
+from ..utils.boxes import TASKS, VQA, modality_label
 from ..utils.environment import require_library
 from ..utils.io import write_text
 from .examples import attention_maps, make_examples, pseudo_label_examples, round_views, rounds_figure

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..utils.boxes import TASKS, modality_label, sort_modalities
+from ..utils.boxes import TASKS, VQA, modality_label, sort_modalities
 from ..utils.environment import package_versions
 from ..utils.io import read_json
 from . import figures
@@ -127,7 +127,8 @@ def proportions(run: RunData) -> list[dict[str, Any]]:
         if not counts:
             continue
         modalities = sort_modalities(modality for modality, _ in counts)
-        tasks = [task for task in TASKS if any(task == name for _, name in counts)]
+        known, found = (*TASKS, VQA), {task for _, task in counts}
+        tasks = [task for task in known if task in found] + sorted(found.difference(known))
         table = [(name, [counts[name, task] for task in tasks]) for name in modalities]
         by_modality = {modality_label(name): sum(row) for name, row in table}
         by_task = {task: sum(counts[name, task] for name in modalities) for task in tasks}

@@ -52,6 +52,7 @@ IMAGE_PLACEHOLDER = "<image>"
 UNIT_OF_MODEL = {"qwen2_vl": "thousandths", "qwen2_5_vl": "resized", "qwen3_vl": "thousandths"}
 """``model_type`` -> the unit of its boxes; the units are in ``data/coordinates.py``."""
 TASKS: tuple[Task, ...] = ("VG", "ROC", "RC", "MIA")
+VQA = "VQA"  # the task of short answers, which the paper does not have
 MODALITIES = ("ct", "mr", "x", "pet", "endoscopy", "dermoscopy", "fundus", "ultrasound")
 
 _VERB = re.compile(

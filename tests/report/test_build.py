@@ -215,3 +215,33 @@ def test_evaluated_captions_are_shown(tmp_path):
     assert parsed.faults == []
     for key in ("bleu_1", "rouge_l", "cider"):
         assert f"{100 * mia[key]:.2f}" in parsed.text
+
+
+def vqa_row(number: int, **changes) -> dict:
+    answer = ("yes", "left lung")[number % 2]
+    question = ("Is it normal?", "Where is the lesion?")[number % 2]
+    row = {"id": number, "image": f"{number}.png", "question": question, "annotation": answer, "response": answer,
+           "task": "VQA", "modality": "x", "candidates": []}  # fmt: skip
+    return row | changes
+
+
+@pytest.mark.parametrize(
+    ("task", "changes"),
+    [
+        ("VG", {}),
+        ("ROC", {"modality": None}),
+        ("RC", {"response": ""}),
+        ("MIA", {"task": None, "answer_type": "OPEN"}),
+        ("VQA", {"response": None, "modality": None}),
+        ("MIXED", {}),
+    ],
+)
+def test_one_row_makes_a_page(task, changes, tmp_path):
+    row = vqa_row(0) if task in ("VQA", "MIXED") else prediction(("VG", "ROC", "RC", "MIA").index(task), [""], 0, 1.0)
+    folder = tmp_path / "run"
+    write_jsonl(folder / "clinkd" / "predictions.jsonl", [row | changes])
+    write_jsonl(folder / "clinkd" / "pseudo_labels.jsonl", [row | {"task": task, "pseudo_label": "x"} | changes])
+    parsed = build([folder], tmp_path)
+    assert parsed.faults == [] and len(parsed.cards) == 1
+    shown = changes.get("task", task) or "None"
+    assert "Training rows that the teacher labelled by task" in parsed.source and f">{shown}</" in parsed.source
