@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..utils.boxes import TagStyle
+from ..utils.boxes import VQA, TagStyle
 from ..utils.console import bars_of_parts, console, exit_on_error
 from ..utils.io import write_json
 from .baking import BAKED
@@ -81,6 +81,8 @@ def convert(
     if conversion.resumed_at:
         console.print(f"Resumed an interrupted run after row {conversion.resumed_at:,}.")
     console.print(_conversion_table(conversion))
+    if rows := conversion.tasks.get(VQA):
+        console.print(f"{rows:,} rows are VQA: evaluated by accuracy of closed questions and recall of open ones.")
     for warning in conversion.warnings:
         console.print(f"[yellow]Warning[/]: {escape(warning)}")
     if hidden := conversion.warned - len(conversion.warnings):

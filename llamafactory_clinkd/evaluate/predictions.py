@@ -42,8 +42,8 @@ from .prediction_files import Unreadable, load_rows
 LEFT_OUT, WRONG = "left out", "counted wrong"
 OTHER = "other"  # the modality of an image whose name contains none of the eight
 FIELDS = ("id", "image", "question", "annotation", "response", "task", "modality", "candidates")
-"""The shared vocabulary of a row; ``KEPT_COLUMNS``, ``volume`` and ``choices`` are there where they are known."""
-_FURTHER = (*(name for name in KEPT_COLUMNS if name != "annotations"), "volume", "choices")
+"""The shared vocabulary of a row; ``KEPT_COLUMNS`` and ``volume`` are there where they are known."""
+_FURTHER = (*(name for name in KEPT_COLUMNS if name != "annotations"), "volume")
 _VQA_NAMES = {
     "answer": "annotation", "image_name": "image", "img_name": "image", "figure_path": "image", "qid": "id",
     "question_id": "id", "q_lang": "language", "image_organ": "organ", "location": "organ",
