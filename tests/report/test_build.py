@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from llamafactory_clinkd.evaluate import evaluate_predictions
 from llamafactory_clinkd.report import build_report
 from llamafactory_clinkd.report.build import EXAMPLES_OF_TASK, duration
 from llamafactory_clinkd.report.examples import EXTREMES
@@ -223,6 +224,47 @@ def vqa_row(number: int, **changes) -> dict:
     row = {"id": number, "image": f"{number}.png", "question": question, "annotation": answer, "response": answer,
            "task": "VQA", "modality": "x", "candidates": []}  # fmt: skip
     return row | changes
+
+
+def main_table(parsed: Page) -> list[list[str]]:
+    """The texts of the cells of the table of all methods."""
+    table = re.search(r"<caption>Scores in percent.*?</table>", parsed.source, re.DOTALL)[0]
+    cells = [re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)]
+    return [[re.sub(r"<[^>]*>", "", cell).strip() for cell in row] for row in cells]
+
+
+def write_run(folder, rows, **baselines):
+    metrics = evaluate_predictions(rows, resamples=50, parser="rules") | {"baselines": baselines}
+    write_json(folder / "clinkd" / "metrics.json", metrics)
+    write_jsonl(folder / "clinkd" / "predictions.jsonl", rows)
+    return folder
+
+
+def test_a_run_of_vqa_alone_has_its_scores_and_nothing_of_other_tasks(tmp_path):
+    blind = {
+        "blind_VQA": {"macro": 0.25, "task": "VQA", "n": 8, "closed": 4, "closed_accuracy": 0.25, "open_recall": None}
+    }
+    first = write_run(tmp_path / "first", [vqa_row(number) for number in range(8)], **blind)
+    second = write_run(tmp_path / "second", [vqa_row(number, response="No.") for number in range(8)])
+    for runs in ([first], [first, second]):
+        parsed = build(runs, tmp_path)
+        assert parsed.faults == []
+        assert {card[0][1]["data-task"] for card in parsed.cards} == {"VQA"}
+        assert not {"modalities", "modalities-title"} & set(parsed.ids)
+        for absent in ("SPICE", "mBMR", "BiRD", "difference from ClinKD", "Table 3", "four tasks"):
+            assert absent not in parsed.text, absent
+    head, *rows = main_table(parsed)
+    assert head == ["method", "VQA, closedaccuracy", "VQA, openrecall"]
+    assert rows == [["first", "100.00", "100.00"], ["baseline: blind VQA", "25.00", "–"], ["second", "0.00", "0.00"]]
+
+
+def test_vqa_beside_the_papers_tasks_has_columns_of_its_own(tmp_path):
+    rows = [vqa_row(number) for number in range(8)] + [prediction(0, [""], 0, 1.0)]
+    parsed = build([write_run(tmp_path / "run", rows)], tmp_path)
+    head, own, *_, clinkd = main_table(parsed)
+    assert head[-3:] == ["Average", "VQA, closedaccuracy", "VQA, openrecall"] and "mean of VG" in parsed.text
+    assert own[-2:] == ["100.00", "100.00"] and clinkd[-3:] == ["71.53", "–", "–"]
+    assert "set-ups, not how well the method was reproduced. The average is" in " ".join(parsed.text.split())
 
 
 @pytest.mark.parametrize(
