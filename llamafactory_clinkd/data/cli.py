@@ -215,7 +215,8 @@ def _conversion_table(conversion: Conversion) -> Table:
     for label, counts in (("task", conversion.tasks), ("modality", conversion.modalities)):
         table.add_section()
         for name, count in counts.items():
-            table.add_row(f"{label} {escape(name)}", f"{count:,}")
+            note = " (`other` in evaluation)" if (label, name) == ("modality", "unknown") else ""
+            table.add_row(f"{label} {escape(name)}{note}", f"{count:,}")
     table.add_section()
     for code, count in conversion.pictures.items():
         written = " (a PNG is used)" if code in BAKED else ""

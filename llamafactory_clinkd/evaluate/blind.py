@@ -54,6 +54,16 @@ def blind_scores(
     return {f"blind_{task}": {**scores[task], "task": task} for task in (*TASKS, VQA) if task in scores}
 
 
+def tasks_without_blind(metrics: Mapping[str, Any], train_rows: Iterable[Any]) -> list[str]:
+    """A note if ``metrics``, which have ``baselines``, have tasks that no training row has; else none."""
+    without = [task for task in metrics["tasks"] if f"blind_{task}" not in metrics["baselines"]]
+    if not without:
+        return []
+    found = Counter(row["task"] for row in read_rows(_flat(train_rows)).rows)
+    counts = ", ".join(f"{task} {count:,}" for task, count in found.most_common()) or "none that can be read"
+    return [f"No blind answers of {', '.join(without)}: the training rows are {counts}. Convert both sets alike."]
+
+
 def most_frequent_answers(train_rows: Iterable[Any], test_rows: Iterable[Any]) -> list[dict[str, Any]]:
     """The test rows of every task but VG, with the most frequent training answer as response.
 

@@ -59,6 +59,7 @@ class Reading(NamedTuple):
     rows: list[dict[str, Any]]  # with the keys FIELDS
     problems: list[dict[str, Any]]  # {"row", "reason", "outcome"} of each malformed row, counted from 1
     answers: dict[str, int]  # how many are not_text, empty, without_box, truncated, with_reasoning
+    assumed: dict[str, int]  # rows without a task of their own, by the task they are scored as
 
 
 def read_predictions(path: str | Path, answers: str | Path | None = None) -> Reading:
@@ -72,19 +73,20 @@ def read_rows(rows: Iterable[Any], *, by_release: bool = False) -> Reading:
     With ``by_release``, texts are those that the released code scores (:mod:`.released`): responses are cleaned as
     there, no ground truth is refused for its words, and the image's name decides on the modality.
     """
-    converted, problems, kinds, ends = [], [], Counter(), Counter()
+    converted, problems, kinds, ends, assumed = [], [], Counter(), Counter(), Counter()
     for number, raw in enumerate(rows, start=1):
         row, reason, answer = _read_row(raw, by_release)
         if row is not None:
             converted.append(row)
             kinds.update(answer.kinds)
             ends[answer.end] += 1
+            assumed[row["task"]] += not any(str(key).lower() == "task" and value for key, value in raw.items())
         if reason is not None:
             problems.append({"row": number, "reason": reason, "outcome": LEFT_OUT if row is None else WRONG})
     if ends["ended"] > ends["open"]:  # the texts have end tokens: those without were cut off
         kinds["truncated"] += ends["open"]
     names = ("not_text", "empty", "without_box", "truncated", "with_reasoning")
-    return Reading(converted, problems, {name: kinds[name] for name in names})
+    return Reading(converted, problems, {name: kinds[name] for name in names}, +assumed)
 
 
 def _read_row(raw: Any, by_release: bool) -> tuple[dict[str, Any] | None, str | None, ReadAnswer]:

@@ -4,7 +4,7 @@
 """The four tasks' metrics per modality, their means, and bootstrap confidence intervals: ``metrics.json``."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -118,7 +118,7 @@ def evaluate_reading(
         "answers": reading.answers,
         **({"selection": worth} if worth else {}),
         "problems": reading.problems,
-        "notes": _notes(tasks, of_task, by_release, clusters.unit),
+        "notes": [*_notes(tasks, of_task, by_release, clusters.unit), *_assumed(reading.assumed)],
     }
     return metrics, resampled
 
@@ -138,6 +138,12 @@ def _score_reading(
         captions = pool.submit(score, "MIA", of_task["MIA"]) if "MIA" in of_task else None
         scored = {task: score(task, indices) for task, indices in of_task.items() if task != "MIA"}
         return scored if captions is None else {task: scored.get(task) or captions.result() for task in of_task}
+
+
+def _assumed(counts: Mapping[str, int]) -> list[str]:
+    """A note about rows without a task."""
+    tasks = ", ".join(f"{task} {count:,}" for task, count in counts.items())
+    return [f"Rows without `task`, scored by their form: {tasks}."] if tasks else []
 
 
 def _notes(tasks: dict[str, Any], of_task: dict[str, list[dict]], by_release: bool, unit: str) -> list[str]:

@@ -54,7 +54,7 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
     return [
         ("Test data", f"{', '.join(sorted(test)) or UNKNOWN}; {len(run.predictions):,} answers read"),
         ("Boxes", UNITS[run.box_unit]),
-        ("Training data", ", ".join(sorted(train)) or UNKNOWN),
+        ("Training data", ", ".join(sorted(train)) or _named_only(run) or UNKNOWN),
         ("Current model", describe_model(run.folder) or "no model in the run's folder"),
         ("Base weights", describe_fingerprint(models[0]) if models else UNKNOWN),
         ("Teacher weights", describe_fingerprint(teachers[0]) if teachers else f"{UNKNOWN}, or no teacher"),
@@ -137,6 +137,13 @@ def proportions(run: RunData) -> list[dict[str, Any]]:
         view["task_figure"] = figures.proportion_bars(by_task, f"{svg_id}-tasks", f"{title} by task")
         views.append(view)
     return views
+
+
+def _named_only(run: RunData) -> str:
+    """The recipe's ``dataset`` of a run without a training phase."""
+    names = run.setting("dataset") or []
+    text = names if isinstance(names, str) else ", ".join(map(str, names))
+    return f"{text} in the recipe; no phase of this run trained on it" if text else ""
 
 
 def _scorers(run: RunData) -> str:

@@ -267,6 +267,13 @@ def test_vqa_beside_the_papers_tasks_has_columns_of_its_own(tmp_path):
     assert "set-ups, not how well the method was reproduced. The average is" in " ".join(parsed.text.split())
 
 
+def test_training_data_that_only_the_recipe_names(tmp_path):
+    folder = tmp_path / "run"
+    predict = {"status": "finished", "inputs": {"dataset": ["mine_train"], "data_files": {"mine_test": "ab"}}}
+    write_json(folder / "clinkd" / "state.json", {"format": 1, "phases": {"predict": predict}})
+    assert "mine_train in the recipe; no phase of this run trained on it" in build([folder], tmp_path).text
+
+
 @pytest.mark.parametrize(
     ("task", "changes"),
     [
