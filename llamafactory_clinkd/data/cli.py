@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..utils.boxes import TagStyle
+from ..utils.boxes import VQA, TagStyle
 from ..utils.console import bars_of_parts, console, exit_on_error
 from ..utils.io import write_json
 from .baking import BAKED
@@ -98,6 +98,8 @@ def convert(
     if conversion.resumed_at:
         console.print(f"Resumed an interrupted run after row {conversion.resumed_at:,}.")
     console.print(_conversion_table(conversion))
+    if rows := conversion.tasks.get(VQA):
+        console.print(f"{rows:,} rows are VQA: evaluated by accuracy of closed questions and recall of open ones.")
     for warning in conversion.warnings:
         console.print(f"[yellow]Warning[/]: {escape(warning)}")
     if hidden := conversion.warned - len(conversion.warnings):
@@ -230,7 +232,8 @@ def _conversion_table(conversion: Conversion) -> Table:
     for label, counts in (("task", conversion.tasks), ("modality", conversion.modalities)):
         table.add_section()
         for name, count in counts.items():
-            table.add_row(f"{label} {escape(name)}", f"{count:,}")
+            note = " (`other` in evaluation)" if (label, name) == ("modality", "unknown") else ""
+            table.add_row(f"{label} {escape(name)}{note}", f"{count:,}")
     table.add_section()
     for code, count in conversion.pictures.items():
         written = " (a PNG is used)" if code in BAKED else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.box_forms import unread_numbers
-from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, UNIT_OF_MODEL, TagStyle, task_of
+from ..utils.boxes import IMAGE_PLACEHOLDER, TASKS, UNIT_OF_MODEL, VQA, TagStyle, task_of
 from ..utils.io import content_hash, file_lock, refuse_link
 from .baking import any_reader_picture, keyed_hash, with_extension, write_embedded
 from .box_convention import BOXES_KEY, scale_of, size_warning, unit_of_source
@@ -187,9 +187,10 @@ def _write_row(writer: ResumableWriter, number: int, row: Any, source_format: Fo
         raise Reject("wrong_type", f"the row has {', '.join(lost)}, which would be lost")
     conversation = source_format.parse(row)
     conversation.id = conversation.id or f"row-{number}"
-    conversation.columns = kept_columns(row)
+    conversation.columns |= kept_columns(row)
+    conversation.task = conversation.task or row.get("task")
     patient = conversation.columns.pop("patient", None)
-    rows, warnings, remarks = build_rows(conversation, options)
+    rows, warnings, remarks = build_rows(conversation, options, source_format.task)
     if options.patient_column or patient:
         patient = row.get(options.patient_column) if options.patient_column else patient
         if not isinstance(patient, str | int) or not str(patient).strip():
@@ -225,8 +226,13 @@ def _identity(row: Any) -> Any:
     return next((row[field] for field in fields if isinstance(row.get(field), str | int)), None)
 
 
-def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[str, Any]], list[str], set[str]]:
-    """The ShareGPT rows of one conversation, which is rejected as a whole, warnings about scans, codes of remarks."""
+def build_rows(
+    conversation: Conversation, options: Options, without_box: str = "MIA"
+) -> tuple[list[dict[str, Any]], list[str], set[str]]:
+    """The ShareGPT rows of one conversation, which is rejected as a whole, warnings about scans, codes of remarks.
+
+    ``without_box`` is the task of turns without a box.
+    """
     if not conversation.turns:
         raise Reject("no_turns", "expected a question and an answer")
     placeholders = sum(question.count(IMAGE_PLACEHOLDER) for question, _ in conversation.turns)
@@ -268,12 +274,13 @@ def build_rows(conversation: Conversation, options: Options) -> tuple[list[dict[
                 turn[0] = IMAGE_PLACEHOLDER * len(images) + turn[0].replace(IMAGE_PLACEHOLDER, "")
         rows = [columns | {"id": f"{conversation.id}#{n}", "turns": [turn]} for n, turn in enumerate(turns, start=1)]
     for row in rows:
-        row["task"] = _task(conversation.task, row["turns"])
+        row["task"] = _task(conversation.task, row["turns"], without_box)
     return [sharegpt_row(row, tags=options.tags) for row in rows], warnings, remarks
 
 
-def _task(source_task: Any, turns: list[list[str]]) -> str:
-    if isinstance(source_task, str) and source_task.strip().upper() in TASKS:
+def _task(source_task: Any, turns: list[list[str]], without_box: str) -> str:
+    if isinstance(source_task, str) and source_task.strip().upper() in (*TASKS, VQA):
         return source_task.strip().upper()
     tasks = {task_of(question, answer) for question, answer in turns}
+    tasks = {without_box if task == "MIA" else task for task in tasks}
     return tasks.pop() if len(tasks) == 1 else MIXED

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..utils.boxes import VQA
 from . import box_formats, chat_formats
 from .chat_formats import first as first_item
 from .conversation import Conversation, conversation, field_of, messages_of, pairs_of
@@ -28,7 +29,8 @@ _CHOICES = "ABCD"  # of PMC-VQA
 class Format:
     """One format: ``matches`` recognizes its rows, ``parse`` reads one or raises :class:`Reject`.
 
-    ``usual`` is the unit that its boxes usually have, where a row does not fix it.
+    ``usual`` is the unit that its boxes usually have, where a row does not fix it; ``task`` is that of turns without
+    a box.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Format:
     matches: Callable[[Mapping[str, Any]], bool]
     parse: Parser
     usual: Unit | None = None
+    task: str = "MIA"
 
 
 def _med_grit(row: Mapping[str, Any]) -> Conversation:
@@ -92,7 +95,8 @@ def _pmc_vqa(row: Mapping[str, Any]) -> Conversation:
         raise Reject("wrong_type", f"the answer is {letter[:40]!r}, expected one of {', '.join(choices)}")
     question = "\n".join([field_of(row, "Question").strip(), *(f"{key}: {text}" for key, text in choices.items())])
     identity = field_of(row, "index") if row.get("index") else ""
-    return conversation(identity, field_of(row, "Figure_path"), [[question, f"{letter}: {choices[letter]}"]])
+    turns, columns = [[question, f"{letter}: {choices[letter]}"]], {"choices": list(choices.values())}
+    return conversation(identity, field_of(row, "Figure_path"), turns, columns=columns)
 
 
 def _llava_med(row: Mapping[str, Any]) -> Conversation:
@@ -132,10 +136,10 @@ _FORMATS = (  # in the order of detection: a row has the first format that match
     Format("vindr_cxr", "VinDr-CXR's CSV of boxes", _has("lines"), box_formats.vindr),
     Format("kvasir_seg", "Kvasir-SEG's JSON of boxes", _has("height", "width", first="bbox"), box_formats.kvasir),
     Format("refcoco", "RefCOCO, a region a row", _is_refcoco, box_formats.refcoco),
-    Format("slake", "SLAKE (its English rows)", _has("img_name", "q_lang"), _slake),
-    Format("vqa_rad", "VQA-RAD", _has("image_name", "question"), _vqa_rad),
-    Format("pmc_vqa", "PMC-VQA's CSV", _has("Figure_path", "Question", "Choice A"), _pmc_vqa),
-    Format("vqa", "image, question and answer, such as VQA-RAD and PathVQA in Parquet", _is_vqa, _vqa),
+    Format("slake", "SLAKE (its English rows)", _has("img_name", "q_lang"), _slake, task=VQA),
+    Format("vqa_rad", "VQA-RAD", _has("image_name", "question"), _vqa_rad, task=VQA),
+    Format("pmc_vqa", "PMC-VQA's CSV", _has("Figure_path", "Question", "Choice A"), _pmc_vqa, task=VQA),
+    Format("vqa", "image, question and answer, such as VQA-RAD and PathVQA in Parquet", _is_vqa, _vqa, task=VQA),
     Format("llava_med_qa", "LLaVA-Med questions, such as its qa50 file", _has("question_id", "text", "image"), _qa50),
     Format("ms_swift", "ms-swift, boxes in objects", _is_swift, chat_formats.swift, usual="pixels"),
     Format("llava_med", "LLaVA-Med instructions; Qwen's fine-tuning files", _is_llava_med, _llava_med),

@@ -16,7 +16,7 @@ _HOMES = {
     "load_rows": "prediction_files", "with_kept_columns": "prediction_files",
     "metrics_table": "score_table", "progress_bar": "score_table", "format_percent": "score_table",
     "compare_predictions": "compare", "comparison_table": "compare",
-    "require_spice": "spice", "mean_box_baseline": "blind", "blind_scores": "blind",
+    "require_spice": "spice", "mean_box_baseline": "blind", "blind_scores": "blind", "tasks_without_blind": "blind",
 }  # fmt: skip
 __all__ = list(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..utils.boxes import TASKS, Box, has_box, parse_boxes, strip_boxes
+from ..utils.boxes import TASKS, VQA, Box, has_box, parse_boxes, strip_boxes
 from .grounding import references
 from .prediction_files import turns_of
 from .predictions import read_rows
 from .scoring import evaluate_predictions
-from .vqa import VQA, answer_type
+from .vqa import answer_type
 
 
 _REFERENCE = re.compile(r"(?:<ref>|<\|object_ref_start\|>)(.*?)(?:</ref>|<\|object_ref_end\|>)", re.DOTALL)
@@ -52,6 +52,16 @@ def blind_scores(
     except ValueError:  # one of the sides has no box
         scores.pop("VG", None)
     return {f"blind_{task}": {**scores[task], "task": task} for task in (*TASKS, VQA) if task in scores}
+
+
+def tasks_without_blind(metrics: Mapping[str, Any], train_rows: Iterable[Any]) -> list[str]:
+    """A note if ``metrics``, which have ``baselines``, have tasks that no training row has; else none."""
+    without = [task for task in metrics["tasks"] if f"blind_{task}" not in metrics["baselines"]]
+    if not without:
+        return []
+    found = Counter(row["task"] for row in read_rows(_flat(train_rows)).rows)
+    counts = ", ".join(f"{task} {count:,}" for task, count in found.most_common()) or "none that can be read"
+    return [f"No blind answers of {', '.join(without)}: the training rows are {counts}. Convert both sets alike."]
 
 
 def most_frequent_answers(train_rows: Iterable[Any], test_rows: Iterable[Any]) -> list[dict[str, Any]]:

@@ -91,8 +91,11 @@ def comparison_table(comparison: Mapping[str, Any], names: Sequence[str]) -> Tab
     heads = (*names, "diff.", f"{comparison['confidence']:.0%} interval", "p", "p of all", "rows")
     count, unit = comparison["comparisons"], comparison["resampled_by"]
     caption = f"{comparison['clusters']:,} clusters ({unit}), {comparison['resamples']:,} resamples. "
-    caption += f"p of all: among the {count} comparisons (Holm); by themselves, about {0.05 * count:.1f} of so many "
-    caption += "have p < 0.05 by chance alone."
+    if count == 1:
+        caption += "p of all is p: there is one comparison."
+    else:
+        caption += f"p of all: p corrected for {count} comparisons (Holm). Uncorrected, {0.05 * count:.1f} of them "
+        caption += "have p < 0.05 on average if nothing differs."
     table = Table("task", *(Column(head, justify="right") for head in heads), caption=caption)
     for entry in comparison["differences"]:
         ci = "" if entry["ci"] is None else "{:+.1f} to {:+.1f}".format(*(100 * bound for bound in entry["ci"]))

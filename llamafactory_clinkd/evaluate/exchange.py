@@ -20,11 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..utils.boxes import TASKS, has_box
+from ..utils.boxes import TASKS, VQA, has_box
 from ..utils.environment import require_library
 from ..utils.io import atomic_path, write_json, write_jsonl
 from .grounding import references
-from .vqa import CLOSED, VQA, answer_type
+from .vqa import CLOSED, answer_type
 
 
 TOOLS = {"vlmevalkit": (".xlsx", ".tsv", ".json"), "lmms-eval": (".jsonl",)}

@@ -31,20 +31,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..utils.boxes import KEPT_COLUMNS, MODALITIES, TASKS, has_box, modality_of, strip_boxes, task_of
+from ..utils.boxes import KEPT_COLUMNS, MODALITIES, TASKS, VQA, has_box, modality_of, strip_boxes, task_of
 from ..utils.scan_names import standard_modality
 from . import released
 from .exchange import from_other_tool
 from .model_answer import ReadAnswer, encodable, has_words, last_question, read_answer, short
 from .prediction_files import Unreadable, load_rows
-from .vqa import VQA
 
 
 LEFT_OUT, WRONG = "left out", "counted wrong"
 OTHER = "other"  # the modality of an image whose name contains none of the eight
 FIELDS = ("id", "image", "question", "annotation", "response", "task", "modality", "candidates")
-"""The shared vocabulary of a row; ``KEPT_COLUMNS``, ``volume`` and ``choices`` are there where they are known."""
-_FURTHER = (*(name for name in KEPT_COLUMNS if name != "annotations"), "volume", "choices")
+"""The shared vocabulary of a row; ``KEPT_COLUMNS`` and ``volume`` are there where they are known."""
+_FURTHER = (*(name for name in KEPT_COLUMNS if name != "annotations"), "volume")
 _VQA_NAMES = {
     "answer": "annotation", "image_name": "image", "img_name": "image", "figure_path": "image", "qid": "id",
     "question_id": "id", "q_lang": "language", "image_organ": "organ", "location": "organ",
@@ -60,6 +59,7 @@ class Reading(NamedTuple):
     rows: list[dict[str, Any]]  # with the keys FIELDS
     problems: list[dict[str, Any]]  # {"row", "reason", "outcome"} of each malformed row, counted from 1
     answers: dict[str, int]  # how many are not_text, empty, without_box, truncated, with_reasoning
+    assumed: dict[str, int]  # rows without a task of their own, by the task they are scored as
 
 
 def read_predictions(path: str | Path, answers: str | Path | None = None) -> Reading:
@@ -73,19 +73,20 @@ def read_rows(rows: Iterable[Any], *, by_release: bool = False) -> Reading:
     With ``by_release``, texts are those that the released code scores (:mod:`.released`): responses are cleaned as
     there, no ground truth is refused for its words, and the image's name decides on the modality.
     """
-    converted, problems, kinds, ends = [], [], Counter(), Counter()
+    converted, problems, kinds, ends, assumed = [], [], Counter(), Counter(), Counter()
     for number, raw in enumerate(rows, start=1):
         row, reason, answer = _read_row(raw, by_release)
         if row is not None:
             converted.append(row)
             kinds.update(answer.kinds)
             ends[answer.end] += 1
+            assumed[row["task"]] += not any(str(key).lower() == "task" and value for key, value in raw.items())
         if reason is not None:
             problems.append({"row": number, "reason": reason, "outcome": LEFT_OUT if row is None else WRONG})
     if ends["ended"] > ends["open"]:  # the texts have end tokens: those without were cut off
         kinds["truncated"] += ends["open"]
     names = ("not_text", "empty", "without_box", "truncated", "with_reasoning")
-    return Reading(converted, problems, {name: kinds[name] for name in names})
+    return Reading(converted, problems, {name: kinds[name] for name in names}, +assumed)
 
 
 def _read_row(raw: Any, by_release: bool) -> tuple[dict[str, Any] | None, str | None, ReadAnswer]:

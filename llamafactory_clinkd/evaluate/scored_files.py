@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.io import read_json
-from .blind import blind_scores
+from .blind import blind_scores, tasks_without_blind
 from .compare import compare_predictions
 from .exchange import export_rows
 from .java import kept_meteor
@@ -49,7 +49,9 @@ def evaluate_file(
         return metrics
     if options.pop("protocol", "present") == "released":
         return metrics | {"notes": [*metrics["notes"], "The released code has no blind answers: use `present`."]}
-    return metrics | {"baselines": blind_scores(load_rows(train), rows, **options)}
+    train_rows = load_rows(train)
+    metrics["baselines"] = blind_scores(train_rows, rows, **options)
+    return metrics | {"notes": [*metrics["notes"], *tasks_without_blind(metrics, train_rows)]}
 
 
 def _rows(path: str | Path, answers: str | Path | None, dataset: str | Path | None) -> list[Any]:

@@ -4,14 +4,14 @@
 """The four tasks' metrics per modality, their means, and bootstrap confidence intervals: ``metrics.json``."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from ..utils.box_forms import unit_mismatch, unread_summary
-from ..utils.boxes import MODALITIES, TASKS
+from ..utils.boxes import MODALITIES, TASKS, VQA
 from . import released
 from .captions import NO_JAVA, PLAIN
 from .java import Progress, kept_meteor
@@ -19,7 +19,7 @@ from .predictions import LEFT_OUT, WRONG, Reading, read_rows
 from .resampling import MIN_CLUSTERS, Draws, average_draws, cluster_weights, find_clusters, interval
 from .selection_worth import selection_worth
 from .task_statistics import Protocol, Scored, macro_draws, resample, task_statistics
-from .vqa import VQA, vqa_breakdown
+from .vqa import vqa_breakdown
 
 
 def evaluate_predictions(
@@ -118,7 +118,7 @@ def evaluate_reading(
         "answers": reading.answers,
         **({"selection": worth} if worth else {}),
         "problems": reading.problems,
-        "notes": _notes(tasks, of_task, by_release, clusters.unit),
+        "notes": [*_notes(tasks, of_task, by_release, clusters.unit), *_assumed(reading.assumed)],
     }
     return metrics, resampled
 
@@ -138,6 +138,12 @@ def _score_reading(
         captions = pool.submit(score, "MIA", of_task["MIA"]) if "MIA" in of_task else None
         scored = {task: score(task, indices) for task, indices in of_task.items() if task != "MIA"}
         return scored if captions is None else {task: scored.get(task) or captions.result() for task in of_task}
+
+
+def _assumed(counts: Mapping[str, int]) -> list[str]:
+    """A note about rows without a task."""
+    tasks = ", ".join(f"{task} {count:,}" for task, count in counts.items())
+    return [f"Rows without `task`, scored by their form: {tasks}."] if tasks else []
 
 
 def _notes(tasks: dict[str, Any], of_task: dict[str, list[dict]], by_release: bool, unit: str) -> list[str]:

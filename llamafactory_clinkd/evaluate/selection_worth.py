@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..utils.boxes import TASKS, iou_matrix, parse_boxes
+from ..utils.boxes import TASKS, VQA, iou_matrix, parse_boxes
 from .model_answer import read_answer
 from .resampling import Clusters, cluster_weights, interval, mean_draws, p_value, part_draws
 from .task_statistics import resample, task_statistics
-from .vqa import VQA
 
 
 CHOICES = {"first": "first", "random": "random", "chosen": "chosen", "best": "best of n"}

@@ -10,14 +10,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..utils.boxes import MODALITIES, sort_modalities
+from ..utils.boxes import MODALITIES, VQA, sort_modalities
 from . import released
 from .captions import caption_scores, caption_statistics
 from .grounding import grounding_scores, grounding_statistics, label_statistics, recall
 from .java import Progress
 from .resampling import Clusters, Draws, cluster_sums, mean_draws, part_draws
 from .spice import spice_scores
-from .vqa import VQA, vqa_statistics
+from .vqa import vqa_statistics
 
 
 Protocol = Literal["present", "released"]

@@ -21,7 +21,7 @@ from .answer_words import answer_words, has_chinese
 from .grounding import references
 
 
-VQA, CLOSED, OPEN = "VQA", "CLOSED", "OPEN"
+CLOSED, OPEN = "CLOSED", "OPEN"
 GROUPINGS = ("answer_type", "content_type", "organ", "modality", "language")
 _TYPES = {"closed": CLOSED, "close": CLOSED, "yes/no": CLOSED, "yesno": CLOSED, "choice": CLOSED, "open": OPEN}
 _VERDICTS = dict.fromkeys(("yes", "是", "是的", "对", "对的"), "yes") | dict.fromkeys(

@@ -9,6 +9,7 @@ from ..evaluate import (
     blind_scores,
     evaluate_predictions,
     metrics_table,
+    tasks_without_blind,
     training_rows,
     with_kept_columns,
 )
@@ -47,7 +48,9 @@ def _metrics(rows: list[dict[str, Any]], data: Any, options: dict[str, Any]) -> 
         notes.append(f"Without answer types, organs and further ground truths of the test set: {error}.")
     metrics = evaluate_predictions(rows, **options)
     try:
-        metrics["baselines"] = blind_scores(_local_rows(data, "dataset"), rows, **options)
+        train_rows = _local_rows(data, "dataset")
+        metrics["baselines"] = blind_scores(train_rows, rows, **options)
+        notes += tasks_without_blind(metrics, train_rows)
     except (ValueError, FileNotFoundError) as error:
         notes.append(f"No blind answers: {error}.")
     return metrics | {"notes": [*metrics["notes"], *notes]}

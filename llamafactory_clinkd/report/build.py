@@ -10,10 +10,9 @@ from typing import Any
 
 from ..evaluate import format_percent
 from ..evaluate import paper_tables as paper
-from ..evaluate.score_table import VQA_SCORES, metric_name
+from ..evaluate.score_table import VQA_SCORES
 from ..evaluate.selection_worth import CHOICES
-from ..evaluate.vqa import VQA
-from ..utils.boxes import TASKS, modality_label
+from ..utils.boxes import TASKS, VQA, modality_label
 from ..utils.environment import require_library
 from ..utils.io import write_text
 from .examples import attention_maps, make_examples, pseudo_label_examples, round_views, rounds_figure
@@ -22,12 +21,13 @@ from .outcomes import comparisons, confusion
 from .provenance import environment, proportions, provenance, recipe_table
 from .scores import (
     METHOD,
-    TITLES,
     alpha_sweep,
     baselines,
     caption_metrics,
-    headline,
+    columns,
     is_approximate,
+    main_baselines,
+    main_scores,
     recall_figure,
     task_view,
 )
@@ -79,14 +79,18 @@ def _template() -> Any:
 
 def _views(runs: list[RunData]) -> dict[str, Any]:
     """The variables of the template."""
-    rounds = round_views(runs, SEED)
+    rounds, shown = round_views(runs, SEED), columns(runs)
+    of_paper = any(column.name in TASKS for column in shown)
     return {
         "runs": runs,
         "several": len(runs) > 1,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "titles": TITLES,
-        "headlines": [headline(run) for run in runs],
-        "metric_names": {task: metric_name([run.metrics for run in runs], task) for task in TITLES},
+        "of_paper": of_paper,
+        "columns": shown,
+        "titles": {column.name: column.title for column in shown},
+        "headlines": [main_scores(run) for run in runs],
+        "main_baselines": [main_baselines(run) for run in runs],
+        "metric_names": {column.name: column.metric for column in shown},
         "approximate": any(is_approximate(run) for run in runs),
         "paper_rows": [
             ("LLaVA-Med", paper.TABLE_1[paper.MED_GRIT, "LLaVA-Med"]),
@@ -97,7 +101,7 @@ def _views(runs: list[RunData]) -> dict[str, Any]:
         "provenance": [provenance(run) for run in runs],
         "baselines": [baselines(run) for run in runs],
         "max_problems": MAX_PROBLEMS,
-        "tasks": [task_view(runs, task) for task in TASKS],
+        "tasks": [task_view(runs, task) for task in TASKS if of_paper],
         "recall_figure": recall_figure(runs),
         "vqa": [(run.metrics or {}).get("tasks", {}).get(VQA) for run in runs],
         "vqa_scores": VQA_SCORES,

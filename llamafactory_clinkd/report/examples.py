@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from ..data.coordinates import IMAGE_MAX_PIXELS, drawing_frame
 from ..evaluate.grounding import grounding_counts, label_found
-from ..evaluate.vqa import CLOSED, VQA, answer_type
-from ..utils.boxes import TAGS, TASKS, Box, convert_tags, iou_matrix, parse_boxes, sort_modalities, to_thousandths
+from ..evaluate.vqa import CLOSED, answer_type
+from ..utils.boxes import TAGS, TASKS, VQA, Box, convert_tags, iou_matrix, parse_boxes, sort_modalities, to_thousandths
 from . import figures
 from .excerpts import MAX_SIDE, Picture, Segment, added_words, embed, find_image, image_label, sample_rows, segments
 from .load import CorrectionRound, RunData

@@ -10,8 +10,8 @@ from typing import Any
 from ..evaluate import compare_predictions
 from ..evaluate.answer_words import answer_words
 from ..evaluate.grounding import label_found, references
-from ..evaluate.vqa import CLOSED, VQA, answer_type, closed_is_right, open_scores
-from ..utils.boxes import iou_matrix, parse_boxes, strip_boxes
+from ..evaluate.vqa import CLOSED, answer_type, closed_is_right, open_scores
+from ..utils.boxes import VQA, iou_matrix, parse_boxes, strip_boxes
 from .load import RunData
 
 

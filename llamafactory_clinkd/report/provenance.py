@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..utils.boxes import TASKS, modality_label, sort_modalities
+from ..utils.boxes import TASKS, VQA, modality_label, sort_modalities
 from ..utils.environment import package_versions
 from ..utils.io import read_json
 from . import figures
@@ -54,7 +54,7 @@ def provenance(run: RunData) -> list[tuple[str, str]]:
     return [
         ("Test data", f"{', '.join(sorted(test)) or UNKNOWN}; {len(run.predictions):,} answers read"),
         ("Boxes", UNITS[run.box_unit]),
-        ("Training data", ", ".join(sorted(train)) or UNKNOWN),
+        ("Training data", ", ".join(sorted(train)) or _named_only(run) or UNKNOWN),
         ("Current model", describe_model(run.folder) or "no model in the run's folder"),
         ("Base weights", describe_fingerprint(models[0]) if models else UNKNOWN),
         ("Teacher weights", describe_fingerprint(teachers[0]) if teachers else f"{UNKNOWN}, or no teacher"),
@@ -127,7 +127,8 @@ def proportions(run: RunData) -> list[dict[str, Any]]:
         if not counts:
             continue
         modalities = sort_modalities(modality for modality, _ in counts)
-        tasks = [task for task in TASKS if any(task == name for _, name in counts)]
+        known, found = (*TASKS, VQA), {task for _, task in counts}
+        tasks = [task for task in known if task in found] + sorted(found.difference(known))
         table = [(name, [counts[name, task] for task in tasks]) for name in modalities]
         by_modality = {modality_label(name): sum(row) for name, row in table}
         by_task = {task: sum(counts[name, task] for name in modalities) for task in tasks}
@@ -136,6 +137,13 @@ def proportions(run: RunData) -> list[dict[str, Any]]:
         view["task_figure"] = figures.proportion_bars(by_task, f"{svg_id}-tasks", f"{title} by task")
         views.append(view)
     return views
+
+
+def _named_only(run: RunData) -> str:
+    """The recipe's ``dataset`` of a run without a training phase."""
+    names = run.setting("dataset") or []
+    text = names if isinstance(names, str) else ", ".join(map(str, names))
+    return f"{text} in the recipe; no phase of this run trained on it" if text else ""
 
 
 def _scorers(run: RunData) -> str:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from ..evaluate import paper_tables as paper
 from ..evaluate.grounding import CURVE
-from ..utils.boxes import MODALITIES, TASKS, modality_label, sort_modalities
+from ..evaluate.score_table import metric_name
+from ..utils.boxes import MODALITIES, TASKS, VQA, modality_label, sort_modalities
 from . import figures
 from .load import RunData
 from .provenance import recipe_table
@@ -20,6 +21,7 @@ TITLES = {
     "VG": "Visual grounding", "ROC": "Referring object classification", "RC": "Referring captioning",
     "MIA": "Medical image analysis", "Average": "Average",
 }  # fmt: skip
+VQA_COLUMNS = {"VQA, closed": "closed_accuracy", "VQA, open": "open_recall"}
 CAPTION_METRICS = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "meteor": "METEOR",
     "rouge_l": "ROUGE-L", "cider": "CIDEr", "mbmr_bird": "mBMR (BiRD)",
@@ -55,6 +57,44 @@ def headline(run: RunData) -> dict[str, Score]:
     complete = set(metrics.get("average_of", metrics.get("tasks", ()))) == set(TASKS)
     average = _score(metrics, "average", printed["Average"] if complete else None, not approximate)
     return {**scores, "Average": average}
+
+
+class Column(NamedTuple):
+    """A column of the main table."""
+
+    name: str
+    title: str
+    metric: str
+
+
+def columns(runs: Sequence[RunData]) -> list[Column]:
+    """The paper's tasks and their average, and VQA where a run has rows of it; VQA alone if no run has others."""
+    metrics = [run.metrics for run in runs]
+    found = {task for each in metrics for task in (each or {}).get("tasks", ())}
+    vqa = [
+        Column(name, f"Visual question answering{name.removeprefix(VQA)}", key.partition("_")[2])
+        for name, key in VQA_COLUMNS.items()
+        if VQA in found
+    ]
+    if vqa and found.isdisjoint(TASKS):
+        return vqa
+    averaged = dict.fromkeys(", ".join((each or {}).get("average_of") or ()) for each in metrics) or {"": None}
+    means = [f"mean of {tasks}" for tasks in averaged if tasks not in ("", ", ".join(TASKS))]
+    names = {task: metric_name(metrics, task) for task in TITLES} | ({"Average": " / ".join(means)} if means else {})
+    return [*(Column(task, title, names[task]) for task, title in TITLES.items()), *vqa]
+
+
+def main_scores(run: RunData) -> dict[str, Score]:
+    """The scores of every column."""
+    return headline(run) | _vqa_scores(_task(run, VQA))
+
+
+def main_baselines(run: RunData) -> list[tuple[str, dict[str, Score]]]:
+    """(name, scores by column) of each baseline."""
+    entries = {name.replace("_", " "): entry for name, entry in ((run.metrics or {}).get("baselines") or {}).items()}
+    return [
+        (name, _vqa_scores(entries[name]) if task == VQA else {task: score}) for name, task, score, _ in baselines(run)
+    ]
 
 
 def task_view(runs: Sequence[RunData], task: str) -> dict[str, Any]:
@@ -128,11 +168,13 @@ def alpha_sweep(runs: Sequence[RunData]) -> dict[str, Any] | None:
     alphas = [run.setting("kd_alpha") for run in runs]
     if len(set(alphas)) < 2:
         return None
-    headlines = [headline(run) for run in runs]
-    scores = {task: [scores[task].value for scores in headlines] for task in (*TASKS, "Average")}
-    pairs = zip(alphas, scores["Average"], strict=True)
-    averages = "; ".join(f"alpha {alpha:g}: {value:.1f}" for alpha, value in pairs if value is not None)
-    description = f"Scores over kd_alpha. Average: {averages or 'none'}."
+    headlines = [main_scores(run) for run in runs]
+    names = [column.name for column in columns(runs)]
+    scores = {name: [scores[name].value for scores in headlines] for name in names}
+    main = "Average" if "Average" in scores else names[0]
+    pairs = zip(alphas, scores[main], strict=True)
+    values = "; ".join(f"alpha {alpha:g}: {value:.1f}" for alpha, value in pairs if value is not None)
+    description = f"Scores over kd_alpha. {main}: {values or 'none'}."
     return {
         "figure": figures.alpha_sweep(alphas, scores, "alpha-sweep", description),
         "also_differs": [line["key"] for line in recipe_table(runs) if line["differs"] and line["key"] != "kd_alpha"],
@@ -141,6 +183,16 @@ def alpha_sweep(runs: Sequence[RunData]) -> dict[str, Any] | None:
 
 def _task(run: RunData, task: str) -> dict[str, Any]:
     return ((run.metrics or {}).get("tasks") or {}).get(task) or {}
+
+
+def _vqa_scores(entry: Mapping[str, Any]) -> dict[str, Score]:
+    """The scores of VQA's columns, each with the number of its questions."""
+    closed = entry.get("closed")
+    counts = (closed, None if closed is None else entry["n"] - closed)
+    return {
+        name: _score({key: entry.get(key), "n": count}, key)
+        for (name, key), count in zip(VQA_COLUMNS.items(), counts, strict=True)
+    }
 
 
 def _score(entry: Mapping[str, Any], key: str, printed: float | None = None, comparable: bool = True) -> Score:

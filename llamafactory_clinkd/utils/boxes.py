@@ -47,11 +47,12 @@ TagStyle = Literal["qwen2_vl", "qwen_vl"]
 Task = Literal["VG", "ROC", "RC", "MIA"]
 
 SIDE_COLUMNS = ("id", "task", "modality")  # of a ShareGPT row; LLaMA-Factory ignores them
-KEPT_COLUMNS = ("answer_type", "content_type", "organ", "language", "question_id", "patient", "annotations")
+KEPT_COLUMNS = ("answer_type", "content_type", "organ", "language", "question_id", "patient", "annotations", "choices")
 IMAGE_PLACEHOLDER = "<image>"
 UNIT_OF_MODEL = {"qwen2_vl": "thousandths", "qwen2_5_vl": "resized", "qwen3_vl": "thousandths"}
 """``model_type`` -> the unit of its boxes; the units are in ``data/coordinates.py``."""
 TASKS: tuple[Task, ...] = ("VG", "ROC", "RC", "MIA")
+VQA = "VQA"  # the task of short answers, which the paper does not have
 MODALITIES = ("ct", "mr", "x", "pet", "endoscopy", "dermoscopy", "fundus", "ultrasound")
 
 _VERB = re.compile(

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from ..arguments import TRAINING_PHASES
 from ..evaluate.score_table import format_percent
-from ..utils.boxes import TASKS, sort_modalities
+from ..utils.boxes import TASKS, VQA, sort_modalities
 from ..utils.io import read_json
 from .locales import texts
 from .run_progress import Progress, read_progress, read_trainer_log
@@ -141,7 +141,7 @@ def draw_curves(curves: dict[str, list[dict[str, Any]]]) -> Any:
 def metrics_markdown(metrics: dict[str, Any], lang: str | None) -> str:
     """``metrics.json`` as a Markdown table in percent: a row for each modality, a column for each task."""
     words = texts(lang)["messages"]
-    tasks = {name: metrics["tasks"][name] for name in TASKS if name in metrics["tasks"]}
+    tasks = {name: metrics["tasks"][name] for name in (*TASKS, VQA) if name in metrics["tasks"]}
     headers = [words["modality"], *(f"{name} (`{task['metric']}`)" for name, task in tasks.items())]
     rows = [headers, ["---", *("---:" for _ in tasks)]]
     for name in sort_modalities(name for task in tasks.values() for name in task["modalities"]):

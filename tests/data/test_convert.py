@@ -7,13 +7,18 @@ import pytest
 
 from llamafactory_clinkd.data.convert import Options, convert
 from llamafactory_clinkd.data.formats import FORMATS, detect_format
+from llamafactory_clinkd.evaluate import evaluate_predictions
+from llamafactory_clinkd.evaluate.prediction_files import turns_of
 from llamafactory_clinkd.utils.boxes import parse_boxes
 
 from .samples import (
     LLAVA_MED,
     LLAVA_MED_MISSPELT,
+    LLAVA_MED_QA,
     MED_GRIT_TEST,
     MED_GRIT_TRAIN,
+    PMC_VQA,
+    QUESTION,
     SHAREGPT,
     SLAKE,
     SOURCES,
@@ -90,8 +95,8 @@ def test_fields_of_the_other_sources(tmp_path):
     for kind, rows in SOURCES.items():
         _, (row, *_) = converted(tmp_path, rows)
         found[kind] = (row["id"], row["images"], row["messages"][1]["content"], row["task"], row["modality"])
-    assert found["vqa_rad"] == ("7", ["synpic1.jpg"], "4", "MIA", "unknown")
-    assert found["slake"] == ("9", ["xmlab1/source.jpg"], "MRI", "MIA", "mr")
+    assert found["vqa_rad"] == ("7", ["synpic1.jpg"], "4", "VQA", "unknown")
+    assert found["slake"] == ("9", ["xmlab1/source.jpg"], "MRI", "VQA", "mr")
     assert found["llava_med"] == ("pmc_1", ["pmc_1.jpg"], "A clear lung.", "MIA", "x")
     assert found["llava_med_qa"] == ("3", ["a.jpg"], "A fracture.", "MIA", "ct")
     assert found["sharegpt"] == ("one", ["images/ct_1.png"], "Here.", "MIA", "ct")
@@ -125,6 +130,35 @@ def test_a_row_of_several_tasks_is_mixed(tmp_path):
     assert converted(tmp_path, [row])[1][0]["task"] == "MIXED"
     assert [row["task"] for row in converted(tmp_path, [row], split_turns=True)[1]] == ["ROC", "MIA"]
     assert converted(tmp_path, [row | {"task": "rc"}])[1][0]["task"] == "RC"
+
+
+@pytest.mark.parametrize(
+    ("row", "task"),
+    [
+        (QUESTION, "VQA"),
+        (PMC_VQA, "VQA"),
+        (QUESTION | {"task": "vqa"}, "VQA"),
+        (QUESTION | {"task": "MIA"}, "MIA"),
+        (QUESTION | {"answer": "(1,2),(30,40)"}, "VG"),
+        (SHAREGPT | {"task": "VQA"}, "VQA"),
+        (LLAVA_MED | {"task": "VQA"}, "VQA"),
+        (LLAVA_MED_QA, "MIA"),
+    ],
+)
+def test_vqa_sources_are_vqa_and_the_sources_own_task_stays(row, task, tmp_path):
+    done, rows = converted(tmp_path, [row], coordinates="thousandths")
+    assert [row["task"] for row in rows] == [task] and done.tasks == {task: 1}
+
+
+def test_choices_are_kept_so_that_a_letter_or_its_text_is_right(tmp_path):
+    _, (row,) = converted(tmp_path, [PMC_VQA])
+    assert row["choices"] == ["Liver", "Spleen", "Kidney", "Lung"]
+    turn = turns_of(1, row)[0]
+    answers = {answer: {**turn, "response": answer} for answer in ("B", "the spleen", "A", "B: Liver or lung")}
+    scores = {answer: evaluate_predictions([row], resamples=0)["tasks"]["VQA"] for answer, row in answers.items()}
+    assert {answer: found["closed_accuracy"] for answer, found in scores.items()} == {
+        "B": 1, "the spleen": 1, "A": 0, "B: Liver or lung": 1
+    }  # fmt: skip
 
 
 def test_an_image_tag_in_every_turn_is_one_image(tmp_path):

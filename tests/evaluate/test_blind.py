@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from llamafactory_clinkd.cli import app
 from llamafactory_clinkd.evaluate import blind_scores, mean_box_baseline
 from llamafactory_clinkd.evaluate.blind import most_frequent_answers
+from llamafactory_clinkd.evaluate.scored_files import evaluate_file
 
 
 def roc(answer, box="(1,2),(3,4)", **more):
@@ -105,3 +106,12 @@ def test_command_shows_them(tmp_path):
 def test_training_rows_that_are_no_conversation_are_an_error():
     with pytest.raises(ValueError, match="Row 1 of the data set is no conversation"):
         blind_scores([{"messages": []}], [roc("liver")])
+
+
+def test_a_task_without_training_rows_is_noted(tmp_path):
+    (tmp_path / "train.json").write_text(json.dumps([conversation("<image>Is it?", "yes", task="MIA")] * 2))
+    test = {"question": "Is it?", "annotation": "yes", "response": "yes", "task": "VQA"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(test) + "\n")
+    metrics = evaluate_file(tmp_path / "a.jsonl", train=tmp_path / "train.json", resamples=0)
+    assert metrics["baselines"] == {}
+    assert metrics["notes"] == ["No blind answers of VQA: the training rows are MIA 2. Convert both sets alike."]

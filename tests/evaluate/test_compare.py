@@ -103,4 +103,4 @@ def test_file_against_file_and_the_table(tmp_path):
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(comparison_table(metrics["comparison"], ("a", "b")))
     text = " ".join(console.export_text().split())
-    assert "among the 3 comparisons (Holm)" in text and "40 clusters (patient)" in text and "ROC (recall)" in text
+    assert "corrected for 3 comparisons (Holm)" in text and "40 clusters (patient)" in text and "ROC (recall)" in text

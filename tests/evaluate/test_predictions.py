@@ -42,7 +42,7 @@ def test_our_own_rows_come_back_as_they_are():
 def test_bird_rows_with_a_string_or_a_list(tmp_path):
     row = {"id": "mr_7", "image": "mr_7.png", "question": f"What is {BOX}?", "annotation": "Sacrum"}
     path = write(tmp_path / "a.jsonl", [{**row, "response": "sacrum<|endoftext|>"}, {**row, "response": ["a", "b"]}])
-    rows, problems, _ = read_predictions(path)
+    rows, problems, *_ = read_predictions(path)
     assert [one["response"] for one in rows] == ["sacrum", "a"]
     assert {(one["task"], one["modality"]) for one in rows} == {("ROC", "mr")}
     assert problems == []
@@ -59,7 +59,7 @@ def test_llamafactory_generated_predictions():
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
         "<|vision_start|><|image_pad|><|vision_end|>Where is the liver?<|im_end|>\n<|im_start|>assistant\n"
     )
-    (row,), problems, _ = read_rows([{"prompt": prompt, "predict": "(1,2),(3,4)", "label": BOX}])
+    (row,), problems, *_ = read_rows([{"prompt": prompt, "predict": "(1,2),(3,4)", "label": BOX}])
     assert row["question"] == "<|vision_start|><|image_pad|><|vision_end|>Where is the liver?"
     assert (row["task"], row["modality"], row["annotation"], row["response"]) == ("VG", "other", BOX, "(1,2),(3,4)")
     assert problems == []
@@ -73,7 +73,7 @@ def test_llava_med_questions_with_answers(tmp_path):
     answers = [{"question_id": "1", "text": "one"}, {"question_id": 0, "text": "zero"}, {"question_id": [1]}, 5]
     answers.append({"question_id": 2.0, "text": ""})
     path = write(tmp_path / "q.jsonl", questions)
-    rows, problems, _ = read_predictions(path, write(tmp_path / "a.jsonl", answers))
+    rows, problems, *_ = read_predictions(path, write(tmp_path / "a.jsonl", answers))
     assert [(row["annotation"], row["response"]) for row in rows] == [
         ("answer 0", "zero"),
         ("answer 1", "one"),
@@ -176,7 +176,7 @@ def malformed_lines():
 @pytest.mark.parametrize("name", CHANGES)
 def test_each_malformed_row(name):
     change, outcome, reason = CHANGES[name]
-    rows, (problem,), _ = read_rows([{**OURS, **change}])
+    rows, (problem,), *_ = read_rows([{**OURS, **change}])
     assert (problem["row"], problem["outcome"]) == (1, outcome)
     assert reason in problem["reason"]
     assert [row["response"] for row in rows] == ([""] if outcome == WRONG else [])
@@ -184,7 +184,7 @@ def test_each_malformed_row(name):
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_harmless_oddities_are_read(name):
-    (row,), problems, _ = read_rows([{**OURS, **HARMLESS[name]}])
+    (row,), problems, *_ = read_rows([{**OURS, **HARMLESS[name]}])
     assert problems == []
     assert row["task"] == "VG"
     json.dumps(row).encode()
@@ -197,7 +197,7 @@ def test_200_malformed_rows_are_each_listed_and_the_rest_is_read(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"".join(good + b"\n" + line + b"\n" for line, _, _ in lines) + good)
 
-    rows, problems, _ = read_predictions(path)
+    rows, problems, *_ = read_predictions(path)
     assert [problem["row"] for problem in problems] == [2 * i + 2 for i in range(200)]
     for problem, (_, outcome, reason) in zip(problems, lines, strict=True):
         assert problem["outcome"] == outcome

@@ -155,6 +155,17 @@ def test_groups_modalities_and_several_references():
     assert "content type Presence" in (text := console.export_text()) and "exact match" in text
 
 
+def test_the_task_of_rows_without_one_is_noted():
+    asked = {"question": "Which organ?", "response": "lung"}
+    box = "(1,2),(30,40)"
+    rows = [asked | {"answer": "lung"}] * 3 + [asked | {"annotation": "lung", "answer_type": "OPEN"}]
+    rows += [asked | {"annotation": box, "response": box}, asked | {"annotation": "lung", "task": "VQA"}]
+    assert evaluate_predictions(rows, resamples=0)["notes"] == [
+        "Rows without `task`, scored by their form: VQA 4, VG 1."
+    ]
+    assert evaluate_predictions(rows[-1:], resamples=0)["notes"] == []
+
+
 def test_rows_with_an_answer_type_are_vqa_unless_they_name_another_task():
     rows = [row("yes", "yes", "CLOSED", task=task) for task in (None, "MIA", "ROC")]
     assert {task: found["n"] for task, found in evaluate_predictions(rows, resamples=0)["tasks"].items()} == {

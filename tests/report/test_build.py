@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from llamafactory_clinkd.evaluate import evaluate_predictions
 from llamafactory_clinkd.report import build_report
 from llamafactory_clinkd.report.build import EXAMPLES_OF_TASK, duration
 from llamafactory_clinkd.report.examples import EXTREMES
@@ -215,3 +216,81 @@ def test_evaluated_captions_are_shown(tmp_path):
     assert parsed.faults == []
     for key in ("bleu_1", "rouge_l", "cider"):
         assert f"{100 * mia[key]:.2f}" in parsed.text
+
+
+def vqa_row(number: int, **changes) -> dict:
+    answer = ("yes", "left lung")[number % 2]
+    question = ("Is it normal?", "Where is the lesion?")[number % 2]
+    row = {"id": number, "image": f"{number}.png", "question": question, "annotation": answer, "response": answer,
+           "task": "VQA", "modality": "x", "candidates": []}  # fmt: skip
+    return row | changes
+
+
+def main_table(parsed: Page) -> list[list[str]]:
+    """The texts of the cells of the table of all methods."""
+    table = re.search(r"<caption>Scores in percent.*?</table>", parsed.source, re.DOTALL)[0]
+    cells = [re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)]
+    return [[re.sub(r"<[^>]*>", "", cell).strip() for cell in row] for row in cells]
+
+
+def write_run(folder, rows, **baselines):
+    metrics = evaluate_predictions(rows, resamples=50, parser="rules") | {"baselines": baselines}
+    write_json(folder / "clinkd" / "metrics.json", metrics)
+    write_jsonl(folder / "clinkd" / "predictions.jsonl", rows)
+    return folder
+
+
+def test_a_run_of_vqa_alone_has_its_scores_and_nothing_of_other_tasks(tmp_path):
+    blind = {
+        "blind_VQA": {"macro": 0.25, "task": "VQA", "n": 8, "closed": 4, "closed_accuracy": 0.25, "open_recall": None}
+    }
+    first = write_run(tmp_path / "first", [vqa_row(number) for number in range(8)], **blind)
+    second = write_run(tmp_path / "second", [vqa_row(number, response="No.") for number in range(8)])
+    for runs in ([first], [first, second]):
+        parsed = build(runs, tmp_path)
+        assert parsed.faults == []
+        assert {card[0][1]["data-task"] for card in parsed.cards} == {"VQA"}
+        assert not {"modalities", "modalities-title"} & set(parsed.ids)
+        for absent in ("SPICE", "mBMR", "BiRD", "difference from ClinKD", "Table 3", "four tasks"):
+            assert absent not in parsed.text, absent
+    head, *rows = main_table(parsed)
+    assert head == ["method", "VQA, closedaccuracy", "VQA, openrecall"]
+    assert rows == [["first", "100.00", "100.00"], ["baseline: blind VQA", "25.00", "–"], ["second", "0.00", "0.00"]]
+
+
+def test_vqa_beside_the_papers_tasks_has_columns_of_its_own(tmp_path):
+    rows = [vqa_row(number) for number in range(8)] + [prediction(0, [""], 0, 1.0)]
+    parsed = build([write_run(tmp_path / "run", rows)], tmp_path)
+    head, own, *_, clinkd = main_table(parsed)
+    assert head[-3:] == ["Average", "VQA, closedaccuracy", "VQA, openrecall"] and "mean of VG" in parsed.text
+    assert own[-2:] == ["100.00", "100.00"] and clinkd[-3:] == ["71.53", "–", "–"]
+    assert "set-ups, not how well the method was reproduced. The average is" in " ".join(parsed.text.split())
+
+
+def test_training_data_that_only_the_recipe_names(tmp_path):
+    folder = tmp_path / "run"
+    predict = {"status": "finished", "inputs": {"dataset": ["mine_train"], "data_files": {"mine_test": "ab"}}}
+    write_json(folder / "clinkd" / "state.json", {"format": 1, "phases": {"predict": predict}})
+    assert "mine_train in the recipe; no phase of this run trained on it" in build([folder], tmp_path).text
+
+
+@pytest.mark.parametrize(
+    ("task", "changes"),
+    [
+        ("VG", {}),
+        ("ROC", {"modality": None}),
+        ("RC", {"response": ""}),
+        ("MIA", {"task": None, "answer_type": "OPEN"}),
+        ("VQA", {"response": None, "modality": None}),
+        ("MIXED", {}),
+    ],
+)
+def test_one_row_makes_a_page(task, changes, tmp_path):
+    row = vqa_row(0) if task in ("VQA", "MIXED") else prediction(("VG", "ROC", "RC", "MIA").index(task), [""], 0, 1.0)
+    folder = tmp_path / "run"
+    write_jsonl(folder / "clinkd" / "predictions.jsonl", [row | changes])
+    write_jsonl(folder / "clinkd" / "pseudo_labels.jsonl", [row | {"task": task, "pseudo_label": "x"} | changes])
+    parsed = build([folder], tmp_path)
+    assert parsed.faults == [] and len(parsed.cards) == 1
+    shown = changes.get("task", task) or "None"
+    assert "Training rows that the teacher labelled by task" in parsed.source and f">{shown}</" in parsed.source
