@@ -51,7 +51,7 @@ def models(tmp_path_factory):
         rows = read_json(DATA / f"{name}.json")
         texts += [message["content"] for row in rows for message in row["messages"]]
         write_json(folder / "data" / f"{name}.json", rows[:count])
-    build_tiny_qwen2vl(folder / "student", hidden_size=64, seed=0, texts=texts)
+    build_tiny_qwen2vl(folder / "student", hidden_size=128, seed=0, texts=texts)  # vLLM wants heads of 32 numbers
     build_tiny_qwen2vl(folder / "untrained", hidden_size=128, seed=1, texts=texts)
     stock = {
         "stage": "sft", "do_train": True, "finetuning_type": "full", "model_name_or_path": str(folder / "untrained"),
@@ -68,10 +68,10 @@ def written_recipe(folder: Path, output_dir: Path, url: str) -> Path:
     keys = recipe(
         folder, output_dir, clinkd_phases=",".join(PHASES), ref_model=None, dataset="demo_train",
         eval_dataset="demo_test", generation_base_url=url, generation_phases="pseudo_label", kd_teacher_base_url=url,
-        kd_teacher_top_k=TOP_K, kd_temperature=1, kd_epochs=8, pseudo_label_samples=TRAIN, rope_variant="mcg",
+        kd_teacher_top_k=TOP_K, kd_temperature=1, kd_epochs=16, pseudo_label_samples=TRAIN, rope_variant="mcg",
         image_square=True, corrector="offline", correction_rounds=2, sasg_candidates=1, max_new_tokens=TOKENS,
         per_device_train_batch_size=4, gradient_accumulation_steps=1, learning_rate=3e-3, save_strategy="steps",
-        save_steps=6, save_total_limit=2, use_cpu=True,
+        save_steps=12, save_total_limit=2, use_cpu=True,
     )  # fmt: skip
     return write_recipe(output_dir.with_suffix(".yaml"), keys)
 
