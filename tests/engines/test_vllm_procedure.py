@@ -83,13 +83,13 @@ def runs(models, tmp_path_factory):
     options = ("--enable-scale-out", "--max-logprobs", str(TOP_K), *ALONE)
     with vllm_server(models / "teacher", folder, *options) as url:
         whole = written_recipe(models, folder / "whole", url)
-        done = llamafactory_cli("train", str(whole))
+        done = llamafactory_cli("train", str(whole), timeout=1800)
         assert done.returncode == 0, done.stderr[-3000:]
         killed = written_recipe(models, folder / "killed", url)
         for phase, sign in KILLS:
             kill_when(killed, folder / "killed", phase, sign)
             assert finished(folder / "killed") == PHASES[: PHASES.index(phase)]
-        done = llamafactory_cli("train", str(killed))
+        done = llamafactory_cli("train", str(killed), timeout=1800)
         assert done.returncode == 0, done.stderr[-3000:]
     return folder / "whole", folder / "killed"
 
@@ -124,7 +124,7 @@ def test_vllm_gives_the_predictions_of_the_run(runs, tmp_path):
     print(f"\n{same} of {TEST} texts ({len(texts)} different), log-probabilities within {largest:.2e};", end=" ")
     print(f"with stock positions {same_stock} texts, {largest_stock:.2e}")
     assert same >= 95 and largest < 1e-3
-    assert len(texts) > 5 and largest_stock > 2e-3  # else the test could not tell the positions apart
+    assert len(texts) > 15 and largest_stock > 2e-3  # else the test could not tell the positions apart
 
 
 def compare(run: Path, url: str) -> tuple[int, float]:
