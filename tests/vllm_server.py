@@ -54,7 +54,7 @@ def vllm_environment(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def vllm_server(model: Path, folder: Path, *options: str, clinkd_serve: bool = False, seconds: int = 300):
+def vllm_server(model: Path, folder: Path, *options: str, clinkd_serve: bool = False, seconds: int = 900):
     """Yields the base URL of a server of the folder ``model``; its output is in ``folder/server.log``.
 
     ``clinkd serve`` starts it with ``clinkd_serve``, else vLLM's own command.
@@ -88,7 +88,11 @@ def vllm_server(model: Path, folder: Path, *options: str, clinkd_serve: bool = F
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # while it starts, it does not end by itself
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(60)
 
 
 def data_url(image) -> str:
