@@ -15,7 +15,7 @@ from phases.test_survives import finished, kill_when
 from PIL import Image
 from safetensors.torch import load_file
 from small_run import llamafactory_cli, losses, recipe, write_recipe
-from tiny_models import build_tiny_qwen2vl
+from tiny_models import CHAT_TEMPLATE, build_tiny_qwen2vl
 from vllm_server import ask, vllm_python, vllm_server
 
 from llamafactory_clinkd.rope import write_rope_config
@@ -53,6 +53,11 @@ def models(tmp_path_factory):
         write_json(folder / "data" / f"{name}.json", rows[:count])
     build_tiny_qwen2vl(folder / "student", hidden_size=128, seed=0, texts=texts)  # vLLM wants heads of 32 numbers
     build_tiny_qwen2vl(folder / "untrained", hidden_size=128, seed=1, texts=texts)
+    for name in (
+        "student",
+        "untrained",
+    ):  # else LLaMA-Factory saves one without images, and vLLM breaks the line there
+        (folder / name / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     stock = {
         "stage": "sft", "do_train": True, "finetuning_type": "full", "model_name_or_path": str(folder / "untrained"),
         "dataset_dir": str(folder / "data"), "dataset": "demo_train", "template": "qwen2_vl", "cutoff_len": 512,
