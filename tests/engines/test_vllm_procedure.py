@@ -53,10 +53,7 @@ def models(tmp_path_factory):
         write_json(folder / "data" / f"{name}.json", rows[:count])
     build_tiny_qwen2vl(folder / "student", hidden_size=128, seed=0, texts=texts)  # vLLM wants heads of 32 numbers
     build_tiny_qwen2vl(folder / "untrained", hidden_size=128, seed=1, texts=texts)
-    for name in (
-        "student",
-        "untrained",
-    ):  # else LLaMA-Factory saves one without images, and vLLM breaks the line there
+    for name in ("student", "untrained"):  # else LLaMA-Factory saves one that has no images
         (folder / name / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     stock = {
         "stage": "sft", "do_train": True, "finetuning_type": "full", "model_name_or_path": str(folder / "untrained"),
