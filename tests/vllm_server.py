@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -53,17 +54,23 @@ def vllm_environment(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def vllm_server(model: Path, folder: Path, *options: str, seconds: int = 300):
-    """Yields the base URL of a server of the folder ``model``; its output is in ``folder/server.log``."""
+def vllm_server(model: Path, folder: Path, *options: str, clinkd_serve: bool = False, seconds: int = 900):
+    """Yields the base URL of a server of the folder ``model``; its output is in ``folder/server.log``.
+
+    ``clinkd serve`` starts it with ``clinkd_serve``, else vLLM's own command.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     entry = [vllm_python(), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port)]
+    entry += ["--host", "127.0.0.1"]
+    if clinkd_serve:
+        entry = [sys.executable, "-m", "llamafactory_clinkd", "serve", str(model), "--run", "--port", str(port), "--"]
     small = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "8"]
     log = folder / "server.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [*entry, "--host", "127.0.0.1", *small, *options],
+            [*entry, *small, *options],
             env=vllm_environment(folder), cwd=folder, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     try:
@@ -81,7 +88,11 @@ def vllm_server(model: Path, folder: Path, *options: str, seconds: int = 300):
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # while it starts, it does not end by itself
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(60)
 
 
 def data_url(image) -> str:

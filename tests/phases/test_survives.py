@@ -29,7 +29,7 @@ def keys(workspace, output_dir):
 def finished(output_dir: Path) -> list[str]:
     path = output_dir / "clinkd" / "state.json"
     phases = json.loads(path.read_text(encoding="utf-8"))["phases"] if path.is_file() else {}
-    return [name for name in PHASES if phases.get(name, {}).get("status") == "finished"]
+    return [name for name, phase in phases.items() if phase["status"] == "finished"]
 
 
 def started(output_dir: Path) -> list[str]:
