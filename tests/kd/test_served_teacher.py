@@ -14,7 +14,7 @@ from llamafactory_clinkd.kd.teacher_cache import HiddenCache
 
 
 pytest.importorskip("openai", reason="the openai client is not installed")
-COUNT, TOP, GROUP = 60, 5, 8
+COUNT, TOP, GROUP = 30, 5, 8
 KEYS = [f"row {number}" for number in range(COUNT)]
 
 
@@ -41,7 +41,7 @@ def teacher(server, rows, folder, **options):
     from llamafactory_clinkd.kd.served_scores import Scorer
     from llamafactory_clinkd.kd.served_teacher import ServedTeacher
 
-    served = ServedModel(server.url, **{"concurrency": 4, "max_attempts": 3, "backoff": 0.001, "timeout": 5} | options)
+    served = ServedModel(server.url, **{"concurrency": 4, "max_attempts": 3, "backoff": 0.001, "timeout": 60} | options)
     served.find_model()
     cache = HiddenCache(folder, teacher="served", hidden_size=2 * TOP)
     return ServedTeacher(Scorer(served, TOP, lambda images: images, None), cache, rows)
@@ -70,7 +70,7 @@ def test_transient_faults_lose_nothing(small_workspace, rows, tmp_path):
 
     shown = []
     with ScoreServer(small_workspace / "teacher", fault) as server:
-        made = teacher(server, rows, tmp_path, timeout=1)
+        made = teacher(server, rows, tmp_path, timeout=3)
         made.score_rows(KEYS, show=lambda *progress: shown.append(progress))
         assert len(server.asked) > 1.5 * COUNT
         check(server, made, rows)
@@ -85,7 +85,7 @@ def test_transient_faults_lose_nothing(small_workspace, rows, tmp_path):
 def test_a_row_that_fails_is_asked_for_again(small_workspace, rows, tmp_path, kind, code):
     with ScoreServer(small_workspace / "teacher", lambda number, attempt: kind if number == 3 else None) as server:
         with pytest.raises(RuntimeError, match=f"1 of {COUNT} rows have no scores: 1 with {code}"):
-            teacher(server, rows, tmp_path, timeout=1).score_rows(KEYS)
+            teacher(server, rows, tmp_path, timeout=3 if kind == "hang" else 60).score_rows(KEYS)
         server.fault = lambda number, attempt: None
         server.asked.clear()
         made = teacher(server, rows, tmp_path)
@@ -99,7 +99,7 @@ def test_a_server_that_goes_ends_the_run_soon_and_keeps_the_rows(small_workspace
     with ScoreServer(small_workspace / "teacher") as server:
         server.fault = lambda number, attempt: "503" if len(server.rows) > 20 else None
         with pytest.raises(RuntimeError, match="fails on a row that it scored before"):
-            teacher(server, rows, tmp_path).score_rows(KEYS)
+            teacher(server, rows, tmp_path, backoff=0.3).score_rows(KEYS)
         assert len(server.rows) < COUNT, "further rows are sent to a server that is gone"
         server.fault = lambda number, attempt: None
         made = teacher(server, rows, tmp_path)
