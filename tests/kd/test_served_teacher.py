@@ -41,7 +41,9 @@ def teacher(server, rows, folder, **options):
     from llamafactory_clinkd.kd.served_scores import Scorer
     from llamafactory_clinkd.kd.served_teacher import ServedTeacher
 
-    served = ServedModel(server.url, **{"concurrency": 4, "max_attempts": 3, "backoff": 0.001, "timeout": 60} | options)
+    served = ServedModel(
+        server.url, **{"concurrency": 4, "max_attempts": 3, "backoff": 0.001, "timeout": 60} | options
+    )
     served.find_model()
     cache = HiddenCache(folder, teacher="served", hidden_size=2 * TOP)
     return ServedTeacher(Scorer(served, TOP, lambda images: images, None), cache, rows)
