@@ -13,7 +13,7 @@ import kd_step_peers
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steps_on_one_batch_have_the_gradient_of_their_objective(tmp_path):
     methods = ["ours", "ours_cached", "sft", "authors", "trl_gold"]
     command = [
