@@ -16,7 +16,7 @@ RANGES: dict[tuple[str, ...], dict[str, Any]] = {
         "kd_teacher_top_k",
     ): {"minimum": 1, "maximum": 10**9, "integer": True},
     ("kd_alpha", "kd_noise_std"): {"maximum": 10_000},
-    # Outside, logits / T or T^2 leave the range in which a softmax can still be told from a constant.
+    # Outside, logits / T or T^2 leave the range in which a softmax still differs from a constant.
     ("kd_temperature",): {"minimum": 0.001, "maximum": 1000},
     ("kd_epochs",): {"maximum": 100_000, "open_minimum": True},
     ("correction_threshold", "correction_iou", "kd_on_policy", "kd_beta"): {"maximum": 1},

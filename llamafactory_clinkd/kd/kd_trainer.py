@@ -68,6 +68,7 @@ class DistillTrainer(SupervisedTrainer):
         self._scores: list[torch.Tensor] | None = None
         self._top: Any = None
         self._first_batch_done = False
+        self._is_on_policy = False  # whether the student sampled the batch's answers
         self._noise = torch.Generator(device=self.args.device).manual_seed(self.args.seed + self.args.process_index)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +120,7 @@ class DistillTrainer(SupervisedTrainer):
     def logged_terms(self, result: Any, num_items: Any) -> dict[str, torch.Tensor]:
         """Cross-entropy, KL divergence, how often both models' first choice agrees, and the teacher's entropy."""
         if self.is_first_batch(result):
-            per_token, is_sampled = num_items / result.items, bool(result.ce == 0)
+            per_token, is_sampled = num_items / result.items, self._is_on_policy
             ce, kl = float(result.ce * per_token), float((result.kl + result.kl_on_policy) * per_token)
             entropy, agreement = float(result.teacher_entropy), float(result.agreement)
             logger.info(

@@ -81,7 +81,6 @@ class OnPolicyDistillTrainer(DistillTrainer):
         self._answers: deque[Answers] = deque()
         self._prompts: deque[str] = deque()  # a hash for each of these windows
         self._saved: dict[str, Any] | None = None
-        self._is_on_policy = False
         self._prompt: PrivilegedPrompt | None = None
         if settings.kd_teacher_prompt:
             pad_token_id = self._generation["pad_token_id"]

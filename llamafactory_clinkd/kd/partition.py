@@ -20,7 +20,7 @@ import torch
 from .divergence import divergence_
 
 
-# A server's log-probabilities are fp32: one minus their sum cannot be told from less than this.
+# A server's log-probabilities are fp32: one minus their sum has no smaller value that is not rounding.
 SMALLEST_TAIL = torch.finfo(torch.float32).eps
 
 

@@ -72,17 +72,10 @@ class AnswerServer:
             return web.json_response(completion([choice | self._text("x")]))
         number = self.counts[question] = self.counts.get(question, -1) + 1
         kind = self.fault(question, number)
-        if kind in ("500", "503", "404"):
-            return web.Response(status=int(kind), text="CUDA out of memory")
         if kind == "gone":
             return web.Response(status=503)
-        if kind == "hang":
-            await asyncio.sleep(3600)
-        if kind == "drop":
-            request.transport.abort()
-            return web.Response()
-        if kind == "html":
-            return web.Response(text="<html>gateway</html>", content_type="text/html")
+        if (broken := await broken_response(request, kind)) is not None:
+            return broken
         await asyncio.sleep(0.002)
         count = body.get("n", 1) - (kind == "too_few") + (kind == "too_many")
         content = [{"token": "t", "logprob": -0.25, "bytes": [], "top_logprobs": []}] * 3
@@ -99,6 +92,20 @@ class AnswerServer:
     @staticmethod
     def _text(text, finish="stop"):
         return {"finish_reason": finish, "message": {"role": "assistant", "content": text}}
+
+
+async def broken_response(request, kind):
+    """What a server in trouble gives: an error by its status, nothing in time, a cut connection or another page."""
+    if kind in ("400", "404", "500", "503"):
+        return web.Response(status=int(kind), text="CUDA out of memory")
+    if kind == "hang":
+        await asyncio.sleep(3600)
+    if kind == "drop":
+        request.transport.abort()
+        return web.Response()
+    if kind == "html":
+        return web.Response(text="<html>gateway</html>", content_type="text/html")
+    return None
 
 
 def question_of(body):

@@ -3,13 +3,12 @@
 
 """A server with vLLM's token endpoint over a model in this process, which fails when and how a test wants it to."""
 
-import asyncio
 import base64
 import io
 
 import torch
 from aiohttp import web
-from generation.answer_server import AnswerServer
+from generation.answer_server import AnswerServer, broken_response
 from PIL import Image
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
@@ -56,15 +55,8 @@ class ScoreServer(AnswerServer):
         attempt = self.attempts[number] = self.attempts.get(number, -1) + 1
         self.asked.append(number)
         kind = self.fault(number, attempt)
-        if kind in ("500", "503", "400"):
-            return web.Response(status=int(kind), text="CUDA out of memory")
-        if kind == "hang":
-            await asyncio.sleep(3600)
-        if kind == "drop":
-            request.transport.abort()
-            return web.Response()
-        if kind == "html":
-            return web.Response(text="<html>gateway</html>", content_type="text/html")
+        if (broken := await broken_response(request, kind)) is not None:
+            return broken
         images = [Image.open(io.BytesIO(base64.b64decode(p["url"][22:]))) for p in body.get("content_parts", [])]
         expanded, logprobs = self.score(ids, images)
         entries = [None]
