@@ -186,7 +186,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     medians = {key: round(statistics.median(step[key] for step in steps), 3) for key in ("seconds", "cpu_seconds")}
     return medians | {
         "peak_mib": round(max(step["peak_mib"] for step in steps)),
-        "gradient_error": max(each["gradient_error"] for each in runs),
+        "gradient_error": max((each["gradient_error"] for each in runs), key=lambda error: error or 0.0),
         "version": runs[0]["version"],
     }
 
@@ -203,7 +203,8 @@ def print_table(table: dict[str, dict[str, Any]]) -> None:
             continue
         ratios = [f"{ours[key] / row[key]:.2f}" if key in ours else "" for key in ("cpu_seconds", "peak_mib")]
         cells = [f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}", f"{row['peak_mib'] / 1024:.2f}"]
-        print("| " + " | ".join([title, *cells, f"{100 * row['gradient_error']:.4g} %", *ratios]) + " |")
+        error = "" if row["gradient_error"] is None else f"{100 * row['gradient_error']:.4g} %"
+        print("| " + " | ".join([title, *cells, error, *ratios]) + " |")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ SLICE = 2**24  # weights compared at once
 
 
 class Method(NamedTuple):
-    """A trainer and the objective it stands for: the weights of cross-entropy and of forward KL, at temperature 1."""
+    """A trainer, and the weights of cross-entropy and forward KL in its objective at temperature 1."""
 
     title: str
     run: Callable[[dict[str, Any], "Recorder"], str]
@@ -33,14 +33,15 @@ class Recorder:
     """What each step costs, and the gradient's error after the last one."""
 
     def __init__(self, case: dict[str, Any], method: Method) -> None:
-        self.case, self.method, self.error = case, method, float("nan")
+        self.case, self.method = case, method
+        self.error: float | None = None
         self.wanted = case["steps"] + 1
         self.found: list[Measured] = []
 
     def step(self, call: Callable[[], Any], model: Any) -> Any:
         """Measures one step, which leaves its gradients in ``model``; the loss."""
         self.found.append(measure(call))
-        if len(self.found) == self.wanted:
+        if len(self.found) == self.wanted and (self.method.ce or self.method.kl):
             self.error = gradient_error(model, self.case, self.method)
         return self.found[-1].value
 

@@ -73,17 +73,17 @@ def ours_cached(case: dict[str, Any], recorder: Recorder) -> str:
     return ours(case, recorder, kd_cache="hidden")
 
 
-def authors(case: dict[str, Any], recorder: Recorder) -> str:
-    """The loss of the paper's released code, as in ``kd_step.py``."""
+def authors(case: dict[str, Any], recorder: Recorder, method: str = "authors") -> str:
+    """The loss of the paper's released code, or another method of ``kd_step.py``."""
     import kd_step_methods
 
     kd_step_methods.ALPHA, kd_step_methods.TEMPERATURE = ALPHA, 1.0
     (student, teacher), batch = load_models(case), load_batch(case)
     labels = batch.pop("labels")
-    bench = kd_step_methods.Bench(student.train(), teacher, None, batch, labels)
+    bench = kd_step_methods.Bench(student.train(), teacher, teacher.lm_head.weight, batch, labels)
 
     def step() -> float:
-        loss = kd_step_methods.authors(bench)
+        loss = kd_step_methods.METHODS[method].step(bench)
         loss.backward()
         return loss.item()
 
@@ -91,6 +91,11 @@ def authors(case: dict[str, Any], recorder: Recorder) -> str:
         recorder.step(step, student)
         student.zero_grad(set_to_none=True)
     return ""
+
+
+def bound(case: dict[str, Any], recorder: Recorder) -> str:
+    """What no exact step leaves out: both trunks, and the heads' products at supervised positions."""
+    return authors(case, recorder, "bound_products")
 
 
 # ---- TRL
@@ -263,6 +268,7 @@ METHODS = {
     "ours_cached": Method("**ours, teacher cached**: CE + KL", ours_cached, "own", OURS, BOTH),
     "sft": Method("stock LLaMA-Factory SFT, no teacher: CE", llamafactory, "own", 1.0, 0.0),
     "authors": Method("authors' way: CE + KL", authors, "own", OURS, BOTH),
+    "bound": Method("lower bound: trunks and the heads' products, no loss", bound, "own", 0.0, 0.0),
     "trl_distillation": Method("TRL `DistillationTrainer`: KL", trl_distillation, "trl", 0.0, 1.0),
     "trl_gold": Method("TRL `GOLDTrainer`: KL", trl_gold, "trl", 0.0, 1.0),
     "trl_gkd": Method("TRL `GKDTrainer`, without the images: KL", trl_gkd, "trl", 0.0, 1.0, images=False),

@@ -7,6 +7,9 @@ Each chunk of rows is projected by the student's and the teacher's head, a kerne
 closed form without autograd, and the next chunk overwrites the logits: memory does not grow with the number of rows.
 :class:`PrecomputedGradient` passes the gradient to autograd afterwards.
 
+The head's gradient ``[V, H]`` is summed over chunks. Where the logits' gradient ``[n, V]`` is at most half as large
+(``2 n <= H``), that is kept instead, and the head's is one product of the backward pass, in the head's dtype.
+
 Matrix products return fp32 (or fp64) whatever their operands are: a bf16 result loses the digits that a softmax
 gradient needs near convergence. On CPU the operands are upcast tile by tile; on CUDA the fp32 accumulator of the
 tensor cores is returned unrounded.
@@ -69,7 +72,8 @@ def fused_linear_loss(
     caller's autocast, or None.
 
     Returns:
-        Sums ``[S]``, and gradients of the sum: fp32 or fp64 (of given logits their dtype), None where not needed.
+        Sums ``[S]``, and gradients of the sum: fp32 or fp64 (of given logits their dtype), None where not needed. The
+        weight's is ``[V, H]``, or of few rows the two factors of :class:`PrecomputedGradient`.
     """
     x, weight, _ = student
     compute = torch.promote_types(x.dtype if weight is None else weight.dtype, x.dtype)
@@ -77,33 +81,40 @@ def fused_linear_loss(
     width = student.width + (0 if teacher is None else teacher.width)
     chunk_size = max(1, min(len(rows), chunk_size or CHUNK_BYTES // (width * compute.itemsize)))
     operand = _operand_dtype(student, compute, autocast)
-    project_student = _projector(student, compute, operand, chunk_size)
+    keep = need[1] and 2 * len(rows) <= weight.shape[1]
+    project_student = _Projector(student, compute, operand, len(rows) if keep else chunk_size)
     if teacher is not None:
-        project_teacher = _projector(teacher, compute, _operand_dtype(teacher, compute, autocast), chunk_size)
+        project_teacher = _Projector(teacher, compute, _operand_dtype(teacher, compute, autocast), chunk_size)
     grad_rows = x.new_empty(len(rows), x.shape[1], dtype=x.dtype if weight is None else compute) if need[0] else None
-    grad_weight = torch.zeros_like(weight, dtype=compute) if need[1] else None
+    grad_weight = torch.zeros_like(weight, dtype=compute) if need[1] and not keep else None
     grad_bias = weight.new_zeros(student.width, dtype=compute) if need[2] else None
     sums = x.new_zeros(stats, dtype=compute)
     for start in range(0, len(rows), chunk_size):
         chunk = slice(start, min(start + chunk_size, len(rows)))
-        z, t = project_student(rows[chunk]), None if teacher is None else project_teacher(rows[chunk])
+        z = project_student(rows[chunk], start if keep else 0)
+        t = None if teacher is None else project_teacher(rows[chunk])
         sums += _in_blocks(kernel, z, t, labels[chunk], any(need)).sum(dim=1)
         if need[0] and weight is None:
             grad_rows[chunk] = z
         elif need[0]:
             _grad_rows_(z, weight, grad_rows[chunk], operand)
-        if need[1]:
+        if need[1] and not keep:
             _grad_weight_(z, x[rows[chunk]], grad_weight, operand)
         if need[2]:
             grad_bias += z.sum(dim=0)
-    return sums, (grad_rows, grad_weight, grad_bias)
+    kept = (project_student.buffer, x[rows].to(operand)) if keep else (None, None)
+    return sums, (grad_rows, grad_weight, grad_bias, *kept)
 
 
 class PrecomputedGradient(torch.autograd.Function):
-    """A loss whose gradient (of the sum over rows) is known; backward scales it, casts it and scatters its rows."""
+    """A loss whose gradient (of the sum over rows) is known; backward scales it, casts it and scatters its rows.
+
+    ``gradients`` are those of rows, weight and bias, then the factors ``[n, V]`` and ``[n, H]`` of the weight's where
+    that is None.
+    """
 
     @staticmethod
-    def forward(loss, x, weight, bias, rows, denominator, grad_rows, grad_weight, grad_bias):  # noqa: D102
+    def forward(loss, x, weight, bias, rows, denominator, *gradients):  # noqa: D102
         return loss.clone()
 
     @staticmethod
@@ -116,7 +127,7 @@ class PrecomputedGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple:  # noqa: D102
-        rows, denominator, *gradients = ctx.saved_tensors
+        rows, denominator, *gradients, grad_logits, x_rows = ctx.saved_tensors
         scale = grad_output / denominator
         gradients = [
             gradient if gradient is None else _scaled(gradient, scale, dtype)
@@ -124,7 +135,9 @@ class PrecomputedGradient(torch.autograd.Function):
         ]
         if gradients[0] is not None:
             gradients[0] = gradients[0].new_zeros(ctx.shape).index_copy_(0, rows, gradients[0])
-        return None, *gradients, None, None, None, None, None
+        if grad_logits is not None:
+            gradients[1] = _weight_gradient(grad_logits, x_rows, scale, ctx.dtypes[1])
+        return None, *gradients, *(None,) * 7
 
 
 def _scaled(gradient: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -150,22 +163,21 @@ def _in_blocks(
     return torch.cat(results, dim=1)
 
 
-def _projector(
-    side: Projection, compute: torch.dtype, operand: torch.dtype, chunk_size: int
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from row numbers ``[R]`` to logits ``[R, V]``, in a buffer that the next call overwrites."""
-    x, weight, bias = side
-    if weight is None:
-        return lambda rows: x[rows].to(compute)
-    buffer = x.new_empty(chunk_size, side.width, dtype=compute)
+class _Projector:
+    """From row numbers ``[R]`` to logits ``[R, V]``, at a row of a buffer that the next call may overwrite."""
 
-    def project(rows: torch.Tensor) -> torch.Tensor:
-        out, chunk = buffer[: len(rows)], x[rows].to(operand)
-        for tile in _tiles(weight, operand):
-            _matmul_(out[:, tile], chunk, weight[tile].to(operand).t(), accumulate=False)
+    def __init__(self, side: Projection, compute: torch.dtype, operand: torch.dtype, size: int) -> None:
+        self.side, self.compute, self.operand = side, compute, operand
+        self.buffer = None if side.weight is None else side.x.new_empty(size, side.width, dtype=compute)
+
+    def __call__(self, rows: torch.Tensor, at: int = 0) -> torch.Tensor:
+        x, weight, bias = self.side
+        if weight is None:
+            return x[rows].to(self.compute)
+        out, chunk = self.buffer[at : at + len(rows)], x[rows].to(self.operand)
+        for tile in _tiles(weight, self.operand):
+            _matmul_(out[:, tile], chunk, weight[tile].to(self.operand).t(), accumulate=False)
         return out if bias is None else out.add_(bias)
-
-    return project
 
 
 def _grad_rows_(grad_z: torch.Tensor, head: torch.Tensor, out: torch.Tensor, operand: torch.dtype) -> None:
@@ -181,6 +193,18 @@ def _grad_weight_(grad_z: torch.Tensor, rows: torch.Tensor, out: torch.Tensor, o
         _matmul_(out[tile], grad_z[:, tile].t().to(operand), rows, accumulate=True)
 
 
+def _weight_gradient(
+    grad_z: torch.Tensor, rows: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """``(scale * grad_z.T @ rows).to(dtype)``: ``[V, n] @ [n, H]``, rounded once."""
+    out = rows.new_empty(grad_z.shape[1], rows.shape[1], dtype=dtype)
+    for tile in _slices(out, grad_z.dtype):
+        product = grad_z.new_empty(out[tile].shape)
+        _matmul_(product, grad_z[:, tile].t().to(rows.dtype), rows, accumulate=False)
+        out[tile] = product.mul_(scale)
+    return out
+
+
 def _matmul_(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, accumulate: bool) -> None:
     """``out = a @ b`` or ``out += a @ b``; bf16 operands keep the fp32 accumulator of the tensor cores."""
     if a.dtype == out.dtype:
@@ -192,12 +216,15 @@ def _matmul_(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, accumulate: bo
 
 
 def _tiles(matrix: torch.Tensor, operand: torch.dtype) -> list[slice]:
-    """Slices of the first dimension: one if nothing is converted, else small enough for :data:`TILE_BYTES`."""
-    length, step = matrix.shape[0], matrix.shape[0]
-    if matrix.dtype != operand:
-        budget = TILE_BYTES["cpu" if matrix.device.type == "cpu" else "cuda"]
-        step = max(1, budget // (matrix.shape[1] * operand.itemsize))
-    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+    """Slices of the first dimension: one if nothing is converted, else those of :func:`_slices`."""
+    return [slice(0, len(matrix))] if matrix.dtype == operand else _slices(matrix, operand)
+
+
+def _slices(matrix: torch.Tensor, dtype: torch.dtype) -> list[slice]:
+    """Slices of the first dimension of at most :data:`TILE_BYTES` each in ``dtype``."""
+    budget = TILE_BYTES["cpu" if matrix.device.type == "cpu" else "cuda"]
+    step = max(1, budget // (matrix.shape[1] * dtype.itemsize))
+    return [slice(start, min(start + step, len(matrix))) for start in range(0, len(matrix), step)]
 
 
 def _operand_dtype(side: Projection, compute: torch.dtype, autocast: torch.dtype | None) -> torch.dtype:
