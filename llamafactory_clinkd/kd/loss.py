@@ -209,8 +209,10 @@ def _ce_kl_block_(
     ``labels`` is ``[R]``, or ``[R, 2]`` with on-policy, or ``[R, 3]`` with the numbers of the rows in ``top``. Returns
     ``[6, R]``: CE, KD (scaled), KD on-policy, top-1 agreement, teacher entropy, teacher mass outside the shared ids.
     """
-    labels, sampled, numbers = (*(labels.unbind(1) if labels.dim() == 2 else (labels,)), None, None)[:3]
-    sampled = None if sampled is None else sampled.to(z.dtype)
+    sampled = numbers = None
+    if labels.dim() == 2:
+        labels, sampled, *rest = labels.unbind(1)
+        sampled, numbers = sampled.to(z.dtype), rest[0] if rest else None
     alpha, temperature, generator = options.alpha, options.temperature, options.generator
     beta = beta_of(options.divergence, options.beta)
     kd_scale = temperature**2 if options.temperature_squared else 1.0

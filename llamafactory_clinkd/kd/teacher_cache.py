@@ -41,15 +41,27 @@ def estimate_bytes(tokens: int, hidden_size: int, dtype: torch.dtype, samples: i
     return tokens * hidden_size * dtype.itemsize + samples * HEADER_BYTES_PER_SAMPLE
 
 
-def require_space(directory: str | Path, needed: int) -> None:
-    """Raises OSError unless ``needed`` bytes fit, before a long run starts."""
+def require_space(directory: str | Path, needed: int, content: str, way_out: str) -> None:
+    """Logs the disk space that a cache needs, before a long run starts.
+
+    Args:
+        directory: Of the cache; created if missing. The shards that it has count as part of ``needed``.
+        needed: Bytes.
+        content: What is cached, for the messages.
+        way_out: What else to do than to free space.
+
+    Raises:
+        OSError: If what is missing does not fit.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    cached = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    logger.info("%s in %s: %.2f GiB, of which %.2f exist.", content, directory, needed / 2**30, cached / 2**30)
     free = shutil.disk_usage(directory).free
-    if needed > free:
+    if needed - cached > free:
         raise OSError(
-            f"The teacher cache needs {needed / 2**30:.1f} GiB but {directory} has {free / 2**30:.1f} GiB free. "
-            "Free space, point output_dir elsewhere, or set kd_cache: off."
+            f"{content}: {(needed - cached) / 2**30:.1f} GiB are needed, but {directory} has {free / 2**30:.1f} GiB "
+            f"free. Free space, point output_dir elsewhere, or {way_out}."
         )
 
 

@@ -187,10 +187,5 @@ def _check_cache_space(folder: Path, config: Any, trainer_kwargs: dict[str, Any]
     dtype = torch.bfloat16 if half_precision else torch.float32
     head = (config.vocab_size + 1) * config.hidden_size * dtype.itemsize
     needed = estimate_bytes(tokens, config.hidden_size, dtype, samples) + head
-    cached = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    logger.info(
-        "The teacher cache in %s: %d supervised tokens of %d samples and the head need at most %.2f GiB; %.2f GiB "
-        "exist already.",
-        folder, tokens, samples, needed / 2**30, cached / 2**30,
-    )  # fmt: skip
-    require_space(folder, max(0, needed - cached))
+    content = f"The teacher cache, {tokens} supervised tokens of {samples} samples and the head"
+    require_space(folder, needed, content, "set kd_cache: off")

@@ -49,7 +49,9 @@ def load_served_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: di
     settings, training, collator = run.settings, trainer_kwargs["args"], trainer_kwargs["data_collator"]
     served, top_k, folder = served_teacher(settings), settings.kd_teacher_top_k, run.folder / FOLDER
     datasets, processor = datasets_of(trainer_kwargs), trainer_kwargs.get("processor")
-    _check_space(folder, datasets, top_k)
+    tokens = sum(map(supervised_tokens, datasets))
+    content = f"The teacher's scores, {top_k} likeliest ids of {tokens} supervised tokens"
+    require_space(folder, tokens * 2 * top_k * NUMBER_BYTES, content, "lower kd_teacher_top_k")
     pixels = pixel_settings(processor, arguments.model, image_square=settings.image_square)
     rows = KeyedRows(datasets, pixels)
     cache = HiddenCache(
@@ -92,15 +94,3 @@ def supervised_tokens(dataset: Any) -> int:
         for batch in dataset.select_columns(["labels"]).iter(batch_size=512)
         for labels in batch["labels"]
     )
-
-
-def _check_space(folder: Any, datasets: list[Any], top_k: int) -> None:
-    """Logs the disk space that the scores need, and raises ``OSError`` if it does not fit."""
-    tokens = sum(map(supervised_tokens, datasets))
-    needed = tokens * 2 * top_k * NUMBER_BYTES
-    cached = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    logger.info(
-        "The teacher's scores in %s: %d likeliest ids of %d supervised tokens need %.2f GiB; %.2f GiB exist already.",
-        folder, top_k, tokens, needed / 2**30, cached / 2**30,
-    )  # fmt: skip
-    require_space(folder, max(0, needed - cached))

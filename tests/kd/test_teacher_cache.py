@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,6 +223,13 @@ def test_the_estimate_holds_for_what_is_written(tmp_path):
 
 
 def test_too_little_disk_stops_the_start(tmp_path):
-    require_space(tmp_path / "new", 1)
-    with pytest.raises(OSError, match="needs 1048576.0 GiB but .* kd_cache: off"):
-        require_space(tmp_path, 2**50)
+    require_space(tmp_path / "new", 1, "The cache", "set kd_cache: off")
+    with pytest.raises(OSError, match="The scores: 1048576.0 GiB are needed, but .* or lower kd_teacher_top_k"):
+        require_space(tmp_path, 2**50, "The scores", "lower kd_teacher_top_k")
+
+
+def test_shards_that_exist_need_no_space(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    with (tmp_path / "some.safetensors").open("wb") as shard:
+        shard.truncate(2 * free)  # sparse: it takes no space
+    require_space(tmp_path, 2 * free, "The cache", "set kd_cache: off")
