@@ -180,15 +180,15 @@ def doctor(
         with quiet_libraries(logging.WARNING):
             estimate = make_plan(read_recipe(plan), gpus=gpus, **settings)
         console.print_json(data=estimate) if as_json else console.print(plan_table(estimate))
-        raise typer.Exit(code=not estimate["fits"])
+        raise typer.Exit(code=int(not estimate["fits"]))
     with quiet_libraries(logging.WARNING):  # what is wrong with LLaMA-Factory and transformers is in the results
         results = check_seams() if seams else check_all(recipe)
     console.print_json(data=[asdict(each) for each in results]) if as_json else console.print(results_table(results))
     if recipe is None:
-        raise typer.Exit(code=any(result.state == "broken" for result in results))
+        raise typer.Exit(code=int(any(result.state == "broken" for result in results)))
     if not as_json:
         console.print(closing_line(results), highlight=False)
-    raise typer.Exit(code=not is_ready(results))
+    raise typer.Exit(code=int(not is_ready(results)))
 
 
 def with_all_commands() -> typer.Typer:

@@ -209,15 +209,16 @@ def test_doctor_reports_what_a_recipe_sends(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("allowed", "state", "expected", "exit_code"),
+    ("allowed", "state", "expected"),
     [
-        ("false", "broken", "to 10.1.2.3. If this may leave", 1),
-        ("true", "ok", "LEAVE THIS MACHINE for 10.1.2.3", 0),
+        ("false", "broken", "to 10.1.2.3. If this may leave"),
+        ("true", "ok", "LEAVE THIS MACHINE for 10.1.2.3"),
     ],
 )
 def test_the_doctor_command_reports_it_without_a_connection(
-    tmp_path, monkeypatch, connections, allowed, state, expected, exit_code
+    tmp_path, monkeypatch, connections, allowed, state, expected
 ):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # without a key nothing is contacted, and nothing is ready
     for name in ("versions", "attached_seams", "seam_names", "packages"):
         monkeypatch.setattr(doctor, name, lambda *_: [])
     for name in ("java", "clip_weights", "sentence_model", "devices"):
@@ -232,4 +233,4 @@ def test_the_doctor_command_reports_it_without_a_connection(
     assert found["sends"]["state"] == state
     assert expected in found["sends"]["found"] + found["sends"]["fix"]
     assert "ground-truth answer" in found["sends"]["found"] + found["sends"]["fix"]
-    assert (done.exit_code, connections) == (exit_code, [])
+    assert (done.exit_code, connections) == (1, [])
