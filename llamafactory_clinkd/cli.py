@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from . import __version__
 from .utils.console import OneLineErrors, console, exit_on_error, quiet_libraries
-from .utils.gpus import GPUS, UTILISATION, choose_gpu
+from .utils.gpus import CPU, GPUS, UTILISATION, choose_gpu
 
 
 app = typer.Typer(
@@ -83,7 +83,7 @@ def evaluate(
         metrics = evaluate_file(predictions, protocol=protocol, spice_jars=spice_jars, progress=progress, **files)
     console.print(metrics_table(metrics))
     if against is not None:
-        console.print(comparison_table(metrics["comparison"], (predictions.name, against.name)))
+        console.print(comparison_table(metrics["comparison"], (str(predictions), str(against))))
     for problem in metrics["problems"][:PROBLEMS_SHOWN]:
         line = f"row {problem['row']}, {problem['outcome']}: {escape(problem['reason'])}"
         console.print(line, highlight=False, soft_wrap=True)
@@ -148,7 +148,7 @@ def doctor(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Estimate memory, time and disk of this recipe instead."),
     ] = None,
-    gpu: Annotated[str, typer.Option(help=f"With --plan: {', '.join(GPUS)}.")] = "a100-80",
+    gpu: Annotated[str, typer.Option(help=f"With --plan: {', '.join([*GPUS, CPU])}.")] = "a100-80",
     gpus: Annotated[int, typer.Option(min=1, help="With --plan: number of GPUs.")] = 1,
     gpu_memory: Annotated[
         float | None, typer.Option(min=1, help="With --plan: memory of each, GiB. Default: that of --gpu.")
@@ -177,6 +177,7 @@ def doctor(
         options = {"rows": (train_rows, eval_rows), "row_tokens": row_tokens, "answer_tokens": answer_tokens}
         card = choose_gpu(gpu)
         settings = {"gib": gpu_memory or card.gib, "gpu": card, "utilisation": utilisation, **options}
+        settings["on_cpu"] = gpu.lower() == CPU
         with quiet_libraries(logging.WARNING):
             estimate = make_plan(read_recipe(plan), gpus=gpus, **settings)
         console.print_json(data=estimate) if as_json else console.print(plan_table(estimate))

@@ -109,20 +109,42 @@ def load_similarity(
 
 
 def check_similarity(kind: str, model: str | None = None) -> None:
-    """Raises the ValueError or ImportError of :func:`load_similarity`, without loading a model."""
+    """Raises the ValueError or ImportError of :func:`load_similarity`, without loading a model.
+
+    Raises:
+        FileNotFoundError: If the model is neither in the local cache nor within reach.
+    """
     if kind not in (*_LIBRARIES, "lexical"):
         raise ValueError(f"Unknown similarity {kind!r}: expected one of sentence, clip, lexical.")
     if kind == "lexical":
         if model is not None:
             raise ValueError(f"The lexical similarity has no model, but {model!r} was given: leave it out.")
         return
+    from huggingface_hub import constants
+
     library = _LIBRARIES[kind]
     if importlib.util.find_spec(library.replace("-", "_")) is None:
         raise ImportError(f"The {kind} similarity needs {library}: pip install 'llamafactory-clinkd[{kind}]'.")
     if kind == "sentence" and model is None:
         packaged_minilm()
-    if kind == "clip" and model is not None:
-        find_clip(model)
+    try:
+        if kind == "clip":
+            find_clip(model or BIOMED_CLIP)
+        elif model is not None and constants.HF_HUB_OFFLINE and not is_local_sentence_model(model):
+            raise FileNotFoundError("it is not in the local hub cache, and HF_HUB_OFFLINE is set.")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"The {kind} similarity's model {model or BIOMED_CLIP!r} cannot be loaded: {error} Give the path of its "
+            "folder as `correction_similarity_model`, or set `correction_similarity: lexical`."
+        ) from error
+
+
+def is_local_sentence_model(name: str) -> bool:
+    """Whether a sentence-transformers model is a folder, or in the local hub cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    owned = name if "/" in name else f"sentence-transformers/{name}"  # as the library completes it
+    return Path(name).expanduser().is_dir() or isinstance(try_to_load_from_cache(owned, "config.json"), str)
 
 
 def packaged_minilm() -> Path:

@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from ..utils.boxes import VQA, TagStyle
-from ..utils.console import bars_of_parts, console, exit_on_error
+from ..utils.console import WholeTable, bars_of_parts, console, exit_on_error
 from ..utils.io import write_json
 from .baking import BAKED
 from .check import Check
@@ -225,8 +224,8 @@ def _parse_window(text: str | None) -> tuple[float, float] | None:
     return centre, width
 
 
-def _conversion_table(conversion: Conversion) -> Table:
-    table = Table("", "rows", title=escape(str(conversion.path)))
+def _conversion_table(conversion: Conversion) -> WholeTable:
+    table = WholeTable("", "rows", title=escape(str(conversion.path)))
     for label in ("rows_in", "converted", "rejected", "rows_out"):
         table.add_row(label.removeprefix("rows_"), f"{getattr(conversion, label):,}")
     for label, counts in (("task", conversion.tasks), ("modality", conversion.modalities)):
@@ -244,12 +243,12 @@ def _conversion_table(conversion: Conversion) -> Table:
     return table
 
 
-def _check_table(result: Check) -> Table | str:
+def _check_table(result: Check) -> WholeTable | str:
     """Each problem with its count and the first row that has it."""
     title = f"{escape(result.path)}: {result.rows:,} rows, {result.images:,} images"
     if not result.counts:
         return f"{title}, no problems."
-    table = Table("", "problem", "count", "first", title=title)
+    table = WholeTable("", "problem", "count", "first", title=title)
     for code, count in result.counts.most_common():
         level = "[red]error[/]" if code in ERRORS else "[yellow]warning[/]"
         first = result.examples[code][0]
@@ -258,10 +257,10 @@ def _check_table(result: Check) -> Table | str:
     return table
 
 
-def _modality_table(counts: dict[str, Any], dataset: Path) -> Table:
+def _modality_table(counts: dict[str, Any], dataset: Path) -> WholeTable:
     """Turns by modality and task, with each modality's share: the numbers of Figure A1."""
     tasks = list(counts["tasks"])
-    table = Table("modality", *tasks, "turns", "share", title=f"{escape(str(dataset))}: {counts['rows']:,} rows")
+    table = WholeTable("modality", *tasks, "turns", "share", title=f"{escape(str(dataset))}: {counts['rows']:,} rows")
     for modality, count in counts["modalities"].items():
         cells = [f"{counts['modality_tasks'][modality].get(task, 0):,}" for task in tasks]
         table.add_row(escape(modality), *cells, f"{count:,}", f"{count / counts['turns']:.1%}")
@@ -270,9 +269,9 @@ def _modality_table(counts: dict[str, Any], dataset: Path) -> Table:
     return table
 
 
-def _detail_table(counts: dict[str, Any]) -> Table:
+def _detail_table(counts: dict[str, Any]) -> WholeTable:
     """Lengths, boxes per answer, image sizes."""
-    table = Table("", "", title="Per turn and per image")
+    table = WholeTable("", "", title="Per turn and per image")
     for label in ("question_words", "answer_words"):
         quantiles = counts[f"{label}_quantiles"]
         table.add_row(

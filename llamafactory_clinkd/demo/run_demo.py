@@ -15,13 +15,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from ..arguments import PHASES
+from ..attention import attention_figure
 from ..evaluate.score_table import format_percent
 from ..report import build_report
 from ..utils.boxes import TASKS
-from ..utils.console import bars_of_parts, console
+from ..utils.console import WholeTable, bars_of_parts, console, quiet_libraries
 from ..utils.environment import POLL_SECONDS, cli_command, run_logged
 from ..utils.io import file_sha256, read_json, write_json
 from ..webui.run_progress import progress_of
@@ -32,6 +31,8 @@ RECIPE = HERE / "clinkd_demo.yaml"
 SELECT_NOTHING = {"sasg_candidates": 1, "sasg_scorer": "logprob"}
 QUICK_CHANGES = {"kd_epochs": 2, "pseudo_label_samples": 300, "correction_rounds": 1, **SELECT_NOTHING}
 FIRST_LAST = ("before (base)", "after selection")
+ONLY_SCORES = ("the teacher", "after correction")  # stages without a run of their own
+BLIND_ROWS = "1,320 rows of demo_train, with the structure and box of each (facts_train.jsonl)"
 ONLY_PREDICT = {"clinkd_phases": "predict,evaluate", **SELECT_NOTHING}
 ANSWERS = {"pseudo_label": 1320, "predict": 440}  # rows of the data, for the progress bars
 
@@ -65,10 +66,8 @@ def run_demo(directory: Path, *, quick: bool) -> None:
             stop.set()
     stages = _stages(before, distilled, run)
     console.print(_score_table(stages))
-    path = run / "clinkd" / "metrics.json"
-    blind = {f"blind_{task}": stages["blind answers"][task] | {"task": task} for task in TASKS}
-    write_json(path, {**read_json(path), "baselines": blind})
-    report = build_report([before, run], run / "clinkd" / "report.html")
+    _draw_attention({"base": HERE / "models" / "base", "after ClinKD": run}, run / "clinkd" / "attention")
+    report = _report(before, distilled, run, stages)
     first, last = ({task: f"{100 * stages[name][task]['macro']:.1f}" for task in TASKS} for name in FIRST_LAST)
     scores = ", ".join(f"{task} {first[task]} -> {last[task]}" for task in TASKS)
     console.print(f"\n{scores} in {time.monotonic() - start:.0f} s. Report: {report.resolve()} (open it in a browser)")
@@ -142,9 +141,29 @@ def _stages(before: Path, distilled: Path, run: Path) -> dict[str, dict[str, Any
     }
 
 
-def _score_table(stages: dict[str, dict[str, Any]]) -> Table:
+def _draw_attention(models: dict[str, Path], folder: Path) -> None:
+    """Draws where each model looks while it answers the first grounding question of the test set."""
+    row = next(row for row in read_json(HERE / "data" / "demo_test.json") if row["task"] == "VG")
+    question = row["messages"][0]["content"].replace("<image>", "")
+    with console.status("Drawing attention maps"), quiet_libraries():
+        attention_figure(list(models.items()), HERE / "data" / row["images"][0], question, folder / f"{row['id']}.png")
+
+
+def _report(before: Path, distilled: Path, run: Path, stages: dict[str, dict[str, Any]]) -> Path:
+    """Writes what the table has and the runs have not into ``metrics.json``, and the page about all three runs."""
+    blind = {f"blind_{task}": stages["blind answers"][task] | {"task": task} for task in TASKS}
+    for folder in (before, distilled, run):
+        path = folder / "clinkd" / "metrics.json"
+        extra = {"baselines": blind, "baselines_from": BLIND_ROWS}
+        if folder == run:
+            extra["stages"] = {name: stages[name] for name in ONLY_SCORES}
+        write_json(path, {**read_json(path), **extra})
+    return build_report([before, distilled, run], run / "clinkd" / "report.html")
+
+
+def _score_table(stages: dict[str, dict[str, Any]]) -> WholeTable:
     metrics = {task: stages["after selection"][task]["metric"] for task in TASKS}
-    table = Table("", *(f"{task}\n{metrics[task]}" for task in TASKS), title="Scores in %, with 95 % intervals")
+    table = WholeTable("", *(f"{task}\n{metrics[task]}" for task in TASKS), title="Scores in %, with 95 % intervals")
     for stage, tasks in stages.items():
         cells = []
         for task in TASKS:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from rich.markup import escape
-from rich.table import Table
 
+from ..utils.console import WholeTable
 from ..utils.environment import installed_version
 
 
@@ -27,13 +27,13 @@ class CheckResult:
 COLOURS = {"ok": "green", "unused": "dim", "note": "yellow", "missing": "yellow", "broken": "red"}
 
 
-def results_table(results: list[CheckResult]) -> Table:
+def results_table(results: list[CheckResult]) -> WholeTable:
     """The results as a rich table, with one line for all seams that are ok."""
     seams = [result for result in results if result.name.startswith("seam ") and result.found == "patched"]
     if seams:
         rest = [result for result in results if result not in seams]
         results = [CheckResult("seams", "ok", f"all {len(seams)} that were checked are patched"), *rest]
-    table = Table("check", "state", "found, and how to fix it", box=None, padding=(0, 2, 0, 0))
+    table = WholeTable("check", "state", "found, and how to fix it", box=None, padding=(0, 2, 0, 0))
     for result in results:
         fix = f"\n[bold]Fix[/]: {escape(result.fix)}" if result.fix else ""
         table.add_row(result.name, f"[{COLOURS[result.state]}]{result.state}[/]", escape(result.found) + fix)

@@ -4,9 +4,10 @@
 """Weights and servers that a recipe would use. Nothing is downloaded and no text is sent to check them."""
 
 import functools
+import importlib.util
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,10 +30,7 @@ def clip_weights(keys: Mapping[str, Any]) -> CheckResult:
         "path, or set `sasg_scorer: logprob` (not the paper's score)."
     )
     if name.startswith("hf-hub:"):
-        repository = name.removeprefix("hf-hub:")
-        if is_cached_clip(name):
-            return result("ok", f"{repository} is in the local hub cache")
-        return result(_unless_downloaded(), f"{repository} is not in the local hub cache{_offline()}", fix)
+        return _cached_or_not(result, name, fix)
     folder = Path(name.removeprefix("local-dir:")).expanduser()
     if folder.is_dir():
         if (folder / OPEN_CLIP_CONFIG).is_file() and [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
@@ -40,7 +38,15 @@ def clip_weights(keys: Mapping[str, Any]) -> CheckResult:
         return result("broken", f"{folder} lacks {OPEN_CLIP_CONFIG} or weights", "Complete the folder.")
     if Path(name.partition("@")[2]).expanduser().is_file():
         return result("ok", f"{name}: the file exists")
-    return result("note", f"{name}: open_clip downloads the weights of this name", fix)
+    if importlib.util.find_spec("open_clip") is None:
+        return result("note", f"{name}: open_clip downloads the weights of this name", fix)
+    return _cached_or_not(result, name, fix)
+
+
+def _cached_or_not(result: Callable[..., CheckResult], name: str, fix: str) -> CheckResult:
+    if is_cached_clip(name):
+        return result("ok", f"{name.removeprefix('hf-hub:')} is in the local cache")
+    return result(_unless_downloaded(), f"{name.removeprefix('hf-hub:')} is not in the local cache{_offline()}", fix)
 
 
 def _is_offline() -> bool:
@@ -60,7 +66,7 @@ def _offline() -> str:
 
 def sentence_model(keys: Mapping[str, Any]) -> CheckResult:
     """Whether the text similarity of the correction is on this machine; the weights are not loaded."""
-    from ..correct.similarity import packaged_minilm
+    from ..correct.similarity import is_local_sentence_model, packaged_minilm
 
     result = functools.partial(CheckResult, "sentence model")
     kind, name = keys.get("correction_similarity") or "sentence", keys.get("correction_similarity_model")
@@ -79,19 +85,11 @@ def sentence_model(keys: Mapping[str, Any]) -> CheckResult:
     if name is not None and Path(name).expanduser().is_dir():
         return result("ok", f"{kind}: folder {name}")
     fix = "The first run downloads it. Without network, set `correction_similarity: lexical` or remove the model."
-    if _is_cached_model(kind, name or BIOMED_CLIP):
+    is_cached = is_cached_clip if kind == "clip" else is_local_sentence_model
+    if is_cached(name or BIOMED_CLIP):
         return result("ok", f"{kind}: {name or 'BiomedCLIP'} is in the local hub cache")
     found = f"{kind}: {name or 'BiomedCLIP'} is neither a folder nor in the local hub cache{_offline()}"
     return result(_unless_downloaded(), found, fix)
-
-
-def _is_cached_model(kind: str, name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    if kind == "clip":
-        return name.startswith("hf-hub:") and is_cached_clip(name)
-    owned = name if "/" in name else f"sentence-transformers/{name}"  # as the library completes it
-    return isinstance(try_to_load_from_cache(owned, "config.json"), str)
 
 
 def corrector_server(keys: Mapping[str, Any]) -> CheckResult:

@@ -4,7 +4,6 @@
 """``clinkd init``: a recipe for a model, data and GPUs. The data is converted, and settings that fit are chosen."""
 
 import logging
-import os
 import re
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..data.convert import Options, convert
 from ..data.split import write_split
 from ..utils.boxes import UNIT_OF_MODEL
 from ..utils.console import console, quiet_libraries
-from ..utils.gpus import GPUS, Gpu, choose_gpu
+from ..utils.gpus import CPU, GPUS, Gpu, choose_gpu
 from ..utils.io import read_json, write_text
 from .plan import make_plan
 from .recipe_spec import checked_keys
@@ -46,7 +45,6 @@ MARGIN = 0.9  # of a GPU's memory that a plan may fill: it is an estimate
 WINDOW = 16  # rows of an optimiser step
 LADDER = [{"batch": 8}, {"batch": 4}, {"batch": 2}, {"batch": 1}, {"batch": 1, "ref_model_quantization_bit": 4}]
 """Settings, fastest first; the first that fits is taken."""
-CPU = "cpu"
 
 
 class PromptingCommand(TyperCommand):
@@ -99,7 +97,7 @@ def init(
         on_cpu, model_type = gpu.lower() == CPU, type_of(model)
         if on_cpu and gpus > 1:
             raise ValueError(f"`--gpus {gpus}` with `--gpu cpu`: one process trains on the CPU. Give `--gpus 1`.")
-        card = Gpu(_memory_here(), 0, 0) if on_cpu else choose_gpu(gpu)
+        card = choose_gpu(gpu)
         template = template or _template(model, model_type)
         folder, names, media, notes = _data_sets(data, test, recipe.stem, model_type, image_folder)
         keys = {
@@ -122,8 +120,8 @@ def init(
     for key, note in NOTES.items():
         text = re.sub(rf"^{key}: .*", rf"\g<0>  # {note}", text, flags=re.MULTILINE)
     write_text(recipe, comment + text)
-    check = f"--recipe {recipe}" if on_cpu else f"--plan {recipe} --gpu {gpu} --gpus {gpus}"
-    notes += [f"Recipe: {recipe}. {remark}", "Next:", f"  clinkd doctor {check}"]
+    place = f"--gpu {gpu}" if on_cpu else f"--gpu {gpu} --gpus {gpus}"
+    notes += [f"Recipe: {recipe}. {remark}", "Next:", f"  clinkd doctor --plan {recipe} {place}"]
     for line in (*notes, f"  llamafactory-cli train {recipe}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -200,11 +198,6 @@ def _registered(data: str) -> tuple[Path, str] | None:
     if name not in (known := read_json(info)):
         raise ValueError(f"{info} has no data set {name!r}: it has {', '.join(known)}.")
     return Path(folder), name
-
-
-def _memory_here() -> float:
-    """GiB of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 def _settings(keys: dict[str, Any], gpus: int, card: Gpu, on_cpu: bool) -> tuple[dict[str, Any], str]:

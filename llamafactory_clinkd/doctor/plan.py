@@ -11,8 +11,8 @@ from math import ceil
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 
+from ..utils.console import WholeTable
 from ..utils.gpus import GPUS, UTILISATION, Gpu
 from .duration import LAUNCH_SECONDS, phase_seconds
 from .memory import COMPONENTS, memory_by_phase, offloaded_bytes, trained_parameters
@@ -33,14 +33,16 @@ def make_plan(
     ``gpu`` has the peak and the bandwidth of each, of which training reaches the share ``utilisation`` (0 to 1).
 
     Returns:
-        JSON-able: ``gpus``, ``gib``, ``fits``, ``memory`` (phase -> component -> bytes, with ``peak``), ``counts``,
-        ``seconds`` (phase -> seconds; empty on the CPU), ``rows_per_second`` (phase -> rows), ``advice`` (lines; empty
-        if the recipe fits) and ``assumptions`` (lines).
+        JSON-able: ``gpus`` (0 for the CPU), ``gib``, ``fits``, ``memory`` (phase -> component -> bytes, with
+        ``peak``), ``counts``, ``seconds`` (phase -> seconds; empty on the CPU), ``rows_per_second`` (phase -> rows),
+        ``advice`` (lines; empty if the recipe fits) and ``assumptions`` (lines).
 
     Raises:
         ValueError: If the recipe cannot be planned; the message names the fix.
     """
     spec = read_spec(keys, gpus=gpus, **options)
+    if spec.on_cpu:
+        _check_cpu(spec, keys)
     memory, available = memory_by_phase(spec), int(gib * 2**30)
     counts = count_work(spec)
     seconds = {} if spec.on_cpu else phase_seconds(spec, counts, gpu, utilisation)
@@ -63,7 +65,7 @@ def make_plan(
             f"{1000 * LAUNCH_SECONDS:g} ms a layer for a generated token. Not measured on a GPU"
         )
     return {
-        "gpus": gpus,
+        "gpus": 0 if spec.on_cpu else gpus,
         "gib": gib,
         "fits": all(breakdown["peak"] <= available for breakdown in memory.values()),
         "memory": memory,
@@ -73,6 +75,15 @@ def make_plan(
         "advice": advice(spec, memory, available),
         "assumptions": assumptions,
     }
+
+
+def _check_cpu(spec: RecipeSpec, keys: Mapping[str, Any]) -> None:
+    """Refuses what a run on the CPU refuses."""
+    if spec.gpus > 1:
+        raise ValueError(f"`--gpus {spec.gpus}` with `--gpu cpu`: one process trains on the CPU. Give `--gpus 1`.")
+    for key in ("bf16", "fp16", "pure_bf16", "quantization_bit", "ref_model_quantization_bit"):
+        if (value := getattr(spec, key)) and not (key == "bf16" and keys.get("use_cpu")):
+            raise ValueError(f"`{key}: {str(value).lower()}` needs a GPU. Remove the key, or plan for a GPU.")
 
 
 def count_work(spec: RecipeSpec) -> dict[str, Any]:
@@ -138,10 +149,10 @@ def _checkpoint_bytes(spec: RecipeSpec) -> int:
 
 def advice(spec: RecipeSpec, memory: dict[str, dict[str, int]], available: int) -> list[str]:
     """Lines ``phase: change (about X GiB less)``, best first, for each phase that needs over ``available`` bytes."""
-    lines = []
+    lines, per_gpu = [], "" if spec.on_cpu else " per GPU"
     for phase, breakdown in memory.items():
         if breakdown["peak"] > available:
-            lines.append(f"{phase}: {(breakdown['peak'] - available) / 2**30:.1f} GiB too much per GPU")
+            lines.append(f"{phase}: {(breakdown['peak'] - available) / 2**30:.1f} GiB too much{per_gpu}")
             changes = sorted(_changes(spec, phase, breakdown), reverse=True)
             lines += [f"{phase}: {text} (about {saved / 2**30:.1f} GiB less)" for saved, text in changes if saved > 0]
     return lines
@@ -190,7 +201,8 @@ def _changes(spec: RecipeSpec, phase: str, breakdown: dict[str, int]) -> list[tu
 def plan_table(plan: dict[str, Any]) -> Group:
     """The plan as a rich table of memory and lines of text."""
     memory, counts = plan["memory"], plan["counts"]
-    table = Table("GiB on each GPU", *memory)
+    on_cpu = not plan["gpus"]
+    table = WholeTable("GiB in this machine" if on_cpu else "GiB on each GPU", *memory)
     for name in COMPONENTS:
         sizes = [breakdown[name] for breakdown in memory.values()]
         if any(sizes):
@@ -200,7 +212,7 @@ def plan_table(plan: dict[str, Any]) -> Group:
     table.add_row("peak", *(f"{peak:.1f}" for peak in peaks))
     fits = ("[green]fits[/]" if peak <= plan["gib"] else "[red]too much[/]" for peak in peaks)
     table.add_row(f"of {plan['gib']:g}", *fits)
-    lines = []
+    lines = ["time: not estimated on the CPU"] if on_cpu else []
     if plan["seconds"]:
         times = (f"{phase} {_hours(taken)}" for phase, taken in plan["seconds"].items())
         rates = (f"{phase} {rate:.1f}" for phase, rate in plan["rows_per_second"].items())
@@ -215,7 +227,9 @@ def plan_table(plan: dict[str, Any]) -> Group:
     if counts["cache_bytes"]:
         lines.append(f"disk: {counts['cache_bytes'] / 2**30:.1f} GiB for the teacher cache")
     lines += [f"assumption: {line}" for line in plan["assumptions"]]
-    lines += [f"[yellow]{line}[/]" for line in plan["advice"]] or [f"The recipe fits on {plan['gpus']} GPU(s)."]
+    lines += [f"[yellow]{line}[/]" for line in plan["advice"]] or [
+        "The recipe fits on this machine." if on_cpu else f"The recipe fits on {plan['gpus']} GPU(s)."
+    ]
     return Group(table, *lines)
 
 

@@ -8,9 +8,10 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Column, Table
+from rich.table import Column
 
 from ..utils.boxes import TASKS
+from ..utils.console import WholeTable
 from .grounding import references
 from .java import Progress, kept_meteor
 from .predictions import read_rows
@@ -86,17 +87,18 @@ def compare_predictions(
     return comparison, mine, theirs
 
 
-def comparison_table(comparison: Mapping[str, Any], names: Sequence[str]) -> Table:
-    """The differences in percentage points, with ``names`` of the two."""
-    heads = (*names, "diff.", f"{comparison['confidence']:.0%} interval", "p", "p of all", "rows")
+def comparison_table(comparison: Mapping[str, Any], names: Sequence[str]) -> WholeTable:
+    """The differences A - B in percentage points, with the ``names`` of A and B."""
+    heads = ("A", "B", "A - B", f"{comparison['confidence']:.0%} interval", "p", "p of all", "rows")
     count, unit = comparison["comparisons"], comparison["resampled_by"]
-    caption = f"{comparison['clusters']:,} clusters ({unit}), {comparison['resamples']:,} resamples. "
+    caption = "A: {}\nB: {}\n".format(*names)
+    caption += f"{comparison['clusters']:,} clusters ({unit}), {comparison['resamples']:,} resamples. "
     if count == 1:
         caption += "p of all is p: there is one comparison."
     else:
         caption += f"p of all: p corrected for {count} comparisons (Holm). Uncorrected, {0.05 * count:.1f} of them "
         caption += "have p < 0.05 on average if nothing differs."
-    table = Table("task", *(Column(head, justify="right") for head in heads), caption=caption)
+    table = WholeTable("task", *(Column(head, justify="right") for head in heads), caption=caption)
     for entry in comparison["differences"]:
         ci = "" if entry["ci"] is None else "{:+.1f} to {:+.1f}".format(*(100 * bound for bound in entry["ci"]))
         p = ["" if entry[key] is None else f"{entry[key]:.4f}" for key in ("p", "p_holm")]

@@ -104,7 +104,8 @@ def with_kept_columns(rows: Sequence[Mapping[str, Any]], dataset: Sequence[Any])
         turn = turns_of(number, row)[-1]
         name = turn["id"] or Path(str(turn["image"] or "")).stem
         kept[str(name), turn["question"], turn["annotation"]] = {key: turn[key] for key in KEPT_COLUMNS if key in turn}
-    return [kept.get((str(row.get("id")), row.get("question"), row.get("annotation")), {}) | row for row in rows]
+    found = [kept.get((str(row.get("id")), row.get("question"), row.get("annotation")), {}) for row in rows]
+    return [{**row, **columns, **row} for row, columns in zip(rows, found, strict=True)]
 
 
 def _join(number: int, prediction: Mapping[str, Any], row: Any) -> dict[str, Any]:

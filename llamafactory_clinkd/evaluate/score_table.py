@@ -8,16 +8,17 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from rich.console import Console, Group
-from rich.table import Column, Table
+from rich.table import Column
 
 from ..utils.boxes import sort_modalities
-from ..utils.console import bars_of_parts
+from ..utils.console import WholeTable, bars_of_parts
 from .java import Progress
 from .paper_tables import TASK_METRICS
 from .selection_worth import CHOICES
 from .spice import named_with_parser
 
 
+UNRECORDED = "training rows that are not recorded"
 VQA_SCORES = {
     "closed_accuracy": "closed\naccuracy",
     "open_recall": "open\nrecall",
@@ -43,7 +44,7 @@ def metric_name(metrics: Iterable[Mapping[str, Any] | None], task: str) -> str:
     return " / ".join(names) or TASK_METRICS.get(task, "mean of the four tasks")
 
 
-def metrics_table(metrics: dict[str, Any]) -> Table | Group:
+def metrics_table(metrics: dict[str, Any]) -> WholeTable | Group:
     """Builds the table of ``metrics.json``: a row for each modality, a column for each task, in percent.
 
     The last rows are the mean over the modalities, its confidence interval, the blind answers and the number of rows.
@@ -59,7 +60,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table | Group:
         malformed = f"{counts['counted_wrong']:,} counted wrong, {counts['left_out']:,} left out"
         captions.append(f"{counts['read']:,} rows: {malformed}")
     captions += _further_scores(metrics)
-    table = Table(caption="\n".join([*captions, *metrics["notes"]]))
+    table = WholeTable(caption="\n".join([*captions, *metrics["notes"]]))
 
     tasks = metrics["tasks"]
     table.add_column("modality")
@@ -75,34 +76,40 @@ def metrics_table(metrics: dict[str, Any]) -> Table | Group:
         table.add_row(unit, *(_interval(task["ci"]) for task in tasks.values()))
     if blind := metrics.get("baselines"):
         table.add_row("blind answer", *(_percent(blind.get(f"blind_{task}", {}).get("macro")) for task in tasks))
+        table.caption = f"{table.caption}\nblind answers from {metrics.get('baselines_from', UNRECORDED)}".lstrip()
     table.add_row("rows", *(f"{task['n']:,}" for task in tasks.values()))
-    further = [_vqa_table(tasks["VQA"])] if "VQA" in tasks else []
+    further = [_vqa_table(tasks["VQA"], metrics["confidence"])] if "VQA" in tasks else []
     further += [_selection_table(metrics["selection"])] if metrics.get("selection") else []
     return Group(table, *further) if further else table
 
 
-def _vqa_table(vqa: dict[str, Any]) -> Table:
-    """A row for all questions and for each group of them."""
-    table = Table("questions", *(Column(name, justify="right") for name in ("rows", *VQA_SCORES.values())))
+def _vqa_table(vqa: dict[str, Any], confidence: float) -> WholeTable:
+    """A row for all questions, with their intervals below, and for each group of them."""
+    table = WholeTable("questions", *(Column(name, justify="right") for name in ("rows", *VQA_SCORES.values())))
     for by, groups in {"": {"all": vqa}, **vqa["by"]}.items():
         for name, group in groups.items():
             scores = (_percent(group[key]) for key in VQA_SCORES)
             table.add_row(f"{by.replace('_', ' ')} {name}".strip(), f"{group['n']:,}", *scores)
+            intervals = group.get("intervals") or {}
+            if not by and any(intervals.values()):
+                table.add_row(f"{confidence:.0%} interval", "", *(_interval(intervals[key]) for key in VQA_SCORES))
         table.add_section()
     return table
 
 
-def _selection_table(selection: dict[str, Any]) -> Table:
-    """A row for each task: what the first, a random, the chosen and the best candidate score."""
-    heads = ("rows", *CHOICES.values(), "gain", "p", "distinct\ntexts", "mean IoU\nof two")
-    table = Table("selection", *(Column(name, justify="right") for name in heads))
-    for task, found in selection.items():
-        scores = [f"{_percent(found[name]['value'])}\n{_interval(found[name]['ci'])}" for name in CHOICES]
-        gain, p = found["gain"], found["gain"]["p"]
-        distinct = f"{found['distinct_texts']:.2f}\nof {found['candidates']:.1f}"
-        iou = "" if found["pairwise_iou"] is None else f"{found['pairwise_iou']:.2f}"
-        row = (task, f"{found['n']:,}", *scores, f"{100 * gain['value']:+.2f}", "" if p is None else f"{p:.3f}")
-        table.add_row(*row, distinct, iou)
+def _selection_table(selection: dict[str, Any]) -> WholeTable:
+    """A column for each task: what the first, a random, the chosen and the best candidate score."""
+    table = WholeTable("selection", *(Column(task, justify="right") for task in selection))
+    found = selection.values()
+    table.add_row("rows", *(f"{each['n']:,}" for each in found))
+    for name, title in CHOICES.items():
+        table.add_row(title, *(f"{_percent(each[name]['value'])}\n{_interval(each[name]['ci'])}" for each in found))
+    table.add_row("gain", *(f"{100 * each['gain']['value']:+.2f}" for each in found))
+    table.add_row("p", *("" if each["gain"]["p"] is None else f"{each['gain']['p']:.3f}" for each in found))
+    table.add_row("distinct texts", *(f"{each['distinct_texts']:.2f} of {each['candidates']:.1f}" for each in found))
+    pairs = ["" if each["pairwise_iou"] is None else f"{each['pairwise_iou']:.2f}" for each in found]
+    if any(pairs):
+        table.add_row("mean IoU of two", *pairs)
     return table
 
 

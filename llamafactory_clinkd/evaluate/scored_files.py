@@ -34,7 +34,8 @@ def evaluate_file(
     ``comparison``), and ``export`` a tool and the file to write for it (:mod:`.exchange`). ``answers`` is the file of
     answers to a question file, and so is ``against`` then. ``dataset`` is the ShareGPT file that LLaMA-Factory's
     ``generated_predictions.jsonl`` was made on; without it that format has no modalities. With the training rows of
-    ``train`` (ShareGPT, or rows of questions and answers), the metrics have the blind answers as ``baselines``.
+    ``train`` (ShareGPT, or rows of questions and answers), the metrics have the blind answers as ``baselines``, and
+    the rows that they are made of as ``baselines_from``.
     """
     rows = _rows(path, answers, dataset)
     if export is not None:
@@ -51,7 +52,13 @@ def evaluate_file(
         return metrics | {"notes": [*metrics["notes"], "The released code has no blind answers: use `present`."]}
     train_rows = load_rows(train)
     metrics["baselines"] = blind_scores(train_rows, rows, **options)
+    metrics["baselines_from"] = rows_named(train_rows, Path(train).name)
     return metrics | {"notes": [*metrics["notes"], *tasks_without_blind(metrics, train_rows)]}
+
+
+def rows_named(rows: Sequence[Any], name: str) -> str:
+    """How many rows of what, for those that blind answers are made of."""
+    return f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} of {name}"
 
 
 def _rows(path: str | Path, answers: str | Path | None, dataset: str | Path | None) -> list[Any]:

@@ -101,7 +101,9 @@ def evaluate_reading(
         draw = {"clusters": clusters, "resamples": resamples, "seed": seed, "confidence": confidence}
         worth = selection_worth(reading.rows, progress=progress, **draw, **spice_options)
     if VQA in tasks:
-        tasks[VQA] |= vqa_breakdown(of_task[VQA], scored[VQA].statistics)
+        drawn = {"weights": cluster_weights(clusters, resamples, seed), "confidence": confidence}
+        of_row = clusters.of_row[scored[VQA].rows]
+        tasks[VQA] |= vqa_breakdown(of_task[VQA], scored[VQA].statistics, of_row=of_row, clusters=clusters, **drawn)
     averaged = [task for task in TASKS if task in tasks and tasks[task]["macro"] is not None]
     outcomes = Counter(problem["outcome"] for problem in reading.problems)
     counts = {"read": len(reading.rows) + outcomes[LEFT_OUT], "evaluated": len(reading.rows)}

@@ -12,13 +12,14 @@ takes the "no" of "normal" for one; neither is repeated here.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .answer_words import answer_words, has_chinese
 from .grounding import references
+from .resampling import Clusters, cluster_sums, interval, part_draws
 
 
 CLOSED, OPEN = "CLOSED", "OPEN"
@@ -89,11 +90,21 @@ def vqa_statistics(rows: Sequence[dict]) -> np.ndarray:
     return table
 
 
-def vqa_breakdown(rows: Sequence[dict], table: np.ndarray) -> dict[str, Any]:
+def vqa_breakdown(
+    rows: Sequence[dict],
+    table: np.ndarray,
+    *,
+    of_row: np.ndarray,
+    clusters: Clusters,
+    weights: Iterable[np.ndarray],
+    confidence: float,
+) -> dict[str, Any]:
     """The scores of all rows together, and of each group ``by`` the columns that the rows have.
 
     Each: ``n``, ``closed`` (its number), ``closed_accuracy``, ``open_recall``, ``open_f1``, ``open_exact_match`` (None
-    without such rows) and ``accuracy`` (closed right or open exact).
+    without such rows) and ``accuracy`` (closed right or open exact), and ``intervals`` of these five. ``weights`` draw
+    the ``clusters`` (:func:`.resampling.cluster_weights`), ``of_row`` are those of the rows; without draws there are
+    no intervals.
     """
     by: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     spelling: dict[str, dict[str, str]] = defaultdict(dict)
@@ -101,11 +112,44 @@ def vqa_breakdown(rows: Sequence[dict], table: np.ndarray) -> dict[str, Any]:
         for column in GROUPINGS:
             if value := _group(row, column):
                 by[column][spelling[column].setdefault(value.casefold(), value)].append(index)
+    places = {(column, name): index for column, found in by.items() for name, index in sorted(found.items())}
+    places = {("", ""): list(range(len(rows))), **places}
+    scores = {key: _scores(table[index].sum(axis=0)) for key, index in places.items()}
+    tables = {key: cluster_sums(table[index], of_row[index]) for key, index in places.items()}
+    for key, intervals in _intervals(tables, clusters, weights, confidence).items():
+        scores[key]["intervals"] = intervals
     groups = {
-        column: {name: _scores(table[index]) for name, index in sorted(values.items())}
-        for column, values in by.items()
+        column: {name: found for (of, name), found in scores.items() if of == column}
+        for column in GROUPINGS
+        if column in by
     }
-    return {**_scores(table), "by": {column: groups[column] for column in GROUPINGS if column in groups}}
+    return {**scores["", ""], "by": groups}
+
+
+def _intervals(
+    tables: Mapping[Hashable, tuple[np.ndarray, np.ndarray]],
+    clusters: Clusters,
+    weights: Iterable[np.ndarray],
+    confidence: float,
+) -> dict[Hashable, dict[str, list[float] | None]]:
+    """The intervals of each group's scores, from its clusters and their sums."""
+    drawn: dict[Hashable, list[np.ndarray]] = {key: [] for key in tables}
+    for weight in weights:
+        for key, (present, sums) in tables.items():
+            drawn[key].append(weight[present] @ sums)
+    stratum = np.zeros(max(int(each.max()) for each in clusters.strata) + 1, dtype=int)
+    for number, members in enumerate(clusters.strata):
+        stratum[members] = number
+    found: dict[Hashable, dict[str, list[float] | None]] = {}
+    for key, (present, sums) in tables.items():
+        found[key] = {}
+        counted = _ratios(sums.T)
+        for name, (right, count) in _ratios(np.array(drawn[key]).T).items() if drawn[key] else ():
+            sizes = np.unique(stratum[present[counted[name][1] > 0]], return_counts=True)[1]
+            values = np.divide(right, count, out=np.full(len(count), np.nan), where=count > 0)
+            # The degrees of freedom of a stratified sample: clusters minus strata.
+            found[key][name] = interval(part_draws(values, 1 + int((sizes - 1).sum())), confidence)
+    return found
 
 
 def _group(row: dict, column: str) -> str | None:
@@ -117,14 +161,17 @@ def _group(row: dict, column: str) -> str | None:
     return str(row[column]).strip() if row.get(column) else None
 
 
-def _scores(table: np.ndarray) -> dict[str, float | int | None]:
-    _, n, right, closed, recall, f1, exact = (float(value) for value in table.sum(axis=0))
+def _ratios(sums: np.ndarray) -> dict[str, tuple[Any, Any]]:
+    """Name of each score -> the two columns that it divides, of ``sums`` ``[7, ...]`` of :func:`vqa_statistics`."""
+    _, n, right, closed, recall, f1, exact = sums
     opened = n - closed
-    scores: dict[str, float | int | None] = {"n": int(n), "closed": int(closed)}
-    scores["closed_accuracy"] = right / closed if closed else None
-    for name, value in (("open_recall", recall), ("open_f1", f1), ("open_exact_match", exact)):
-        scores[name] = value / opened if opened else None
-    return scores | {"accuracy": (right + exact) / n}
+    of_open = {"open_recall": (recall, opened), "open_f1": (f1, opened), "open_exact_match": (exact, opened)}
+    return {"closed_accuracy": (right, closed), **of_open, "accuracy": (right + exact, n)}
+
+
+def _scores(sums: np.ndarray) -> dict[str, Any]:
+    ratios = {name: float(right / count) if count else None for name, (right, count) in _ratios(sums).items()}
+    return {"n": int(sums[1]), "closed": int(sums[3]), **ratios}
 
 
 def _choice(text: str, choices: Sequence[str]) -> int | None:

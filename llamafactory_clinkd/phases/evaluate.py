@@ -9,6 +9,7 @@ from ..evaluate import (
     blind_scores,
     evaluate_predictions,
     metrics_table,
+    rows_named,
     tasks_without_blind,
     training_rows,
     with_kept_columns,
@@ -43,20 +44,21 @@ def _metrics(rows: list[dict[str, Any]], data: Any, options: dict[str, Any]) -> 
     """
     notes = []
     try:
-        rows = with_kept_columns(rows, _local_rows(data, "eval_dataset"))
+        rows = with_kept_columns(rows, local_rows(data, "eval_dataset"))
     except (ValueError, FileNotFoundError) as error:
         notes.append(f"Without answer types, organs and further ground truths of the test set: {error}.")
     metrics = evaluate_predictions(rows, **options)
     try:
-        train_rows = _local_rows(data, "dataset")
+        train_rows = local_rows(data, "dataset")
         metrics["baselines"] = blind_scores(train_rows, rows, **options)
+        metrics["baselines_from"] = rows_named(train_rows, ", ".join(data.dataset))
         notes += tasks_without_blind(metrics, train_rows)
     except (ValueError, FileNotFoundError) as error:
         notes.append(f"No blind answers: {error}.")
     return metrics | {"notes": [*metrics["notes"], *notes]}
 
 
-def _local_rows(data: Any, key: str) -> list[Any]:
+def local_rows(data: Any, key: str) -> list[Any]:
     """The rows of the recipe's ``dataset``, or of its ``eval_dataset`` where it has one.
 
     Raises:

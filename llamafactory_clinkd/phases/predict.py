@@ -7,10 +7,12 @@ from typing import Any
 
 from PIL import Image
 
+from ..evaluate import with_kept_columns
 from ..select import load_scorer, select_rows
 from ..training.tracked_data import TrackedData
 from ..utils.pixels import read_pixels
 from .context import Run
+from .evaluate import local_rows
 from .recipe import beam_settings, generating_arguments
 
 
@@ -27,6 +29,7 @@ def run_phase(run: Run) -> list[str]:
     scorer = load_scorer(settings.sasg_scorer, device=str(training.device)) if training.process_index == 0 else None
 
     def rank_candidates(rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[str, float]:
+        rows = _with_kept_columns(rows, run.recipe.data)
         generated = [{key: answer[key] for key in ("candidates", "error") if key in answer} for answer in answers]
         ranked = select_rows(
             [row | answer for row, answer in zip(rows, generated, strict=True)],
@@ -50,6 +53,14 @@ def run_phase(run: Run) -> list[str]:
         finish=rank_candidates,
     )
     return [run.relative(out_path)]
+
+
+def _with_kept_columns(rows: list[dict[str, Any]], data: Any) -> list[dict[str, Any]]:
+    """The rows with the test set's own columns, such as the answer type; phase evaluate notes where there are none."""
+    try:
+        return with_kept_columns(rows, local_rows(data, "eval_dataset"))
+    except (ValueError, FileNotFoundError):  # not in local files of `messages`
+        return rows
 
 
 def load_image(row: dict[str, Any]) -> Image.Image:

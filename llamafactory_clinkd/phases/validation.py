@@ -53,6 +53,11 @@ def check_recipe(arguments: Any) -> None:
     if training.label_smoothing_factor > 0:
         allowed = "0: ClinKD's loss has no label smoothing, its soft targets come from the teacher"
         raise bad_value("label_smoothing_factor", training.label_smoothing_factor, allowed, "remove the key")
+    if training.fp16 and training.device.type == "cpu" and set(phases) != {"evaluate"}:
+        raise ValueError(
+            "`fp16: true` needs a GPU, and torch finds none. Remove the key to train on the CPU in fp32, which suits "
+            "small models only. With a GPU, install a CUDA build of torch (`clinkd doctor`)."
+        )
     _check_resume(training)
     if distils and finetuning.kd_teacher_offload and training.deepspeed:
         raise ValueError(

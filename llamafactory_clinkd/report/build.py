@@ -25,10 +25,12 @@ from .scores import (
     baselines,
     caption_metrics,
     columns,
+    has_papers_test_data,
     is_approximate,
     main_baselines,
     main_scores,
     recall_figure,
+    stages,
     task_view,
 )
 from .training_logs import curves
@@ -81,15 +83,18 @@ def _views(runs: list[RunData]) -> dict[str, Any]:
     """The variables of the template."""
     rounds, shown = round_views(runs, SEED), columns(runs)
     of_paper = any(column.name in TASKS for column in shown)
+    compared = of_paper and has_papers_test_data(runs)
     return {
         "runs": runs,
         "several": len(runs) > 1,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "of_paper": of_paper,
+        "compared": compared,
         "columns": shown,
         "titles": {column.name: column.title for column in shown},
-        "headlines": [main_scores(run) for run in runs],
-        "main_baselines": [main_baselines(run) for run in runs],
+        "headlines": [main_scores(run, compared) for run in runs],
+        "main_baselines": main_baselines(runs),
+        "stages": [stages(run) for run in runs],
         "metric_names": {column.name: column.metric for column in shown},
         "approximate": any(is_approximate(run) for run in runs),
         "paper_rows": [
@@ -101,7 +106,7 @@ def _views(runs: list[RunData]) -> dict[str, Any]:
         "provenance": [provenance(run) for run in runs],
         "baselines": [baselines(run) for run in runs],
         "max_problems": MAX_PROBLEMS,
-        "tasks": [task_view(runs, task) for task in TASKS if of_paper],
+        "tasks": [task_view(runs, task, compared) for task in TASKS if of_paper],
         "recall_figure": recall_figure(runs),
         "vqa": [(run.metrics or {}).get("tasks", {}).get(VQA) for run in runs],
         "vqa_scores": VQA_SCORES,

@@ -3,13 +3,14 @@
 
 """Scores in percent beside the paper's Tables 1 and 3, and over ``kd_alpha`` (Figure 4)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 from ..evaluate import paper_tables as paper
 from ..evaluate.grounding import CURVE
-from ..evaluate.score_table import metric_name
+from ..evaluate.score_table import UNRECORDED, metric_name
 from ..utils.boxes import MODALITIES, TASKS, VQA, modality_label, sort_modalities
 from . import figures
 from .load import RunData
@@ -48,15 +49,31 @@ def is_approximate(run: RunData) -> bool:
     return "approx" in str(_task(run, "RC").get("metric"))
 
 
-def headline(run: RunData) -> dict[str, Score]:
-    """The four tasks and their average beside Table 1's ClinKD row; an average of fewer tasks is not compared."""
-    printed = dict(zip((*TASKS, "Average"), paper.TABLE_1[paper.MED_GRIT, METHOD], strict=True))
+def has_papers_test_data(runs: Sequence[RunData]) -> bool:
+    """Whether all test data sets have Med-GRIT's name (``med_grit``): the paper's numbers are of no other data."""
+    names = [run.phases.get("predict", {}).get("inputs", {}).get("data_files") or {} for run in runs]
+    return all(each and all("medgrit" in re.sub(r"\W|_", "", name).lower() for name in each) for each in names)
+
+
+def headline(run: RunData, compared: bool) -> dict[str, Score]:
+    """The four tasks and their average, if ``compared`` beside Table 1's ClinKD row, an average of all four only."""
+    printed: dict[str, float | None] = dict.fromkeys((*TASKS, "Average"))
+    if compared:
+        printed = dict(zip((*TASKS, "Average"), paper.TABLE_1[paper.MED_GRIT, METHOD], strict=True))
     approximate = {"RC", "Average"} if is_approximate(run) else set()
     scores = {task: _score(_task(run, task), "macro", printed[task], task not in approximate) for task in TASKS}
     metrics = run.metrics or {}
     complete = set(metrics.get("average_of", metrics.get("tasks", ()))) == set(TASKS)
     average = _score(metrics, "average", printed["Average"] if complete else None, not approximate)
     return {**scores, "Average": average}
+
+
+class Baseline(NamedTuple):
+    """A row below a run's in the main table."""
+
+    name: str
+    scores: dict[str, Score]  # by column
+    source: str  # the rows that blind answers are made of, else empty
 
 
 class Column(NamedTuple):
@@ -84,24 +101,46 @@ def columns(runs: Sequence[RunData]) -> list[Column]:
     return [*(Column(task, title, names[task]) for task, title in TITLES.items()), *vqa]
 
 
-def main_scores(run: RunData) -> dict[str, Score]:
-    """The scores of every column."""
-    return headline(run) | _vqa_scores(_task(run, VQA))
+def main_scores(run: RunData, compared: bool) -> dict[str, Score]:
+    """The scores of every column; see :func:`headline`."""
+    return headline(run, compared) | _vqa_scores(_task(run, VQA))
 
 
-def main_baselines(run: RunData) -> list[tuple[str, dict[str, Score]]]:
-    """(name, scores by column) of each baseline."""
-    entries = {name.replace("_", " "): entry for name, entry in ((run.metrics or {}).get("baselines") or {}).items()}
+def main_baselines(runs: Sequence[RunData]) -> list[list[Baseline]]:
+    """The baselines of each run, without those that an earlier run has too."""
+    found: list[list[Baseline]] = []
+    for run in runs:
+        metrics = run.metrics or {}
+        entries = {name.replace("_", " "): entry for name, entry in (metrics.get("baselines") or {}).items()}
+        source = f"from {metrics.get('baselines_from', UNRECORDED)}"
+        mine = [
+            Baseline(
+                name,
+                _vqa_scores(entries[name]) if task == VQA else {task: score},
+                source if name.startswith("blind") else "",
+            )
+            for name, task, score, _ in baselines(run)
+        ]
+        found.append([each for each in mine if all(each not in earlier for earlier in found)])
+    return found
+
+
+def stages(run: RunData) -> list[tuple[str, dict[str, Score]]]:
+    """(name, scores by task) of the ``stages`` that ``metrics.json`` has besides the run's own result."""
     return [
-        (name, _vqa_scores(entries[name]) if task == VQA else {task: score}) for name, task, score, _ in baselines(run)
+        (name, {task: _score(entry, "macro") for task, entry in tasks.items()})
+        for name, tasks in ((run.metrics or {}).get("stages") or {}).items()
     ]
 
 
-def task_view(runs: Sequence[RunData], task: str) -> dict[str, Any]:
-    """The scores of a task by modality, as a figure and as table rows; modalities are those of any run or Table 3."""
+def task_view(runs: Sequence[RunData], task: str, compared: bool) -> dict[str, Any]:
+    """The scores of a task by modality, as a figure and as table rows.
+
+    Modalities are those of any run, if ``compared`` also of Table 3, whose scores then stand beside.
+    """
     entries = [_task(run, task).get("modalities", {}) for run in runs]
-    clinkd, bird = paper.TABLE_3[task][METHOD], paper.TABLE_3[task]["BiRD"]
-    names = sort_modalities(chain(*entries, (name for name in MODALITIES if clinkd[name] is not None)))
+    clinkd, bird = (paper.TABLE_3[task][name] if compared else {} for name in (METHOD, "BiRD"))
+    names = sort_modalities(chain(*entries, (name for name in MODALITIES if clinkd.get(name) is not None)))
     own = [task != "RC" or not is_approximate(run) for run in runs]
     scores = {
         name: [
@@ -114,16 +153,15 @@ def task_view(runs: Sequence[RunData], task: str) -> dict[str, Any]:
     if any(score.value is not None for row in scores.values() for score in row):
         bars = [[(score.value, score.interval) for score in column] for column in zip(*scores.values(), strict=True)]
         labels, diamonds = [modality_label(name) for name in names], [clinkd.get(name) for name in names]
-        text = (
-            f"{TITLES[task]} by modality, ours as bars, the paper's {METHOD} as diamonds; the table has the numbers."
-        )
+        beside = f", the paper's {METHOD} as diamonds" if compared else ""
+        text = f"{TITLES[task]} by modality, ours as bars{beside}; the table has the numbers."
         figure = figures.modality_bars(labels, bars, diamonds, f"modality-{task.lower()}", text)
     return {
         "task": task,
         "scores": scores,
         "bird": {name: bird.get(name) for name in names},
-        "means": [headline(run)[task] for run in runs],
-        "bird_mean": bird["average"],
+        "means": [headline(run, compared)[task] for run in runs],
+        "bird_mean": bird.get("average"),
         "figure": figure,
     }
 
@@ -168,7 +206,7 @@ def alpha_sweep(runs: Sequence[RunData]) -> dict[str, Any] | None:
     alphas = [run.setting("kd_alpha") for run in runs]
     if len(set(alphas)) < 2:
         return None
-    headlines = [main_scores(run) for run in runs]
+    headlines = [main_scores(run, compared=False) for run in runs]
     names = [column.name for column in columns(runs)]
     scores = {name: [scores[name].value for scores in headlines] for name in names}
     main = "Average" if "Average" in scores else names[0]
@@ -190,7 +228,7 @@ def _vqa_scores(entry: Mapping[str, Any]) -> dict[str, Score]:
     closed = entry.get("closed")
     counts = (closed, None if closed is None else entry["n"] - closed)
     return {
-        name: _score({key: entry.get(key), "n": count}, key)
+        name: _score({key: entry.get(key), "ci": (entry.get("intervals") or {}).get(key), "n": count}, key)
         for (name, key), count in zip(VQA_COLUMNS.items(), counts, strict=True)
     }
 

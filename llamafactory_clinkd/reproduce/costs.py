@@ -10,10 +10,10 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from ..doctor.plan import make_plan
+from ..utils.console import WholeTable
 from .prepare import BLIND_SUFFIX
 from .row_recipes import DEMO, Plan, local_keys
 from .write import collect
@@ -75,8 +75,8 @@ def cost_of(plan: Plan, directory: Path, seconds: float | None, *, gpus: int, gi
 
 def cost_table(costs: Sequence[tuple[Plan, Cost]], title: str) -> Group:
     """The costs as a rich table with a line for each row of the paper's table, their sum over all seeds, and notes."""
-    table = Table(title=title)
-    table.add_column("run", no_wrap=True)
+    table = WholeTable(title=title)
+    table.add_column("run")
     for head in ("hours", "peak GiB", "disk GiB", "steps", "answers"):
         table.add_column(head, justify="right", no_wrap=True)
     seeds = Counter(plan.row.name for plan, _ in costs)

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import Request, urlopen
 
 from .io import read_json
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 BIOMED_CLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # those that open_clip looks for
+OFFLINE = "HF_HUB_OFFLINE is set"
+ANSWER_SECONDS = 10.0  # that a server has
 TEXT_TOWER_HELP = "If its text tower is a transformers model, its config.json and tokenizer files belong there too."
 
 
@@ -25,7 +28,7 @@ def find_clip(name: str) -> tuple[str, str | None]:
     """open_clip's names of a model and its weights, for ``hf-hub:OWNER/NAME``, a folder or ``ARCHITECTURE@WEIGHTS``.
 
     ``WEIGHTS`` is one of open_clip's tags or a file. A ValueError has every problem that shows before weights are
-    loaded, a FileNotFoundError that a model of the hub is neither in the cache nor within reach.
+    loaded, a FileNotFoundError that weights or the text tower are neither in the local cache nor within reach.
     """
     import open_clip
 
@@ -47,32 +50,87 @@ def find_clip(name: str) -> tuple[str, str | None]:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if not weights:
         raise ValueError(f"The CLIP model {name!r} names no weights. Write `{architecture}@TAG` with one of: {tags}.")
-    if not Path(weights).is_file() and weights not in tags:
-        raise ValueError(f"{weights!r} is neither a file nor one of the weights of {architecture}: {tags}.")
+    if not Path(weights).is_file():
+        if weights not in tags:
+            raise ValueError(f"{weights!r} is neither a file nor one of the weights of {architecture}: {tags}.")
+        _require_tag(architecture, weights)
+    _require_text_tower(open_clip.get_model_config(architecture).get("text_cfg", {}))
     return architecture, weights
 
 
 def is_cached_clip(name: str) -> bool:
-    """Whether configuration and weights of ``hf-hub:OWNER/NAME`` are in the local hub cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    def has(file: str) -> bool:
-        return isinstance(try_to_load_from_cache(name.removeprefix("hf-hub:"), file), str)
-
-    return has(OPEN_CLIP_CONFIG) and any(map(has, CLIP_WEIGHTS))
+    """Whether ``hf-hub:OWNER/NAME`` or the weights of ``ARCHITECTURE@TAG`` are in the local cache."""
+    if name.startswith("hf-hub:"):
+        repository = name.removeprefix("hf-hub:")
+        return _is_cached(repository, OPEN_CLIP_CONFIG) and any(_is_cached(repository, each) for each in CLIP_WEIGHTS)
+    repository, files, url = _source(*name.partition("@")[::2])
+    if repository:
+        return any(_is_cached(repository, file) for file in files)
+    return Path("~/.cache/clip", Path(url).name).expanduser().is_file()  # open_clip's own
 
 
 def require_hub_clip(name: str) -> None:
     """FileNotFoundError if ``hf-hub:OWNER/NAME`` is not in the cache and its configuration cannot be downloaded."""
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    repository = name.removeprefix("hf-hub:")
+    if not is_cached_clip(name):
+        _require_reachable(lambda: hf_hub_download(repository, OPEN_CLIP_CONFIG))
+    config = try_to_load_from_cache(repository, OPEN_CLIP_CONFIG)
+    if isinstance(config, str):
+        _require_text_tower(read_json(config).get("model_cfg", {}).get("text_cfg", {}))
+
+
+def _require_tag(architecture: str, tag: str) -> None:
+    """FileNotFoundError if the weights of a tag are not in the cache and their source does not answer."""
+    from huggingface_hub import model_info
+
+    if is_cached_clip(f"{architecture}@{tag}"):
+        return
+    repository, _, url = _source(architecture, tag)
+    if repository:
+        _require_reachable(lambda: model_info(repository))
+        return
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise FileNotFoundError(f"it is not in ~/.cache/clip, and {url} does not answer ({error}).") from error
+
+
+def _source(architecture: str, tag: str) -> tuple[str, list[str], str]:
+    """Where open_clip takes the weights of a tag from: a repository of the hub with one of some files, else a URL."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    config = get_pretrained_cfg(architecture, tag)
+    repository, _, file = config.get("hf_hub", "").rpartition("/")
+    files = [file, str(Path(file).with_suffix(".safetensors"))] if file else list(CLIP_WEIGHTS)
+    return repository, files, config.get("url", "")
+
+
+def _require_text_tower(text_cfg: dict[str, Any]) -> None:
+    """FileNotFoundError if the hub may not be reached and has the text tower or tokenizer that is not in the cache."""
+    from huggingface_hub import constants
+
+    for name in (text_cfg.get("hf_model_name"), text_cfg.get("hf_tokenizer_name")):
+        if name and constants.HF_HUB_OFFLINE and not Path(name).is_dir():
+            if not any(_is_cached(name, file) for file in ("config.json", "tokenizer_config.json", "tokenizer.json")):
+                raise FileNotFoundError(f"{name}, its text tower, is not in the local hub cache, and {OFFLINE}.")
+
+
+def _is_cached(repository: str, file: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repository, file), str)
+
+
+def _require_reachable(ask: Callable[[], Any]) -> None:
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
-    if is_cached_clip(name):
-        return
     if constants.HF_HUB_OFFLINE:
-        raise FileNotFoundError("it is not in the local hub cache, and HF_HUB_OFFLINE is set.")
+        raise FileNotFoundError(f"it is not in the local hub cache, and {OFFLINE}.")
     try:
-        hf_hub_download(name.removeprefix("hf-hub:"), OPEN_CLIP_CONFIG)
+        ask()
     except (HfHubHTTPError, OSError, ValueError) as error:
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise FileNotFoundError(f"it is not in the local hub cache, and its download fails ({problem}).") from error

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -40,6 +41,18 @@ def exit_on_error(*more: type[Exception]) -> Iterator[None]:
             raise
         console.print(f"[red]Error[/]: {escape(str(error)) or type(error).__name__}", soft_wrap=True)
         raise typer.Exit(2) from error
+
+
+class WholeTable(Table):
+    """A table that breaks a word that is wider than its column; rich's own cuts it off."""
+
+    def __init__(self, *heads: Any, **options: Any) -> None:
+        super().__init__(*heads, **options)
+        for column in self.columns:
+            column.overflow = "fold"
+
+    def add_column(self, *args: Any, **options: Any) -> None:  # noqa: D102
+        super().add_column(*args, **{"overflow": "fold"} | options)
 
 
 class OneLineErrors(TyperGroup):

@@ -3,6 +3,7 @@
 
 """GPUs of the plan: memory, peak and bandwidth, from the vendors' data sheets."""
 
+import os
 from typing import NamedTuple
 
 
@@ -29,11 +30,16 @@ GPUS = {
 }
 
 
+CPU = "cpu"
+
+
 def choose_gpu(name: str) -> Gpu:
-    """The GPU of this name, in any case; ValueError for another, with the names."""
+    """The GPU of this name, in any case, or for ``cpu`` this machine's memory; ValueError for another name."""
+    if name.lower() == CPU:
+        return Gpu(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 0, 0)
     if name.lower() not in GPUS:
         raise ValueError(
-            f"`--gpu {name}` is not in the table: expected one of {', '.join(GPUS)}. For another one, name the "
-            "nearest and give its GiB with `clinkd doctor --gpu-memory`."
+            f"`--gpu {name}` is not in the table: expected one of {', '.join([*GPUS, CPU])}. For another one, name "
+            "the nearest and give its GiB with `clinkd doctor --gpu-memory`."
         )
     return GPUS[name.lower()]

@@ -17,7 +17,7 @@ from llamafactory_clinkd.cli import app
 from llamafactory_clinkd.demo import run_demo as demo
 from llamafactory_clinkd.select import load_scorer
 from llamafactory_clinkd.utils.boxes import TASKS
-from llamafactory_clinkd.utils.io import read_json, read_jsonl
+from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json
 
 
 MODELS, DATA = demo.HERE / "models", demo.HERE / "data"
@@ -91,6 +91,22 @@ def test_the_table_has_a_line_for_each_stage():
     console.print(demo._score_table({"before (base)": entry, "after selection": entry}))
     text = console.export_text()
     assert "before (base)" in text and text.count("12.3 [10, 15]") == 8
+
+
+def test_the_report_has_the_stages_of_the_table(tmp_path):
+    entry = {task: {"macro": 0.123, "ci": [0.1, 0.15], "metric": "recall"} for task in TASKS}
+    folders = [tmp_path / name for name in ("before", "distilled", "run")]
+    for folder in folders:
+        write_json(folder / "clinkd" / "metrics.json", {"tasks": entry})
+    names = ("before (base)", "the teacher", "after distillation", "after correction", "after selection")
+    report = demo._report(*folders, dict.fromkeys((*names, "blind answers"), entry))
+    text = report.read_text(encoding="utf-8")
+    table = text[text.index('aria-label="Scores of all methods"') :]
+    table = table[: table.index("</table>")]
+    for name in ("before", "distilled", "run", "the teacher", "after correction"):
+        assert f"{name}</th>" in table, name
+    assert table.count("baseline: blind VG") == 1 and f"from {demo.BLIND_ROWS}" in table
+    assert table.count("12.30<small>10.0–15.0</small>") == 5 * len(TASKS)
 
 
 @pytest.mark.slow

@@ -175,6 +175,7 @@ def test_clip_weights_in_folder_cache_and_nowhere(monkeypatch, tmp_path):
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
         monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lookup)
         assert clip_weights({}).state == state and "BiomedCLIP" in clip_weights({}).found
+        assert clip_weights({"sasg_scorer": "ViT-B-32@laion2b_s34b_b79k"}).state == state
 
 
 def test_sentence_model(tmp_path, monkeypatch):

@@ -78,7 +78,10 @@ def test_a_recipe_for_the_cpu_runs_in_fp32_and_has_the_epochs(folder):
     assert (keys["image_max_pixels"], keys["warmup_steps"]) == (262144, 0.1)
     assert (keys["kd_epochs"], keys["correction_rounds"]) == (ClinkdArguments.kd_epochs, 2)
     assert "# epochs of phase distill" in text and "# epochs of phase correct" in text
-    assert "clinkd doctor --recipe mine.yaml" in done.output
+    assert "clinkd doctor --plan mine.yaml --gpu cpu\n" in done.output
+    planned = CliRunner().invoke(with_all_commands(), ["doctor", "--plan", "mine.yaml", "--gpu", "cpu"])
+    assert planned.exit_code == 0, planned.output
+    assert "time: not estimated on the CPU" in planned.output and "fits on this machine" in planned.output
     done = init("two.yaml", *answers, "--gpu", "cpu", "--gpus", "2")
     assert done.exit_code == 2 and "`--gpus 1`" in done.output
 

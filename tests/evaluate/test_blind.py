@@ -99,7 +99,9 @@ def test_command_shows_them(tmp_path):
     done = CliRunner().invoke(app, [*command, "--json", str(tmp_path / "metrics.json")])
     assert done.exit_code == 0, done.output
     assert "blind answer" in done.output and "100.00" in done.output
+    assert "blind answers from 2 rows of train.json" in " ".join(done.output.split())
     metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["baselines_from"] == "2 rows of train.json"
     assert (metrics["tasks"]["ROC"]["macro"], metrics["baselines"]["blind_ROC"]["macro"]) == (0, 1)
 
 

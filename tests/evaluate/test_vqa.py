@@ -155,6 +155,22 @@ def test_groups_modalities_and_several_references():
     assert "content type Presence" in (text := console.export_text()) and "exact match" in text
 
 
+def test_intervals_are_those_of_the_same_resamples():
+    """With closed rows alone, closed accuracy is the task's score, and has its interval; likewise open recall."""
+    rng = random.Random(1)
+    closed = [row("yes", rng.choice(["yes", "no"]), "CLOSED", image=f"ct_{n // 2}.png") for n in range(60)]
+    opened = [row("left lung", rng.choice(["lung", "heart"]), "OPEN", image=f"ct_{n // 2}.png") for n in range(60)]
+    for rows, key in ((closed, "closed_accuracy"), (opened, "open_recall")):
+        found = evaluate_predictions(rows, resamples=200)["tasks"]["VQA"]
+        assert found["intervals"][key] == pytest.approx(found["ci"]) and found["ci"][0] < found[key] < found["ci"][1]
+        assert found["by"]["answer_type"][rows[0]["answer_type"]]["intervals"] == found["intervals"]
+    both = evaluate_predictions(closed + opened, resamples=200)["tasks"]["VQA"]
+    assert all(low <= both[key] <= high for key, (low, high) in both["intervals"].items())
+    assert evaluate_predictions(closed, resamples=0)["tasks"]["VQA"]["intervals"] == {}
+    few = evaluate_predictions(closed[:8], resamples=50)["tasks"]["VQA"]  # four images
+    assert few["intervals"] == dict.fromkeys(few["intervals"]) and few["ci"] is None
+
+
 def test_the_task_of_rows_without_one_is_noted():
     asked = {"question": "Which organ?", "response": "lung"}
     box = "(1,2),(30,40)"

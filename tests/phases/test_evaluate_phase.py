@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from llamafactory_clinkd.phases.evaluate import run_phase
+from llamafactory_clinkd.phases.predict import _with_kept_columns
 
 
 def conversation(number, question, answer, **more):
@@ -62,8 +63,19 @@ def test_columns_of_the_test_set_and_blind_answers_of_the_training_set(run):
     assert metrics["tasks"]["VQA"]["by"]["organ"]["Lung"]["open_exact_match"] == 1  # the second ground truth
     assert metrics["tasks"]["ROC"]["macro"] == 0
     assert metrics["baselines"]["blind_VQA"]["macro"] == 1 and "blind_ROC" not in metrics["baselines"]
+    assert metrics["baselines_from"] == "3 rows of train"
     (note,) = metrics["notes"]
     assert note.startswith("No blind answers of ROC: the training rows are VQA 3.")
+
+
+def test_predictions_get_the_columns_of_the_test_set(run):
+    """The report and `clinkd evaluate` read the file alone."""
+    rows = [json.loads(line) for line in (run.folder / "predictions.jsonl").read_text().splitlines()]
+    first, second = _with_kept_columns(rows, run.recipe.data)
+    assert (first["answer_type"], first["organ"], first["annotations"]) == ("OPEN", "Lung", ["mass", "tumour"])
+    assert list(first)[: len(rows[0])] == list(rows[0]) and second == rows[1]
+    run.recipe.data.eval_dataset = ["on_a_hub"]
+    assert _with_kept_columns(rows, run.recipe.data) == rows
 
 
 def test_data_sets_that_are_not_here_are_noted(run):

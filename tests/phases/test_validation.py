@@ -7,6 +7,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from small_run import drawn_rows, llamafactory_cli, recipe, teacher_with_swapped_tokens, write_recipe
 
 from llamafactory_clinkd.arguments import ClinkdArguments
@@ -118,6 +119,53 @@ def test_a_hub_scorer_that_cannot_be_loaded_is_reported_before_the_first_phase(w
     name = "hf-hub:nobody/no-such-clip"
     with pytest.raises(RuntimeError, match=f"'{name}' cannot be loaded: it is not in the local hub cache.*logprob"):
         run(recipe(workspace, tmp_path / "out", clinkd_phases="distill,predict", sasg_scorer=name))
+    assert not (tmp_path / "out" / "clinkd" / "state.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "cached", "message"),
+    [
+        ("ViT-B-32@laion2b_s34b_b79k", (), "it is not in the local hub cache"),
+        ("roberta-ViT-B-32@laion2b_s12b_b32k", ("laion/",), "roberta-base, its text tower, is not in the"),
+        ("hf-hub:nobody/clip", ("nobody/clip",), "nobody/bert, its text tower, is not in the"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["sasg_scorer", "correction_scorer", "correction_similarity_model"])
+def test_weights_and_text_towers_that_are_not_here_are_reported_before_the_first_phase(
+    workspace, tmp_path, monkeypatch, name, cached, message, key
+):
+    pytest.importorskip("open_clip")
+    import huggingface_hub
+
+    config = tmp_path / "open_clip_config.json"
+    config.write_text(json.dumps({"model_cfg": {"text_cfg": {"hf_model_name": "nobody/bert"}}}))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda repository, file: str(config) if repository.startswith(cached) and cached else None,
+    )
+    similarity = "clip" if key == "correction_similarity_model" else "lexical"
+    keys = {"clinkd_phases": "distill,correct,predict", key: name, "correction_similarity": similarity}
+    with pytest.raises((RuntimeError, OSError), match=f"'{name}' cannot be loaded: {message}.*HF_HUB_OFFLINE"):
+        run(recipe(workspace, tmp_path / "out", **keys))
+    assert not (tmp_path / "out" / "clinkd" / "state.json").exists()
+
+
+def test_a_sentence_model_that_is_not_here_is_reported_before_the_first_phase(workspace, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    keys = {"clinkd_phases": "distill,correct", "correction_similarity": "sentence"}
+    with pytest.raises(FileNotFoundError, match="'nobody/no-such-model' cannot be loaded: it is not in the local hub"):
+        run(recipe(workspace, tmp_path / "out", **keys, correction_similarity_model="nobody/no-such-model"))
+    assert not (tmp_path / "out" / "clinkd" / "state.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_fp16_without_a_gpu_is_reported_before_the_first_phase(workspace, tmp_path):
+    with pytest.raises(ValueError, match="`fp16: true` needs a GPU, and torch finds none. Remove the key"):
+        run(recipe(workspace, tmp_path / "out", fp16=True))
     assert not (tmp_path / "out" / "clinkd" / "state.json").exists()
 
 

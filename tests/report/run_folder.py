@@ -29,6 +29,7 @@ def make_run(
     kd_alpha: float = 0.5,
     images: int = 12,
     captions: bool = False,
+    test_data: str = "med_grit_test",
 ) -> Path:
     """Writes a whole run: state, predictions, metrics, pseudo-labels, corrections, logs, an attention map.
 
@@ -39,6 +40,7 @@ def make_run(
         skill: Share of good answers.
         kd_alpha: As recorded in the recipe.
         images: Number of images.
+        test_data: Name of the test data set; the paper's numbers stand beside those of Med-GRIT's.
         captions: Evaluate MIA too, which starts Java and a parser; else its part of the metrics is made up.
     """
     home = folder / "clinkd"
@@ -66,7 +68,7 @@ def make_run(
         write_round(home / "corrections", number, rows, skill)
     write_log(home / "distill", steps=240, distils=True)
     write_log(folder, steps=120, distils=False)
-    write_json(home / "state.json", {"format": 1, "phases": phases(kd_alpha)})
+    write_json(home / "state.json", {"format": 1, "phases": phases(kd_alpha, test_data)})
     (home / "attention").mkdir(parents=True)
     Image.open(names[0]).resize((256, 256)).save(home / "attention" / "layer-3-liver.png")
     return folder
@@ -186,14 +188,14 @@ def write_log(folder: Path, *, steps: int, distils: bool) -> None:
     write_json(folder / "trainer_state.json", {"log_history": history})
 
 
-def phases(kd_alpha: float) -> dict[str, Any]:
+def phases(kd_alpha: float, test_data: str = "med_grit_test") -> dict[str, Any]:
     """The phases of a finished run with the inputs that ``phases/fingerprint.py`` records."""
     common = {"seed": 42, "template": "qwen2_vl", "previous": None, "data_files": {"clinkd_demo_train": "1f" * 32}}
     weights = {"weights": [["model.safetensors", 7_654_321, "0123456789abcdef"]], "configs": ["ab" * 32]}
     training = {"learning_rate": 1e-3, "rope_variant": "mcg", "kd_alpha": kd_alpha, "kd_temperature": 0.5}
     trains = {**training, "model": weights, "teacher": weights}
     corrects = {"correction_rounds": 2, "learning_rate": 1e-3, "corrector": "offline"}
-    predicts = {"sasg_candidates": 3, "data_files": {"clinkd_demo_test": "2e" * 32}}
+    predicts = {"sasg_candidates": 3, "data_files": {test_data: "2e" * 32}}
     recorded = {
         "pseudo_label": ({"model": weights, "teacher": weights, "num_beams": 3}, 95.2, ["clinkd/pseudo_labels.jsonl"]),
         "distill": (trains, 431.9, ["clinkd/distill"]),

@@ -18,7 +18,7 @@ from llamafactory_clinkd.utils.boxes import parse_boxes
 from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json, write_jsonl
 
 from .page_reader import Page
-from .run_folder import make_run, prediction
+from .run_folder import make_run, phases, prediction
 
 
 def build(run_dirs, tmp_path) -> Page:
@@ -78,8 +78,42 @@ def test_scores_stand_beside_the_papers_with_the_difference(page, run_dir):
         assert f"{value:.2f}" in text
         assert (f"{value - paper:+.2f}".replace("-", "−") in text) == (task != "RC")
     assert metrics["tasks"]["RC"]["metric"] == "SPICE-approx (rules)" and text.count("SPICE-approx (rules)") >= 3
-    assert "71.53" in text and "9.80" in text and "clinkd_demo_test" in text
+    assert "71.53" in text and "9.80" in text and "med_grit_test" in text
     assert "demo-clip (random weights)" in text
+
+
+def test_the_papers_numbers_stand_beside_its_own_test_data_only(run_dir, tmp_path):
+    other = make_run(tmp_path / "other", questions=12, images=3, test_data="mine_test")
+    for runs in ([other], [run_dir, other]):
+        parsed = build(runs, tmp_path)
+        text = " ".join(parsed.text.split())
+        assert parsed.faults == [] and "The paper’s numbers are not shown" in text and "med_grit" in text
+        for absent in ("compared with the paper", "How to read the difference", "71.53", "Table 3", "BiRD", "diamond"):
+            assert absent not in text.replace("mBMR (BiRD)", ""), absent
+        assert 'class="diamond"' not in parsed.source
+
+
+def test_stages_without_a_run_have_rows_with_intervals(tmp_path):
+    folder = write_run(tmp_path / "run", [prediction(n, [""], 0, 1.0) for n in range(8)])
+    metrics = read_json(folder / "clinkd" / "metrics.json")
+    stages = {"the teacher": {"VG": {"macro": 0.518, "ci": [0.43, 0.62]}, "ROC": {"macro": 0.718, "ci": None}}}
+    write_json(folder / "clinkd" / "metrics.json", metrics | {"stages": stages})
+    parsed = build([folder], tmp_path)
+    row = next(row for row in main_table(parsed) if row[0] == "the teacher")
+    assert parsed.faults == [] and row[1:4] == ["51.8043.0–62.0", "71.80", "–"]
+
+
+def test_blind_answers_name_their_rows_and_equal_ones_are_there_once(tmp_path):
+    entry = {"macro": 0.5, "task": "ROC"}
+    rows = [prediction(n, [""], 0, 1.0) for n in range(8)]
+    sources = ("10 rows of a", "10 rows of a", "20 rows of b", None)
+    folders = [write_run(tmp_path / name, rows, blind_ROC=entry) for name in "wxyz"]
+    for folder, source in zip(folders, sources, strict=True):
+        metrics = read_json(folder / "clinkd" / "metrics.json")
+        write_json(folder / "clinkd" / "metrics.json", metrics | ({"baselines_from": source} if source else {}))
+    heads = [row[0] for row in main_table(build(folders, tmp_path)) if row[0].startswith("baseline")]
+    named = ("10 rows of a", "20 rows of b", "training rows that are not recorded")
+    assert heads == [f"baseline: blind ROCfrom {each}" for each in named]
 
 
 def test_bare_run_reports_what_is_missing_and_invents_nothing(tmp_path):
@@ -260,7 +294,9 @@ def test_a_run_of_vqa_alone_has_its_scores_and_nothing_of_other_tasks(tmp_path):
 
 def test_vqa_beside_the_papers_tasks_has_columns_of_its_own(tmp_path):
     rows = [vqa_row(number) for number in range(8)] + [prediction(0, [""], 0, 1.0)]
-    parsed = build([write_run(tmp_path / "run", rows)], tmp_path)
+    folder = write_run(tmp_path / "run", rows)
+    write_json(folder / "clinkd" / "state.json", {"format": 1, "phases": phases(0.5)})
+    parsed = build([folder], tmp_path)
     head, own, *_, clinkd = main_table(parsed)
     assert head[-3:] == ["Average", "VQA, closedaccuracy", "VQA, openrecall"] and "mean of VG" in parsed.text
     assert own[-2:] == ["100.00", "100.00"] and clinkd[-3:] == ["71.53", "–", "–"]
