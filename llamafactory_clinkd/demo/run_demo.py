@@ -7,6 +7,7 @@ The student starts from a generalist that has seen brain and abdominal MR, the t
 cards are ``models/*/README.md``; ``benchmarks/miniature`` draws the data and trains the models.
 """
 
+import logging
 import os
 import threading
 import time
@@ -66,7 +67,8 @@ def run_demo(directory: Path, *, quick: bool) -> None:
             stop.set()
     stages = _stages(before, distilled, run)
     console.print(_score_table(stages))
-    _draw_attention({"base": HERE / "models" / "base", "after ClinKD": run}, run / "clinkd" / "attention")
+    if not quick:
+        _draw_attention({"base": HERE / "models" / "base", "after ClinKD": run}, run / "clinkd" / "attention")
     report = _report(before, distilled, run, stages)
     first, last = ({task: f"{100 * stages[name][task]['macro']:.1f}" for task in TASKS} for name in FIRST_LAST)
     scores = ", ".join(f"{task} {first[task]} -> {last[task]}" for task in TASKS)
@@ -145,7 +147,7 @@ def _draw_attention(models: dict[str, Path], folder: Path) -> None:
     """Draws where each model looks while it answers the first grounding question of the test set."""
     row = next(row for row in read_json(HERE / "data" / "demo_test.json") if row["task"] == "VG")
     question = row["messages"][0]["content"].replace("<image>", "")
-    with console.status("Drawing attention maps"), quiet_libraries():
+    with console.status("Drawing attention maps"), quiet_libraries(logging.WARNING):
         attention_figure(list(models.items()), HERE / "data" / row["images"][0], question, folder / f"{row['id']}.png")
 
 

@@ -289,7 +289,11 @@ def test_a_run_of_vqa_alone_has_its_scores_and_nothing_of_other_tasks(tmp_path):
             assert absent not in parsed.text, absent
     head, *rows = main_table(parsed)
     assert head == ["method", "VQA, closedaccuracy", "VQA, openrecall"]
-    assert rows == [["first", "100.00", "100.00"], ["baseline: blind VQA", "25.00", "–"], ["second", "0.00", "0.00"]]
+    assert rows == [
+        ["first", "100.00", "100.00"],
+        ["baseline: blind VQAfrom training rows that are not recorded", "25.00", "–"],
+        ["second", "0.00", "0.00"],
+    ]
 
 
 def test_vqa_beside_the_papers_tasks_has_columns_of_its_own(tmp_path):
