@@ -12,7 +12,6 @@ from ..utils import lazy_names
 
 _HOMES = {
     "evaluate_predictions": "scoring", "evaluate_file": "scored_files", "training_rows": "scored_files",
-    "rows_named": "scored_files",
     "read_predictions": "predictions", "read_rows": "predictions",
     "load_rows": "prediction_files", "with_kept_columns": "prediction_files",
     "metrics_table": "score_table", "progress_bar": "score_table", "format_percent": "score_table",

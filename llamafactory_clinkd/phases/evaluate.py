@@ -9,12 +9,12 @@ from ..evaluate import (
     blind_scores,
     evaluate_predictions,
     metrics_table,
-    rows_named,
     tasks_without_blind,
     training_rows,
     with_kept_columns,
 )
 from ..evaluate.java import kept_meteor
+from ..evaluate.scored_files import rows_named
 from ..utils.console import bars_of_parts, console
 from ..utils.io import read_jsonl, write_json
 from .context import Run
