@@ -98,7 +98,8 @@ def comparison_table(comparison: Mapping[str, Any], names: Sequence[str]) -> Who
     else:
         caption += f"p of all: p corrected for {count} comparisons (Holm). Uncorrected, {0.05 * count:.1f} of them "
         caption += "have p < 0.05 on average if nothing differs."
-    table = WholeTable("task", *(Column(head, justify="right") for head in heads), caption=caption)
+    task = Column("task", min_width=len("(SPICE-approx"), overflow="fold")
+    table = WholeTable(task, *(Column(head, justify="right") for head in heads), caption=caption)
     for entry in comparison["differences"]:
         ci = "" if entry["ci"] is None else "{:+.1f} to {:+.1f}".format(*(100 * bound for bound in entry["ci"]))
         p = ["" if entry[key] is None else f"{entry[key]:.4f}" for key in ("p", "p_holm")]

@@ -68,4 +68,5 @@ def test_a_comparison_names_both_files_below(metrics):
     names = ("saves/qwen2_vl-2b/a_long_name_of_a_run/clinkd/predictions.jsonl", "base/clinkd/predictions.jsonl")
     text = printed(comparison_table(comparison, names))
     assert f"A: {names[0]}" in text and f"B: {names[1]}" in text and "A - B" in text
+    assert "(SPICE-approx" in text and "(recall@0.5)" in text
     assert "p of all" in " ".join(text.split()) and "interval" in text
