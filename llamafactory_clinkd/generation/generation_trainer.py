@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from llamafactory.data.template import ReasoningTemplate
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from transformers.trainer_utils import PredictionOutput
 
@@ -105,14 +106,20 @@ def generate_with_trainer(
 ) -> list[dict[str, Any]]:
     """:func:`generate_rows` with the tokenizer, batch size, ranks, seed and progress bar of a trainer.
 
-    With a ``ServedModel``, a server answers the ``aligned`` rows (:func:`generate_by_server`). It must serve
-    ``model``, unless that is a :class:`ModelElsewhere`.
+    With a ``ServedModel``, a server answers the ``aligned`` rows (:func:`generate_by_server`). It must read them as
+    ``dataset`` has them, and serve ``model``, unless that is a :class:`ModelElsewhere`.
     """
     args, tokenizer = trainer.args, trainer.processing_class
     if served is not None:
-        from .served_answers import ChatRows, first_tokens, generate_by_server
+        from .chat_rows import ChatRows
+        from .served_answers import first_tokens, generate_by_server
+        from .served_prompts import Prompts
 
         collator = trainer.data_collator
+        image_token = getattr(collator.template.mm_plugin, "image_token", None)
+        image_id = tokenizer.convert_tokens_to_ids(image_token) if image_token else None
+        if isinstance(collator.template, ReasoningTemplate):
+            served.template_options = {"enable_thinking": bool(collator.template.enable_thinking)}
         here = not isinstance(model, ModelElsewhere)
         return generate_by_server(
             served,
@@ -124,6 +131,7 @@ def generate_with_trainer(
             progress=None if args.disable_tqdm else title,
             seed=args.seed,
             expected=first_tokens(model, tokenizer, dataset, collate) if here else None,
+            prompts=Prompts(lambda index: list(dataset[index]["input_ids"]), tokenizer, image_id),
             eos_token=tokenizer.eos_token or "",
             **options,
         )

@@ -6,8 +6,6 @@
 An answer is kept only after the server has shown, later than the answer came, that it still serves the same model.
 """
 
-import base64
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -18,14 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..rope.square import processor_limits
-from ..utils.boxes import IMAGE_PLACEHOLDER
 from ..utils.chat_client import RequestError
 from ..utils.console import bars_of_parts, console
 from ..utils.io import append_jsonl, content_hash, read_json, write_json
 from .decode import base_model, model_inputs, preserve_training_state
 from .generate import MAX_FAILED_FIRST, check_arguments, merge_all
-from .served_model import FIXED_ROWS, ServedModel, require_same
+from .served_model import FIXED_ROWS, TOKEN_SERVERS, ServedModel, require_same
+from .served_prompts import Prompts
 from .shards import Row, check_settings, read_shards, shard_path
 
 
@@ -48,13 +45,14 @@ def generate_by_server(
     progress: bool | str | None = None,
     seed: int = 0,
     expected: tuple[list[dict[str, float]], str] | None = None,
+    prompts: Prompts | None = None,
     eos_token: str = "",
 ) -> list[Row]:
     """As :func:`.generate.generate_rows`, with the answers of a server; the arguments of the same names mean the same.
 
     Args:
         served: The server.
-        messages: Row number -> messages of a chat, see :class:`ChatRows`.
+        messages: Row number -> messages of a chat, see :class:`.chat_rows.ChatRows`.
         row_ids: A unique id for each row.
         out_path: The result; beside it ``<out_path>.server.json`` records the first tokens of the fixed rows.
         gen_kwargs: Of ``model.generate``; the ones that a server takes are sent.
@@ -66,10 +64,12 @@ def generate_by_server(
         progress: See there.
         seed: For sampling.
         expected: :func:`first_tokens` of the local model that the server must serve; None for any model.
+        prompts: What the run makes of each row; None to leave out the comparison with the server's prompts.
         eos_token: Removed from the end of an answer.
 
     Raises:
-        ServerError: If the server does not answer, serves another model, or does so later; the same command continues.
+        ServerError: If the server does not answer, reads the rows otherwise, serves another model, or does so later;
+            the same command continues.
         ValueError, RuntimeError, UnfinishedError: See there.
     """
     out_path = Path(out_path)
@@ -82,8 +82,12 @@ def generate_by_server(
     done = {id_ for id_, row in read_shards(out_path, row_ids).items() if "error" not in row}
     barrier()
 
-    fixed = [messages(index) for index in fixed_rows(len(row_ids))]
-    reference, what = _reference(served, fixed, out_path, expected, process_index)
+    numbers = fixed_rows(len(row_ids))
+    fixed = [messages(index) for index in numbers]
+    firsts = [served.first_token_and_prompt(chat) for chat in fixed]
+    shown = dict(zip(numbers, (prompt for _, prompt in firsts), strict=True))
+    counted = prompts is not None and prompts.compare(served, shown)
+    reference, what = _reference([tokens for tokens, _ in firsts], out_path, expected, process_index)
     waiting = [index for index in range(len(row_ids)) if row_ids[index] not in done][process_index::num_processes]
 
     parts = [options]
@@ -94,9 +98,11 @@ def generate_by_server(
     async def answer(client: Any, index: int) -> tuple[int, Row | Exception]:
         try:
             chat, row = messages(index), {"candidates": [], "tokens": 0}
+            length = len(prompts.ids(index)) if counted else None
             for part in parts:
                 seeded = part | ({"seed": _row_seed(seed, row_ids[index])} if part["temperature"] else {})
-                read = partial(read_answer, options=part, num_candidates=num_candidates, eos_token=eos_token)
+                limits = {"num_candidates": num_candidates, "eos_token": eos_token, "prompt_tokens": length}
+                read = partial(read_answer, options=part, **limits)
                 answers = await served.complete(client, chat, read, **seeded)
                 row = {key: row[key] + answers[key] for key in row}
             return index, row
@@ -132,9 +138,9 @@ def request_options(gen_kwargs: Mapping[str, Any], num_candidates: int, kind: st
     """
     sampling = bool(gen_kwargs.get("do_sample"))
     beams = 1 if sampling else max(int(gen_kwargs.get("num_beams") or 1), num_candidates)
-    extra = {"skip_special_tokens": False} if kind in ("vllm", "sglang") else {}
+    extra = {"skip_special_tokens": False} if kind in TOKEN_SERVERS else {}
     options: dict[str, Any] = {"max_tokens": gen_kwargs["max_new_tokens"], "temperature": 0, "n": 1, "logprobs": True}
-    if kind not in ("vllm", "sglang"):
+    if kind not in TOKEN_SERVERS:
         del options["logprobs"]  # some servers refuse it
     penalty = gen_kwargs.get("repetition_penalty")
     if sampling:
@@ -155,22 +161,31 @@ def request_options(gen_kwargs: Mapping[str, Any], num_candidates: int, kind: st
             logger.warning("This server (%s) has no beam search: its answers are greedy.", kind or "unknown")
         sent = {"repetition_penalty": penalty}
     sent = {name: value for name, value in sent.items() if value not in (None, 1.0)}
-    if sent and kind not in ("vllm", "sglang"):
+    if sent and kind not in TOKEN_SERVERS:
         logger.warning("Not sent, as only vLLM and SGLang take them: %s.", ", ".join(sent))
         sent = {}
     return options | ({"extra_body": extra | sent} if extra or sent else {})
 
 
-def read_answer(completion: Any, options: Mapping[str, Any], num_candidates: int, eos_token: str = "") -> Row:
+def read_answer(
+    completion: Any,
+    options: Mapping[str, Any],
+    num_candidates: int,
+    eos_token: str = "",
+    prompt_tokens: int | None = None,
+) -> Row:
     """``{"candidates", "tokens"}`` of a completion.
 
     Raises:
-        RequestError: ``wrong_count``, ``cut`` by a context that is too short, or ``finish_...`` without an end.
+        RequestError: ``wrong_count``, ``cut`` by a context that is too short, ``finish_...`` without an end, or
+            ``other_prompt`` if the server counts other than ``prompt_tokens``.
         AttributeError, TypeError: If it is no completion with texts.
     """
     choices = sorted(completion.choices, key=lambda choice: choice.index)
     usage = getattr(getattr(completion, "usage", None), "completion_tokens", None)
     usage = usage if isinstance(usage, int) else 0
+    if prompt_tokens is not None and getattr(completion.usage, "prompt_tokens", None) != prompt_tokens:
+        raise RequestError("other_prompt")
     if len(choices) != options["n"]:
         raise RequestError("wrong_count")
     candidates, tokens = [], 0
@@ -210,65 +225,13 @@ def first_tokens(
     return found, "float32" if precise else "16 bits"
 
 
-class ChatRows:
-    """The messages of aligned rows; pictures are PNG data URLs with the pixels that the local model sees."""
-
-    def __init__(self, aligned: Any, template: Any, processor: Any) -> None:
-        self._aligned, self._template = aligned, template
-        self._pictures = Pictures(template, processor)
-
-    def __call__(self, index: int) -> list[dict[str, Any]]:
-        """Raises ValueError for a row that a chat cannot express, FileNotFoundError without its picture."""
-        row = self._aligned[index]
-        if row.get("_videos") or row.get("_audios") or row.get("_tools"):
-            raise ValueError("Videos, audio and tools are not sent to a server.")
-        images = iter(self._pictures(row.get("_images") or []))
-        system = row.get("_system") or self._template.default_system
-        messages = [{"role": "system", "content": system}] if system else []
-        for message in row["_prompt"]:
-            if message["role"] not in ("user", "assistant"):
-                raise ValueError(f"A message of the role {message['role']!r} is not sent to a server.")
-            texts, parts = message["content"].split(IMAGE_PLACEHOLDER), []
-            for number, text in enumerate(texts):
-                if number:
-                    parts.append({"type": "image_url", "image_url": {"url": next(images)}})
-                if text:
-                    parts.append({"type": "text", "text": text})
-            messages.append({"role": message["role"], "content": parts if len(texts) > 1 else message["content"]})
-        return messages
-
-
-class Pictures:
-    """Images of a row -> PNG data URLs with the pixels that the local model sees."""
-
-    def __init__(self, template: Any, processor: Any) -> None:
-        self._plugin, self._processor = template.mm_plugin, processor
-        if hasattr(self._plugin, "clinkd_limits"):
-            self._plugin.clinkd_limits = processor_limits(getattr(processor, "image_processor", None))
-
-    def __call__(self, images: list[Any]) -> list[str]:
-        """Raises FileNotFoundError or ValueError for a picture that cannot be read."""
-        if not images:
-            return []
-        limits = {key: getattr(self._processor, key) for key in ("image_max_pixels", "image_min_pixels")}
-        return [_data_url(picture) for picture in self._plugin._regularize_images(images, **limits)["images"]]
-
-
-def _data_url(picture: Any) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def _reference(
-    served: ServedModel,
-    fixed: list[list[dict[str, Any]]],
+    found: list[dict[str, float]],
     out_path: Path,
     expected: tuple[list[dict[str, float]], str] | None,
     process_index: int,
 ) -> tuple[list[dict[str, float]], str]:
-    """The first tokens that the server must show; raises ServerError if it shows others now."""
-    found = [served.first_token(chat) for chat in fixed]
+    """The first tokens that the server must show; raises ServerError if those that it shows now are others."""
     if expected is not None:
         require_same(found, *expected)
         return expected

@@ -4,7 +4,8 @@
 """An OpenAI-compatible server that answers in place of a local model, and how it is told which model it serves.
 
 The identity of a served model is the distribution of the first token of a few fixed rows. It is compared with the
-phase's own model, or with what the same server answered before, at the start and before any answer is kept.
+phase's own model, or with what the same server answered before, at the start and before any answer is kept. With the
+first token comes what the server made of the prompt (:mod:`.served_prompts`).
 """
 
 import math
@@ -18,6 +19,7 @@ from ..utils.chat_client import MAX_BODY, ChatServer, RequestError
 
 FIXED_ROWS = 4
 TOP = 5  # log-probabilities compared for each fixed row
+TOKEN_SERVERS = ("vllm", "sglang")  # take what the OpenAI API does not have
 LIMITS = {"float32": 1e-4, "16 bits": 0.1, "earlier answers": 0.05}  # mean absolute differences in nats
 
 
@@ -37,7 +39,9 @@ class ServedModel:
     backoff: float = 1.0
     key: str = "generation_model"  # the recipe's, for ``name``
     max_body: int = MAX_BODY
+    same_processor: bool = True  # whether its model must read a row as the run's tokenizer and image processor do
     kind: str = field(default="", init=False)
+    template_options: dict[str, Any] = field(default_factory=dict, init=False)  # ``chat_template_kwargs`` of a request
 
     def __post_init__(self) -> None:
         limits = {"max_attempts": self.max_attempts, "backoff": self.backoff, "max_body": self.max_body}
@@ -62,6 +66,8 @@ class ServedModel:
     ) -> Any:
         """``read(completion)`` after retries, also of completions for which it raises a transient RequestError."""
         extra = options.pop("extra_body", {})
+        if self.template_options and self.kind in TOKEN_SERVERS:
+            extra = extra | {"chat_template_kwargs": self.template_options}
         body = {"model": self.name, "messages": messages, **options} | ({"extra_body": extra} if extra else {})
 
         async def request() -> Any:
@@ -86,14 +92,20 @@ class ServedModel:
 
         A token is ``token_id:N`` in vLLM, else its text. Raises ServerError.
         """
-        extra = {"return_tokens_as_token_ids": True} if self.kind == "vllm" else {}
+        return self.first_token_and_prompt(messages)[0]
 
-        def read(completion: Any) -> dict[str, float]:
-            choice = completion.choices[0]
+    def first_token_and_prompt(
+        self, messages: list[dict[str, Any]]
+    ) -> tuple[dict[str, float], list[int] | int | None]:
+        """:meth:`first_token`, and the ids of the server's prompt, else their number, None if neither is reported."""
+        extra = {"return_tokens_as_token_ids": True, "return_token_ids": True} if self.kind == "vllm" else {}
+
+        def read(completion: Any) -> tuple[dict[str, float], list[int] | int | None]:
+            choice, prompt = completion.choices[0], prompt_of(completion)
             content = getattr(getattr(choice, "logprobs", None), "content", None)
             if not content:
-                return {f"text {choice.message.content}": 0.0}
-            return {each.token: each.logprob for each in content[0].top_logprobs}
+                return {f"text {choice.message.content}": 0.0}, prompt
+            return {each.token: each.logprob for each in content[0].top_logprobs}, prompt
 
         async def ask(client: Any, _: Any) -> Any:
             options = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP, "extra_body": extra}
@@ -105,6 +117,19 @@ class ServedModel:
             return await self.complete(client, messages, read, max_tokens=16, temperature=0)
 
         return self.one(ask)
+
+    def text_of(self, ids: Sequence[int]) -> str | None:
+        """What the server's tokenizer decodes ids to; None if it has no ``/detokenize``. Raises ServerError."""
+
+        async def decode(client: Any, _: Any) -> str | None:
+            try:
+                return await self.post(client, "/detokenize", lambda reply: reply["prompt"], tokens=list(ids))
+            except RequestError as error:
+                if error.transient:
+                    raise
+                return None
+
+        return self.one(decode)
 
     def one(self, work: Any) -> Any:
         """The result of one call of ``work(client, None)``; raises ServerError."""
@@ -119,6 +144,13 @@ class ServedModel:
         if isinstance(result, RequestError):
             raise ServerError(f"{self.url} does not answer ({result.code}). Start it; the same command continues.")
         return result
+
+
+def prompt_of(completion: Any) -> list[int] | int | None:
+    """The ids of a completion's prompt, else their number, None if neither is reported."""
+    ids, usage = getattr(completion, "prompt_token_ids", None), getattr(completion, "usage", None)
+    count = getattr(usage, "prompt_tokens", None)
+    return list(ids) if ids else count if isinstance(count, int) and count > 0 else None
 
 
 def _read(reply: Any, read: Callable[[Any], Any]) -> Any:

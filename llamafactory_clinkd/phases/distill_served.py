@@ -42,7 +42,7 @@ def load_served_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: di
         ServerError, TokenMismatchError: If the server is gone, has another model, or reads a row otherwise.
         OSError: If the scores do not fit on the disk.
     """
-    from ..generation.served_answers import Pictures
+    from ..generation.chat_rows import Pictures
     from ..kd.served_scores import Scorer, check_server
     from ..kd.served_teacher import KeyedRows, ServedTeacher
 

@@ -76,7 +76,8 @@ def served_model(settings: Any, phase: str) -> Any:
     make = _client(url, "generation_base_url")
     if not is_loopback(url):
         logger.warning("Phase %s: %s LEAVE THIS MACHINE for %s.", phase, SENT, host)
-    return make(url, settings.generation_model, settings.generation_concurrency)
+    same = phase != "pseudo_label" or bool(settings.ref_model or settings.ref_model_adapters)
+    return make(url, settings.generation_model, settings.generation_concurrency, same_processor=same)
 
 
 def served_teacher(settings: Any) -> Any:

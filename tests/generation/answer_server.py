@@ -15,12 +15,14 @@ class AnswerServer:
 
     ``fault(question, number)`` returns the kind of fault of a question's request ``number`` (from 0), or None;
     ``first`` are the log-probabilities of a first token, or a function of the request; ``weights`` shifts them, as
-    another model does.
+    another model does. ``prompt`` maps a request to the ids that the server makes of it, or to their number;
+    ``decode`` is its tokenizer's, if it has such an endpoint.
     """
 
     def __init__(self, fault=lambda question, number: None, *, kind="vllm", names=("m",), logprobs=True):
         self.fault, self.kind, self.names, self.logprobs = fault, kind, names, logprobs
         self.weights, self.first = 0.0, {"token_id:1": -0.5, "token_id:2": -1.5}
+        self.prompt, self.decode = lambda body: 7, None
         self.bodies, self.counts = [], {}
 
     def __enter__(self):
@@ -53,10 +55,22 @@ class AnswerServer:
     def _add_routes(self, router):
         router.add_post("/v1/chat/completions", self._handle)
         router.add_get("/v1/models", self._models)
+        router.add_post("/detokenize", self._detokenize)
 
     async def _models(self, request):
         models = [{"id": name, "object": "model", "created": 0, "owned_by": self.kind} for name in self.names]
         return web.json_response({"object": "list", "data": models})
+
+    async def _detokenize(self, request):
+        if self.decode is None:
+            return web.Response(status=404)
+        return web.json_response({"prompt": self.decode((await request.json())["tokens"])})
+
+    def _completion(self, body, choices, tokens=1):
+        prompt = self.prompt(body)
+        ids = prompt if isinstance(prompt, list) else None
+        whole = completion(choices, tokens, prompt if ids is None else len(ids))
+        return web.json_response(whole | ({"prompt_token_ids": ids} if body.get("return_token_ids") else {}))
 
     async def _handle(self, request):
         body = await request.json()
@@ -69,7 +83,7 @@ class AnswerServer:
             values = [{"token": t, "logprob": v - self.weights, "bytes": []} for t, v in first.items()]
             content = [{"token": "token_id:1", "logprob": -0.5, "bytes": [], "top_logprobs": values}]
             choice = {"logprobs": {"content": content} if self.logprobs else None}
-            return web.json_response(completion([choice | self._text("x")]))
+            return self._completion(body, [choice | self._text("x")])
         number = self.counts[question] = self.counts.get(question, -1) + 1
         kind = self.fault(question, number)
         if kind == "gone":
@@ -87,7 +101,7 @@ class AnswerServer:
             choices.append(choice | self._text(text, {"cut": "length", "abort": "abort"}.get(kind, "stop")))
         if kind == "null":
             choices[0]["message"]["content"] = None
-        return web.json_response(completion(choices, tokens=3 * count))
+        return self._completion(body, choices, tokens=3 * count)
 
     @staticmethod
     def _text(text, finish="stop"):
@@ -115,8 +129,8 @@ def question_of(body):
     return "".join(part["text"] for part in content if part["type"] == "text")
 
 
-def completion(choices, tokens=1):
+def completion(choices, tokens, prompt_tokens):
     choices = [{"index": index, **choice} for index, choice in enumerate(choices)]
-    usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens}
     whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices, "usage": usage}
     return json.loads(json.dumps(whole))

@@ -19,6 +19,7 @@ from .answer_server import AnswerServer
 pytest.importorskip("openai", reason="the openai client is not installed")
 
 COUNT = 60
+MODEL_OPTIONS = ("timeout", "max_attempts", "concurrency", "name", "same_processor")
 IDS = [f"{number}:row" for number in range(COUNT)]
 GREEDY = {"max_new_tokens": 8, "num_beams": 1, "repetition_penalty": 1.0, "top_k": 50}
 BEAMS = GREEDY | {"num_beams": 3, "length_penalty": 1.0}
@@ -33,7 +34,7 @@ def generate(server, path, **options):
     from llamafactory_clinkd.generation.served_answers import generate_by_server
     from llamafactory_clinkd.generation.served_model import ServedModel
 
-    model = {key: options.pop(key) for key in ("timeout", "max_attempts", "concurrency", "name") if key in options}
+    model = {key: options.pop(key) for key in MODEL_OPTIONS if key in options}
     served = ServedModel(server.url, **{"concurrency": 8, "max_attempts": 3, "backoff": 0.001, "timeout": 5, **model})
     options = {"gen_kwargs": GREEDY, "eos_token": "<|im_end|>", **options}
     return generate_by_server(served, options.pop("messages", messages), IDS, path, **options)
@@ -231,7 +232,7 @@ class Plugin:
 def test_messages_hold_the_pixels_of_the_model():
     from types import SimpleNamespace
 
-    from llamafactory_clinkd.generation.served_answers import ChatRows
+    from llamafactory_clinkd.generation.chat_rows import ChatRows
 
     red, blue = Image.new("RGB", (40, 60), "red"), Image.new("RGB", (40, 60), "blue")
     prompt = [

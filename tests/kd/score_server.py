@@ -37,7 +37,6 @@ class ScoreServer(AnswerServer):
     def _add_routes(self, router):
         super()._add_routes(router)
         router.add_post("/inference/v1/generate", self._generate)
-        router.add_post("/detokenize", self._detokenize)
 
     async def _detokenize(self, request):
         body = await request.json()

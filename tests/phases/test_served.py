@@ -154,6 +154,7 @@ def test_pseudo_labels_come_from_a_server_without_the_teacher_s_weights(workspac
 
     monkeypatch.setattr(workflow, "load_model", load_model)
     with AnswerServer() as server:
+        server.prompt = prompt_ids(workspace / "student")
         keys = {"clinkd_phases": "pseudo_label", "ref_model": None, "generation_base_url": server.url}
         run_exp(recipe(workspace, tmp_path, use_cpu=True, **keys))
     labels = read_jsonl(tmp_path / "clinkd" / "pseudo_labels.jsonl")
@@ -166,6 +167,27 @@ def test_pseudo_labels_come_from_a_server_without_the_teacher_s_weights(workspac
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ref_model", [True, False])
+def test_pseudo_labels_are_refused_under_another_chat_template(workspace, tmp_path, ref_model):
+    """vLLM under a text-only chat template puts a line break between picture and question."""
+    from llamafactory.train.tuner import run_exp
+    from transformers import AutoTokenizer
+
+    line_break = CHAT_TEMPLATE.replace("<|vision_end|>", "<|vision_end|>\n")
+    with AnswerServer() as server:
+        server.prompt, right = prompt_ids(workspace / "student", line_break), prompt_ids(workspace / "student")
+        server.decode = AutoTokenizer.from_pretrained(workspace / "student").decode
+        keys = {"clinkd_phases": "pseudo_label", "generation_base_url": server.url, "use_cpu": True}
+        keys |= {} if ref_model else {"ref_model": None}
+        with pytest.raises(RuntimeError, match="reads a prompt otherwise.*'<.vision_end.>' follows '.*clinkd serve"):
+            run_exp(recipe(workspace, tmp_path, **keys))
+        assert server.asked() == []
+        server.prompt = right
+        run_exp(recipe(workspace, tmp_path, **keys))
+        assert len(server.asked()) == 4
+
+
+@pytest.mark.slow
 def test_predictions_need_the_trained_model_at_the_server(workspace, tmp_path):
     from llamafactory.train.tuner import run_exp
 
@@ -174,7 +196,7 @@ def test_predictions_need_the_trained_model_at_the_server(workspace, tmp_path):
     keys = {"clinkd_phases": "predict", "ref_model": None, "do_train": False, "dataset": None, "use_cpu": True}
     keys |= {"rope_variant": "mcg", "generation_phases": "predict", "model_name_or_path": str(folder)}
     with AnswerServer() as server:
-        server.first = first
+        server.first, server.prompt = first, prompt_ids(folder)
         keys["generation_base_url"] = server.url
         with pytest.raises(RuntimeError, match="does not serve the model of this phase"):
             run_exp(recipe(workspace, tmp_path, **keys))  # stock positions at the server
@@ -196,6 +218,7 @@ def test_corrections_wait_for_the_checkpoint_of_their_round(workspace, tmp_path,
     with AnswerServer() as server:
         keys["generation_base_url"] = server.url
         _, server.first = transformers_answers(folder, folder)
+        server.prompt = prompt_ids(folder)
         with pytest.raises(RuntimeError, match="does not serve the model of this phase"):
             run_exp(recipe(workspace, tmp_path, **keys))  # the server still has the untrained model
         assert server.asked() == []
@@ -211,22 +234,38 @@ def test_corrections_wait_for_the_checkpoint_of_their_round(workspace, tmp_path,
 
 def transformers_answers(folder, processor_folder):
     """A model, and what it computes from the messages of a request alone."""
-    from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
+    from transformers import Qwen2VLForConditionalGeneration
 
-    processor = AutoProcessor.from_pretrained(processor_folder)
     model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    inputs_of = prompt_inputs(processor_folder)
 
     def first(body):
-        messages = [body["messages"][0], {"role": "user", "content": []}]
-        for part in body["messages"][1]["content"]:
-            messages[1]["content"].append({"type": "image"} if part["type"] == "image_url" else part)
-        text = processor.apply_chat_template(messages, chat_template=CHAT_TEMPLATE, add_generation_prompt=True)
-        inputs = processor(text=[text], images=[picture_of(body)], return_tensors="pt")
         with torch.no_grad():
-            values, ids = model(**inputs).logits[0, -1].log_softmax(-1).topk(5)
+            values, ids = model(**inputs_of(body)).logits[0, -1].log_softmax(-1).topk(5)
         return {f"token_id:{token}": value for token, value in zip(ids.tolist(), values.tolist(), strict=True)}
 
     return model, first
+
+
+def prompt_inputs(folder, chat_template=CHAT_TEMPLATE):
+    """What a server with the processor of a folder makes of a request, as a function."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder)
+
+    def inputs_of(body):
+        messages = [body["messages"][0], {"role": "user", "content": []}]
+        for part in body["messages"][1]["content"]:
+            messages[1]["content"].append({"type": "image"} if part["type"] == "image_url" else part)
+        text = processor.apply_chat_template(messages, chat_template=chat_template, add_generation_prompt=True)
+        return processor(text=[text], images=[picture_of(body)], return_tensors="pt")
+
+    return inputs_of
+
+
+def prompt_ids(folder, chat_template=CHAT_TEMPLATE):
+    inputs_of = prompt_inputs(folder, chat_template)
+    return lambda body: inputs_of(body)["input_ids"][0].tolist()
 
 
 def picture_of(body):
