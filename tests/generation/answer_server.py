@@ -112,6 +112,8 @@ async def broken_response(request, kind):
     """What a server in trouble gives: an error by its status, nothing in time, a cut connection or another page."""
     if kind in ("400", "404", "500", "503"):
         return web.Response(status=int(kind), text="CUDA out of memory")
+    if kind == "closed":  # for longer than a run waits
+        return web.Response(status=503, headers={"Retry-After": "1000"})
     if kind == "hang":
         await asyncio.sleep(3600)
     if kind == "drop":
