@@ -65,7 +65,9 @@ def served_template(folder: Path, template: str | None, more: Sequence[str]) -> 
     with quiet_libraries():
         from transformers import AutoProcessor, AutoTokenizer
 
-        tokenizer, processor = AutoTokenizer.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+        trusted = {"trust_remote_code": "--trust-remote-code" in more}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **trusted)
+        processor = AutoProcessor.from_pretrained(folder, **trusted)  # a text model's is its tokenizer
     given = _given(more)
     jinja = given or getattr(processor, "chat_template", None) or tokenizer.chat_template
     if training is None:

@@ -182,9 +182,10 @@ def test_pseudo_labels_are_refused_under_another_chat_template(workspace, tmp_pa
         with pytest.raises(RuntimeError, match="reads a prompt otherwise.*'<.vision_end.>' follows '.*clinkd serve"):
             run_exp(recipe(workspace, tmp_path, **keys))
         assert server.asked() == []
-        server.prompt = right
-        run_exp(recipe(workspace, tmp_path, **keys))
-        assert len(server.asked()) == 4
+        if ref_model:  # the same command continues
+            server.prompt = right
+            run_exp(recipe(workspace, tmp_path, **keys))
+            assert len(server.asked()) == 4
 
 
 @pytest.mark.slow

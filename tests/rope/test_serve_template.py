@@ -181,3 +181,12 @@ def test_what_cannot_be_written_is_refused_or_named(folder):
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(ValueError, match="None could be written.*Llama2Template.*-- --chat-template FILE"):
         served_template(folder, "llama2", [])
+
+
+def test_a_text_model_s_messages_are_texts(folder):
+    for path in folder.glob("*processor_config.json"):
+        path.unlink()
+    write_json(folder / "config.json", {"model_type": "qwen2"})
+    assert served_template(folder, None, []).options == []
+    options, note = served_template(folder, "qwen", [])
+    assert options == ["--chat-template", str(folder / FILE)] and "created by Alibaba" in note
