@@ -20,6 +20,7 @@ from .chat_template import IMAGE, first_difference, image_placeholder, jinja_tem
 
 
 FILE = "clinkd_chat_template.jinja"
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 OPTION, FORMAT = "--chat-template", "--chat-template-content-format"
 PROBES = (  # system prompt and turns
     ("", (IMAGE + "Where is the left kidney?",)),
@@ -67,7 +68,8 @@ def served_template(folder: Path, template: str | None, more: Sequence[str]) -> 
 
         trusted = {"trust_remote_code": "--trust-remote-code" in more}
         tokenizer = AutoTokenizer.from_pretrained(folder, **trusted)
-        processor = AutoProcessor.from_pretrained(folder, **trusted)  # a text model's is its tokenizer
+        has_processor = any((folder / name).is_file() for name in PROCESSORS)
+        processor = AutoProcessor.from_pretrained(folder, **trusted) if has_processor else None
     given = _given(more)
     jinja = given or getattr(processor, "chat_template", None) or tokenizer.chat_template
     if training is None:

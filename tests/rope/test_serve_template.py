@@ -189,4 +189,4 @@ def test_a_text_model_s_messages_are_texts(folder):
     write_json(folder / "config.json", {"model_type": "qwen2"})
     assert served_template(folder, None, []).options == []
     options, note = served_template(folder, "qwen", [])
-    assert options == ["--chat-template", str(folder / FILE)] and "created by Alibaba" in note
+    assert options == ["--chat-template", str(folder / FILE)] and "' Qwen" in note
