@@ -3,14 +3,13 @@
 
 """Pseudo-labels from a real vLLM: refused under the chat template that stock saves, right under ``clinkd serve``."""
 
-import shutil
-
 import pytest
 from small_run import recipe
+from tiny_models import build_tiny_qwen2vl
 from vllm_server import vllm_python, vllm_server
 
 from llamafactory_clinkd.rope.serve_template import FILE, Training, training_template
-from llamafactory_clinkd.utils.io import read_jsonl, write_json
+from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json
 
 
 pytest.importorskip("openai", reason="the openai client is not installed")
@@ -22,7 +21,9 @@ def test_clinkd_serve_gives_the_prompts_that_plain_vllm_does_not(workspace, tmp_
     from transformers import AutoTokenizer
 
     vllm_python()
-    teacher = shutil.copytree(workspace / "teacher", tmp_path / "teacher")
+    rows = [row for name in ("train", "test") for row in read_json(workspace / "data" / f"{name}.json")]
+    texts = [message["content"] for row in rows for message in row["messages"]]
+    teacher = build_tiny_qwen2vl(tmp_path / "teacher", hidden_size=128, texts=texts)  # vLLM wants heads of 32 numbers
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     assert tokenizer.chat_template is None
     training_template(Training("qwen2_vl"), tokenizer).fix_jinja_template(tokenizer)
