@@ -13,8 +13,11 @@ import mmap
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import accumulate
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -86,30 +89,87 @@ def read_json(path: str | Path, *, unique: bool = False) -> Any:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes one JSON object a line, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
+        f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Reads a JSONL file; a missing file is an empty list, a torn last line (no newline) is dropped.
+    """All rows of :func:`iter_jsonl`."""
+    return list(iter_jsonl(path))
+
+
+def iter_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file, one at a time; a missing file has none, a torn last line (no newline) is dropped.
 
     Raises a ValueError that names file and line if a complete line is not a JSON object.
     """
-    path, rows = Path(path), []
+    return (row for _, row in placed_rows(path))
+
+
+def placed_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As :func:`iter_jsonl`, each row after the offset of its line in bytes."""
+    path, offset = Path(path), 0
     if not path.exists():
-        return rows
-    content = path.read_bytes()
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not a JSON object ({error}).") from error
-    return rows
+        return
+    with open(path, "rb") as f:
+        for number, line in enumerate(f, start=1):
+            if not line.endswith(b"\n"):
+                return
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number}: not a JSON object ({error}).") from error
+                yield offset, row
+            offset += len(line)
 
 
-def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Appends rows and syncs them to disk; a torn last line left by a crash is cut off first."""
+class JsonlRows(Sequence):
+    """The rows of a JSONL file that no longer changes, read when they are used: 8 bytes a row in memory."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._offsets = array("q")
+        offset = 0
+        with open(path, "rb") as f:
+            for line in f:
+                if line.endswith(b"\n") and line.strip():
+                    self._offsets.append(offset)
+                offset += len(line)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        with open(self._path, "rb") as f:
+            f.seek(self._offsets[index])
+            return json.loads(f.readline())
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter_jsonl(self._path)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def write_lines_of(path: str | Path, sources: Sequence[str | Path], places: Iterable[tuple[int, int]]) -> None:
+    """Writes lines of other JSONL files, atomically: ``places`` are pairs of a file's number and a line's offset."""
+    with ExitStack() as stack, atomic_path(path) as temporary, open(temporary, "wb") as f:
+        files = [stack.enter_context(open(source, "rb")) for source in sources]
+        for number, offset in places:
+            files[number].seek(offset)
+            f.write(files[number].readline())
+
+
+def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> list[int]:
+    """Appends rows and syncs them to disk; a torn last line left by a crash is cut off first.
+
+    Returns the offset of each new line.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as f:
@@ -117,9 +177,12 @@ def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
             with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 whole = content.rfind(b"\n") + 1
             f.truncate(whole)
-        f.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8"))
+        lines = [(json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8") for row in rows]
+        start = f.seek(0, os.SEEK_END)
+        f.write(b"".join(lines))
         f.flush()
         os.fsync(f.fileno())
+    return list(accumulate(map(len, lines[:-1]), initial=start)) if lines else []
 
 
 def file_sha256(path: str | Path) -> str:
