@@ -8,20 +8,24 @@ that is on disk in part is generated again as a whole. So a run that was killed 
 of ranks, has the result of an uninterrupted one. The next run retries rows that could not be read or generated.
 """
 
+import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from ..training.tracked_data import list_lengths
 from ..utils.console import bars_of_parts, console
-from ..utils.io import append_jsonl, content_hash, read_jsonl
+from ..utils.io import JsonlRows, append_jsonl, content_hash
+from ..utils.row_index import RowNumbers
 from .decode import decode_batch, generation_settings, model_inputs, preserve_training_state
 from .shards import Row, UnfinishedError, check_settings, is_merged, merge_shards, read_shards, shard_path
 
@@ -50,7 +54,7 @@ def generate_rows(
     skip_special_tokens: bool = False,
     seed: int = 0,
     identity: Mapping[str, Any] | None = None,
-) -> list[Row]:
+) -> Sequence[Row]:
     """Generates ``num_candidates`` answers for every row into ``out_path`` (JSONL, in the order of the dataset).
 
     The model's modes and all random generators are restored. Each rank appends to ``<out_path>.rank<i>`` batch by
@@ -79,8 +83,9 @@ def generate_rows(
         identity: Anything else that must be equal for a run to be resumed, for example the weights; JSON-able.
 
     Returns:
-        On every rank, all rows: ``{"id", "candidates": [{"text", "logprob"}], "tokens"}``, or ``{"id", "candidates":
-        [], "tokens": 0, "error"}``. See :func:`.decode.decode_batch` for the meaning of the numbers.
+        On every rank, all rows, read from the file when they are used: ``{"id", "candidates": [{"text", "logprob"}],
+        "tokens"}``, or ``{"id", "candidates": [], "tokens": 0, "error"}``. See :func:`.decode.decode_batch` for the
+        meaning of the numbers.
 
     Raises:
         ValueError: If ids and rows do not match, ``out_path`` was written with other settings or from other data, or
@@ -89,16 +94,15 @@ def generate_rows(
         UnfinishedError: On every rank, if a rank stopped early; the next run generates the rest.
     """
     out_path = Path(out_path)
-    barrier = check_arguments(dataset, row_ids, num_processes, barrier)
+    barrier, numbers = check_arguments(dataset, row_ids, num_processes, barrier)
     settings = generation_settings(model, tokenizer, gen_kwargs, num_candidates)
     recorded = {**settings, "seed": seed, "skip_special_tokens": skip_special_tokens, **(identity or {})}
     check_settings(out_path, recorded, process_index)
-    done = {id_ for id_, row in read_shards(out_path, row_ids).items() if "error" not in row}
+    done = read_shards(out_path, numbers).good
     barrier()  # no rank writes before all have read, so that all plan the same
 
-    prompts = dataset.select_columns(["input_ids"]) if hasattr(dataset, "select_columns") else dataset  # no images
-    plan = plan_batches([len(row["input_ids"]) for row in prompts], batch_size)
-    batches = [batch for batch in plan if any(row_ids[i] not in done for i in batch)][process_index::num_processes]
+    plan = plan_batches(list_lengths(dataset, "input_ids"), batch_size)
+    batches = plan.with_any_of(~done, process_index, num_processes)
     device = next(model.parameters()).device
     options = {"settings": settings, "synced_gpus": synced_gpus, "skip_special_tokens": skip_special_tokens}
     worker = _Worker(
@@ -114,48 +118,78 @@ def generate_rows(
     title = progress if isinstance(progress, str) else "generate"
     title += f" (rank 0 of {num_processes})" if num_processes > 1 else ""
     shown = console if progress and process_index == 0 and batches else None
-    count, total = 0, sum(map(len, batches))
+    count, total = 0, batches.rows
     with preserve_training_state(model), bars_of_parts(shown) as show:
         show(title, 0, total)
         for rows in worker.run(batches):
-            append_jsonl(shard_path(out_path, process_index), [row for row in rows if row["id"] not in done])
+            new = [not done[number] for number in numbers.find([row["id"] for row in rows])]
+            append_jsonl(shard_path(out_path, process_index), itertools.compress(rows, new))
             show(title, count := count + len(rows), total)
 
-    return merge_all(out_path, row_ids, process_index, barrier)
+    return merge_all(out_path, numbers, process_index, barrier)
 
 
-def merge_all(out_path: Path, row_ids: Sequence[str], process_index: int, barrier: Callable[[], Any]) -> list[Row]:
+def merge_all(out_path: Path, numbers: RowNumbers, process_index: int, barrier: Callable[[], Any]) -> Sequence[Row]:
     """All rows in order, on every rank; raises UnfinishedError if one is missing."""
     barrier()
     if process_index == 0:
-        merge_shards(out_path, row_ids)
+        merge_shards(out_path, numbers)
     barrier()
     if not is_merged(out_path):
         raise UnfinishedError(f"{out_path} is not complete: a rank stopped early. The next run generates the rest.")
-    return read_jsonl(out_path)
+    return JsonlRows(out_path)
 
 
-def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+def plan_batches(lengths: Sequence[int], batch_size: int) -> "Batches":
     """Row numbers in batches of similar length, longest first: memory runs out at once or never."""
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, found {batch_size}.")
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return Batches(np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable"), batch_size)
 
 
-def check_arguments(dataset, row_ids, num_processes: int, barrier: Callable | None) -> Callable:
-    """Checks the arguments and returns the barrier to use."""
+class Batches(Sequence[list[int]]):
+    """Batches of row numbers; 8 bytes a row and batch, whatever the size of the batches."""
+
+    def __init__(self, order: np.ndarray, size: int, chosen: np.ndarray | None = None) -> None:
+        self._order, self._size = order, size
+        self._starts = np.arange(0, len(order), size) if chosen is None else chosen
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> list[int]:
+        start = self._starts[index]
+        return self._order[start : start + self._size].tolist()
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in all batches."""
+        return int(np.minimum(self._size, len(self._order) - self._starts).sum())
+
+    def with_any_of(self, wanted: np.ndarray, part: int = 0, parts: int = 1) -> "Batches":
+        """The batches with a row that ``wanted`` has true, of these every ``parts``-th from number ``part``."""
+        if not len(self):
+            return self
+        chosen = self._starts[np.logical_or.reduceat(wanted[self._order], self._starts)]
+        return Batches(self._order, self._size, chosen[part::parts])
+
+
+def check_arguments(
+    dataset, row_ids, num_processes: int, barrier: Callable | None
+) -> tuple[Callable[[], Any], RowNumbers]:
+    """Checks the arguments; the barrier to use, and the numbers of the rows."""
     if len(dataset) != len(row_ids):
         raise ValueError(f"`row_ids` must name every row: found {len(row_ids)} ids for {len(dataset)} rows.")
-    if len(set(row_ids)) != len(row_ids):
-        raise ValueError(f"`row_ids` must be unique: {len(row_ids) - len(set(row_ids))} of them occur twice or more.")
+    numbers = RowNumbers(row_ids)
+    if numbers.repeated:
+        raise ValueError(f"`row_ids` must be unique: {len(numbers.repeated)} of them occur twice or more.")
     if barrier is not None:
-        return barrier
+        return barrier, numbers
     if num_processes == 1:
-        return lambda: None
+        return lambda: None, numbers
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise ValueError(f"{num_processes} ranks need a `barrier`: torch.distributed is not initialised here.")
-    return torch.distributed.barrier
+    return torch.distributed.barrier, numbers
 
 
 @dataclass
@@ -173,10 +207,13 @@ class _Worker:
     num_ok: int = 0
     num_failed: int = 0
 
-    def run(self, batches: list[list[int]]) -> Iterator[list[Row]]:
+    def run(self, batches: Iterable[list[int]]) -> Iterator[list[Row]]:
         """Yields the rows of each batch; a batch that fails is split into single rows."""
-        queue = deque(batches)
-        while self._continues(queue):
+        waiting, queue = iter(batches), deque()
+        while True:
+            queue.extend(itertools.islice(waiting, not queue))
+            if not self._continues(queue):
+                return
             if not queue:
                 self._decode([], self._spare_batch())
                 continue

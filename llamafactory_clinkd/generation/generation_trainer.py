@@ -3,7 +3,7 @@
 
 """A stock trainer whose ``predict`` is :func:`generate_rows`: stock ``run_sft`` loads model and data, and calls it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,11 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
         self,
         *,
         out_path: Path,
-        row_keys: Callable[[], list[str]],
+        row_keys: Callable[[], Sequence[str]],
         num_candidates: int,
         generation: dict[str, Any],
         title: str,
-        when_done: Callable[[list[dict[str, Any]]], dict[str, float]],
+        when_done: Callable[[Sequence[dict[str, Any]]], dict[str, float]],
         ranks: Ranks,
         should_stop: Callable[[], bool],
         served: Any = None,
@@ -68,8 +68,9 @@ class GeneratingTrainer(CustomSeq2SeqTrainer):
             aligned=self._aligned,
             **self._options,
         )
-        metrics = {"rows": len(rows), "failed": sum("error" in row for row in rows)}
+        metrics = {"rows": len(rows)}
         if self.is_world_process_zero():
+            metrics["failed"] = sum("error" in row for row in rows)
             with self._ranks.long_running(f"{self._title}, gathered"):
                 metrics |= self._when_done(rows)
         self._ranks.wait(f"{self._title}, gathered")
@@ -96,14 +97,14 @@ def generate_with_trainer(
     model: Any,
     dataset: Any,
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
-    row_ids: list[str],
+    row_ids: Sequence[str],
     *,
     title: str,
     ranks: Ranks,
     served: Any = None,
     aligned: Callable[[], Any] = lambda: None,
     **options: Any,
-) -> list[dict[str, Any]]:
+) -> Sequence[dict[str, Any]]:
     """:func:`generate_rows` with the tokenizer, batch size, ranks, seed and progress bar of a trainer.
 
     With a ``ServedModel``, a server answers the ``aligned`` rows (:func:`generate_by_server`). It must read them as

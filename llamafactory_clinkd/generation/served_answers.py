@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -47,7 +48,7 @@ def generate_by_server(
     expected: tuple[list[dict[str, float]], str] | None = None,
     prompts: Prompts | None = None,
     eos_token: str = "",
-) -> list[Row]:
+) -> Sequence[Row]:
     """As :func:`.generate.generate_rows`, with the answers of a server; the arguments of the same names mean the same.
 
     Args:
@@ -73,22 +74,22 @@ def generate_by_server(
         ValueError, RuntimeError, UnfinishedError: See there.
     """
     out_path = Path(out_path)
-    barrier = check_arguments(row_ids, row_ids, num_processes, barrier)
+    barrier, numbers = check_arguments(row_ids, row_ids, num_processes, barrier)
     served.find_model()
     options = request_options(gen_kwargs, num_candidates, served.kind)
     recorded = {"server_model": served.name, **options, "num_candidates": num_candidates, "seed": seed}
     recorded |= {"greedy_first": True} if options["temperature"] and num_candidates > 1 else {}
     check_settings(out_path, recorded, process_index)
-    done = {id_ for id_, row in read_shards(out_path, row_ids).items() if "error" not in row}
+    done = read_shards(out_path, numbers).good
     barrier()
 
-    numbers = fixed_rows(len(row_ids))
-    fixed = [messages(index) for index in numbers]
+    compared = fixed_rows(len(row_ids))
+    fixed = [messages(index) for index in compared]
     firsts = [served.first_token_and_prompt(chat) for chat in fixed]
-    shown = dict(zip(numbers, (prompt for _, prompt in firsts), strict=True))
+    shown = dict(zip(compared, (prompt for _, prompt in firsts), strict=True))
     counted = prompts is not None and prompts.compare(served, shown)
     reference, what = _reference([tokens for tokens, _ in firsts], out_path, expected, process_index)
-    waiting = [index for index in range(len(row_ids)) if row_ids[index] not in done][process_index::num_processes]
+    waiting = np.flatnonzero(~done)[process_index::num_processes].tolist()
 
     parts = [options]
     if "greedy_first" in recorded:
@@ -127,7 +128,7 @@ def generate_by_server(
                 show(title, kept + failed, len(waiting))
             if should_stop():
                 break
-    return merge_all(out_path, row_ids, process_index, barrier)
+    return merge_all(out_path, numbers, process_index, barrier)
 
 
 def request_options(gen_kwargs: Mapping[str, Any], num_candidates: int, kind: str) -> dict[str, Any]:

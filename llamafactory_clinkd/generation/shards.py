@@ -4,11 +4,13 @@
 """The files of a generation run: one shard per rank during the run, one ordered file at the end."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..utils.io import read_json, read_jsonl, write_json, write_jsonl
+import numpy as np
+
+from ..utils.io import placed_rows, read_json, write_json, write_lines_of
+from ..utils.row_index import RowNumbers, chunks
 
 
 Row = dict[str, Any]
@@ -40,30 +42,46 @@ def check_settings(out_path: Path, settings: dict[str, Any], process_index: int)
         write_json(path, settings)
 
 
-def read_shards(out_path: Path, row_ids: Sequence[str]) -> dict[str, Row]:
-    """All rows on disk by id, a good one before a failed one; a ValueError if an id is not in ``row_ids``."""
-    rows: dict[str, Row] = {}
-    for path in (out_path, *_shard_paths(out_path)):
-        for row in read_jsonl(path):
-            if "error" not in row or row["id"] not in rows:
-                rows[row["id"]] = row
-    unknown = rows.keys() - set(row_ids)
+class StoredRows(NamedTuple):
+    """Where the rows of a data set are on disk, by their number; 11 bytes a row."""
+
+    paths: list[Path]
+    files: np.ndarray  # of `paths`
+    offsets: np.ndarray  # of the row's line, -1 without one
+    good: np.ndarray  # whether it has no error
+
+
+def read_shards(out_path: Path, numbers: RowNumbers) -> StoredRows:
+    """All rows on disk, a good one before a failed one; a ValueError if an id is not in ``numbers``."""
+    paths = [path for path in (out_path, *_shard_paths(out_path)) if path.exists()]
+    rows = len(numbers)
+    stored = StoredRows(paths, np.zeros(rows, np.uint16), np.full(rows, -1, np.int64), np.zeros(rows, bool))
+    unknown: set[str] = set()
+    for file, path in enumerate(paths):
+        for placed in chunks(placed_rows(path)):
+            found = numbers.find([row["id"] for _, row in placed])
+            for number, (offset, row) in zip(found, placed, strict=True):
+                if number < 0:
+                    unknown.add(row["id"])
+                elif "error" not in row or stored.offsets[number] < 0:
+                    stored.files[number], stored.offsets[number] = file, offset
+                    stored.good[number] = "error" not in row
     if unknown:
         raise ValueError(
             f"{out_path} holds {len(unknown)} rows that are not in this data, for example {min(unknown)!r}. It "
             "belongs to another run: delete it and its .rank files, or choose another path."
         )
-    return rows
+    return stored
 
 
-def merge_shards(out_path: Path, row_ids: Sequence[str]) -> None:
-    """Writes all rows in the order of ``row_ids`` to ``out_path`` and removes the shards, unless a row is missing."""
+def merge_shards(out_path: Path, numbers: RowNumbers) -> None:
+    """Writes all rows in order to ``out_path`` and removes the shards, unless a row is missing."""
     if is_merged(out_path):
         return
-    rows = read_shards(out_path, row_ids)
-    if any(id_ not in rows for id_ in row_ids):
+    stored = read_shards(out_path, numbers)
+    if (stored.offsets < 0).any():
         return
-    write_jsonl(out_path, (rows[id_] for id_ in row_ids))
+    write_lines_of(out_path, stored.paths, zip(stored.files, stored.offsets, strict=True))
     for shard in _shard_paths(out_path):
         shard.unlink()
 

@@ -7,18 +7,25 @@ Stock drops a row's id, task and modality. Pseudo-labels, corrections and predic
 data set (``_prompt``, ``_response``, ``_images``) is kept in the order of the tokenised one.
 """
 
+import hashlib
+import heapq
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..utils.boxes import IMAGE_PLACEHOLDER, modality_of, task_of
-from ..utils.io import content_hash
+from ..utils.row_index import Texts
 
 
 logger = logging.getLogger(__name__)
 
 ROW_NUMBER = "clinkd_row"
+BATCH = 1000
+DESCRIBED = ["_prompt", "_response", "_images", "_clinkd_id", "_clinkd_task", "_clinkd_modality"]
 
 
 class TrackedData:
@@ -43,15 +50,11 @@ class TrackedData:
 
     def choose(self, aligned: Any, is_eval: bool) -> Any:
         """Drops the rows that stock would drop, with a warning, and applies the phase's choice to the rest."""
-        valid = [
-            index
-            for index, (prompt, response) in enumerate(zip(aligned["_prompt"], aligned["_response"], strict=True))
-            if len(prompt) % 2 == 1 and len(response) == 1
-        ]
-        dropped = len(aligned) - len(valid)
+        valid = (list_lengths(aligned, "_prompt") % 2 == 1) & (list_lengths(aligned, "_response") == 1)
+        dropped = len(aligned) - int(valid.sum())
         if dropped:
             logger.warning("Left out %d of %d rows without a question and an answer.", dropped, len(aligned))
-            aligned = aligned.select(valid)
+            aligned = aligned.select(np.flatnonzero(valid))
         if len(aligned) == 0:
             raise ValueError("The data set has no row with a question and an answer. Run `clinkd data check` on it.")
         choose = self._choose[is_eval]
@@ -77,48 +80,98 @@ class TrackedData:
 
     def number(self, tokenized: Any, *, known: bool = True) -> Any:
         """Adds the row numbers to tokenised training rows, ``-1`` for rows that are not of the training set."""
-        numbers = list(range(len(tokenized))) if known else [-1] * len(tokenized)
+        numbers = np.arange(len(tokenized)) if known else np.full(len(tokenized), -1)
         return tokenized.add_column(ROW_NUMBER, numbers) if self.numbered else tokenized
 
 
-def describe_rows(aligned: Any) -> list[dict[str, Any]]:
-    """Aligned rows as ``{"key", "id", "image", "question", "annotation", "task", "modality"}``.
+class DescribedRows(Sequence):
+    """Aligned rows as ``{"key", "id", "image", "question", "annotation", "task", "modality"}``, read when used.
 
-    ``key`` (index and id) is unique; empty columns of task and modality are filled from text and image name.
+    ``key`` (number and id) is unique; empty columns of task and modality are filled from text and image name.
+    ``numbers`` are the rows' numbers in their data set, ascending; by default the rows are all of it.
     """
-    described = []
-    for index, row in enumerate(aligned):
-        images = row["_images"] or []
-        image = images[0] if images and isinstance(images[0], str) else ""
-        question = row["_prompt"][-1]["content"].replace(IMAGE_PLACEHOLDER, "").strip()
-        annotation = row["_response"][0]["content"]
-        identifier = row["_clinkd_id"] or Path(image).stem or str(index)
-        described.append(
-            {
-                "key": f"{index}:{identifier}",
-                "id": identifier,
-                "image": image,
-                "question": question,
-                "annotation": annotation,
-                "task": row["_clinkd_task"] or task_of(question, annotation),
-                "modality": row["_clinkd_modality"] or modality_of(image),
-            }
-        )
-    return described
+
+    def __init__(self, aligned: Any, numbers: Sequence[int] | None = None) -> None:
+        self._aligned, self._numbers = aligned, range(len(aligned)) if numbers is None else numbers
+
+    def __len__(self) -> int:
+        return len(self._aligned)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return _described(self._numbers[index], self._aligned[index])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(_described, self._numbers, _rows(self._aligned.select_columns(DESCRIBED)))
+
+    def keys(self) -> Texts:
+        """The keys alone, which takes less time than the rows."""
+        rows = _rows(self._aligned.select_columns(["_images", "_clinkd_id"]))
+        return Texts(_key(number, _identifier(number, row)) for number, row in zip(self._numbers, rows, strict=True))
 
 
-def with_answers(aligned: Any, answers: list[str]) -> Any:
+def _rows(aligned: Any) -> Iterator[dict[str, Any]]:
+    """Rows in batches: one at a time, a data set takes several times as long."""
+    for batch in aligned.iter(batch_size=BATCH):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def _described(number: int, row: dict[str, Any]) -> dict[str, Any]:
+    image, identifier = _image(row), _identifier(number, row)
+    question = row["_prompt"][-1]["content"].replace(IMAGE_PLACEHOLDER, "").strip()
+    annotation = row["_response"][0]["content"]
+    return {
+        "key": _key(number, identifier),
+        "id": identifier,
+        "image": image,
+        "question": question,
+        "annotation": annotation,
+        "task": row["_clinkd_task"] or task_of(question, annotation),
+        "modality": row["_clinkd_modality"] or modality_of(image),
+    }
+
+
+def _key(number: int, identifier: str) -> str:
+    return f"{number}:{identifier}"
+
+
+def _image(row: dict[str, Any]) -> str:
+    images = row["_images"] or []
+    return images[0] if images and isinstance(images[0], str) else ""
+
+
+def _identifier(number: int, row: dict[str, Any]) -> str:
+    return row["_clinkd_id"] or Path(_image(row)).stem or str(number)
+
+
+def list_lengths(rows: Any, column: str) -> np.ndarray:
+    """The length of each row's list in a column, of a data set without a Python object for a row."""
+    if not hasattr(rows, "select_columns"):
+        return np.array([len(row[column]) for row in rows], dtype=np.int64)
+    import pyarrow.compute as pc
+
+    batches = rows.select_columns([column]).with_format("arrow").iter(batch_size=BATCH)
+    lengths = [pc.fill_null(pc.list_value_length(batch[column]), 0).to_numpy() for batch in batches]
+    return np.concatenate([np.empty(0, np.int64), *lengths])
+
+
+def with_answers(aligned: Any, answers: Sequence[str]) -> Any:
     """A copy of aligned rows with other answers; ``answers[i]`` goes to row ``i``."""
 
     def answer(row: dict[str, Any], index: int) -> dict[str, Any]:
         return {"_response": [{**row["_response"][0], "content": answers[index]}]}
 
-    return aligned.map(answer, with_indices=True, load_from_cache_file=False, desc="Replacing answers")
+    digest = hashlib.sha256(aligned._fingerprint.encode())  # `datasets` would pickle all answers to compute one
+    for text in answers:
+        digest.update(json.dumps(text).encode())
+    options = {"load_from_cache_file": False, "new_fingerprint": digest.hexdigest()[:16]}
+    return aligned.map(answer, with_indices=True, desc="Replacing answers", **options)
 
 
-def seeded_subset(size: int, wanted: int, seed: int, purpose: str) -> list[int]:
+def seeded_subset(size: int, wanted: int, seed: int, purpose: str) -> Sequence[int]:
     """``min(wanted, size)`` distinct row numbers, ascending; drawn by a hash, so the same on every machine."""
     if wanted >= size:
-        return list(range(size))
-    order = sorted(range(size), key=lambda index: content_hash([seed, purpose, index]))
-    return sorted(order[:wanted])
+        return range(size)
+    start = json.dumps([seed, purpose], ensure_ascii=False, separators=(",", ":"))[:-1]  # of `content_hash`'s text
+    order = heapq.nsmallest(wanted, range(size), lambda index: hashlib.sha256(f"{start},{index}]".encode()).digest())
+    return sorted(order)
