@@ -11,13 +11,17 @@ scores do not depend on where a run was interrupted.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..utils.io import append_jsonl, content_hash, read_json, read_jsonl, write_json, write_jsonl
+import numpy as np
+
+from ..utils.io import append_jsonl, content_hash, iter_jsonl, placed_rows, read_json, write_json, write_lines_of
+from ..utils.row_index import RowNumbers, Texts, chunks
 from .corrector import CorrectionItem, CorrectionResult, Corrector, Usage
 from .judge import Verdict, judge
 from .rewording_validation import (
@@ -89,7 +93,7 @@ def correct_round(
     iou_threshold: float = 0.5,
     candidates: int = 3,
     out_path: str | Path,
-    existing_labels: Collection[str] | None = None,
+    existing_labels: Iterable[str] | None = None,
     scorer: CandidateScorer | None = None,
     token_prices: Sequence[float] | None = None,
     progress: Progress | None = None,
@@ -115,40 +119,50 @@ def correct_round(
         RuntimeError: If the corrector returns two results for an item, none, or one for an unknown item.
     """
     out_path, report = Path(out_path), progress or (lambda stage, done, total: None)
-    _check_ids(rows)
-    usable = [row for row in rows if _problem(row) is None]
-    existing = frozenset(map(label_key, [*(row["annotation"] for row in usable), *(existing_labels or ())]))
+    numbers = _row_numbers(rows)
+    annotations = (row["annotation"] for row in rows if _problem(row) is None)
+    existing = frozenset(map(label_key, chain(annotations, existing_labels or ())))
     settings = [
         similarity.name, corrector.name, scorer.name if scorer else None, threshold, iou_threshold, candidates,
         content_hash(sorted(existing)),
     ]  # fmt: skip
-    fingerprints = {row["id"]: content_hash([settings, *(row.get(key) for key in INPUT_KEYS)])[:16] for row in rows}
-    same = [r for r in read_jsonl(out_path) if fingerprints.get(r.get("id"), "") == r.get("fingerprint")]
-    records = {record["id"]: record for record in same if is_usable(record)}
-    if records:
-        logger.info("Reflective Correction: %d of %d rows are recorded already.", len(records), len(rows))
+    hashes = (content_hash([settings, *(row.get(key) for key in INPUT_KEYS)])[:16] for row in rows)
+    fingerprints = np.fromiter((int(each, 16) for each in hashes), np.uint64, len(rows))
 
-    def save(new_records: list[dict[str, Any]]) -> None:
-        new_records = [{**record, "fingerprint": fingerprints[record["id"]]} for record in new_records]
-        records.update({record["id"]: record for record in new_records})
-        append_jsonl(out_path, new_records)
+    offsets = np.full(len(rows), -1)  # of each row's last line that is usable and of the same fingerprint
+    for placed in chunks(placed_rows(out_path)):
+        found = numbers.find([record.get("id") for _, record in placed])
+        for number, (offset, record) in zip(found, placed, strict=True):
+            if number >= 0 and record.get("fingerprint") == f"{fingerprints[number]:016x}" and is_usable(record):
+                offsets[number] = offset
+    done = offsets >= 0
+    if done.any():
+        logger.info("Reflective Correction: %d of %d rows are recorded already.", done.sum(), len(rows))
 
-    problems = [(row, problem) for row in rows if (problem := _problem(row)) and row["id"] not in records]
-    save([_record(row, None, "rejected", reason=problem) for row, problem in problems])
-    pending: dict[str, tuple[Row, Verdict]] = {}
-    for start in range(0, len(usable), JUDGE_BLOCK):
-        block = usable[start : start + JUDGE_BLOCK]
-        if any(row["id"] not in records for row in block):
-            verdicts = judge(block, similarity, threshold=threshold, iou_threshold=iou_threshold)
-            new = [(row, verdict) for row, verdict in zip(block, verdicts, strict=True) if row["id"] not in records]
-            save([_record(row, verdict, "kept") for row, verdict in new if not verdict["needs_correction"]])
-            pending |= {row["id"]: (row, verdict) for row, verdict in new if verdict["needs_correction"]}
-        report("judge", start + len(block), len(usable))
+    def save(new_records: list[tuple[int, dict[str, Any]]]) -> None:
+        lines = ({**record, "fingerprint": f"{fingerprints[n]:016x}"} for n, record in new_records)
+        offsets[[n for n, _ in new_records]] = append_jsonl(out_path, lines)
+
+    def usable() -> Iterator[tuple[int, Row]]:
+        return ((number, row) for number, row in enumerate(rows) if _problem(row) is None)
+
+    problems = ((number, row) for number, row in enumerate(rows) if not done[number] and _problem(row) is not None)
+    for block in chunks(problems, JUDGE_BLOCK):
+        save([(number, _record(row, None, "rejected", reason=_problem(row))) for number, row in block])
+    pending: dict[str, tuple[int, Row, Verdict]] = {}
+    judged, total = 0, sum(1 for _ in usable())
+    for block in chunks(usable(), JUDGE_BLOCK):
+        if not all(done[number] for number, _ in block):
+            verdicts = judge([row for _, row in block], similarity, threshold=threshold, iou_threshold=iou_threshold)
+            new = [(*each, verdict) for each, verdict in zip(block, verdicts, strict=True) if not done[each[0]]]
+            save([(n, _record(row, verdict, "kept")) for n, row, verdict in new if not verdict["needs_correction"]])
+            pending |= {row["id"]: (n, row, verdict) for n, row, verdict in new if verdict["needs_correction"]}
+        report("judge", judged := judged + len(block), total)
 
     usage_path = out_path.with_suffix(".usage.json")
-    corrector.start_round(Usage(**read_json(usage_path)) if records and usage_path.exists() else Usage())
+    corrector.start_round(Usage(**read_json(usage_path)) if done.any() and usage_path.exists() else Usage())
     validation = _Validation(similarity, threshold, existing, prompt_runs(corrector.prompt_text), candidates, scorer)
-    items = [CorrectionItem(*(row[key] for key in CorrectionItem._fields)) for row, _ in pending.values()]
+    items = [CorrectionItem(*(row[key] for key in CorrectionItem._fields)) for _, row, _ in pending.values()]
     corrector_name = f"The corrector {corrector.name}"
     report("correct", 0, len(items))
     if items:
@@ -158,7 +172,8 @@ def correct_round(
                 for result in group:
                     if result.id not in pending:
                         raise RuntimeError(f"{corrector_name} returned {result.id!r} twice or unrequested.")
-                    new_records.append(_corrected_record(*pending.pop(result.id), result, validation))
+                    number, row, verdict = pending.pop(result.id)
+                    new_records.append((number, _corrected_record(row, verdict, result, validation)))
                 if new_records:
                     save(new_records)
                     write_json(usage_path, corrector.usage.as_dict())
@@ -166,9 +181,9 @@ def correct_round(
     if pending:
         raise RuntimeError(f"{corrector_name} left {len(pending)} rows unanswered.")
 
-    ordered = [records[row["id"]] for row in rows]
-    write_jsonl(out_path, ordered)
-    summary = _summarise(ordered, corrector.usage, token_prices)
+    sources = [out_path] if out_path.exists() else []
+    write_lines_of(out_path, sources, ((0, int(offset)) for offset in offsets))
+    summary = _summarise(iter_jsonl(out_path), corrector.usage, token_prices)
     logger.info(
         "Reflective Correction: %d rows, %d kept, %d corrected, %d rejected; %d requests, %d + %d tokens%s.",
         summary.rows, summary.kept, summary.corrected, summary.rejected, *corrector.usage.as_dict().values(),
@@ -182,14 +197,19 @@ def is_usable(record: Row) -> bool:
     return record["status"] != "corrected" or not text_reasons(record["corrected"], record["annotation"])
 
 
-def _check_ids(rows: Sequence[Row]) -> None:
-    ids = set()
-    for number, row in enumerate(rows):
-        if not isinstance(row.get("id"), str) or not row["id"]:
-            raise ValueError(f"Row {number} has the id {row.get('id')!r}: expected a non-empty string.")
-        if row["id"] in ids:
-            raise ValueError(f"The id {row['id']!r} occurs twice (again in row {number}): give every row its own.")
-        ids.add(row["id"])
+def _row_numbers(rows: Sequence[Row]) -> RowNumbers:
+    def ids() -> Iterator[str]:
+        for number, row in enumerate(rows):
+            if not isinstance(row.get("id"), str) or not row["id"]:
+                raise ValueError(f"Row {number} has the id {row.get('id')!r}: expected a non-empty string.")
+            yield row["id"]
+
+    texts = Texts(ids())
+    numbers = RowNumbers(texts)
+    if numbers.repeated:
+        number = numbers.repeated[0]
+        raise ValueError(f"The id {texts[number]!r} occurs twice (again in row {number}): give every row its own.")
+    return numbers
 
 
 def _problem(row: Row) -> str | None:
@@ -239,18 +259,21 @@ def _corrected_record(row: Row, verdict: Verdict, result: CorrectionResult, vali
     return _record(row, verdict, "corrected", corrected=best["text"], **outcome)
 
 
-def _summarise(records: Sequence[Row], usage: Usage, prices: Sequence[float] | None) -> RoundSummary:
-    statuses = Counter(record["status"] for record in records)
+def _summarise(records: Iterable[Row], usage: Usage, prices: Sequence[float] | None) -> RoundSummary:
+    statuses: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     rejections: Counter[str] = Counter()
     for record in records:
+        statuses[record["status"]] += 1
+        reasons[record["reason"].partition(":")[0]] += 1
         if record["status"] == "rejected":
-            reasons = {reason for candidate in record["candidates"] for reason in candidate["reasons"]}
+            rejected = {reason for candidate in record["candidates"] for reason in candidate["reasons"]}
             cause = record["error"] or ("unusable" if record["similarity"] is None else "no_candidates")
-            rejections.update(reasons or {cause})
+            rejections.update(rejected or {cause})
     return RoundSummary(
-        rows=len(records),
+        rows=statuses.total(),
         **{status: statuses[status] for status in ("kept", "corrected", "rejected")},
-        reasons=dict(sorted(Counter(record["reason"].partition(":")[0] for record in records).items())),
+        reasons=dict(sorted(reasons.items())),
         rejections=dict(sorted(rejections.items())),
         usage=usage.as_dict() | ({} if prices is None else {"cost": usage.cost(prices)}),
     )

@@ -11,11 +11,14 @@ each token is the model's first choice after the *true* beginning of the answer,
 that the model would generate.
 """
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import concatenate_datasets
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,7 +27,7 @@ from transformers import TrainerCallback
 from ..training.lm_head import IGNORE_INDEX
 from ..training.sft_trainer import REPEATED, SupervisedTrainer
 from ..training.tracked_data import ROW_NUMBER
-from ..utils.io import append_jsonl, read_jsonl, write_jsonl
+from ..utils.io import JsonlRows, append_jsonl, placed_rows, write_jsonl
 from .round_steps import StepsOfRounds, round_of_step, stretched, update_steps
 
 
@@ -232,24 +235,38 @@ class ArgmaxRecorder:
             append_jsonl(self._folder / f"round-{number}.forward.rank{self._rank}.jsonl", records)
         self._unwritten.clear()
 
-    def collect(self, number: int, rows: list[int], keys: list[str]) -> list[dict[str, Any]]:
+    def collect(self, number: int, rows: Sequence[int], keys: Sequence[str]) -> Sequence[dict[str, Any]]:
         """The answers of a round as :func:`llamafactory_clinkd.generation.generate_rows` returns them.
 
-        All ranks call it together, with row numbers and the rows' keys; rank 0 writes ``round-N.outputs.jsonl``.
+        All ranks call it together, with row numbers and the rows' keys. Rank 0 writes ``round-N.outputs.jsonl`` and
+        has the answers, the others have none.
         """
         self.flush()
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
-        texts: dict[int, str] = {}
-        for path in sorted(self._folder.glob(f"round-{number}.forward.rank*.jsonl")):
-            texts.update({record["row"]: record["text"] for record in read_jsonl(path)})
-        answers = [
-            {"id": key, "candidates": [{"text": texts[row], "logprob": None}] if row in texts else []}
-            for row, key in zip(rows, keys, strict=True)
-        ]
-        if self._rank == 0:
-            write_jsonl(self._folder / f"round-{number}.outputs.jsonl", answers)
-        return answers
+        if self._rank > 0:
+            return []
+        paths = sorted(self._folder.glob(f"round-{number}.forward.rank*.jsonl"))
+        places = np.full(max(rows, default=-1) + 1, -1)  # of a row's last record: offset and number of the file
+        for file, path in enumerate(paths):
+            for offset, record in placed_rows(path):
+                if record["row"] < len(places):
+                    places[record["row"]] = offset * len(paths) + file
+
+        def answers() -> Iterator[dict[str, Any]]:
+            with ExitStack() as stack:
+                files = [stack.enter_context(open(path, "rb")) for path in paths]
+                for row, key in zip(rows, keys, strict=True):
+                    candidates = []
+                    if places[row] >= 0:
+                        offset, file = divmod(int(places[row]), len(paths))
+                        files[file].seek(offset)
+                        candidates = [{"text": json.loads(files[file].readline())["text"], "logprob": None}]
+                    yield {"id": key, "candidates": candidates}
+
+        out_path = self._folder / f"round-{number}.outputs.jsonl"
+        write_jsonl(out_path, answers())
+        return JsonlRows(out_path)
 
 
 def answer_columns(supervised_idx: torch.Tensor, targets: torch.Tensor, eos_token_id: int) -> torch.Tensor:

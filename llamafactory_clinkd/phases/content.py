@@ -6,10 +6,12 @@
 A file is hashed once. Later it is read again only if its size, times or inode differ.
 """
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..data.problems import Reject
 from ..data.reader import read_rows
 from ..training.whole_rows import media_paths
 from ..utils.io import TWICE, content_hash, file_sha256, read_json, sampled_sha256, write_text
+from ..utils.row_index import HashIndex, Texts
 from ..utils.value_checks import split_list
 
 
@@ -40,6 +43,14 @@ class ContentHashes:
         self._path = path
         self._known: dict[str, list[Any]] = read_json(path) if path is not None and path.is_file() else {}
         self._changed = False
+        self._media: dict[str, Texts] = {}
+
+    def media(self, key: Any, find: Callable[[], Iterable[str]]) -> Texts:
+        """The paths that ``find`` gives, which is called once for each ``key``: it may read millions of rows."""
+        name = content_hash(key)
+        if name not in self._media:
+            self._media[name] = Texts(find())
+        return self._media[name]
 
     def of(self, path: str | Path) -> str:
         """32 hexadecimal digits of one file's SHA-256 (of weights: of samples, see ``sampled_sha256``)."""
@@ -57,7 +68,6 @@ class ContentHashes:
 
     def of_all(self, paths: Iterable[str | Path], label: str = "") -> str:
         """One hash of many files' or folders' content, in order; missing ones count as missing."""
-        paths = list(paths)
         bar = tqdm(paths, desc=f"Hashing {label}", leave=False, delay=5, disable=not label)
         return content_hash([self.of_path(path) for path in bar])[:32]
 
@@ -125,8 +135,9 @@ def dataset_fingerprint(names: Any, data: Any, hashes: ContentHashes) -> dict[st
             continue
         found["data_files"][name] = hashes.of(files[0]) if len(files) == 1 else hashes.of_all(files, name)
         takes_first = isinstance(data.max_samples, int) and entry.get("num_samples") is None
-        media = list(_media(files, entry, data.media_dir, data.max_samples if takes_first else None))
-        if media:
+        options = files, entry, data.media_dir, data.max_samples if takes_first else None
+        media = hashes.media([found["data_files"][name], *options], partial(_media, *options))
+        if len(media):
             found["data_media"][name] = f"{len(media)} files, {hashes.of_all(media, f'the media of {name}')}"
     return found
 
@@ -153,15 +164,16 @@ def _media(files: list[str], entry: dict[str, Any], media_dir: Any, limit: int |
     """The paths of the media that the first ``limit`` rows name, each once, found where stock finds them."""
     columns = [entry.get("columns", {}).get(kind) for kind in MEDIA_COLUMNS]
     columns = [column for column in columns if column]
-    known = set()
+    known = HashIndex()  # two paths of 10 million have the same 64 bits with a probability of 3 in a million
     for number, row in enumerate(_rows(files, columns)):
         if limit is not None and number >= limit:
             return
         for path in media_paths([row.get(column) for column in columns]):
             local = os.path.join(media_dir, path) if isinstance(media_dir, str) else path
             path = local if os.path.exists(local) else path
-            if path not in known:
-                known.add(path)
+            key = int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest())
+            if key not in known:
+                known.put(key, 0)
                 yield path
 
 

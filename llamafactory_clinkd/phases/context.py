@@ -4,7 +4,7 @@
 """The state that the phases of one run share: recipe, folders, callbacks, ranks."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from ..arguments import PHASES, TRAINING_PHASES
 from ..generation.generation_trainer import GeneratingTrainer
 from ..rope.saved_positions import apply_saved_positions
-from ..training.tracked_data import TrackedData, describe_rows, seeded_subset
+from ..training.tracked_data import DescribedRows, TrackedData, seeded_subset
 from ..utils.console import bars_of_parts, console
 from ..utils.ranks import Ranks, Stopped
 from .checkpoints import last_whole_checkpoint, unsaved_state
@@ -129,8 +129,8 @@ class Run:
         arguments: RecipeArguments,
         data: TrackedData,
         *,
-        finish: Callable[[list[dict[str, Any]], list[dict[str, Any]]], dict[str, float]],
-        check_rows: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+        finish: Callable[[Sequence[dict[str, Any]], Sequence[dict[str, Any]]], dict[str, float]],
+        check_rows: Callable[[Sequence[dict[str, Any]]], None] = lambda rows: None,
         after_load: Callable[[Any], Any] | None = None,
         **options: Any,
     ) -> None:
@@ -139,12 +139,13 @@ class Run:
         ``check_rows`` gets the described rows first; ``finish`` gets rows and answers on rank 0 and returns metrics.
         """
         folder, served = self.folder / phase, served_model(self.settings, phase)
-        rows: list[dict[str, Any]] = []
 
-        def row_keys() -> list[str]:
-            rows.extend(describe_rows(data.aligned(is_eval=True)))
-            check_rows(rows)
-            return [row["key"] for row in rows]
+        def described() -> DescribedRows:
+            return DescribedRows(data.aligned(is_eval=True))
+
+        def row_keys() -> Sequence[str]:
+            check_rows(described())
+            return described().keys()
 
         if not self.resumes and self.ranks.rank == 0 and folder.is_dir():
             shutil.rmtree(folder)
@@ -153,7 +154,7 @@ class Run:
             GeneratingTrainer,
             out_path=folder / "answers.jsonl",
             row_keys=row_keys,
-            when_done=lambda answers: finish(rows, answers),
+            when_done=lambda answers: finish(described(), answers),
             ranks=self.ranks,
             should_stop=self.should_stop,
             served=served,
@@ -183,7 +184,7 @@ class Run:
         count, seed = self.settings.pseudo_label_samples, self.recipe.training.seed
         return rows.select(seeded_subset(len(rows), count, seed, "pseudo_label"))
 
-    def require_images(self, rows: list[dict[str, Any]]) -> None:
+    def require_images(self, rows: Sequence[dict[str, Any]]) -> None:
         """Raises ValueError if the positions need images and no described row has one."""
         if self.settings.rope_variant != "mrope" and not any(row["image"] for row in rows):
             raise ValueError(

@@ -4,6 +4,7 @@
 """Phase 3: rounds of supervised fine-tuning with Reflective Correction in between (section 3.3)."""
 
 import copy
+import itertools
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +24,12 @@ from ..generation.generation_trainer import generate_with_trainer, shards_parame
 from ..kd import distill_loss, logits_distill_loss
 from ..rope.saved_positions import bind_settings, teacher_settings
 from ..select import Scorer, check_scorer, load_scorer
-from ..training.tracked_data import TrackedData, describe_rows, seeded_subset, with_answers
+from ..training.tracked_data import DescribedRows, TrackedData, seeded_subset, with_answers
 from ..utils.boxes import strip_boxes
 from ..utils.console import Show, bars_of_parts, console
-from ..utils.io import read_jsonl, write_json
+from ..utils.io import iter_jsonl, write_json
 from ..utils.pixels import read_pixels
+from ..utils.row_index import ComputedRows
 from .context import Run
 from .recipe import RecipeArguments, beam_settings, teacher_model_arguments
 from .served import served_model
@@ -93,24 +95,24 @@ class CorrectionRounds:
         if self._summary_path(ended).is_file():
             return
         aligned = self.data.aligned(is_eval=False)
-        described = describe_rows(aligned)
-        wanted = self._settings.correction_max_samples or len(described)
-        chosen = seeded_subset(len(described), wanted, self._arguments.training.seed, f"correction {ended}")
-        keys = [described[index]["key"] for index in chosen]
+        wanted = self._settings.correction_max_samples or len(aligned)
+        chosen = seeded_subset(len(aligned), wanted, self._arguments.training.seed, f"correction {ended}")
+        described = DescribedRows(aligned.select(chosen), chosen)
+        keys = described.keys()
         if self._recorder is not None:
             answers = self._recorder.collect(ended, chosen, keys)
         else:
             answers = self._generate(aligned.select(chosen), keys, ended)
         if self._run.ranks.rank == 0:
             with self._run.ranks.long_running(f"correction after round {ended}"):
-                self._judge(described, chosen, answers, ended)
+                self._judge(described, answers, ended)
         self._run.ranks.wait(f"correction after round {ended}")
 
     def corrected_rows(self, number: int) -> Any:
         """Tokenised corrected rows that join round ``number`` (counted from 0), ``None`` if there are none."""
         if number in self._rows or not self._summary_path(number).is_file():
             return self._rows.get(number)
-        recorded = [row for row in read_jsonl(self._path(number)) if row["status"] == "corrected"]
+        recorded = [row for row in iter_jsonl(self._path(number)) if row["status"] == "corrected"]
         corrected = list(filter(is_usable, recorded))
         if len(corrected) < len(recorded) and self._run.ranks.rank == 0:
             logger.warning(
@@ -126,23 +128,18 @@ class CorrectionRounds:
         return self._rows[number]
 
     def _check_rows(self, rows: Any) -> Any:
-        self._run.require_images(describe_rows(rows))
+        self._run.require_images(DescribedRows(rows))
         return rows
 
-    def _judge(
-        self, described: list[dict[str, Any]], chosen: list[int], answers: list[dict[str, Any]], ended: int
-    ) -> None:
+    def _judge(self, described: DescribedRows, answers: Sequence[dict[str, Any]], ended: int) -> None:
         """Judges and corrects on rank 0, which may take hours; may stop between two groups of rows."""
         settings = self._settings
-        rows = []
-        for index, answer in zip(chosen, answers, strict=True):
-            response = answer["candidates"][0]["text"] if answer["candidates"] else ""  # could not be generated
-            rows.append({**described[index], "id": described[index]["key"], "response": response})
-        earlier = [row for number in range(1, ended) for row in read_jsonl(self._path(number))]
-        earlier_corrections = [row["corrected"] for row in earlier if row["status"] == "corrected"]
+        earlier = (row for number in range(1, ended) for row in iter_jsonl(self._path(number)))
+        earlier_corrections = (row["corrected"] for row in earlier if row["status"] == "corrected")
+        labels = (row[0]["content"] for row in self.data.aligned(is_eval=False)["_response"])
         with bars_of_parts(None if self._arguments.training.disable_tqdm else console) as show:
             summary = correct_round(
-                rows,
+                ComputedRows(_answered, described, answers),
                 similarity=load_similarity(settings.correction_similarity, model=settings.correction_similarity_model),
                 corrector=recipe_corrector(
                     settings, self._arguments.training.per_device_eval_batch_size, self._loaded_teacher
@@ -151,7 +148,7 @@ class CorrectionRounds:
                 iou_threshold=settings.correction_iou,
                 candidates=settings.correction_candidates,
                 out_path=self._path(ended),
-                existing_labels=[*(row["annotation"] for row in described), *earlier_corrections],
+                existing_labels=itertools.chain(labels, earlier_corrections),
                 scorer=self._scorer,
                 token_prices=settings.correction_token_prices,
                 progress=self._progress(show),
@@ -192,7 +189,7 @@ class CorrectionRounds:
 
         return report
 
-    def _generate(self, aligned: Any, keys: list[str], ended: int) -> list[dict[str, Any]]:
+    def _generate(self, aligned: Any, keys: Sequence[str], ended: int) -> Sequence[dict[str, Any]]:
         trainer, served = self._trainer, served_model(self._settings, "correct")
         if served is not None:
             wanted = f"checkpoint-{trainer.state.global_step} in {self._run.folder_of('correct')}"
@@ -224,6 +221,12 @@ class CorrectionRounds:
 
     def _summary_path(self, number: int) -> Path:
         return self.folder / f"round-{number}.summary.json"
+
+
+def _answered(row: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """A row to judge: a described row with its key as ``id`` and the model's answer as ``response``."""
+    response = answer["candidates"][0]["text"] if answer["candidates"] else ""  # could not be generated
+    return {**row, "id": row["key"], "response": response}
 
 
 def check_correction(settings: Any) -> None:

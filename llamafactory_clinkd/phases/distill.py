@@ -3,12 +3,14 @@
 
 """Phase 2: the student learns the teacher's distribution (section 3.2)."""
 
+import itertools
 import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -19,9 +21,10 @@ from ..kd.teacher import CachedTeacher, OffloadedTeacher, Teacher
 from ..kd.teacher_cache import HiddenCache, estimate_bytes, require_space
 from ..rope.saved_positions import bind_settings, same_positions, settings_of_run, teacher_settings
 from ..training.sft_trainer import SupervisedTrainer
-from ..training.tracked_data import TrackedData, describe_rows, with_answers
+from ..training.tracked_data import DescribedRows, TrackedData, with_answers
 from ..utils.io import read_json
 from ..utils.models import text_config
+from ..utils.row_index import Texts
 from .context import Run
 from .distill_served import datasets_of, load_served_teacher, supervised_tokens
 from .pseudo_label import read_pseudo_labels
@@ -70,16 +73,18 @@ def _choose_rows(run: Run, rows: Any) -> Any:
     """The rows to distil on, with the answers that the cross-entropy learns."""
     if "pseudo_label" in run.phases:
         rows = run.choose_subset(rows)
-    described = describe_rows(rows)
+    described = DescribedRows(rows)
     run.require_images(described)
     if run.settings.pseudo_label_target == "ground_truth":
         return rows
 
     labels = read_pseudo_labels(run.folder / "pseudo_labels.jsonl")
-    usable = [index for index, row in enumerate(described) if labels.get(row["key"])]
-    if len(usable) < len(rows):
-        logger.warning("Left out %d of %d rows without a pseudo-label.", len(rows) - len(usable), len(rows))
-    return with_answers(rows.select(usable), [labels[described[index]["key"]] for index in usable])
+    keys = described.keys()
+    usable = np.fromiter((bool(labels.get(key)) for key in keys), bool, len(keys))
+    if not usable.all():
+        logger.warning("Left out %d of %d rows without a pseudo-label.", np.count_nonzero(~usable), len(rows))
+    answers = Texts(labels[key] for key in itertools.compress(keys, usable))
+    return with_answers(rows.select(np.flatnonzero(usable)), answers)
 
 
 def load_teacher(run: Run, arguments: RecipeArguments, trainer_kwargs: dict[str, Any]) -> dict[str, Any]:

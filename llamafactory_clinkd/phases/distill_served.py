@@ -6,6 +6,8 @@
 import logging
 from typing import Any
 
+import numpy as np
+
 from ..kd.cache_keys import pixel_settings
 from ..kd.teacher_cache import HiddenCache, require_space
 from ..utils.console import bars_of_parts, console
@@ -89,8 +91,11 @@ def datasets_of(trainer_kwargs: dict[str, Any]) -> list[Any]:
 
 def supervised_tokens(dataset: Any) -> int:
     """The number of predicted tokens, which excludes the first of a row."""
-    return sum(
-        sum(label != -100 for label in labels[1:])
-        for batch in dataset.select_columns(["labels"]).iter(batch_size=512)
-        for labels in batch["labels"]
-    )
+    import pyarrow.compute as pc
+
+    count = 0
+    for batch in dataset.select_columns(["labels"]).with_format("arrow").iter(batch_size=1000):
+        for labels in batch["labels"].chunks:
+            first = pc.list_element(labels.filter(pc.greater(pc.list_value_length(labels), 0)), 0)
+            count += np.count_nonzero(labels.flatten().to_numpy() != -100) - np.count_nonzero(first.to_numpy() != -100)
+    return count

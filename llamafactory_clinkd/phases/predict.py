@@ -3,6 +3,7 @@
 
 """Phase 4: candidates for every test question, ranked by a CLIP score (SASG, section 3.4, Algorithm 1)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -11,6 +12,7 @@ from ..evaluate import with_kept_columns
 from ..select import load_scorer, select_rows
 from ..training.tracked_data import TrackedData
 from ..utils.pixels import read_pixels
+from ..utils.row_index import ComputedRows
 from .context import Run
 from .evaluate import local_rows
 from .recipe import beam_settings, generating_arguments
@@ -28,19 +30,17 @@ def run_phase(run: Run) -> list[str]:
     out_path = run.folder / "predictions.jsonl"
     scorer = load_scorer(settings.sasg_scorer, device=str(training.device)) if training.process_index == 0 else None
 
-    def rank_candidates(rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[str, float]:
-        rows = _with_kept_columns(rows, run.recipe.data)
-        generated = [{key: answer[key] for key in ("candidates", "error") if key in answer} for answer in answers]
+    def rank_candidates(rows: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> dict[str, float]:
         ranked = select_rows(
-            [row | answer for row, answer in zip(rows, generated, strict=True)],
+            ComputedRows(_with_candidates, _with_kept_columns(rows, run.recipe.data), answers),
             scorer,
             load_image,
             region=settings.sasg_region,
             out_path=out_path,
             progress=not training.disable_tqdm,
         )
-        with_candidates = [row for row in ranked if row["candidates"]]
-        return {"not_first_beam": sum(row["candidates"][0]["text"] != row["response"] for row in with_candidates)}
+        changed = (row["candidates"][0]["text"] != row["response"] for row in ranked if row["candidates"])
+        return {"not_first_beam": sum(changed)}
 
     run.generate(
         "predict",
@@ -55,12 +55,16 @@ def run_phase(run: Run) -> list[str]:
     return [run.relative(out_path)]
 
 
-def _with_kept_columns(rows: list[dict[str, Any]], data: Any) -> list[dict[str, Any]]:
+def _with_kept_columns(rows: Sequence[dict[str, Any]], data: Any) -> Sequence[dict[str, Any]]:
     """The rows with the test set's own columns, such as the answer type; phase evaluate notes where there are none."""
     try:
         return with_kept_columns(rows, local_rows(data, "eval_dataset"))
     except (ValueError, FileNotFoundError):  # not in local files of `messages`
         return rows
+
+
+def _with_candidates(row: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    return row | {key: answer[key] for key in ("candidates", "error") if key in answer}
 
 
 def load_image(row: dict[str, Any]) -> Image.Image:

@@ -5,6 +5,7 @@
 
 import importlib.util
 import logging
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..evaluate.java import kept_meteor
 from ..rope.saved_positions import bind_settings, teacher_settings
 from ..training.tracked_data import TrackedData, seeded_subset
 from ..utils.boxes import has_box
-from ..utils.io import read_jsonl, write_json, write_jsonl
+from ..utils.io import JsonlRows, iter_jsonl, write_json, write_jsonl
 from .context import Run
 from .recipe import beam_settings, generating_arguments, teacher_model_arguments
 
@@ -48,7 +49,7 @@ def run_phase(run: Run) -> list[str]:
     scores_path = run.folder / "teacher_scores.json"
     if run.ranks.rank == 0:
         with run.ranks.long_running("the teacher's scores"):
-            scores = teacher_scores(read_jsonl(out_path), seed=run.recipe.training.seed)
+            scores = teacher_scores(JsonlRows(out_path), seed=run.recipe.training.seed)
             write_json(scores_path, scores)
             for line in describe_scores(scores):
                 logger.info(line)
@@ -59,7 +60,7 @@ def run_phase(run: Run) -> list[str]:
 
 
 @kept_meteor()
-def teacher_scores(labels: list[dict[str, Any]], *, seed: int) -> dict[str, Any]:
+def teacher_scores(labels: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
     """The pseudo-labels' scores against the ground truth, beside those of an answer that uses no image.
 
     Args:
@@ -116,19 +117,24 @@ def _training_split(run: Run, rows: Any) -> Any:
 
 
 def write_pseudo_labels(
-    path: Path, described: list[dict[str, Any]], answers: list[dict[str, Any]]
+    path: Path, described: Iterable[dict[str, Any]], answers: Iterable[dict[str, Any]]
 ) -> dict[str, float]:
     """Writes each row with its answer from :func:`llamafactory_clinkd.generation.generate_rows`; counts the labels."""
-    rows = []
-    for row, answer in zip(described, answers, strict=True):
-        best = answer["candidates"][0] if answer["candidates"] else {"text": None, "logprob": None}
-        rows.append({**row, "pseudo_label": best["text"], "logprob": best["logprob"], "error": answer.get("error")})
-    write_jsonl(path, rows)
-    return {"labelled": sum(row["pseudo_label"] is not None for row in rows)}
+    labelled = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal labelled
+        for row, answer in zip(described, answers, strict=True):
+            best = answer["candidates"][0] if answer["candidates"] else {"text": None, "logprob": None}
+            labelled += best["text"] is not None
+            yield {**row, "pseudo_label": best["text"], "logprob": best["logprob"], "error": answer.get("error")}
+
+    write_jsonl(path, rows())
+    return {"labelled": labelled}
 
 
 def read_pseudo_labels(path: Path) -> dict[str, str | None]:
     """``key -> pseudo-label``, None where the teacher had no answer. FileNotFoundError if the phase did not run."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: run phase pseudo_label first (add it to `clinkd_phases`).")
-    return {row["key"]: row["pseudo_label"] for row in read_jsonl(path)}
+    return {row["key"]: row["pseudo_label"] for row in iter_jsonl(path)}

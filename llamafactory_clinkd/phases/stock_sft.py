@@ -7,6 +7,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..training.whole_rows import RECORDED, check_media, without_cut_rows
 from ..utils.boxes import SIDE_COLUMNS
 from ..utils.models import keep_trainable, one_vocab_size, require_finite_weights
 from ..utils.patching import patch_attr
+from ..utils.row_index import Texts
 from .recipe import RecipeArguments, copyable_model_arguments
 
 
@@ -124,13 +126,16 @@ def _keep_side_columns(stock: Callable[..., Any]) -> Callable[..., Any]:
     def align_dataset(dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
         aligned = stock(dataset, dataset_attr, data_args, training_args)
         for column in SIDE_COLUMNS:
-            values = dataset[column] if column in dataset.column_names else [""] * len(dataset)
-            values = ["" if value is None else str(value) for value in values]
-            aligned = aligned.add_column(f"_clinkd_{column}", values)
+            known = column in dataset.column_names
+            batches = dataset.select_columns([column]).iter(batch_size=1000) if known else ()
+            values = (value for batch in batches for value in batch[column]) if known else repeat("", len(dataset))
+            texts = Texts("" if value is None else str(value) for value in values)
+            aligned = aligned.add_column(f"_clinkd_{column}", texts.as_arrow())
         where = dataset_attr.dataset_name
-        places = [f"{where}, row {number}" for number in range(1, len(dataset) + 1)]
+        places = (f"{where}, row {number}" for number in range(1, len(dataset) + 1))
         drawn = dataset_attr.num_samples is not None  # then a row's place in the file is not known here
-        return aligned.add_column("_clinkd_row", [f"a row of {where}"] * len(places) if drawn else places)
+        texts = Texts(repeat(f"a row of {where}", len(dataset)) if drawn else places)
+        return aligned.add_column("_clinkd_row", texts.as_arrow())
 
     return align_dataset
 

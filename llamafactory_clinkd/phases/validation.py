@@ -17,7 +17,7 @@ from ..kd.rollouts import check_on_policy
 from ..kd.teacher import CACHE_UNDER_FSDP, OFFLOAD_UNDER_FSDP
 from ..kd.vkd import UNSUPPORTED_ENGINE
 from ..rope.saved_positions import same_positions, settings_of_run, teacher_settings
-from ..training.tracked_data import TrackedData, describe_rows
+from ..training.tracked_data import DescribedRows, TrackedData
 from ..utils.value_checks import bad_value, require_finite
 from .context import Run
 from .distill_served import check_served_teacher
@@ -176,7 +176,7 @@ def check_data(run: Run, phases: list[str]) -> None:
     def choose(rows: Any) -> Any:
         if "correct" not in phases and "pseudo_label" in run.phases:
             rows = run.choose_subset(rows)
-        run.require_images(describe_rows(rows))
+        run.require_images(DescribedRows(rows))
         return rows
 
     logger.info("Checking the rows of later phases.")

@@ -12,12 +12,14 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from rich.progress import track
 
 from ..utils.console import bars_of_parts, console
-from ..utils.io import append_jsonl, content_hash, read_jsonl, write_json, write_jsonl
+from ..utils.io import JsonlRows, append_jsonl, content_hash, placed_rows, write_json, write_lines_of
 from ..utils.pixels import read_pixels
+from ..utils.row_index import ComputedRows, HashIndex, chunks
 from .consensus import WeightedScorer
 from .fit import fit_weights, row_mark
 from .image_scores import ImageCache, Row, RowScores, image_scores
@@ -54,7 +56,7 @@ def select_rows(
     batch_size: int = 32,
     resume: bool = True,
     progress: bool = False,
-) -> list[Row]:
+) -> Sequence[Row]:
     """Scores and ranks every row's candidates and writes the predictions (JSONL) to ``out_path``.
 
     Args:
@@ -70,9 +72,10 @@ def select_rows(
         progress: Show a progress bar.
 
     Returns:
-        The rows with ``response`` (the text of rank 1), ``scorer`` (its short name) and, in each candidate, ``score``
-        and ``rank``. If an image cannot be read, nothing was generated or the row is malformed, ``error`` holds the
-        reason, the scores are null and the order of generation is kept. Without candidates ``response`` is unchanged.
+        The rows, read from the file when they are used, with ``response`` (the text of rank 1), ``scorer`` (its short
+        name) and, in each candidate, ``score`` and ``rank``. If an image cannot be read, nothing was generated or the
+        row is malformed, ``error`` holds the reason, the scores are null and the order of generation is kept. Without
+        candidates ``response`` is unchanged.
 
     Raises:
         ValueError: If ``region`` is unknown, or the scorer's weights were fitted on some of the rows.
@@ -84,29 +87,35 @@ def select_rows(
     partial_path = out_path.with_name(f"{out_path.name}.{content_hash([scorer.identity, region])[:12]}.part")
     if not resume:
         partial_path.unlink(missing_ok=True)
-    done = {_row_key(row): row for row in read_jsonl(partial_path) if "error" not in row}
+    places = HashIndex()  # of each row's line
+    for offset, row in placed_rows(partial_path):
+        if "error" not in row:
+            places.put(_row_hash(row), offset)
 
-    todo = [row for row in rows if _row_key(row) not in done]
-    images = ImageCache(load_image)
-    batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
+    hashes = np.fromiter(map(_row_hash, rows), np.uint64, len(rows))
+    count, images = len(places), ImageCache(load_image)
+    todo = ((hash_, row) for hash_, row in zip(map(int, hashes), rows, strict=True) if hash_ not in places)
+    errors, first, rankable = 0, "", False
     with bars_of_parts(console if progress else None) as show:
-        for number, batch in enumerate(batches, start=1):
-            selected = _select_batch(batch, scorer, images, region)
-            append_jsonl(partial_path, selected)
-            done |= {_row_key(row): after for row, after in zip(batch, selected, strict=True)}
-            show(f"score with {scorer.short_name}", min(number * batch_size, len(todo)), len(todo))
+        for batch in chunks(todo, batch_size):
+            selected = _select_batch([row for _, row in batch], scorer, images, region)
+            for (hash_, _), offset in zip(batch, append_jsonl(partial_path, selected), strict=True):
+                places.put(hash_, offset)
+            for row in selected:
+                first, errors = first or row.get("error", ""), errors + ("error" in row)
+                rankable = rankable or (_problem(row) is None and len(row["candidates"]) > 1)
+            show(f"score with {scorer.short_name}", count := count + len(batch), len(rows))
 
-    result = [done[_row_key(row)] for row in rows]
-    errors = [row["error"] for row in result if "error" in row]
-    if len(errors) == len(result) and any(_problem(row) is None and len(row["candidates"]) > 1 for row in result):
-        raise RuntimeError(f"None of the {len(result)} rows could be ranked; the first error: {errors[0]}")
+    if errors == len(rows) and rankable:
+        raise RuntimeError(f"None of the {len(rows)} rows could be ranked; the first error: {first}")
     if errors:
-        logger.warning("%d of %d rows have an error and could not be ranked: see `error`.", len(errors), len(rows))
+        logger.warning("%d of %d rows have an error and could not be ranked: see `error`.", errors, len(rows))
     write_json(out_path.with_suffix(".scorer.json"), {"identity": scorer.identity, "region": region})
-    write_jsonl(out_path, result)
+    sources = [partial_path] if partial_path.exists() else []
+    write_lines_of(out_path, sources, ((0, places.get(hash_)) for hash_ in map(int, hashes)))
     for old in out_path.parent.glob(f"{out_path.name}.*.part"):
         old.unlink()
-    return result
+    return JsonlRows(out_path)
 
 
 def select_row(row: Row, scorer: Scorer, image: Image.Image | None, *, region: str = "auto") -> Row:
@@ -123,7 +132,7 @@ def rerank(
     region: str = "auto",
     batch_size: int = 32,
     progress: bool = False,
-) -> list[Row]:
+) -> Sequence[Row]:
     """Ranks stored candidates with another scorer, without generating again; arguments as :func:`select_rows`.
 
     Raises:
@@ -132,7 +141,7 @@ def rerank(
     """
     rows = _read_candidates(predictions_path)
     return select_rows(
-        [{key: value for key, value in row.items() if key != "error"} for row in rows],
+        ComputedRows(lambda row: {key: value for key, value in row.items() if key != "error"}, rows),
         scorer,
         lambda row: read_pixels(Path(image_dir) / row["image"]),
         out_path=out_path,
@@ -178,11 +187,11 @@ def _check_unseen(rows: Sequence[Row], scorer: Scorer) -> None:
         )
 
 
-def _read_candidates(predictions_path: str | Path) -> list[Row]:
+def _read_candidates(predictions_path: str | Path) -> Sequence[Row]:
     """The rows of stored predictions."""
     if not Path(predictions_path).is_file():
         raise FileNotFoundError(f"There is no predictions file at {predictions_path}.")
-    rows = read_jsonl(predictions_path)
+    rows = JsonlRows(predictions_path)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise ValueError(f"{predictions_path}, row {number}: not an object but {type(row).__name__}. Remove it.")
@@ -193,13 +202,16 @@ def _read_candidates(predictions_path: str | Path) -> list[Row]:
     return rows
 
 
-def _row_key(row: Row) -> str:
-    """Hash of a row as it was before selection; a response that selection does not replace is part of it."""
+def _row_hash(row: Row) -> int:
+    """64 bits of a row as it was before selection; a response that selection does not replace is part of it.
+
+    Among 10 million rows two have the same hash with a probability of 3 in a million.
+    """
     row = {key: value for key, value in row.items() if key not in ("scorer", "error")}
     if _problem(row) is None:
         row.pop("response", None)
         row["candidates"] = [{k: v for k, v in c.items() if k not in ADDED_KEYS} for c in row["candidates"]]
-    return content_hash(row)
+    return int(content_hash(row)[:16], 16)
 
 
 def _problem(row: Row) -> str | None:

@@ -8,7 +8,7 @@ import json
 import pytest
 from small_run import losses, recipe
 
-from llamafactory_clinkd.utils.io import read_json, read_jsonl
+from llamafactory_clinkd.utils.io import content_hash, read_json, read_jsonl
 
 
 def run(keys):
@@ -57,8 +57,8 @@ def test_a_seeded_part_of_the_training_set_is_judged(workspace, tmp_path, monkey
     real, existing = correction_round.correct_round, []
 
     def spied(rows, **options):
-        existing.extend(options["existing_labels"])
-        return real(rows, **options)
+        existing.extend(options.pop("existing_labels"))
+        return real(rows, existing_labels=existing, **options)
 
     monkeypatch.setattr(correction_round, "correct_round", spied)
     run(correct_only(workspace, tmp_path, correction_max_samples=3, seed=5))
@@ -79,7 +79,9 @@ def test_the_chosen_part_depends_on_seed_and_round_alone():
     assert drawn == seeded_subset(1000, 30, 5, "correction 1")
     assert drawn != seeded_subset(1000, 30, 6, "correction 1")
     assert drawn != seeded_subset(1000, 30, 5, "correction 2")
-    assert seeded_subset(3, 30, 5, "correction 1") == [0, 1, 2]
+    assert list(seeded_subset(3, 30, 5, "correction 1")) == [0, 1, 2]
+    by_hash = sorted(range(1000), key=lambda index: content_hash([5, "é", index]))
+    assert seeded_subset(1000, 30, 5, "é") == sorted(by_hash[:30])
 
 
 @pytest.mark.parametrize("outputs", ["generate", "forward"])
