@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..utils.io import append_jsonl, atomic_path, read_jsonl, refuse_link, write_json
+from ..utils.io import append_jsonl, atomic_path, iter_jsonl, refuse_link, write_json
+from ..utils.row_index import HashIndex
 from ..utils.scan_names import bare_names, patient_of, volume_of
 from .box_convention import recorded_unit
 from .coordinates import IMAGE_MAX_PIXELS, Unit
@@ -98,8 +99,7 @@ def check(
         result.images = len(first_rows)
         result.unread_against = sum(not records[image].digest for image in other_images)
         find_leaks = _leak_finder(other_images, records, patients)
-        row_of_content: dict[int, int] = {}
-        row_of_id: dict[int, int] = {}
+        row_of_content, row_of_id = HashIndex(), HashIndex()
         sized_rows = ((number, row, _image_sizes(row, records) if model else None) for number, row in read_rows(path))
         check_rows = partial(_check_rows, model, image_max_pixels, cutoff_len, recorded_unit(path) or "thousandths")
         for checks in pool_map(check_rows, _chunks(sized_rows, ROWS_PER_TASK)):
@@ -144,7 +144,7 @@ def _inspect_images(
 ) -> dict[str, ImageRecord]:
     """The record of each image, from the cache if the file has not changed since."""
     records = {}
-    for line in read_jsonl(refuse_link(image_cache)):
+    for line in iter_jsonl(refuse_link(image_cache)):
         with suppress(OSError, Reject, TypeError):  # a TypeError is a line of another version
             record = ImageRecord(**line)
             if record.rule == RULE and record.stamp == file_stamp(path_within(folder, record.image)):
@@ -186,13 +186,16 @@ def _check_rows(
     return results
 
 
-def _duplicate_problems(row: RowCheck, row_of_content: dict[int, int], row_of_id: dict[int, int]) -> list[Problem]:
+def _duplicate_problems(row: RowCheck, row_of_content: HashIndex, row_of_id: HashIndex) -> list[Problem]:
     """Compares a row with the earlier ones, by hash; an id that names the image repeats by design in Med-GRIT."""
-    if row.content_hash and (first := row_of_content.setdefault(row.content_hash, row.number)) != row.number:
-        return [("duplicate_row", f"the same as row {first}")]
+    if row.content_hash:
+        if (first := row_of_content.get(row.content_hash)) is not None:
+            return [("duplicate_row", f"the same as row {first}")]
+        row_of_content.put(row.content_hash, row.number)
     if row.id_hash and not any(row.id in bare_names(image) for image in row.images):
-        if (first := row_of_id.setdefault(row.id_hash, row.number)) != row.number:
+        if (first := row_of_id.get(row.id_hash)) is not None:
             return [("duplicate_id", f"row {first} has this id too")]
+        row_of_id.put(row.id_hash, row.number)
     return []
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import ClinkdArguments
+from ..data.reader import read_rows
 from ..utils.io import read_json
 from ..utils.value_checks import split_list
 from .model_shape import ModelShape, load_shape
@@ -224,8 +225,10 @@ def _rows_in(path: Path) -> int:
     if kind not in ("json", "jsonl", "txt"):
         raise ValueError(f"{path}: rows of .{kind} files are not counted. Give them with --train-rows or --eval-rows.")
     with path.open(encoding="utf-8") as file:
+        if kind != "txt" and file.read(1 << 16).lstrip().startswith("["):
+            return sum(1 for _ in read_rows(path))
+        file.seek(0)
         first = file.readline().strip()
         if kind == "txt" or (first.startswith("{") and first.endswith("}")):  # JSON Lines, under any name
             return bool(first) + sum(bool(line.strip()) for line in file)
-    rows = read_json(path)
-    return len(rows) if isinstance(rows, list) else 1
+    return 1

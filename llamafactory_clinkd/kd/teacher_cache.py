@@ -11,9 +11,11 @@ the index is rebuilt from the shards' headers and exists in memory only.
 """
 
 import functools
+import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -21,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..utils.io import atomic_path
+from ..utils.row_index import HashIndex
 
 
 logger = logging.getLogger(__name__)
@@ -104,7 +107,9 @@ class HiddenCache:
         if dtype is not None:
             self._set_dtype(dtype)
         self._pending: dict[str, torch.Tensor] = {}
-        self._index: dict[str, Path] = {}
+        self._pending_bytes = self._next_number = 0
+        self._index = HashIndex()  # of :func:`_hash` -> number of the shard in `_shards`
+        self._shards: list[Path] = []
         self._known_shards: set[Path] = set()
         self._open = functools.lru_cache(maxsize=32)(functools.partial(safe_open, framework="pt"))
         self._prefix = f"hidden-rank{rank:05d}-"
@@ -117,7 +122,7 @@ class HiddenCache:
         return len(self._index) + len(self._pending)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._pending or key in self._index
+        return key in self._pending or _hash(key) in self._index
 
     def put(self, key: str, hidden: torch.Tensor) -> None:
         """Adds ``hidden`` ``[n, H]`` unless ``key`` is cached; writes a shard when enough is pending.
@@ -133,27 +138,28 @@ class HiddenCache:
         if key in self:
             return
         self._pending[key] = _cpu_copy(hidden)
-        if sum(x.nbytes for x in self._pending.values()) >= self.shard_bytes:
+        self._pending_bytes += self._pending[key].nbytes
+        if self._pending_bytes >= self.shard_bytes:
             self.flush()
 
     def get(self, key: str) -> torch.Tensor | None:
         """A copy ``[n, H]`` on the CPU with the bits that were put, or None if the key is unknown."""
         if key in self._pending:
             return self._pending[key].clone()
-        path = self._index.get(key)
+        number = self._index.get(_hash(key))
         # The file is memory-mapped: writing to a view would change the next result for this key.
-        return None if path is None else self._open(path).get_tensor(key).clone()
+        return None if number is None else self._open(self._shards[number]).get_tensor(key).clone()
 
     def flush(self) -> Path | None:
         """Writes what is pending as one shard, atomically; returns its path, or None if nothing was pending."""
         if not self._pending:
             return None
-        numbers = [int(path.stem.rsplit("-", 1)[1]) for path in self.directory.glob(f"{self._prefix}*.safetensors")]
-        path = self.directory / f"{self._prefix}{max(numbers, default=-1) + 1:06d}.safetensors"
+        while (path := self.directory / f"{self._prefix}{self._next_number:06d}.safetensors").exists():
+            self._next_number += 1
         self._write(self._pending, path)
-        self._index.update(dict.fromkeys(self._pending, path))
+        self._add(path, self._pending)
         self._known_shards.add(path)
-        self._pending = {}
+        self._pending, self._pending_bytes = {}, 0
         return path
 
     def refresh(self) -> None:
@@ -175,7 +181,12 @@ class HiddenCache:
             self._check(path, metadata, self._metadata)
             if self.dtype is None:
                 self._set_dtype(getattr(torch, metadata["dtype"]))
-            self._index.update(dict.fromkeys(shard.keys(), path))
+            self._add(path, shard.keys())
+
+    def _add(self, path: Path, keys: Iterable[str]) -> None:
+        self._shards.append(path)
+        for key in keys:
+            self._index.put(_hash(key), len(self._shards) - 1)
 
     def save_head(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Writes the teacher's head, ``[V, H]`` and ``[V]`` or None: a later run needs nothing else of the teacher."""
@@ -211,6 +222,11 @@ class HiddenCache:
                 f"{json.dumps({key: expected[key] for key in different})}. Use another cache folder for another "
                 "teacher or setting, or delete this one."
             )
+
+
+def _hash(key: str) -> int:
+    """64 bits of a key; a tensor is read by the whole key, so that another one's is never returned."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
 def _cpu_copy(tensor: torch.Tensor) -> torch.Tensor:

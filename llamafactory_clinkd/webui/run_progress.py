@@ -3,6 +3,7 @@
 
 """Progress of a running ClinKD recipe, read from the files in its ``output_dir``."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ def progress_of(output_dir: Path, phases: list[str]) -> Progress:
             steps = (last["current_steps"], last["total_steps"], last["elapsed_time"], last["remaining_time"])
             fraction = min(last["percentage"] / 100, 1.0)
     elif phase in records and phase in ("pseudo_label", "predict"):
-        answers = sum(path.read_bytes().count(b"\n") for path in (folder / phase).glob("answers.jsonl*"))
+        answers = sum(_count_lines(path) for path in (folder / phase).glob("answers.jsonl*"))
     return Progress(phases, finished, fraction, steps, answers, _count_corrections(folder / "corrections"))
 
 
@@ -79,9 +80,26 @@ def _count_corrections(folder: Path) -> list[tuple[int, int, int]]:
     for path in folder.glob("round-*.jsonl"):
         number = path.name.removeprefix("round-").removesuffix(".jsonl")
         if number.isdecimal():  # `round-1.outputs.jsonl` holds answers that are not judged yet
-            content = path.read_bytes()  # counted, not parsed: the page refreshes every two seconds
-            rounds.append((int(number), content.count(b"\n"), content.count(b'"status": "corrected"')))
+            rounds.append((int(number), _count_lines(path), _count_lines(path, b'"status": "corrected"')))
     return sorted(rounds)
+
+
+_counted: dict[tuple[Path, bytes], tuple[int, int, int]] = {}  # -> inode, bytes counted, lines
+
+
+def _count_lines(path: Path, text: bytes = b"") -> int:
+    """Lines of a growing file that contain ``text``; reads what is new, for the page refreshes every two seconds."""
+    with open(path, "rb") as f:
+        status = os.fstat(f.fileno())
+        inode, read, count = _counted.get((path, text), (0, 0, 0))
+        if inode != status.st_ino or status.st_size < read:
+            read = count = 0
+        f.seek(read)
+        for line in f:
+            if line.endswith(b"\n"):
+                read, count = read + len(line), count + (text in line)
+    _counted[path, text] = status.st_ino, read, count
+    return count
 
 
 LOSS_TERMS = ("ce", "kl", "vkd", "teacher_agreement", "teacher_entropy", "aux_loss")
