@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
+# SPDX-License-Identifier: Apache-2.0
+
+"""Memory of what reads and continues a run's files: bytes for each further row, counted by tracemalloc, not timed."""
+
+import tracemalloc
+
+import growth
+import pytest
+
+from llamafactory_clinkd.utils import row_index
+
+
+SMALL, LARGE = 1_000, 12_000
+EXPECTED = {  # bytes a row at most, and the result
+    "data": (8, lambda n: "1000"),
+    "count": (8, lambda n: n),
+    "rows": (120, lambda n: (n, n // 8, 4 * n)),
+    "describe": (8, lambda n: n),
+    "progress": (8, lambda n: [n - growth.MISSING] * 2),
+    "generation": (80, lambda n: n - growth.MISSING),
+    "merge": (80, lambda n: 0),
+    "labels": (400, lambda n: (n, n)),
+    "correction": (300, lambda n: n),
+    "selection": (100, lambda n: n),
+    "cache": (80, lambda n: n),
+}
+
+
+@pytest.mark.parametrize("case", growth.CASES)
+def test_memory_for_each_row(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(row_index, "RECENT", 256)
+    monkeypatch.setattr(row_index, "CHUNK", 256)
+    make, works, _ = growth.CASES[case]
+    peaks = {}
+    for rows in (100, SMALL, LARGE):  # the first one imports
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        make(folder, rows)
+        for work in works:
+            tracemalloc.start()
+            found = work(folder, rows)
+            peaks[work.__name__.removeprefix("run_"), rows] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            if rows > 100:
+                assert found == EXPECTED[work.__name__.removeprefix("run_")][1](rows), work.__name__
+    for name, _ in [each for each in peaks if each[1] == LARGE]:
+        bytes_a_row = (peaks[name, LARGE] - peaks[name, SMALL]) / (LARGE - SMALL)
+        assert bytes_a_row < EXPECTED[name][0], name
