@@ -16,11 +16,10 @@ import gc
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -218,11 +217,19 @@ def make_cache(folder: Path, rows: int) -> None:
 
 
 def run_data(folder: Path, rows: int) -> Any:
-    """What every phase records of its data: hash, repeated keys, media."""
+    """What every phase records of its data: hash, repeated keys, media; in a new run."""
     from llamafactory_clinkd.phases.content import ContentHashes, dataset_fingerprint
 
     data = SimpleNamespace(dataset_dir=str(folder), media_dir=str(folder), max_samples=None)
-    return dataset_fingerprint(["rows"], data, ContentHashes())["data_media"]["rows"].split()[0]
+    hashes = ContentHashes(folder / "content_hashes.json")
+    found = dataset_fingerprint(["rows"], data, hashes)["data_media"]["rows"].split()[0]
+    hashes.save()
+    return found
+
+
+def run_data_again(folder: Path, rows: int) -> Any:
+    """The same in a run that continues."""
+    return run_data(folder, rows)
 
 
 def run_count(folder: Path, rows: int) -> Any:
@@ -307,7 +314,7 @@ def run_progress(folder: Path, rows: int) -> Any:
 
 
 CASES: dict[str, tuple[Callable[[Path, int], None], list[Callable[[Path, int], Any]], int]] = {
-    "data": (make_data, [run_data, run_count], 10**9),
+    "data": (make_data, [run_data, run_data_again, run_count], 10**9),
     "rows": (make_aligned, [run_rows, run_describe], 10**9),
     "generation": (make_answers, [run_progress, run_generation, run_merge], 10**9),
     "labels": (make_labels, [run_labels], 10**9),
@@ -355,30 +362,35 @@ def measured(work: Callable[[Path, int], Any], folder: Path, rows: int) -> dict[
     return {"work": name, "rows": rows, "seconds": seconds, "cpu_s": cpu, "mib": mib, "found": str(found)}
 
 
+def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The JSON-able result of a function in a forked process, which has all imports and none of the memory."""
+    reads, writes = os.pipe()
+    if not (process := os.fork()):
+        code = 1
+        try:
+            os.write(writes, json.dumps(function(*arguments)).encode())
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    os.close(writes)
+    with os.fdopen(reads) as pipe:
+        found = pipe.read()
+    if os.waitpid(process, 0)[1]:
+        raise RuntimeError(f"{function.__name__}{arguments} failed")
+    return json.loads(found)
+
+
 def measure(case: str, rows: int, parent: Path | None) -> list[dict[str, Any]]:
     """One case at one size, each part in a process of its own."""
     folder = Path(tempfile.mkdtemp(prefix="clinkd-growth-", dir=parent))
     results = []
     try:
         make, works, _ = CASES[case]
-        for step in (make, *works):
-            command = [
-                sys.executable,
-                __file__,
-                "--child",
-                step.__name__,
-                "--rows",
-                str(rows),
-                "--folder",
-                str(folder),
-            ]
-            start = time.perf_counter()
-            child = subprocess.run(command, capture_output=True, text=True)
-            if child.returncode:
-                raise RuntimeError(f"{step.__name__} at {rows} rows failed:\n{child.stderr[-3000:]}")
-            Console().print(f"{case}, {step.__name__}, {rows:,} rows: {time.perf_counter() - start:.1f} s")
-            if step is not make:
-                results.append(json.loads(child.stdout.splitlines()[-1]) | {"case": case})
+        in_child(make, folder, rows)
+        for work in works:
+            results.append(in_child(measured, work, folder, rows) | {"case": case})
+            print(results[-1], flush=True)
     finally:
         shutil.rmtree(folder)
     return results
@@ -390,15 +402,14 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--folder", type=Path, help="where the files are written (default: the temporary folder)")
     parser.add_argument("--json", type=Path, help="where the numbers go")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child:
-        function, rows = globals()[arguments.child], arguments.rows[0]
-        if arguments.child.startswith("make_"):
-            function(arguments.folder, rows)
-        else:
-            print(json.dumps(measured(function, arguments.folder, rows)))
-        return
+    for make, works, _ in (CASES[case] for case in arguments.cases):  # imports what they need
+        with tempfile.TemporaryDirectory() as folder:
+            make(Path(folder), 100)
+            for work in works:
+                work(Path(folder), 100)
+    gc.collect()
+    gc.freeze()
 
     results = []
     for case in arguments.cases:

@@ -8,12 +8,14 @@ import tracemalloc
 import growth
 import pytest
 
+from llamafactory_clinkd.data import reader
 from llamafactory_clinkd.utils import row_index
 
 
-SMALL, LARGE = 1_000, 12_000
+SMALL, LARGE = 1_000, 6_000
 EXPECTED = {  # bytes a row at most, and the result
     "data": (8, lambda n: "1000"),
+    "data_again": (8, lambda n: "1000"),
     "count": (8, lambda n: n),
     "rows": (120, lambda n: (n, n // 8, 4 * n)),
     "describe": (8, lambda n: n),
@@ -31,6 +33,7 @@ EXPECTED = {  # bytes a row at most, and the result
 def test_memory_for_each_row(case, tmp_path, monkeypatch):
     monkeypatch.setattr(row_index, "RECENT", 256)
     monkeypatch.setattr(row_index, "CHUNK", 256)
+    monkeypatch.setattr(reader, "WINDOW", 1 << 14)
     make, works, _ = growth.CASES[case]
     peaks = {}
     for rows in (100, SMALL, LARGE):  # the first one imports

@@ -20,7 +20,16 @@ from tqdm import tqdm
 from ..data.problems import Reject
 from ..data.reader import read_rows
 from ..training.whole_rows import media_paths
-from ..utils.io import TWICE, content_hash, file_sha256, read_json, sampled_sha256, write_text
+from ..utils.io import (
+    TWICE,
+    content_hash,
+    file_sha256,
+    iter_jsonl,
+    read_json,
+    sampled_sha256,
+    write_jsonl,
+    write_text,
+)
 from ..utils.row_index import HashIndex, Texts
 from ..utils.value_checks import split_list
 
@@ -33,6 +42,7 @@ MODEL_SETTINGS = (
 """Files beside the weights that change what a model computes: configuration, tokenizer, processor, templates, code."""
 
 MEDIA_COLUMNS = ("images", "videos", "audios")
+LARGE_BYTES = 2**26  # of a data set whose list of media is kept on disk, for reading its rows takes a while
 FRESH_NS = 2_000_000_000  # a file that changed so recently may change again without another time
 
 
@@ -45,11 +55,17 @@ class ContentHashes:
         self._changed = False
         self._media: dict[str, Texts] = {}
 
-    def media(self, key: Any, find: Callable[[], Iterable[str]]) -> Texts:
-        """The paths that ``find`` gives, which is called once for each ``key``: it may read millions of rows."""
+    def media(self, key: Any, find: Callable[[], Iterable[str]], *, keep: bool) -> Texts:
+        """The paths that ``find`` gives, which reads all rows: once for each ``key``, with ``keep`` over later runs."""
         name = content_hash(key)
         if name not in self._media:
-            self._media[name] = Texts(find())
+            if self._path is None or not keep:
+                self._media[name] = Texts(find())
+            else:
+                path = self._path.with_name(f"media_{name[:16]}.jsonl")
+                if not path.is_file():
+                    write_jsonl(path, ({"file": file} for file in find()))
+                self._media[name] = Texts(row["file"] for row in iter_jsonl(path))
         return self._media[name]
 
     def of(self, path: str | Path) -> str:
@@ -136,7 +152,8 @@ def dataset_fingerprint(names: Any, data: Any, hashes: ContentHashes) -> dict[st
         found["data_files"][name] = hashes.of(files[0]) if len(files) == 1 else hashes.of_all(files, name)
         takes_first = isinstance(data.max_samples, int) and entry.get("num_samples") is None
         options = files, entry, data.media_dir, data.max_samples if takes_first else None
-        media = hashes.media([found["data_files"][name], *options], partial(_media, *options))
+        keep = sum(map(os.path.getsize, files)) >= LARGE_BYTES
+        media = hashes.media([found["data_files"][name], *options], partial(_media, *options), keep=keep)
         if len(media):
             found["data_media"][name] = f"{len(media)} files, {hashes.of_all(media, f'the media of {name}')}"
     return found

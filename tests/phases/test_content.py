@@ -180,3 +180,32 @@ def test_a_run_with_a_key_twice_in_a_row_ends_before_its_first_phase(workspace, 
     monkeypatch.setattr("llamafactory.train.sft.workflow.load_model", lambda *args: pytest.fail("a model is loaded"))
     with pytest.raises(ValueError, match="train.json, row 1: the key 'role' occurs twice"):
         run_exp(recipe(workspace, tmp_path / "out", dataset_dir=str(tmp_path / "data")))
+
+
+def test_a_large_data_set_is_read_once_for_its_media(tmp_path, monkeypatch):
+    """Later runs read the list; another image or another data set is noticed."""
+    monkeypatch.setattr(content, "LARGE_BYTES", 0)
+    monkeypatch.setattr(content, "FRESH_NS", 0)
+    read, stock = [], content.read_rows
+    monkeypatch.setattr(content, "read_rows", lambda path: read.append(path) or stock(path))
+    rows = old(tmp_path / "rows.json", json.dumps([{"images": [name]} for name in ("a.png", "b.png", "a.png")]))
+    for name in ("a.png", "b.png"):
+        old(tmp_path / name, name)
+    (tmp_path / "dataset_info.json").write_text(
+        json.dumps({"rows": {"file_name": "rows.json", "columns": {"images": "images"}}})
+    )
+    data = SimpleNamespace(dataset_dir=str(tmp_path), media_dir=str(tmp_path), max_samples=None)
+
+    def fingerprint():
+        hashes = ContentHashes(tmp_path / "hashes.json")
+        found = [dataset_fingerprint(["rows"], data, hashes) for _ in range(2)]
+        hashes.save()
+        assert found[0] == found[1]
+        return found[0]
+
+    first = fingerprint()
+    assert first["data_media"]["rows"].startswith("2 files, ") and fingerprint() == first and len(read) == 1
+    old(tmp_path / "a.png", "another", seconds=30)
+    assert fingerprint()["data_media"] != first["data_media"] and len(read) == 1
+    rows.write_text(json.dumps([{"images": ["b.png"]}]))
+    assert fingerprint()["data_media"]["rows"].startswith("1 files, ") and len(read) == 2
