@@ -58,14 +58,17 @@ def read_shards(out_path: Path, numbers: RowNumbers) -> StoredRows:
     stored = StoredRows(paths, np.zeros(rows, np.uint16), np.full(rows, -1, np.int64), np.zeros(rows, bool))
     unknown: set[str] = set()
     for file, path in enumerate(paths):
-        for placed in chunks(placed_rows(path)):
-            found = numbers.find([row["id"] for _, row in placed])
-            for number, (offset, row) in zip(found, placed, strict=True):
-                if number < 0:
-                    unknown.add(row["id"])
-                elif "error" not in row or stored.offsets[number] < 0:
-                    stored.files[number], stored.offsets[number] = file, offset
-                    stored.good[number] = "error" not in row
+        lines = ((offset, row["id"], "error" not in row) for offset, row in placed_rows(path))
+        for part in chunks(lines):
+            offsets, ids, good = zip(*part, strict=True)
+            found, offsets, good = np.array(numbers.find(ids)), np.array(offsets), np.array(good)
+            known = found >= 0
+            unknown.update(ids[place] for place in np.flatnonzero(~known))
+            for chosen in (known & ~good, known & good):
+                rows_found, is_good = found[chosen], bool(good[chosen].any())
+                new = is_good | ~stored.good[rows_found]
+                stored.files[rows_found[new]], stored.offsets[rows_found[new]] = file, offsets[chosen][new]
+                stored.good[rows_found[new]] = is_good
     if unknown:
         raise ValueError(
             f"{out_path} holds {len(unknown)} rows that are not in this data, for example {min(unknown)!r}. It "

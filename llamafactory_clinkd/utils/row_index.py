@@ -35,8 +35,13 @@ class Texts(Sequence[str]):
         return len(self._texts)
 
     def __getitem__(self, index: Any) -> Any:
-        found = self._texts[index]
-        return [_decode(text) for text in found.to_pylist()] if isinstance(index, slice) else _decode(found.as_py())
+        if isinstance(index, slice):
+            return self.take(np.arange(*index.indices(len(self))))
+        return _decode(self._texts[index].as_py())
+
+    def take(self, numbers: np.ndarray) -> list[str]:
+        """The strings of these numbers."""
+        return [_decode(text) for text in self._texts.take(numbers).to_pylist()]
 
     def as_arrow(self) -> Any:
         """The strings as a column for `datasets`."""
@@ -73,9 +78,20 @@ class RowNumbers:
 
     def find(self, ids: Sequence[str]) -> list[int]:
         """The number of each id, -1 for an unknown one."""
+        if not len(self):
+            return [-1] * len(ids)
         hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
         places = self._hashes.searchsorted(hashes)
-        return [self._number(*each) for each in zip(ids, hashes.tolist(), places.tolist(), strict=True)]
+        likely = self._order[np.minimum(places, len(self) - 1)]
+        return [
+            number if text == id_ else self._number(id_, hash_, place)
+            for id_, hash_, place, number, text in zip(
+                ids, hashes.tolist(), places.tolist(), likely.tolist(), self._texts_of(likely), strict=True
+            )
+        ]
+
+    def _texts_of(self, numbers: np.ndarray) -> list[str]:
+        return self._ids.take(numbers) if isinstance(self._ids, Texts) else [self._ids[n] for n in numbers.tolist()]
 
     def _number(self, id_: str, hash_: int, place: int) -> int:
         while place < len(self._hashes) and self._hashes[place] == hash_:
