@@ -7,8 +7,10 @@ import tracemalloc
 
 import growth
 import pytest
+from datasets import Dataset
 
 from llamafactory_clinkd.data import reader
+from llamafactory_clinkd.phases.distill_served import supervised_tokens
 from llamafactory_clinkd.utils import row_index
 
 
@@ -50,3 +52,9 @@ def test_memory_for_each_row(case, tmp_path, monkeypatch):
     for name, _ in [each for each in peaks if each[1] == LARGE]:
         bytes_a_row = (peaks[name, LARGE] - peaks[name, SMALL]) / (LARGE - SMALL)
         assert bytes_a_row < EXPECTED[name][0], name
+
+
+def test_the_first_token_of_a_row_is_not_predicted():
+    rows = Dataset.from_dict({"labels": [[5, -100, 7], [], [-100], [1], [-100, 2, 3]]})
+    assert supervised_tokens(rows) == supervised_tokens(rows.select([4, 1, 3, 2, 0])) == 3
+    assert supervised_tokens(rows.select([1])) == supervised_tokens(rows.select([])) == 0

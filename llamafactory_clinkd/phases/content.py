@@ -56,7 +56,7 @@ class ContentHashes:
         self._media: dict[str, Texts] = {}
 
     def media(self, key: Any, find: Callable[[], Iterable[str]], *, keep: bool) -> Texts:
-        """The paths that ``find`` gives, which reads all rows: once for each ``key``, with ``keep`` in later runs too."""
+        """The paths that ``find`` gives, which reads all rows: once for each ``key``; ``keep`` is for later runs."""
         name = content_hash(key)
         if name not in self._media:
             if self._path is None or not keep:
