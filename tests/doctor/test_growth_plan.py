@@ -53,7 +53,8 @@ def test_distillation_on_16_gpus_under_zero3(rows):
     assert row["hours"] == pytest.approx(flops / (0.4 * 312e12) / 3600)
 
     states = (2 * student + 2 * trained + 12 * trained + 2 * teacher) / GPUS
-    assert 1 * 2**30 < row["peak_bytes"] - states < 8 * 2**30 and row["fits"]  # activations, a layer, the loss, CUDA
+    # activations, a gathered layer and head, the head's gradient in fp32 with its copy, CUDA
+    assert 6 * 2**30 < row["peak_bytes"] - states < 12 * 2**30 and row["fits"]
     cache = 30000 * (64 * 8192 * 2 + 160) + 2 * head
     assert row["disk_bytes"] == pytest.approx(cache + 2 * (student - trained) + 14 * trained)
 
