@@ -9,13 +9,15 @@ sclerosis", "within normal limits", "region of interest") keeps its words.
 
 import functools
 import importlib
+import importlib.util
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..utils.spacy_english import load_english
+from ..utils.patching import patch_attr
+from ..utils.spacy_english import require_english
 
 
 RULES = tomllib.loads(Path(__file__).with_name("rewording_rules.toml").read_text(encoding="utf-8"))
@@ -24,15 +26,13 @@ _ENGLISH = RULES["english"]
 _KEEPS_CAPITAL, _FUNCTION_WORDS = (frozenset(_ENGLISH[kind].split()) for kind in ("names", "function_words"))
 
 
-def load_parser() -> Any:
-    """SpaCy's tagger, parser and lemmatiser; ImportError if these, lemminflect or inflect are not installed."""
+def check_parser() -> None:
+    """Raises the ImportError of the first library that rewording lacks; loads none."""
     for library in ("lemminflect", "inflect"):
-        try:
-            importlib.import_module(library)
-        except ImportError as error:
+        if importlib.util.find_spec(library) is None:
             fix = "pip install 'llamafactory-clinkd[correct]', or set `corrector: openai`"
-            raise ImportError(f"The offline corrector needs {library}: {fix}.") from error
-    return load_english()
+            raise ImportError(f"The offline corrector needs {library}: {fix}.")
+    require_english()
 
 
 def _lemminflect() -> Any:
@@ -48,7 +48,11 @@ def inflected(lemma: str, tag: str) -> str:
 
 @functools.cache
 def _inflect_engine() -> Any:
-    return importlib.import_module("inflect").engine()
+    """Inflect, without the compilation of a check of types into its methods, which takes two seconds at each start."""
+    if importlib.util.find_spec("typeguard") is None:  # another version of inflect
+        return importlib.import_module("inflect").engine()
+    with patch_attr(importlib.import_module("typeguard"), "typechecked", lambda checked: checked):
+        return importlib.import_module("inflect").engine()
 
 
 def with_article(phrase: str) -> str:

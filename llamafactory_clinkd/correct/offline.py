@@ -15,8 +15,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from ..utils.boxes import TAGS, box_strings, strip_boxes
+from ..utils.spacy_english import load_english
 from .corrector import CorrectionItem, CorrectionResult, Usage
-from .english import load_parser, upper_first, word_choices
+from .english import check_parser, upper_first, word_choices
 from .label_templates import label_variants
 from .rewording_validation import label_key
 from .sentence_templates import VERB, fragment_frames, general_frames, sentence_variants
@@ -43,7 +44,7 @@ class OfflineCorrector:
     def __init__(self, candidates: int = 3):
         if candidates < 1:
             raise ValueError(f"correction_candidates is {candidates}: expected at least 1.")
-        load_parser()
+        check_parser()
         self._candidates = candidates
         self.start_round(Usage())
 
@@ -77,7 +78,7 @@ def reword(text: str, *, question: str, seed: str, count: int) -> list[str]:
         frames = _box_only_frames(protected.text, question)
         pool: Iterable[str] = frames[(start := rng.randrange(len(frames))) :] + frames[:start]
     elif len(protected.text.split()) <= LABEL_WORDS and not VERB.search(protected.text):
-        pool = (f"{upper_first(each)}." for each in label_variants(protected.text, question, load_parser()))
+        pool = (f"{upper_first(each)}." for each in label_variants(protected.text, question, load_english()))
     else:
         pool = _reworded_texts(protected.text, rng, count)
     found = {label_key(text): ""}
@@ -134,7 +135,7 @@ def _box_only_frames(atoms: str, question: str) -> list[str]:
 def _reworded_texts(text: str, rng: random.Random, count: int) -> Iterator[str]:
     """Random combinations of templates and word choices, later ones with introducing words in one sentence."""
     # A capital letter in place of an atom is parsed as a name; both are one character, so positions are the same.
-    doc = load_parser()(re.sub(_ATOM, "Q", text))
+    doc = load_english()(re.sub(_ATOM, "Q", text))
     choices, sentences = word_choices(doc), [_trimmed(sentence) for sentence in doc.sents]
     for attempt in range(TRIES * count):
         with_frame = rng.randrange(len(sentences)) if attempt >= 2 * count else None

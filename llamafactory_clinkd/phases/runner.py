@@ -47,8 +47,10 @@ def run_procedure(workflow: StockWorkflow, arguments: RecipeArguments, callbacks
         SystemExit: With 143 after SIGTERM, 130 after SIGINT.
     """
     load_on_numbered_cpus()
-    gc.collect()
-    gc.freeze()  # the million objects of imported libraries are not searched again at each collection, 0.3 s each time
+    freezes = not gc.get_freeze_count()  # what a caller froze stays so
+    if freezes:
+        gc.collect()
+        gc.freeze()  # the million objects of imported libraries are not searched again at each collection, 0.3 s each
     ranks = Ranks.of_process_group(arguments.training.ddp_timeout)
     try:
         with stopped_by_signal(ranks), propagate_failure(ranks, Path(arguments.training.output_dir)):
@@ -67,7 +69,8 @@ def run_procedure(workflow: StockWorkflow, arguments: RecipeArguments, callbacks
             raise SystemExit(128 + signal.Signals[reason]) from None
     finally:
         ranks.close()
-        gc.unfreeze()
+        if freezes:
+            gc.unfreeze()
 
 
 def _run_phases(run: Run) -> None:

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafactory_clinkd.correct import CorrectionItem, make_corrector
+from llamafactory_clinkd.correct import CorrectionItem, make_corrector, offline
 from llamafactory_clinkd.correct.clinical_comparison import meaning_differences
-from llamafactory_clinkd.correct.english import load_parser, lower_first, with_article, word_choices
+from llamafactory_clinkd.correct.english import lower_first, with_article, word_choices
 from llamafactory_clinkd.correct.offline import protect, reword
 from llamafactory_clinkd.correct.rewording_validation import label_key
 from llamafactory_clinkd.utils.boxes import box_strings, tags_balanced
+from llamafactory_clinkd.utils.spacy_english import load_english
 
 
 BOX = "<|box_start|>(1,2),(30,40)<|box_end|>"
@@ -186,7 +187,7 @@ def test_rows_differ():
 
 
 def test_replacements_do_not_overlap_and_keep_article_and_capital():
-    choices = word_choices(load_parser()("An area of the region is located within the lung. However, it is small."))
+    choices = word_choices(load_english()("An area of the region is located within the lung. However, it is small."))
     assert all(left.end <= right.start for left, right in zip(choices, choices[1:], strict=False))
     others = {other for choice in choices for other in choice.others}
     assert {"A region", "lies", "in", "Nevertheless"} <= others
@@ -229,3 +230,11 @@ def test_a_missing_library_is_named_before_the_first_phase(monkeypatch):
     monkeypatch.setitem(sys.modules, "lemminflect", None)
     with pytest.raises(ImportError, match=r"lemminflect.*llamafactory-clinkd\[correct\]"):
         make_corrector("offline")
+
+
+def test_the_libraries_are_checked_without_loading_them(monkeypatch):
+    monkeypatch.setattr(offline, "load_english", lambda: pytest.fail("spaCy's model was loaded"))
+    for library in ("inflect", "lemminflect"):
+        monkeypatch.delitem(sys.modules, library, raising=False)
+    make_corrector("offline")
+    assert not {"inflect", "lemminflect"} & sys.modules.keys()

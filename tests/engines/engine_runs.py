@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""The whole procedure under an engine, started as ``llamafactory-cli`` starts its workers."""
+"""The whole procedure under an engine, in processes that torchrun starts, or in forked ones with its variables."""
 
 import json
 import os
@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from small_run import losses, recipe, start_recipe, write_recipe
+import warm_cli
+from small_run import free_port, losses, recipe, start_recipe, write_recipe
 
 from llamafactory_clinkd.utils.io import read_jsonl
 
@@ -25,7 +26,7 @@ FSDP2 = {
     "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
 }
 
-# accelerate gives FSDP to accelerators only. This, executed by every worker at its start, lets it shard over CPUs.
+# accelerate gives FSDP to accelerators only. This, executed by every worker first, lets it shard over CPUs.
 FSDP_ON_CPU = """
 import wrapt
 
@@ -42,6 +43,9 @@ def allow(module):
 
 wrapt.register_post_import_hook(allow, "accelerate.state")
 """
+
+# DeepSpeed compiles kernels for processes that share memory, for a minute of processor time; gloo needs none.
+WITHOUT_KERNELS = "import deepspeed.comm.torch; deepspeed.comm.torch.build_shm_op = lambda: None"
 
 
 def executed_at_start(folder: Path, code: str) -> dict[str, str]:
@@ -96,6 +100,20 @@ def launch(keys: dict[str, Any], *, processes: int, timeout: float = 400, **env:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def fork(keys: dict[str, Any], *, processes: int, first: str = "", timeout: float = 400, **env: str):
+    """Runs a recipe in ``processes`` workers with torchrun's variables, which execute ``first`` (:mod:`warm_cli`)."""
+    output_dir = Path(keys["output_dir"])
+    path = write_recipe(output_dir.with_name(f"{output_dir.name}.yaml"), keys)
+    if keys.get("deepspeed"):
+        first += WITHOUT_KERNELS
+    if processes == 1:
+        return warm_cli.run("train", path, timeout=timeout)
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    env |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    ranks = [env | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return warm_cli.run("train", path, timeout=timeout, ranks=ranks, first=first)
 
 
 def results(output_dir: Path) -> dict[str, Any]:

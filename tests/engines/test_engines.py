@@ -8,7 +8,7 @@ import importlib.util
 import pytest
 import torch
 
-from .engine_runs import FSDP2, FSDP_ON_CPU, deepspeed_config, executed_at_start, keys_for, launch, results
+from .engine_runs import FSDP2, FSDP_ON_CPU, deepspeed_config, fork, keys_for, launch, results
 
 
 pytestmark = [
@@ -47,8 +47,10 @@ def check_same(found, expected):
 def test_two_processes_are_one(engine, workspace, tmp_path, alone):
     changes = {"deepspeed": deepspeed_config(tmp_path, int(engine[-1]))} if engine.startswith("zero") else {}
     keys = keys_for(workspace, tmp_path / "out", processes=2, window=4, **changes)
-    env = FSDP2 | executed_at_start(tmp_path / "site", FSDP_ON_CPU) if engine == "fsdp2" else {}
-    done = launch(keys, processes=2, **env)
+    if engine == "ddp":
+        done = launch(keys, processes=2)
+    else:
+        done = fork(keys, processes=2, **FSDP2 | {"first": FSDP_ON_CPU} if engine == "fsdp2" else {})
     assert done.returncode == 0, done.stderr[-4000:]
     assert list((tmp_path / "out").glob(f"checkpoint-*/{LEAVES[engine]}")), "another engine ran"
     check_same(results(tmp_path / "out"), alone(4))

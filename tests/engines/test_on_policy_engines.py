@@ -13,7 +13,7 @@ from small_run import copy_as_killed, recipe
 from llamafactory_clinkd.data.sharegpt import dataset_info_entry, write_dataset_info
 from llamafactory_clinkd.utils.io import read_json, write_json
 
-from .engine_runs import FSDP2, FSDP_ON_CPU, deepspeed_config, executed_at_start, launch
+from .engine_runs import FSDP2, FSDP_ON_CPU, deepspeed_config, fork, launch
 
 
 pytestmark = [
@@ -36,7 +36,7 @@ KEYS = {
 
 def distil(workspace, out, processes, env, **changes):
     keys = recipe(workspace, out, **KEYS | {"gradient_accumulation_steps": 4 // processes} | changes)
-    done = launch(keys, processes=processes, timeout=300, **env)
+    done = fork(keys, processes=processes, timeout=300, **env)
     assert done.returncode == 0, done.stderr[-4000:]
     entries = read_json(out / "trainer_state.json")["log_history"]
     history = [{key: entry[key] for key in PARTS if key in entry} for entry in entries if "loss" in entry]
@@ -47,7 +47,7 @@ def distil(workspace, out, processes, env, **changes):
 def engine(request, tmp_path):
     """The environment and the recipe keys of an engine that shards parameters, gradients or the optimizer."""
     if request.param == "fsdp2":
-        return FSDP2 | executed_at_start(tmp_path / "site", FSDP_ON_CPU), {}
+        return FSDP2 | {"first": FSDP_ON_CPU}, {}
     return {}, {"deepspeed": deepspeed_config(tmp_path, int(request.param[-1]))}
 
 

@@ -51,6 +51,7 @@ def coco_scores(rows):
 
 @needs_java
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_meteor")
 def test_equal_to_pycocoevalcap_with_each_java_program_started_once(monkeypatch):
     started = []
     popen = subprocess.Popen

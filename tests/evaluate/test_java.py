@@ -10,6 +10,7 @@ from llamafactory_clinkd.evaluate import java
 
 
 pytest.importorskip("pycocoevalcap", reason="needs the extra 'eval'")
+pytestmark = pytest.mark.usefixtures("own_meteor")
 needs_java = pytest.mark.skipif(java.java_command() is None, reason="no `java` on the path")
 
 REFERENCES = [

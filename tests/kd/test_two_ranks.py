@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""Distillation by two processes, through torchrun."""
+"""Distillation by two processes."""
 
 import importlib.util
 import json
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from engines.engine_runs import fork
 from kd_runs import history, teacher_adapter
 from safetensors.torch import load_file
-from small_run import llamafactory_cli, recipe, write_recipe
+from small_run import recipe
 
 from llamafactory_clinkd.kd.teacher_cache import HEAD_NAME
 from llamafactory_clinkd.kd.vkd import PROJECTOR_FILE
@@ -23,7 +24,6 @@ pytestmark = pytest.mark.slow
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"
 )
-TWO = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "HF_HUB_OFFLINE": "1"}
 ZERO_3 = {
     "train_batch_size": "auto",
     "train_micro_batch_size_per_gpu": "auto",
@@ -35,14 +35,14 @@ ZERO_3 = {
 EXACT = 1e-4  # sums of fp32 in another order
 
 
-def distil(workspace: Path, output_dir: Path, env: dict[str, str] | None = None, **changes) -> str:
+def distil(workspace: Path, output_dir: Path, processes: int = 1, **changes) -> str:
     """Runs a recipe in processes of its own; returns what it printed."""
     keys = recipe(
         workspace,
         output_dir,
         **{"kd_epochs": 2, "per_device_train_batch_size": 1, "eval_dataset": None, "kd_alpha": 0.7} | changes,
     )
-    run = llamafactory_cli("train", str(write_recipe(output_dir.with_suffix(".yaml"), keys)), env=env)
+    run = fork(keys, processes=processes)
     assert run.returncode == 0, (run.stdout + run.stderr)[-3000:]
     return run.stdout + run.stderr
 
@@ -57,14 +57,14 @@ def assert_same(one: Path, two: Path, rel: float = EXACT) -> None:
 def test_two_ranks_accumulate_as_one(small_workspace, tmp_path):
     keys = {"disable_shuffling": True}
     distil(small_workspace, tmp_path / "one", gradient_accumulation_steps=4, **keys)
-    distil(small_workspace, tmp_path / "two", TWO, gradient_accumulation_steps=2, **keys)
+    distil(small_workspace, tmp_path / "two", 2, gradient_accumulation_steps=2, **keys)
     assert_same(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.long
 def test_two_ranks_share_the_cache(small_workspace, tmp_path):
-    distil(small_workspace, tmp_path / "live", TWO, kd_epochs=3)
-    printed = distil(small_workspace, tmp_path / "cached", TWO, kd_epochs=3, kd_cache="hidden")
+    distil(small_workspace, tmp_path / "live", 2, kd_epochs=3)
+    printed = distil(small_workspace, tmp_path / "cached", 2, kd_epochs=3, kd_cache="hidden")
     assert history(tmp_path / "cached") == history(tmp_path / "live")
     assert "is loaded for samples that the cache" not in printed, "a rank did not see what the other computed"
     names = sorted(path.name for path in (tmp_path / "cached" / "clinkd" / "teacher_cache").iterdir())
@@ -76,8 +76,8 @@ def test_two_ranks_share_the_cache(small_workspace, tmp_path):
 @pytest.mark.parametrize("cache", ["off", "hidden"])
 def test_zero_3_partitions_both_models(small_workspace, tmp_path, cache):
     (tmp_path / "zero3.json").write_text(json.dumps(ZERO_3))
-    distil(small_workspace, tmp_path / "plain", TWO)
-    distil(small_workspace, tmp_path / "zero3", TWO, deepspeed=str(tmp_path / "zero3.json"), kd_cache=cache)
+    distil(small_workspace, tmp_path / "plain", 2)
+    distil(small_workspace, tmp_path / "zero3", 2, deepspeed=str(tmp_path / "zero3.json"), kd_cache=cache)
     assert_same(tmp_path / "plain", tmp_path / "zero3")
 
 
@@ -94,7 +94,7 @@ def test_vkd_under_deepspeed_is_vkd_without_it_and_resumes(small_workspace, tmp_
     one, two = tmp_path / "one", tmp_path / "two"
     distil(small_workspace, one, gradient_accumulation_steps=4, **keys)
     keys |= {"deepspeed": str(tmp_path / "zero.json"), "gradient_accumulation_steps": 2}
-    distil(small_workspace, two, TWO, **keys)
+    distil(small_workspace, two, 2, **keys)
     parts = ("loss", "ce", "vkd")
     whole = history(two, parts)
     assert len(whole) == 4 and whole[0]["vkd"] != pytest.approx(whole[-1]["vkd"], rel=1e-3)
@@ -110,7 +110,7 @@ def test_vkd_under_deepspeed_is_vkd_without_it_and_resumes(small_workspace, tmp_
     write_json(two / "clinkd" / "state.json", state)
     for step in (3, 4):
         shutil.rmtree(two / f"checkpoint-{step}")
-    printed = distil(small_workspace, two, TWO, **keys)
+    printed = distil(small_workspace, two, 2, **keys)
     assert "ClinKD phase 1/1: distill continues" in printed
     assert history(two, parts) == whole
 
@@ -122,7 +122,7 @@ def test_a_teacher_over_the_students_base(engine, small_workspace, tmp_path):
     keys = teacher_adapter(small_workspace, tmp_path / "adapter") | {"disable_shuffling": True}
     zero3 = {"deepspeed": str(tmp_path / "zero3.json")} if engine == "zero3" else {}
     distil(small_workspace, tmp_path / "one", gradient_accumulation_steps=4, **keys)
-    printed = distil(small_workspace, tmp_path / "two", TWO, gradient_accumulation_steps=2, **keys | zero3)
+    printed = distil(small_workspace, tmp_path / "two", 2, gradient_accumulation_steps=2, **keys | zero3)
     assert_same(tmp_path / "one", tmp_path / "two")
     assert ("it runs once for teacher and student" in printed) == (engine == "ddp")
 
@@ -131,7 +131,7 @@ def test_two_ranks_sample_as_one(small_workspace, tmp_path):  # tests/engines ha
     """Greedy rollouts, whose lengths differ between the ranks, do not depend on the layout of the batches."""
     keys = {"disable_shuffling": True, "kd_on_policy": 1.0, "kd_rollout_temperature": 0.0, "kd_rollout_every": 2}
     distil(small_workspace, tmp_path / "one", gradient_accumulation_steps=4, **keys)
-    distil(small_workspace, tmp_path / "two", TWO, gradient_accumulation_steps=2, **keys)
+    distil(small_workspace, tmp_path / "two", 2, gradient_accumulation_steps=2, **keys)
     parts = ("loss", "kl_on_policy", "rollout_length", "rollout_ended")
     assert len(history(tmp_path / "one", parts)) > 1
     for ours, theirs in zip(history(tmp_path / "one", parts), history(tmp_path / "two", parts), strict=True):

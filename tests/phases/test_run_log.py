@@ -129,7 +129,7 @@ def test_the_bar_of_a_training_has_steps_rows_and_loss():
 @pytest.mark.slow
 def test_a_whole_run_prints_less_than_sixty_lines(workspace, tmp_path):
     keys = recipe(workspace, tmp_path / "out", **ALL)
-    done = llamafactory_cli("train", str(write_recipe(tmp_path / "recipe.yaml", keys)))
+    done = llamafactory_cli("train", str(write_recipe(tmp_path / "recipe.yaml", keys)), fresh=True)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     tables = [line for line in lines if line[0] in "┏┃┡│├└"]
@@ -153,7 +153,7 @@ def test_stock_training_prints_what_it_did(workspace, tmp_path):
     keys = recipe(workspace, tmp_path / "out", use_clinkd=None, clinkd_phases=None, pseudo_label_samples=None)
     ours = ("kd_epochs", "correction_similarity", "sasg_scorer", "ref_model")
     keys = {key: value for key, value in keys.items() if key not in ours}
-    done = llamafactory_cli("train", str(write_recipe(tmp_path / "recipe.yaml", keys)))
+    done = llamafactory_cli("train", str(write_recipe(tmp_path / "recipe.yaml", keys)), fresh=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Model config Qwen2VLConfig" in done.stderr and "train_loss" in done.stdout
     assert not (tmp_path / "out" / "clinkd.log").exists()

@@ -3,6 +3,7 @@
 
 """The end of a run that did not finish: a stop has its reason, and what is no stop is an error."""
 
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -69,3 +70,22 @@ def test_stop_without_a_reason_is_an_error(monkeypatch, arguments, caplog):
         end_with(monkeypatch, arguments, Stopped("somewhere"))
     assert "ended at phase pseudo_label" in str(ended.value) and "no stop was requested: somewhere" in str(ended.value)
     assert "Stopped by" not in caplog.text and "continues the run" not in caplog.text
+
+
+@pytest.mark.parametrize("frozen_before", [False, True])
+def test_objects_are_frozen_during_a_run_and_stay_so_if_the_caller_froze_them(monkeypatch, arguments, frozen_before):
+    seen = []
+    monkeypatch.setattr(runner, "check_recipe", lambda arguments: seen.append(gc.get_freeze_count()))
+    monkeypatch.setattr(runner, "with_saved_positions", lambda model, finetuning: finetuning)
+    monkeypatch.setattr(runner, "_run_phases", lambda run: None)
+    monkeypatch.setattr(runner.Ranks, "of_process_group", lambda timeout: Ranks())
+    gc.unfreeze()
+    try:
+        if frozen_before:
+            gc.freeze()
+        before = gc.get_freeze_count()
+        runner.run_procedure(None, arguments, [])
+        assert seen[0] > 0 and (seen[0] == before) == frozen_before
+        assert gc.get_freeze_count() == before
+    finally:
+        gc.freeze()  # as tests/conftest.py does

@@ -6,12 +6,12 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from small_run import llamafactory_cli, losses, recipe, start_recipe, write_recipe
+import warm_cli
+from small_run import llamafactory_cli, losses, recipe, write_recipe
 
 from llamafactory_clinkd.utils.io import read_jsonl
 
@@ -39,15 +39,15 @@ def started(output_dir: Path) -> list[str]:
 
 def kill_when(recipe_path: Path, output_dir: Path, phase: str, sign: str) -> None:
     """Runs the recipe and kills its whole process group as soon as ``sign`` (a glob in ``output_dir``) is there."""
-    process = start_recipe(recipe_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = warm_cli.start("train", recipe_path)
     deadline = time.monotonic() + 400
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.exitcode is None:
         if phase in started(output_dir) and any(output_dir.glob(sign)):
             os.killpg(process.pid, signal.SIGKILL)
             break
         time.sleep(0.01)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, f"the run ended with {process.returncode} before {sign} was seen"
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, f"the run ended with {process.exitcode} before {sign} was seen"
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_killed_in_every_phase(workspace, tmp_path):
         kill_when(path, killed, phase, sign)
         assert finished(killed) == PHASES[: PHASES.index(phase)]
 
-    last = llamafactory_cli("train", str(path))
+    last = llamafactory_cli("train", str(path), fresh=True)  # with another seed of `hash`
     assert last.returncode == 0, last.stderr[-3000:]
     assert finished(killed) == PHASES
     assert "pseudo_label is finished already, skipped" in last.stdout + last.stderr
