@@ -5,7 +5,7 @@
 
 import tracemalloc
 
-import growth
+import growth_cases
 import pytest
 from datasets import Dataset
 
@@ -22,8 +22,8 @@ EXPECTED = {
     "count": lambda n: n,
     "rows": lambda n: (n, n // 8, 4 * n),
     "describe": lambda n: n,
-    "progress": lambda n: [n - growth.MISSING] * 2,
-    "generation": lambda n: n - growth.MISSING,
+    "progress": lambda n: [n - growth_cases.MISSING] * 2,
+    "generation": lambda n: n - growth_cases.MISSING,
     "merge": lambda n: 0,
     "labels": lambda n: (n, n),
     "correction": lambda n: n,
@@ -32,12 +32,12 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("case", growth.CASES)
+@pytest.mark.parametrize("case", growth_cases.CASES)
 def test_memory_for_each_row(case, tmp_path, monkeypatch):
     monkeypatch.setattr(row_index, "RECENT", 256)
     monkeypatch.setattr(row_index, "CHUNK", 256)
     monkeypatch.setattr(reader, "WINDOW", 1 << 14)
-    make, works, _ = growth.CASES[case]
+    make, works, _ = growth_cases.CASES[case]
     peaks = {}
     for rows in (100, SMALL, LARGE):  # the first one imports
         folder = tmp_path / str(rows)
