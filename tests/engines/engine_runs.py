@@ -45,7 +45,7 @@ wrapt.register_post_import_hook(allow, "accelerate.state")
 """
 
 # DeepSpeed compiles kernels for processes that share memory, for a minute of processor time; gloo needs none.
-WITHOUT_KERNELS = "import deepspeed.comm.torch; deepspeed.comm.torch.build_shm_op = lambda: None"
+WITHOUT_KERNELS = "import sys, deepspeed.comm; sys.modules['deepspeed.comm.torch'].build_shm_op = lambda: None"
 
 
 def executed_at_start(folder: Path, code: str) -> dict[str, str]:
