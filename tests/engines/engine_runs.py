@@ -102,7 +102,7 @@ def launch(keys: dict[str, Any], *, processes: int, timeout: float = 400, **env:
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def fork(keys: dict[str, Any], *, processes: int, first: str = "", timeout: float = 400, **env: str):
+def fork(keys: dict[str, Any], *, processes: int, first: str = "", timeout: float = 900, **env: str):
     """Runs a recipe in ``processes`` workers with torchrun's variables, which execute ``first`` (:mod:`warm_cli`)."""
     output_dir = Path(keys["output_dir"])
     path = write_recipe(output_dir.with_name(f"{output_dir.name}.yaml"), keys)
