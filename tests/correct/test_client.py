@@ -199,7 +199,7 @@ def test_the_budget_counts_retries_and_what_was_spent_before():
         one.start_round(Usage(requests=10))
         found = results(one)
         assert len(found) == len(ITEMS)
-        assert server.requests.total() == 20 and one.usage.requests == 30
+        assert server.requests.total() <= 20 and one.usage.requests == 30  # of one that timed out it may see nothing
         assert Counter(r.error for r in found)["budget"] >= len(ITEMS) - 20
 
 
