@@ -54,12 +54,12 @@ def run_procedure(workflow: StockWorkflow, arguments: RecipeArguments, callbacks
     ranks = Ranks.of_process_group(arguments.training.ddp_timeout)
     try:
         with stopped_by_signal(ranks), propagate_failure(ranks, Path(arguments.training.output_dir)):
-            ranks.wait("the start")
+            ranks.wait("the start of the run")
             ranks.require_shared(Path(arguments.training.output_dir))
             check_recipe(arguments)
             finetuning = with_saved_positions(arguments.model, arguments.finetuning)
             _run_phases(Run(workflow, arguments._replace(finetuning=finetuning), callbacks, ranks))
-            ranks.wait("the end")
+            ranks.wait("the end of the run")
     except Stopped as stop:
         reason = ranks.agreed_stop_reason()
         if not reason:
@@ -79,7 +79,7 @@ def _run_phases(run: Run) -> None:
         check_correction(run.settings)
     if arguments.training.overwrite_output_dir and ranks.rank == 0:
         remove_earlier_run(run.output_dir, arguments)
-    ranks.wait("the old files")
+    ranks.wait("the removal of old files")
 
     state = ProcedureState(run.folder, writes=ranks.rank == 0)
     check_output_dirs(run, state)
@@ -89,6 +89,7 @@ def _run_phases(run: Run) -> None:
         previous = content_hash(inputs)
         title = f"ClinKD phase {number}/{len(run.phases)}: {phase}"
         rows = step_rows(arguments.training, ranks.size)
+        ranks.set_location(f"the checks before phase {phase}")
         if state.is_finished(phase, inputs, rows) and run.outputs_exist(state.phases[phase]["outputs"]):
             _log(ranks, f"{title} is finished already, skipped.")
         else:
@@ -152,7 +153,7 @@ def _run_phase(
         if ranks.rank == 0:
             remove_broken_checkpoints(run.folder_of(phase), run.settings)
     ranks.phase = phase
-    ranks.wait("its start")
+    ranks.wait("start")
     if phase in TRAINING_PHASES and run.resumes:
         _check_resume(run, phase, state.phases[phase].get("step_rows"), rows)
     _log(ranks, f"{title} {'continues' if run.resumes else 'starts'}: {outline}.")
@@ -168,7 +169,7 @@ def _run_phase(
             raise
         raise Stopped(str(stop)) from stop
     gc.collect()
-    ranks.wait("its end")
+    ranks.wait("end")
     ranks.phase = ""
     seconds = time.monotonic() - start
     model = None

@@ -12,6 +12,7 @@ from llamafactory_clinkd.generation.shards import UnfinishedError
 from llamafactory_clinkd.phases import runner
 from llamafactory_clinkd.phases.recipe import RecipeArguments
 from llamafactory_clinkd.phases.state import ProcedureState
+from llamafactory_clinkd.phases.stopping import propagate_failure
 from llamafactory_clinkd.utils.ranks import Ranks, Stopped
 
 
@@ -89,3 +90,38 @@ def test_objects_are_frozen_during_a_run_and_stay_so_if_the_caller_froze_them(mo
         assert gc.get_freeze_count() == before
     finally:
         gc.freeze()  # as tests/conftest.py does
+
+
+@pytest.mark.parametrize(
+    ("size", "phase", "notes"),
+    [
+        (1, "", []),
+        (1, "distill", ["At phase distill, start."]),
+        (2, "", ["On rank 0 of 2, at the removal of old files."]),
+    ],
+)
+def test_error_has_the_place_where_it_helps(tmp_path, size, phase, notes):
+    ranks = Ranks()
+    ranks.phase, ranks.size = phase, size
+    ranks._store = SimpleNamespace(set=lambda *pair: None, compare_set=lambda *values: None)
+    with pytest.raises(ValueError, match="no such scorer") as raised, propagate_failure(ranks, tmp_path):
+        ranks.set_location("start" if phase else "the removal of old files")
+        raise ValueError("no such scorer")
+    assert getattr(raised.value, "__notes__", []) == notes
+
+
+def test_failed_check_before_the_first_phase_has_no_place(monkeypatch, arguments):
+    """Of one process the line would be about a point that it passed long ago."""
+    ranks = Ranks()
+
+    def run_phases(run):
+        ranks.wait("the removal of old files")
+        raise ValueError("the recipe changed")
+
+    monkeypatch.setattr(runner.Ranks, "of_process_group", lambda timeout: ranks)
+    monkeypatch.setattr(runner, "check_recipe", lambda arguments: None)
+    monkeypatch.setattr(runner, "with_saved_positions", lambda model, finetuning: finetuning)
+    monkeypatch.setattr(runner, "_run_phases", run_phases)
+    with pytest.raises(ValueError, match="the recipe changed") as raised:
+        runner.run_procedure(None, arguments, [])
+    assert not hasattr(raised.value, "__notes__")
