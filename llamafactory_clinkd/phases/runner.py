@@ -11,6 +11,8 @@ import gc
 import logging
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -64,7 +66,7 @@ def run_procedure(workflow: StockWorkflow, arguments: RecipeArguments, callbacks
         reason = ranks.agreed_stop_reason()
         if not reason:
             raise RuntimeError(f"The run ended at {ranks.location} although no stop was requested: {stop}.") from stop
-        _log(ranks, f"Stopped by {reason} at {ranks.location}: {stop}. The same command continues the run.")
+        _log(ranks, f"Stopped by {reason} at {ranks.location}: {str(stop).rstrip('.')}. The same command continues the run.")
         if reason != ABORTED:
             raise SystemExit(128 + signal.Signals[reason]) from None
     finally:
@@ -159,17 +161,18 @@ def _run_phase(
     _log(ranks, f"{title} {'continues' if run.resumes else 'starts'}: {outline}.")
     state.start(phase, inputs, folder, rows)
     start = time.monotonic()
-    set_seed(run.recipe.training.seed)
-    if phase in TRAINING_PHASES:
-        ranks.set_location("training")
-    try:
-        outputs = import_module(f".{phase}", __package__).run_phase(run)
-    except UnfinishedError as stop:
-        if not ranks.agreed_stop_reason():
-            raise
-        raise Stopped(str(stop)) from stop
-    gc.collect()
-    ranks.wait("end")
+    with _time_of_failure(state, phase, start):
+        set_seed(run.recipe.training.seed)
+        if phase in TRAINING_PHASES:
+            ranks.set_location("training")
+        try:
+            outputs = import_module(f".{phase}", __package__).run_phase(run)
+        except UnfinishedError as stop:
+            if not ranks.agreed_stop_reason():
+                raise
+            raise Stopped(str(stop)) from stop
+        gc.collect()
+        ranks.wait("end")
     ranks.phase = ""
     seconds = time.monotonic() - start
     model = None
@@ -177,7 +180,22 @@ def _run_phase(
         model = trained_model(run.folder_of(phase), run.hashes, adapter=run.trains_adapter)
     state.finish(phase, outputs, seconds, model)
     saved = [run.folder_of(phase)] if folder else [run.output_dir / name for name in outputs]
-    _log(ranks, f"{title} finished in {seconds:.0f} s, saved: {', '.join(map(str, saved))}")
+    record = state.phases[phase]
+    attempts = f" ({record['seconds']:.0f} s in {record['attempts']} attempts)" if record["attempts"] > 1 else ""
+    _log(ranks, f"{title} finished in {seconds:.0f} s{attempts}, saved: {', '.join(map(str, saved))}")
+
+
+@contextmanager
+def _time_of_failure(state: ProcedureState, phase: str, start: float) -> Iterator[None]:
+    """Records the time of an attempt that the block ends with an error or a stop."""
+    try:
+        yield
+    except BaseException:
+        try:
+            state.interrupt(phase, time.monotonic() - start)
+        except OSError as error:  # a full disk, whose first error is the one to show
+            logger.warning("The time of this attempt is not recorded: %s", error)
+        raise
 
 
 def _check_resume(run: Run, phase: str, old: dict[str, int] | None, new: dict[str, int]) -> None:
