@@ -66,7 +66,10 @@ def run_procedure(workflow: StockWorkflow, arguments: RecipeArguments, callbacks
         reason = ranks.agreed_stop_reason()
         if not reason:
             raise RuntimeError(f"The run ended at {ranks.location} although no stop was requested: {stop}.") from stop
-        _log(ranks, f"Stopped by {reason} at {ranks.location}: {str(stop).rstrip('.')}. The same command continues the run.")
+        _log(
+            ranks,
+            f"Stopped by {reason} at {ranks.location}: {str(stop).rstrip('.')}. The same command continues the run.",
+        )
         if reason != ABORTED:
             raise SystemExit(128 + signal.Signals[reason]) from None
     finally:

@@ -80,7 +80,9 @@ class ProcedureState:
         earlier = self.phases[phase] if self.was_started(phase, inputs) else {}
         timed = earlier.get("timed_attempts", int(earlier.get("status") == "finished"))  # older versions lack the key
         if self._writes and (lost := earlier.get("attempts", 0) - timed):
-            logger.info("The time of phase %s lacks attempts that were killed, whose time is unknown: %d.", phase, lost)
+            logger.info(
+                "The time of phase %s lacks attempts that were killed, whose time is unknown: %d.", phase, lost
+            )
         self.phases[phase] = {
             "status": "started",
             "hash": content_hash(inputs),
