@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..utils.boxes import strip_boxes
 from ..utils.io import append_jsonl, content_hash, iter_jsonl, placed_rows, read_json, write_json, write_lines_of
 from ..utils.row_index import RowNumbers, Texts, chunks
 from .corrector import CorrectionItem, CorrectionResult, Corrector, Usage
@@ -42,6 +43,8 @@ Progress = Callable[[str, int, int], None]  # stage (``judge`` or ``correct``), 
 INPUT_KEYS = ("id", "image", "question", "annotation", "response")
 RECORDED_CHARACTERS = 2000  # of a rejected candidate
 JUDGE_BLOCK = 1024
+SHORT_WORDS = 3  # a sentence around so few words is not similar to them
+SHORT_REJECTED = "short_answers_below_correction_threshold"
 
 
 class CandidateScorer(Protocol):
@@ -63,7 +66,11 @@ class RoundSummary:
     rejected: int
     reasons: dict[str, int]  # rows by the reason of their verdict
     rejections: dict[str, int]
-    """Rejected rows by cause: the corrector's error, or each reason for which a candidate was rejected."""
+    """Rejected rows by cause: the corrector's error, or each reason for which a candidate was rejected.
+
+    If the similarity rejects more than half of the wrong answers to labels of at most three words, these rows are
+    counted as ``short_answers_below_correction_threshold``, too.
+    """
     usage: dict[str, float]
     """Requests and tokens of the whole round, interrupted runs included; ``cost`` where prices are known."""
 
@@ -189,6 +196,12 @@ def correct_round(
         summary.rows, summary.kept, summary.corrected, summary.rejected, *corrector.usage.as_dict().values(),
         f", cost {summary.usage['cost']:.4f}" if token_prices else "",
     )  # fmt: skip
+    if short := summary.rejections.get(SHORT_REJECTED):
+        logger.warning(
+            "Reflective Correction: %d wrong answers to labels of at most %d words, over half, were not corrected: no "
+            "rewording is as similar to the label as `correction_threshold: %g` requires. A lower value accepts more "
+            "rewordings, and more answers as right.", short, SHORT_WORDS, threshold,
+        )  # fmt: skip
     return summary
 
 
@@ -263,13 +276,20 @@ def _summarise(records: Iterable[Row], usage: Usage, prices: Sequence[float] | N
     statuses: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     rejections: Counter[str] = Counter()
+    short = short_rejected = 0
     for record in records:
+        is_judged = record["similarity"] is not None
+        is_short = is_judged and 0 < len(strip_boxes(record["annotation"]).split()) <= SHORT_WORDS
+        short += is_short and record["status"] != "kept"
         statuses[record["status"]] += 1
         reasons[record["reason"].partition(":")[0]] += 1
         if record["status"] == "rejected":
             rejected = {reason for candidate in record["candidates"] for reason in candidate["reasons"]}
             cause = record["error"] or ("unusable" if record["similarity"] is None else "no_candidates")
             rejections.update(rejected or {cause})
+            short_rejected += is_short and "similarity" in rejected
+    if short_rejected > short / 2:
+        rejections[SHORT_REJECTED] = short_rejected
     return RoundSummary(
         rows=statuses.total(),
         **{status: statuses[status] for status in ("kept", "corrected", "rejected")},

@@ -9,6 +9,7 @@ means that the source was replaced, and it is made again.
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ from .problems import Reject
 FOLDER, EMBEDDED_FOLDER = "clinkd_png", "clinkd_images"  # within the data folder
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".dicom", ".dcm", ".nii", ".gz", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _SUFFIX = {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2"}  # of PIL's names of formats
+_ENDINGS = {"jpg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}
+_SAFE_NAME = re.compile(r"\w[\w .()+-]{0,99}", re.ASCII)
 BAKED = READ_OTHERWISE | {"image_mode"}  # of the latter, LLaMA-Factory resamples palettes by the nearest pixel
 MAX_NAME = 220  # bytes of a file name; file systems take 255, of which a temporary name needs some
 
@@ -107,12 +110,27 @@ def with_extension(folder: str | Path, image: str) -> str:
 
 
 def write_embedded(folder: str | Path, image: Embedded) -> str:
-    """Writes a picture that its row holds as ``clinkd_images/<hash>.<format>``; one that does not open is rejected."""
+    """Writes a picture that its row holds, below ``clinkd_images``; one that does not open is rejected.
+
+    It is ``<hash>/<name>`` if the row has a safe file name for it, else ``<hash>.<format>``. The hash is of the
+    content, so that pictures of one name stay apart; the same picture under other names is not written again.
+    """
     with _rejecting(image.name or "the picture of the row"), opened(image.content) as header:
         suffix = header.format.lower()
     digest = hashlib.blake2b(image.content, digest_size=16).hexdigest()
-    relative = f"{EMBEDDED_FOLDER}/{digest}.{_SUFFIX.get(suffix, suffix)}"
+    suffix = _SUFFIX.get(suffix, suffix)
+    relative = f"{EMBEDDED_FOLDER}/{digest}.{suffix}"
     path = path_within(folder, relative)
+    if path.is_file():
+        return relative
+    named = path_within(folder, f"{EMBEDDED_FOLDER}/{digest}")
+    written = sorted(filter(_SAFE_NAME.fullmatch, os.listdir(named))) if named.is_dir() else []
+    name = PurePosixPath(image.name.replace("\\", "/")).name
+    if written or _SAFE_NAME.fullmatch(name):
+        if not name.lower().endswith(_ENDINGS.get(suffix, f".{suffix}")):
+            name = f"{name}.{suffix}"
+        relative = f"{EMBEDDED_FOLDER}/{digest}/{written[0] if written else name}"
+        path = path_within(folder, relative)
     if not path.is_file():
         with atomic_path(path) as temporary:
             temporary.write_bytes(image.content)

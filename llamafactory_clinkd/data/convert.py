@@ -186,7 +186,9 @@ def _write_row(writer: ResumableWriter, number: int, row: Any, source_format: Fo
     if lost := [key for key in _LOST if row.get(key) not in (None, "", "[]", [])]:
         raise Reject("wrong_type", f"the row has {', '.join(lost)}, which would be lost")
     conversation = source_format.parse(row)
-    conversation.id = conversation.id or f"row-{number}"
+    in_row = any(isinstance(image, Embedded) for image in conversation.images)
+    prefix = f"{writer.name}-" if in_row else ""  # no file tells the rows of two sets apart
+    conversation.id = conversation.id or f"{prefix}row-{number}"
     conversation.columns |= kept_columns(row)
     conversation.task = conversation.task or row.get("task")
     patient = conversation.columns.pop("patient", None)

@@ -136,7 +136,9 @@ def merge_all(out_path: Path, numbers: RowNumbers, process_index: int, barrier: 
         merge_shards(out_path, numbers)
     barrier()
     if not is_merged(out_path):
-        raise UnfinishedError(f"{out_path} is not complete: a rank stopped early. The next run generates the rest.")
+        raise UnfinishedError(
+            f"{out_path} is not complete: generation stopped early. The next run generates the rest."
+        )
     return JsonlRows(out_path)
 
 

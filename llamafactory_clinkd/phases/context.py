@@ -149,7 +149,7 @@ class Run:
 
         if not self.resumes and self.ranks.rank == 0 and folder.is_dir():
             shutil.rmtree(folder)
-        self.ranks.wait("the old files")
+        self.ranks.wait("removal of old answers")
         trainer = partial(
             GeneratingTrainer,
             out_path=folder / "answers.jsonl",

@@ -74,7 +74,8 @@ class CorrectionRounds:
         if fresh and self._run.ranks.rank == 0 and self.folder.is_dir():
             shutil.rmtree(self.folder)
         self._run.ranks.wait("removal of old corrections")
-        self._run.ranks.set_location("training")
+        corrected = len(list(self.folder.glob("round-*.summary.json")))
+        self._run.ranks.set_location(f"training of round {corrected + 1}")
 
     def make_trainer(self, **kwargs: Any) -> CorrectionTrainer:
         """The phase's trainer; ``kwargs`` are stock's."""
@@ -107,6 +108,7 @@ class CorrectionRounds:
             with self._run.ranks.long_running(f"correction after round {ended}"):
                 self._judge(described, answers, ended)
         self._run.ranks.wait(f"correction after round {ended}")
+        self._run.ranks.set_location(f"training of round {ended + 1}")
 
     def corrected_rows(self, number: int) -> Any:
         """Tokenised corrected rows that join round ``number`` (counted from 0), ``None`` if there are none."""

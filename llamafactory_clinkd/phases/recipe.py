@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import torch
 from huggingface_hub import snapshot_download
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -28,6 +29,8 @@ def phase_arguments(arguments: RecipeArguments, output_dir: Path, **changes: Any
     arguments = RecipeArguments(*map(copy.copy, arguments))
     training = arguments.training
     changes |= {"output_dir": str(output_dir), "overwrite_output_dir": False}
+    if not getattr(torch, "accelerator", torch.cuda).is_available():  # torch before 2.6 has no `accelerator`
+        changes["dataloader_pin_memory"] = False  # torch does not pin then either, and warns of it at each loader
     for name, value in changes.items():
         setattr(training, name, value)
     arguments.data.eval_on_each_dataset = False

@@ -11,6 +11,8 @@ import gc
 import logging
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -54,17 +56,20 @@ def run_procedure(workflow: StockWorkflow, arguments: RecipeArguments, callbacks
     ranks = Ranks.of_process_group(arguments.training.ddp_timeout)
     try:
         with stopped_by_signal(ranks), propagate_failure(ranks, Path(arguments.training.output_dir)):
-            ranks.wait("the start")
+            ranks.wait("the start of the run")
             ranks.require_shared(Path(arguments.training.output_dir))
             check_recipe(arguments)
             finetuning = with_saved_positions(arguments.model, arguments.finetuning)
             _run_phases(Run(workflow, arguments._replace(finetuning=finetuning), callbacks, ranks))
-            ranks.wait("the end")
+            ranks.wait("the end of the run")
     except Stopped as stop:
         reason = ranks.agreed_stop_reason()
         if not reason:
             raise RuntimeError(f"The run ended at {ranks.location} although no stop was requested: {stop}.") from stop
-        _log(ranks, f"Stopped by {reason} at {ranks.location}: {stop}. The same command continues the run.")
+        _log(
+            ranks,
+            f"Stopped by {reason} at {ranks.location}: {str(stop).rstrip('.')}. The same command continues the run.",
+        )
         if reason != ABORTED:
             raise SystemExit(128 + signal.Signals[reason]) from None
     finally:
@@ -79,7 +84,7 @@ def _run_phases(run: Run) -> None:
         check_correction(run.settings)
     if arguments.training.overwrite_output_dir and ranks.rank == 0:
         remove_earlier_run(run.output_dir, arguments)
-    ranks.wait("the old files")
+    ranks.wait("the removal of old files")
 
     state = ProcedureState(run.folder, writes=ranks.rank == 0)
     check_output_dirs(run, state)
@@ -89,6 +94,7 @@ def _run_phases(run: Run) -> None:
         previous = content_hash(inputs)
         title = f"ClinKD phase {number}/{len(run.phases)}: {phase}"
         rows = step_rows(arguments.training, ranks.size)
+        ranks.set_location(f"the checks before phase {phase}")
         if state.is_finished(phase, inputs, rows) and run.outputs_exist(state.phases[phase]["outputs"]):
             _log(ranks, f"{title} is finished already, skipped.")
         else:
@@ -152,23 +158,24 @@ def _run_phase(
         if ranks.rank == 0:
             remove_broken_checkpoints(run.folder_of(phase), run.settings)
     ranks.phase = phase
-    ranks.wait("its start")
+    ranks.wait("start")
     if phase in TRAINING_PHASES and run.resumes:
         _check_resume(run, phase, state.phases[phase].get("step_rows"), rows)
     _log(ranks, f"{title} {'continues' if run.resumes else 'starts'}: {outline}.")
     state.start(phase, inputs, folder, rows)
     start = time.monotonic()
-    set_seed(run.recipe.training.seed)
-    if phase in TRAINING_PHASES:
-        ranks.set_location("training")
-    try:
-        outputs = import_module(f".{phase}", __package__).run_phase(run)
-    except UnfinishedError as stop:
-        if not ranks.agreed_stop_reason():
-            raise
-        raise Stopped(str(stop)) from stop
-    gc.collect()
-    ranks.wait("its end")
+    with _time_of_failure(state, phase, start):
+        set_seed(run.recipe.training.seed)
+        if phase in TRAINING_PHASES:
+            ranks.set_location("training")
+        try:
+            outputs = import_module(f".{phase}", __package__).run_phase(run)
+        except UnfinishedError as stop:
+            if not ranks.agreed_stop_reason():
+                raise
+            raise Stopped(str(stop)) from stop
+        gc.collect()
+        ranks.wait("end")
     ranks.phase = ""
     seconds = time.monotonic() - start
     model = None
@@ -176,7 +183,22 @@ def _run_phase(
         model = trained_model(run.folder_of(phase), run.hashes, adapter=run.trains_adapter)
     state.finish(phase, outputs, seconds, model)
     saved = [run.folder_of(phase)] if folder else [run.output_dir / name for name in outputs]
-    _log(ranks, f"{title} finished in {seconds:.0f} s, saved: {', '.join(map(str, saved))}")
+    record = state.phases[phase]
+    attempts = f" ({record['seconds']:.0f} s in {record['attempts']} attempts)" if record["attempts"] > 1 else ""
+    _log(ranks, f"{title} finished in {seconds:.0f} s{attempts}, saved: {', '.join(map(str, saved))}")
+
+
+@contextmanager
+def _time_of_failure(state: ProcedureState, phase: str, start: float) -> Iterator[None]:
+    """Records the time of an attempt that the block ends with an error or a stop."""
+    try:
+        yield
+    except BaseException:
+        try:
+            state.interrupt(phase, time.monotonic() - start)
+        except OSError as error:  # a full disk, whose first error is the one to show
+            logger.warning("The time of this attempt is not recorded: %s", error)
+        raise
 
 
 def _check_resume(run: Run, phase: str, old: dict[str, int] | None, new: dict[str, int]) -> None:

@@ -78,27 +78,43 @@ class ProcedureState:
     ) -> None:
         """Records the start of a phase; ``folder`` is where a training phase writes, relative to ``output_dir``."""
         earlier = self.phases[phase] if self.was_started(phase, inputs) else {}
+        timed = earlier.get("timed_attempts", int(earlier.get("status") == "finished"))  # older versions lack the key
+        if self._writes and (lost := earlier.get("attempts", 0) - timed):
+            logger.info(
+                "The time of phase %s lacks attempts that were killed, whose time is unknown: %d.", phase, lost
+            )
         self.phases[phase] = {
             "status": "started",
             "hash": content_hash(inputs),
             "inputs": inputs,
-            "started": _now(),
+            "started": earlier.get("started") or _now(),
             "attempts": earlier.get("attempts", 0) + 1,
+            "timed_attempts": timed,  # all but killed ones
             "seconds": earlier.get("seconds", 0.0),
             **({} if folder is None else {"folder": folder, "step_rows": rows}),
         }
         self._write()
 
+    def interrupt(self, phase: str, seconds: float) -> None:
+        """Records that an attempt of ``seconds`` ended before the phase did."""
+        self._add_time(phase, seconds)
+        self._write()
+
     def finish(self, phase: str, outputs: list[str], seconds: float, model: Any = None) -> None:
         """Records that a phase finished: files (relative to ``output_dir``), this attempt's time, trained model."""
+        self._add_time(phase, seconds)
         self.phases[phase] |= {
             "status": "finished",
             "outputs": outputs,
             "finished": _now(),
-            "seconds": round(self.phases[phase]["seconds"] + seconds, 3),
             **({} if model is None else {"model": model}),
         }
         self._write()
+
+    def _add_time(self, phase: str, seconds: float) -> None:
+        record = self.phases[phase]
+        record["timed_attempts"] += 1
+        record["seconds"] = round(record["seconds"] + seconds, 3)
 
     def _write(self) -> None:
         if self._writes:

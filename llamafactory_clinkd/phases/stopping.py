@@ -138,8 +138,10 @@ def propagate_failure(ranks: Ranks, output_dir: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raised = disk_full(error, output_dir) or error
-        where = f"On rank {ranks.rank} of {ranks.size}, at" if ranks.size > 1 else "At"
-        raised.add_note(f"{where} {ranks.location}.")
+        if ranks.size > 1:
+            raised.add_note(f"On rank {ranks.rank} of {ranks.size}, at {ranks.location}.")
+        elif ranks.phase:
+            raised.add_note(f"At {ranks.location}.")
         get_error_handler().record_exception(raised)
         ranks.fail(f"{type(raised).__name__}: {raised} (at {ranks.location})")
         if raised is error:

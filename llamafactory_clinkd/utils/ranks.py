@@ -63,7 +63,7 @@ class Ranks:
         self._store = store
         self._beat, self._max_missed, self._grace, self._end = beat, max(1, round(silent / beat)), grace, end
         self.phase = ""  # prefix of every location
-        self.location = "the start"  # the last point that this rank reached
+        self.location = "the start of the run"  # the last point that this rank reached
         self._waits = self._shared = 0
         self._stop = ""
         self._closed = threading.Event()

@@ -310,3 +310,26 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 def test_a_thousand_samples_killed_ten_times(tmp_path):
     pytest.importorskip("sentence_transformers")
     kill_and_resume(tmp_path, count=1000, kills=10, similarity="sentence")
+
+
+class SimilarToNo:
+    """A sentence is similar to the label "no" only."""
+
+    name = "fixed"
+
+    def scores(self, a, b):
+        return [0.9 if all("no" in text for text in pair) else 0.5 for pair in zip(a, b, strict=True)]
+
+
+@pytest.mark.parametrize(("good", "hinted"), [(0, True), (1, True), (2, False)])
+def test_short_answers_that_the_similarity_rejects_are_reported_with_the_key(tmp_path, caplog, good, hinted):
+    """Of four wrong ones, 4, 3 or 2 are rejected; a long and an unusable one do not count."""
+    labels = ["no"] * good + ["yes"] * (4 - good)
+    rows = [row(str(n), annotation=label, response="maybe", question="Is it?") for n, label in enumerate(labels)]
+    rows += [row("long", response="a lung"), row("unusable", annotation=None)]
+    answers = {str(n): [f"The answer is {label}."] for n, label in enumerate(labels)} | {"long": ["Something else"]}
+    path = tmp_path / "round-1.jsonl"
+    summary = correct_round(rows, similarity=SimilarToNo(), corrector=Fixed(answers), out_path=path)
+    counted = summary.rejections.get("short_answers_below_correction_threshold")
+    assert summary.corrected == good and counted == (4 - good if hinted else None)
+    assert ("no rewording is as similar to the label as `correction_threshold: 0.8`" in caplog.text) == hinted

@@ -7,6 +7,8 @@ import base64
 import gzip
 import io
 import json
+import re
+from pathlib import Path
 
 import datasets
 import pyarrow
@@ -127,6 +129,21 @@ def test_pictures_in_parquet_are_written_and_shared(tmp_path):
     assert first["images"] == second["images"] and first["images"][0].startswith("clinkd_images/")
     assert (tmp_path / "out" / first["images"][0]).read_bytes() == jpeg(10)
     assert done.reasons == {"image_unreadable": 1}
+
+
+def test_pictures_in_parquet_keep_safe_names_and_their_rows_the_set_in_their_ids(tmp_path):
+    names = ["synpic54610.jpg", "synpic54610.jpg", "scan.bmp", "../up.jpg", "/etc/c\\d.JPEG", "a#1.jpg", ".b.jpg"]
+    pictures = [{"bytes": jpeg(10 * n), "path": name} for n, name in enumerate(names, start=1)]
+    rows = [{"image": picture, "question": f"q{n}?", "answer": "yes"} for n, picture in enumerate(pictures)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    for _ in range(2):  # the second time over the files of the first
+        done, rows = converted(tmp_path / "rows.parquet", tmp_path)
+        places = [Path(row["images"][0]) for row in rows]
+        assert [place.name for place in places[:5]] == [*names[:2], "scan.bmp.jpg", "up.jpg", "d.JPEG"]
+        for place in places[5:]:
+            assert re.fullmatch("clinkd_images/[0-9a-f]{32}[.]jpg", str(place))
+        assert [(done.image_folder / place).read_bytes() for place in places] == [each["bytes"] for each in pictures]
+    assert [row["id"] for row in rows[:2]] == ["set-row-1", "set-row-2"]
 
 
 def test_a_folder_and_its_splits_through_datasets(tmp_path, monkeypatch):

@@ -6,15 +6,18 @@
 from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
 from miniature.clip_scorer import train_demo_scorer
 from PIL import Image
 from small_run import drawn_rows, recipe
 
 from llamafactory_clinkd.arguments import ClinkdArguments
+from llamafactory_clinkd.phases import correct
 from llamafactory_clinkd.phases.correct import CorrectionRounds, ImageTextScore, recipe_scorer
 from llamafactory_clinkd.select import ScorerError, load_scorer
 from llamafactory_clinkd.utils.boxes import strip_boxes
 from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json, write_jsonl
+from llamafactory_clinkd.utils.ranks import Ranks
 
 
 class Settings:
@@ -110,3 +113,28 @@ def test_recorded_corrections_whose_text_fails_a_later_check_are_counted_in_the_
     with caplog.at_level("WARNING"):
         assert rounds.corrected_rows(1) is None
     assert "1 of the 1 corrections recorded" in caplog.text and "rewrite" not in caplog.text
+
+
+def test_a_continued_training_names_the_round_in_work(tmp_path):
+    """The message of a stop has this place."""
+    rounds, ranks = CorrectionRounds.__new__(CorrectionRounds), Ranks()
+    rounds.folder, rounds._run = tmp_path / "corrections", SimpleNamespace(ranks=ranks)
+    for finished in range(3):
+        rounds.clear(fresh=False)
+        assert ranks.location == f"training of round {finished + 1}"
+        write_json(rounds.folder / f"round-{finished + 1}.summary.json", {})
+    rounds.clear(fresh=True)
+    assert ranks.location == "training of round 1" and not rounds.folder.exists()
+
+
+def test_after_a_correction_the_next_round_is_in_work(monkeypatch, tmp_path):
+    rounds, ranks, places = CorrectionRounds.__new__(CorrectionRounds), Ranks(), []
+    rounds.folder, rounds._run = tmp_path, SimpleNamespace(ranks=ranks)
+    rounds.data = SimpleNamespace(aligned=lambda is_eval: Dataset.from_dict({"a": [1]}))
+    rounds._settings, rounds._recorder = SimpleNamespace(correction_max_samples=None), None
+    rounds._arguments = SimpleNamespace(training=SimpleNamespace(seed=1))
+    monkeypatch.setattr(correct, "DescribedRows", lambda *args: SimpleNamespace(keys=lambda: ["0:a"]))
+    monkeypatch.setattr(rounds, "_generate", lambda *args: [])
+    monkeypatch.setattr(rounds, "_judge", lambda *args: places.append(ranks.location))
+    rounds.correct(1)
+    assert places == ["correction after round 1"] and ranks.location == "training of round 2"

@@ -42,11 +42,14 @@ def room_for(size):
 )
 def test_every_writer_s_error_is_recognised(tmp_path, write):
     message = "file.* could not be written: it is larger than .*MiB free.*raise the limit.*same command"
+    ranks = Ranks()
+    ranks.phase = "distill"
+    ranks.set_location("training")
     with pytest.raises(DiskFullError, match=message) as found:
-        with room_for(10_000), propagate_failure(Ranks(), tmp_path):
+        with room_for(10_000), propagate_failure(ranks, tmp_path):
             write(tmp_path / "file")
     assert found.value.errno == errno.EFBIG and str(tmp_path / "file") in str(found.value)
-    assert found.value.__notes__[0].startswith("At ") and "rank" not in found.value.__notes__[0]
+    assert found.value.__notes__ == ["At phase distill, training."]
 
 
 class SafetensorError(Exception):

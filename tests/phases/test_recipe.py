@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import torch
 from small_run import recipe
 
-from llamafactory_clinkd.phases.recipe import RecipeArguments, with_model
+from llamafactory_clinkd.phases.recipe import RecipeArguments, phase_arguments, with_model
 from llamafactory_clinkd.utils.io import read_jsonl
 
 
@@ -78,3 +79,14 @@ def test_predictions_are_of_the_whole_model(workspace, tmp_path):
     keys |= {"adapter_name_or_path": f"{first},{both}", "create_new_adapter": False, "clinkd_phases": "predict"}
     run_exp(recipe(workspace, named, **keys))
     assert read_jsonl(both / "clinkd" / "predictions.jsonl") == read_jsonl(named / "clinkd" / "predictions.jsonl")
+
+
+@pytest.mark.parametrize("has_accelerator", [True, False])
+def test_memory_is_pinned_for_an_accelerator_only(monkeypatch, tmp_path, has_accelerator):
+    """torch pins none without one, and warns of it at each data loader."""
+    accelerator = getattr(torch, "accelerator", torch.cuda)
+    monkeypatch.setattr(accelerator, "is_available", lambda: has_accelerator)
+    training = SimpleNamespace(dataloader_pin_memory=True, deepspeed=None)
+    recipe = RecipeArguments(None, SimpleNamespace(), training, None, None)
+    assert phase_arguments(recipe, tmp_path).training.dataloader_pin_memory is has_accelerator
+    assert training.dataloader_pin_memory is True

@@ -78,6 +78,17 @@ def test_state_of_an_earlier_version_is_read_and_a_new_key_reported_once(tmp_pat
     assert ProcedureState(tmp_path / "clinkd", writes=True).is_finished("predict", newer, ROWS)
 
 
+def test_time_of_a_killed_attempt_is_reported_as_unknown(tmp_path, caplog):
+    """Nothing of a killed process records its time."""
+    caplog.set_level("INFO", logger="llamafactory_clinkd")
+    for _ in range(2):
+        ProcedureState(tmp_path, writes=True).start("distill", {})
+    assert "The time of phase distill lacks attempts that were killed, whose time is unknown: 1." in caplog.text
+    state = ProcedureState(tmp_path, writes=True)
+    state.finish("distill", [], 2.0)
+    assert (state.phases["distill"]["attempts"], state.phases["distill"]["timed_attempts"]) == (2, 1)
+
+
 def folder_of(path, *names):
     path.mkdir()
     for name in names:
