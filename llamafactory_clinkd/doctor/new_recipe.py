@@ -43,8 +43,8 @@ NOTES = {
 TEST_SHARE = 0.1
 MARGIN = 0.9  # of a GPU's memory that a plan may fill: it is an estimate
 WINDOW = 16  # rows of an optimiser step
-LADDER = [{"batch": 8}, {"batch": 4}, {"batch": 2}, {"batch": 1}, {"batch": 1, "ref_model_quantization_bit": 4}]
-"""Settings, fastest first; the first that fits is taken."""
+LADDER = [{"batch": n} | bits for bits in ({}, {"ref_model_quantization_bit": 4}) for n in (8, 4, 2, 1)]
+"""Settings; of those that fit the one with the fewest hours is taken, and of equals the first."""
 
 
 class PromptingCommand(TyperCommand):
@@ -203,9 +203,10 @@ def _registered(data: str) -> tuple[Path, str] | None:
 def _settings(keys: dict[str, Any], gpus: int, card: Gpu, on_cpu: bool) -> tuple[dict[str, Any], str]:
     """Batch sizes and a quantised teacher, as far as the memory needs them, and a remark."""
     place = "this machine" if on_cpu else "each GPU"
-    for step in [step for step in LADDER if not on_cpu or len(step) == 1]:  # quantisation needs a GPU
+    quantises, fitting = not on_cpu and "ref_model" in keys, []  # quantisation needs a GPU
+    for step in [step for step in LADDER if quantises or len(step) == 1]:
         batch = step["batch"]
-        settings = {key: value for key, value in step.items() if key != "batch" and "ref_model" in keys}
+        settings = {key: value for key, value in step.items() if key != "batch"}
         settings |= {"per_device_train_batch_size": batch, "per_device_eval_batch_size": batch}
         settings["gradient_accumulation_steps"] = max(1, WINDOW // (batch * gpus))
         try:
@@ -215,6 +216,10 @@ def _settings(keys: dict[str, Any], gpus: int, card: Gpu, on_cpu: bool) -> tuple
             one["gradient_accumulation_steps"] = max(1, WINDOW // gpus)
             return one, f"Its memory is not planned, so the batch size is 1: {error}"
         if plan["fits"]:
-            peak = max(parts["peak"] for parts in plan["memory"].values()) / 2**30
-            return settings, f"It needs about {peak:.1f} of {card.gib:.3g} GiB on {place}."
-    return settings, f"It does NOT fit on {place if on_cpu else f'{gpus} GPU(s)'}: {'; '.join(plan['advice'][:2])}."
+            fitting.append((sum(plan["seconds"].values()), settings, plan["memory"]))
+    if not fitting:
+        place = place if on_cpu else f"{gpus} GPU(s)"
+        return settings, f"It does NOT fit on {place}: {'; '.join(plan['advice'][:2])}."
+    _, settings, memory = min(fitting, key=lambda each: each[0])
+    peak = max(parts["peak"] for parts in memory.values()) / 2**30
+    return settings, f"It needs about {peak:.1f} of {card.gib:.3g} GiB on {place}."

@@ -15,6 +15,9 @@ from typer.testing import CliRunner
 
 from llamafactory_clinkd.arguments import ClinkdArguments
 from llamafactory_clinkd.cli import with_all_commands
+from llamafactory_clinkd.doctor.new_recipe import FIXED, LADDER, _settings
+from llamafactory_clinkd.doctor.plan import make_plan
+from llamafactory_clinkd.utils.gpus import choose_gpu
 
 
 @pytest.fixture
@@ -93,14 +96,34 @@ def test_without_a_terminal_the_missing_flags_are_named(folder):
 
 
 def test_settings_follow_the_memory(folder):
+    """The fastest that fits: on 24 GB a 4-bit teacher with a large batch, else one without quantisation."""
     recipes = {}
-    for gpu in ("3090", "h200"):
+    for gpu in ("4090", "h200"):
         done = init(f"{gpu}.yaml", *ALL, "--data", "rows.csv", "--gpu", gpu, "--gpus", "1")
         assert done.exit_code == 0 and f"of {139 if gpu == 'h200' else 23.5:g} GiB" in done.output, done.output
         recipes[gpu] = yaml.safe_load((folder / f"{gpu}.yaml").read_text())
-    batch = "per_device_train_batch_size"
-    assert recipes["3090"][batch] < recipes["h200"][batch] == 8
+    batch, bits = "per_device_train_batch_size", "ref_model_quantization_bit"
+    assert [keys[batch] for keys in recipes.values()] == [8, 8]
+    assert recipes["4090"][bits] == 4 and bits not in recipes["h200"]
     assert all(keys[batch] * keys["gradient_accumulation_steps"] == 16 for keys in recipes.values())
+
+
+def test_of_the_settings_that_fit_the_one_with_the_fewest_hours_is_taken(folder):
+    """A batch of 4 fits with the whole teacher; 8 with a quantised one has fewer hours."""
+    card = choose_gpu("4090")._replace(gib=26)
+    keys = {**FIXED, "model_name_or_path": ALL[1], "ref_model": ALL[3]}
+    plans = {(step["batch"], len(step)): _plan_of(keys, step, card) for step in LADDER}
+    hours = {step: sum(plan["seconds"].values()) for step, plan in plans.items() if plan["fits"]}
+    assert (4, 1) in hours and (8, 1) not in hours and hours[8, 2] == min(hours.values())
+    settings, _ = _settings(keys, 1, card, False)
+    assert (settings["per_device_train_batch_size"], settings["ref_model_quantization_bit"]) == (8, 4)
+
+
+def _plan_of(keys, step, card):
+    batch = step["batch"]
+    settings = {"per_device_train_batch_size": batch, "per_device_eval_batch_size": batch}
+    settings |= {"gradient_accumulation_steps": 16 // batch} | {k: v for k, v in step.items() if k != "batch"}
+    return make_plan(keys | settings, gpus=1, gib=0.9 * card.gib, gpu=card)
 
 
 def test_boxes_are_in_the_convention_of_the_model_and_the_pixels_of_the_recipe(folder):
