@@ -17,6 +17,7 @@ from ..arguments import ClinkdArguments
 from ..data.convert import Options, convert
 from ..data.split import write_split
 from ..utils.boxes import UNIT_OF_MODEL
+from ..utils.clip import BIOMED_CLIP, require_hub_clip
 from ..utils.console import console, quiet_libraries
 from ..utils.gpus import CPU, GPUS, Gpu, choose_gpu
 from ..utils.io import read_json, write_text
@@ -113,17 +114,31 @@ def init(
             del keys["kd_epochs"]
             keys |= {"ref_model": "", "kd_method": "none", "clinkd_phases": "correct, predict, evaluate"}
         keys = {key: value for key, value in keys.items() if value != ""}
+        comments = dict(NOTES)
+        if problem := _scorer_problem():
+            keys["sasg_scorer"], comments["sasg_scorer"] = "logprob", f"not the paper's BiomedCLIP: {problem}"
+            notes.append(f"sasg_scorer: logprob, {comments['sasg_scorer']}")
         checked_keys(keys)
         settings, remark = _settings(keys, gpus, card, on_cpu)
     comment = "### Written by `clinkd init`; all keys: docs/configuration.md and LLaMA-Factory's own\n"
     text = yaml.safe_dump(keys | settings, sort_keys=False, allow_unicode=True)
-    for key, note in NOTES.items():
-        text = re.sub(rf"^{key}: .*", rf"\g<0>  # {note}", text, flags=re.MULTILINE)
+    for key, note in comments.items():
+        text = re.sub(rf"^{key}: .*", lambda line, note=note: f"{line[0]}  # {note}", text, flags=re.MULTILINE)
     write_text(recipe, comment + text)
     place = f"--gpu {gpu}" if on_cpu else f"--gpu {gpu} --gpus {gpus}"
-    notes += [f"Recipe: {recipe}. {remark}", "Next:", f"  clinkd doctor --plan {recipe} {place}"]
+    commands = (f"clinkd doctor --plan {recipe} {place}", f"clinkd doctor --recipe {recipe}")
+    notes += [f"Recipe: {recipe}. {remark}", "Next:", *(f"  {command}" for command in commands)]
     for line in (*notes, f"  llamafactory-cli train {recipe}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _scorer_problem() -> str:
+    """Why the default scorer, BiomedCLIP, is out of reach; empty if it is in the cache or can be downloaded."""
+    try:
+        require_hub_clip(BIOMED_CLIP)
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
 
 
 def type_of(model: str) -> str:

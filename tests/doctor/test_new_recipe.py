@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 
 from llamafactory_clinkd.arguments import ClinkdArguments
 from llamafactory_clinkd.cli import with_all_commands
+from llamafactory_clinkd.doctor import clip_weights, new_recipe
 from llamafactory_clinkd.doctor.new_recipe import FIXED, LADDER, _settings
 from llamafactory_clinkd.doctor.plan import make_plan
+from llamafactory_clinkd.utils.clip import require_hub_clip
 from llamafactory_clinkd.utils.gpus import choose_gpu
 
 
@@ -24,6 +26,7 @@ from llamafactory_clinkd.utils.gpus import choose_gpu
 def folder(tmp_path, monkeypatch):
     """Forty questions about twenty pictures, in a CSV file and beside it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(new_recipe, "require_hub_clip", lambda name: None)  # as if it were in the cache
     lines = ["image,question,answer"]
     for number in range(20):
         Image.new("RGB", (60, 40), (number, 0, 0)).save(tmp_path / f"{number}.png")
@@ -87,6 +90,32 @@ def test_a_recipe_for_the_cpu_runs_in_fp32_and_has_the_epochs(folder):
     assert "time: not estimated on the CPU" in planned.output and "fits on this machine" in planned.output
     done = init("two.yaml", *answers, "--gpu", "cpu", "--gpus", "2")
     assert done.exit_code == 2 and "`--gpus 1`" in done.output
+
+
+@pytest.mark.parametrize("problem", ["", r"it is not in the local hub cache, and C:\1 does not answer."])
+def test_a_default_scorer_out_of_reach_is_replaced_and_the_reason_named(folder, monkeypatch, problem):
+    def look(name):
+        if problem:
+            raise FileNotFoundError(problem)
+
+    monkeypatch.setattr(new_recipe, "require_hub_clip", look)
+    done = init("x.yaml", *ALL, "--data", "rows.csv", "--gpu", "h100", "--gpus", "1")
+    assert done.exit_code == 0 and "  clinkd doctor --recipe x.yaml\n" in done.output, done.output
+    text = (folder / "x.yaml").read_text()
+    assert yaml.safe_load(text).get("sasg_scorer") == ("logprob" if problem else None)
+    assert not problem or f"sasg_scorer: logprob  # not the paper's BiomedCLIP: {problem}\n" in text
+    assert ("sasg_scorer: logprob" in done.output) == bool(problem)
+
+
+def test_a_recipe_written_offline_has_a_scorer_that_runs_offline(folder, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(new_recipe, "require_hub_clip", require_hub_clip)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, name: None)
+    assert init("x.yaml", *ALL, "--data", "rows.csv", "--gpu", "h100", "--gpus", "1").exit_code == 0
+    text = (folder / "x.yaml").read_text()
+    assert "HF_HUB_OFFLINE is set" in text and clip_weights(yaml.safe_load(text)).state == "ok"
 
 
 def test_without_a_terminal_the_missing_flags_are_named(folder):
