@@ -6,6 +6,7 @@
 import logging
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +56,8 @@ class PromptingCommand(TyperCommand):
         given = {word.partition("=")[0] for word in args}
         try:
             return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            raise ValueError(error.format_message()) from error
         except typer.Abort:
             if sys.stdin.isatty():  # Ctrl-C
                 raise
@@ -63,25 +66,54 @@ class PromptingCommand(TyperCommand):
             raise ValueError(f"There is no terminal to answer the prompts: give {missing}.") from None
 
 
+def _checked(check: Callable[[str], Any]) -> Callable[[str], str]:
+    """A callback of an option: a prompt is repeated if ``check`` raises a ValueError."""
+
+    def callback(value: str) -> str:
+        try:
+            check(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        return value
+
+    return callback
+
+
 def init(
     recipe: Annotated[Path, typer.Argument(help="The YAML file to write.")] = Path("recipe.yaml"),
     model: Annotated[
-        str, typer.Option(prompt="Model to train: a folder or a name of the hub", help="The student.")
+        str,
+        typer.Option(
+            prompt="Model to train: a folder or a name of the hub",
+            callback=_checked(lambda value: type_of(value)),
+            help="The student.",
+        ),
     ] = "Qwen/Qwen2-VL-2B-Instruct",
     teacher: Annotated[
         str, typer.Option(prompt="Teacher: a folder, a name, or none", help="none: fine-tuning without a teacher.")
     ] = "Qwen/Qwen2-VL-7B-Instruct",
     data: Annotated[
         str,
-        typer.Option(prompt="Training data: a file, or FOLDER:NAME of a data set", help="A file, or FOLDER:NAME."),
+        typer.Option(
+            prompt="Training data: a file, or FOLDER:NAME of a data set",
+            callback=_checked(lambda value: _registered(value)),
+            help="A file, or FOLDER:NAME.",
+        ),
     ] = ...,
     test: Annotated[
         str,
         typer.Option(
-            prompt="Test data, or split: a tenth of the training data", help="As --data, or split: a tenth of it."
+            prompt="Test data, or split: a tenth of the training data",
+            callback=_checked(lambda value: value == "split" or _registered(value)),
+            help="As --data, or split: a tenth of it.",
         ),
     ] = "split",
-    gpu: Annotated[str, typer.Option(prompt=f"GPU: {', '.join([*GPUS, CPU])}", help="Type of GPU, or cpu.")] = "4090",
+    gpu: Annotated[
+        str,
+        typer.Option(
+            prompt=f"GPU: {', '.join([*GPUS, CPU])}", callback=_checked(choose_gpu), help="Type of GPU, or cpu."
+        ),
+    ] = "4090",
     gpus: Annotated[int, typer.Option(prompt="Number of GPUs", min=1, help="All of this type.")] = 1,
     image_folder: Annotated[Path | None, typer.Option(file_okay=False, help="As of `clinkd data convert`.")] = None,
     template: Annotated[str | None, typer.Option(help="LLaMA-Factory's template. Default: the model's.")] = None,

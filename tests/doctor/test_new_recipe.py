@@ -73,6 +73,17 @@ def test_six_questions_are_asked_and_each_is_a_flag(folder):
     assert all(flag in help_text for flag in flags)
 
 
+def test_a_prompt_with_a_wrong_answer_is_repeated(folder):
+    done = init(input="./nowhere\n\n\nnofile.parquet\nrows.csv\n\nv100\n\n\n")
+    assert done.exit_code == 0, done.output
+    prompts = ("Model to train", "Teacher:", "Training data", "Test data", "GPU:", "Number of GPUs")
+    assert [done.output.count(prompt) for prompt in prompts] == [2, 1, 2, 1, 2, 1], done.output
+    for found in ("nofile.parquet is neither a file", "no config.json", "--gpu v100"):
+        assert f"Error: {found}" in done.output or found in done.output
+    before = done.output.partition("nofile.parquet is neither")[0]
+    assert "Test data" not in before
+
+
 def test_a_recipe_for_the_cpu_runs_in_fp32_and_has_the_epochs(folder):
     model = build_tiny_qwen2vl(folder / "model")
     answers = ("--model", str(model), "--teacher", str(model), "--data", "rows.csv", "--test", "split")
