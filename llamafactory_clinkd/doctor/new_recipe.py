@@ -20,10 +20,10 @@ from ..data.split import write_split
 from ..utils.boxes import UNIT_OF_MODEL
 from ..utils.clip import BIOMED_CLIP, require_hub_clip
 from ..utils.console import console, quiet_libraries
-from ..utils.gpus import CPU, GPUS, Gpu, choose_gpu
+from ..utils.gpus import CPU, GPUS, Gpu, choose_gpu, count_gpus
 from ..utils.io import read_json, write_text
 from .plan import make_plan
-from .recipe_spec import checked_keys
+from .recipe_spec import checked_keys, count_rows
 
 
 TEMPLATES = {
@@ -45,6 +45,8 @@ NOTES = {
 TEST_SHARE = 0.1
 MARGIN = 0.9  # of a GPU's memory that a plan may fill: it is an estimate
 WINDOW = 16  # rows of an optimiser step
+LOG_POINTS = 20
+"""Points of an epoch's curve, at least, where it has so many steps."""
 LADDER = [{"batch": n} | bits for bits in ({}, {"ref_model_quantization_bit": 4}) for n in (8, 4, 2, 1)]
 """Settings; of those that fit the one with the fewest hours is taken, and of equals the first."""
 
@@ -152,6 +154,7 @@ def init(
             notes.append(f"sasg_scorer: logprob, {comments['sasg_scorer']}")
         checked_keys(keys)
         settings, remark = _settings(keys, gpus, card, on_cpu)
+        settings["logging_steps"] = _logging_steps(keys | settings, gpus)
     comment = "### Written by `clinkd init`; all keys: docs/configuration.md and LLaMA-Factory's own\n"
     text = yaml.safe_dump(keys | settings, sort_keys=False, allow_unicode=True)
     for key, note in comments.items():
@@ -171,6 +174,13 @@ def _scorer_problem() -> str:
     except FileNotFoundError as error:
         return str(error)
     return ""
+
+
+def _logging_steps(keys: dict[str, Any], gpus: int) -> int:
+    """``logging_steps``, lower in a run so short that its curves would have few points."""
+    rows, most = count_rows(keys, "dataset"), FIXED["logging_steps"]
+    step = keys["per_device_train_batch_size"] * keys["gradient_accumulation_steps"] * gpus
+    return min(most, max(1, rows // step // LOG_POINTS)) if rows else most
 
 
 def type_of(model: str) -> str:
@@ -265,8 +275,8 @@ def _settings(keys: dict[str, Any], gpus: int, card: Gpu, on_cpu: bool) -> tuple
         if plan["fits"]:
             fitting.append((sum(plan["seconds"].values()), settings, plan["memory"]))
     if not fitting:
-        place = place if on_cpu else f"{gpus} GPU(s)"
+        place = place if on_cpu else count_gpus(gpus)
         return settings, f"It does NOT fit on {place}: {'; '.join(plan['advice'][:2])}."
     _, settings, memory = min(fitting, key=lambda each: each[0])
     peak = max(parts["peak"] for parts in memory.values()) / 2**30
-    return settings, f"It needs about {peak:.1f} of {card.gib:.3g} GiB on {place}."
+    return settings, f"It needs about {peak:.1f} of {round(card.gib, 1):g} GiB on {place}."

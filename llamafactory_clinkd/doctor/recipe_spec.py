@@ -131,7 +131,7 @@ def read_spec(
     student, (fewest, most) = load_shape(base), pixel_limits(base)
     pixels = max(fewest, min(int(keys.get("image_max_pixels", 768 * 768)), most))
     row_tokens = row_tokens or int(keys.get("cutoff_len", 2048))
-    row_counts = [n or _count_rows(keys, key) for n, key in zip(rows, ("dataset", "eval_dataset"), strict=True)]
+    row_counts = [n or count_rows(keys, key) for n, key in zip(rows, ("dataset", "eval_dataset"), strict=True)]
     train_rows, eval_rows = (n or paper for n, paper in zip(row_counts, MED_GRIT_ROWS, strict=True))
     stock = {item.name: item.default for item in fields(RecipeSpec) if item.default is not MISSING}
     return RecipeSpec(
@@ -192,7 +192,7 @@ def _sharding(keys: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _count_rows(keys: Mapping[str, Any], key: str) -> int | None:
+def count_rows(keys: Mapping[str, Any], key: str) -> int | None:
     """Rows of ``dataset`` or ``eval_dataset`` in local files and folders; None if one is missing."""
     info = Path(str(keys.get("dataset_dir", "data")), "dataset_info.json")
     entries = read_json(info) if info.is_file() else {}

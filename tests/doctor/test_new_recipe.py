@@ -54,6 +54,7 @@ def test_the_recipe_passes_the_check_and_names_data_that_exists(folder):
     keys = yaml.safe_load((folder / "mine.yaml").read_text())
     assert (keys["template"], keys["dataset"], keys["eval_dataset"]) == ("qwen2_vl", "mine_train", "mine_test")
     info = json.loads((folder / keys["dataset_dir"] / "dataset_info.json").read_text())
+    assert keys["logging_steps"] == 1
     parts = [json.loads((folder / keys["dataset_dir"] / info[name]["file_name"]).read_text()) for name in
              (keys["dataset"], keys["eval_dataset"])]  # fmt: skip
     assert sum(map(len, parts)) == 40 and len(parts[1]) >= 4
@@ -164,6 +165,17 @@ def _plan_of(keys, step, card):
     settings = {"per_device_train_batch_size": batch, "per_device_eval_batch_size": batch}
     settings |= {"gradient_accumulation_steps": 16 // batch} | {k: v for k, v in step.items() if k != "batch"}
     return make_plan(keys | settings, gpus=1, gib=0.9 * card.gib, gpu=card)
+
+
+@pytest.mark.parametrize(("rows", "gpus", "steps"), [(36, 1, 1), (3200, 1, 10), (3200, 8, 2), (960, 1, 3)])
+def test_a_short_run_logs_often(tmp_path, rows, gpus, steps):
+    (tmp_path / "a.json").write_text(json.dumps([{}] * rows))
+    (tmp_path / "dataset_info.json").write_text('{"a": {"file_name": "a.json"}}')
+    batch = 8 if gpus == 8 else 1
+    keys = {"dataset_dir": str(tmp_path), "dataset": "a", "per_device_train_batch_size": batch}
+    keys["gradient_accumulation_steps"] = 1 if gpus == 8 else 16
+    assert new_recipe._logging_steps(keys, gpus) == steps
+    assert new_recipe._logging_steps({**keys, "dataset": "elsewhere"}, gpus) == 10
 
 
 def test_boxes_are_in_the_convention_of_the_model_and_the_pixels_of_the_recipe(folder):
