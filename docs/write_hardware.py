@@ -3,12 +3,15 @@
 
 """Writes the table of GPUs in README.md from the plan of one recipe for each kind of machine.
 
+What the rows share is what ``clinkd init`` writes; the first row is its recipe for that GPU.
+
 ``python docs/write_hardware.py`` writes the table; ``tests/test_docs.py`` compares it.
 """
 
 from pathlib import Path
 from typing import Any
 
+from llamafactory_clinkd.doctor.new_recipe import FIXED
 from llamafactory_clinkd.doctor.plan import make_plan
 from llamafactory_clinkd.utils.gpus import GPUS
 
@@ -16,15 +19,13 @@ from llamafactory_clinkd.utils.gpus import GPUS
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- docs/write_hardware.py -->\n", "<!-- end -->"
 ROWS = (10_000, 1_000)
-BASE = {
-    "use_clinkd": True, "clinkd_phases": "distill,correct,predict", "bf16": True, "cutoff_len": 2048,
-    "image_max_pixels": 262144, "rope_variant": "mrope", "max_new_tokens": 256, "gradient_accumulation_steps": 8,
-}  # fmt: skip
+BASE = FIXED | {"clinkd_phases": "distill,correct,predict", "gradient_accumulation_steps": 8}
 TWO, SEVEN, LARGE = (f"Qwen/Qwen2-VL-{size}-Instruct" for size in ("2B", "7B", "72B"))
 ZERO3 = {"zero_optimization": {"stage": 3}}
 MACHINES: list[tuple[str, int, str, dict[str, Any]]] = [
     ("4090", 1, "LoRA, teacher in 4 bits", {"model_name_or_path": TWO, "ref_model": SEVEN, "finetuning_type": "lora",
-     "ref_model_quantization_bit": 4, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 4}),
+     "ref_model_quantization_bit": 4, "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8,
+     "gradient_accumulation_steps": 2}),
     ("4090", 1, "LoRA over 4 bits, both", {"model_name_or_path": SEVEN, "ref_model": SEVEN, "finetuning_type": "lora",
      "quantization_bit": 4, "ref_model_quantization_bit": 4, "per_device_train_batch_size": 1,
      "per_device_eval_batch_size": 1}),

@@ -47,7 +47,10 @@ def demo(
     quick: Annotated[bool, typer.Option(help="Less data and training: 75 seconds instead of 5 minutes.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Open LLaMA Board's Chat tab with the trained model.")] = False,
 ) -> None:
-    """Runs the full pipeline with the small models and the CT questions of this package."""
+    """Runs the full pipeline with the small models and the CT questions of this package.
+
+    They are in `llamafactory_clinkd/demo`: the models in `models/base` and `models/teacher`, the questions in `data`.
+    """
     if chat:
         from .webui.demo_chat import open_demo_chat
 

@@ -20,6 +20,13 @@ from llamafactory_clinkd.cli import PROBLEMS_SHOWN, app, with_all_commands
 COMMANDS = all_commands()
 
 
+def test_help_of_the_demo_names_the_folder_of_its_models():
+    shown = " ".join(CliRunner().invoke(app, ["demo", "--help"]).output.replace("│", " ").split())
+    assert "llamafactory_clinkd/demo" in shown and "models/base" in shown and "models/teacher" in shown
+    assert all((Path(llamafactory_clinkd.__file__).parent / "demo" / name).is_dir() for name in
+               ("models/base", "models/teacher", "data"))  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "command", [["evaluate"], ["select"], ["report"], ["doctor"], ["attention"], ["data", "check"]]
 )

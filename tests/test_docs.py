@@ -75,6 +75,23 @@ def test_the_table_of_gpus_in_the_readme_is_what_the_plan_says():
     assert hardware_table() in README.read_text(encoding="utf-8"), "run python docs/write_hardware.py"
 
 
+def test_the_first_row_of_that_table_is_the_recipe_that_init_writes():
+    from write_hardware import BASE, MACHINES, ROWS
+
+    from llamafactory_clinkd.doctor.new_recipe import FIXED, _settings
+    from llamafactory_clinkd.doctor.plan import make_plan
+    from llamafactory_clinkd.utils.gpus import GPUS
+
+    name, gpus, _, keys = MACHINES[0]
+    models = {key: keys[key] for key in ("model_name_or_path", "ref_model")}
+    card, plans = GPUS[name], []
+    written = FIXED | models | _settings(FIXED | models, gpus, card, False)[0]
+    for recipe in (written, BASE | keys):
+        plan = make_plan(recipe, gpus=gpus, gib=card.gib, gpu=card, rows=ROWS)
+        plans.append((plan["memory"]["distill"], plan["seconds"]))
+    assert plans[0] == plans[1]
+
+
 def test_headings_of_the_troubleshooting_page_are_words_of_messages():
     """The words between the dots stand in the package, or in what LLaMA-Factory, CUDA and shells print."""
     elsewhere = ("Some specified arguments", "CUDA out of memory", "command not found", "A rank that waits")

@@ -121,6 +121,18 @@ def load_shape(name_or_path: str) -> ModelShape:
     return shape_of(config)
 
 
+def pixel_limits(name_or_path: str) -> tuple[int, int]:
+    """Fewest and most pixels of an image that the processor in a local model folder keeps; else no limits."""
+    from transformers import AutoImageProcessor
+
+    from ..rope.square import DEFAULT_LIMITS, processor_limits
+
+    folder = Path(name_or_path).expanduser()
+    if not any((folder / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")):
+        return DEFAULT_LIMITS[:2]
+    return processor_limits(AutoImageProcessor.from_pretrained(folder))[:2]
+
+
 _SIZE_KEYS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "vocab_size", "tie_word_embeddings",

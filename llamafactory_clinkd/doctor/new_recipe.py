@@ -6,6 +6,7 @@
 import logging
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +18,12 @@ from ..arguments import ClinkdArguments
 from ..data.convert import Options, convert
 from ..data.split import write_split
 from ..utils.boxes import UNIT_OF_MODEL
+from ..utils.clip import BIOMED_CLIP, require_hub_clip
 from ..utils.console import console, quiet_libraries
-from ..utils.gpus import CPU, GPUS, Gpu, choose_gpu
+from ..utils.gpus import CPU, GPUS, Gpu, choose_gpu, count_gpus
 from ..utils.io import read_json, write_text
 from .plan import make_plan
-from .recipe_spec import checked_keys
+from .recipe_spec import checked_keys, count_rows
 
 
 TEMPLATES = {
@@ -43,8 +45,10 @@ NOTES = {
 TEST_SHARE = 0.1
 MARGIN = 0.9  # of a GPU's memory that a plan may fill: it is an estimate
 WINDOW = 16  # rows of an optimiser step
-LADDER = [{"batch": 8}, {"batch": 4}, {"batch": 2}, {"batch": 1}, {"batch": 1, "ref_model_quantization_bit": 4}]
-"""Settings, fastest first; the first that fits is taken."""
+LOG_POINTS = 20
+"""Points of an epoch's curve, at least, where it has so many steps."""
+LADDER = [{"batch": n} | bits for bits in ({}, {"ref_model_quantization_bit": 4}) for n in (8, 4, 2, 1)]
+"""Settings; of those that fit the one with the fewest hours is taken, and of equals the first."""
 
 
 class PromptingCommand(TyperCommand):
@@ -54,6 +58,8 @@ class PromptingCommand(TyperCommand):
         given = {word.partition("=")[0] for word in args}
         try:
             return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            raise ValueError(error.format_message()) from error
         except typer.Abort:
             if sys.stdin.isatty():  # Ctrl-C
                 raise
@@ -62,25 +68,54 @@ class PromptingCommand(TyperCommand):
             raise ValueError(f"There is no terminal to answer the prompts: give {missing}.") from None
 
 
+def _checked(check: Callable[[str], Any]) -> Callable[[str], str]:
+    """A callback of an option: a prompt is repeated if ``check`` raises a ValueError."""
+
+    def callback(value: str) -> str:
+        try:
+            check(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        return value
+
+    return callback
+
+
 def init(
     recipe: Annotated[Path, typer.Argument(help="The YAML file to write.")] = Path("recipe.yaml"),
     model: Annotated[
-        str, typer.Option(prompt="Model to train: a folder or a name of the hub", help="The student.")
+        str,
+        typer.Option(
+            prompt="Model to train: a folder or a name of the hub",
+            callback=_checked(lambda value: type_of(value)),
+            help="The student.",
+        ),
     ] = "Qwen/Qwen2-VL-2B-Instruct",
     teacher: Annotated[
         str, typer.Option(prompt="Teacher: a folder, a name, or none", help="none: fine-tuning without a teacher.")
     ] = "Qwen/Qwen2-VL-7B-Instruct",
     data: Annotated[
         str,
-        typer.Option(prompt="Training data: a file, or FOLDER:NAME of a data set", help="A file, or FOLDER:NAME."),
+        typer.Option(
+            prompt="Training data: a file, or FOLDER:NAME of a data set",
+            callback=_checked(lambda value: _registered(value)),
+            help="A file, or FOLDER:NAME.",
+        ),
     ] = ...,
     test: Annotated[
         str,
         typer.Option(
-            prompt="Test data, or split: a tenth of the training data", help="As --data, or split: a tenth of it."
+            prompt="Test data, or split: a tenth of the training data",
+            callback=_checked(lambda value: value == "split" or _registered(value)),
+            help="As --data, or split: a tenth of it.",
         ),
     ] = "split",
-    gpu: Annotated[str, typer.Option(prompt=f"GPU: {', '.join([*GPUS, CPU])}", help="Type of GPU, or cpu.")] = "4090",
+    gpu: Annotated[
+        str,
+        typer.Option(
+            prompt=f"GPU: {', '.join([*GPUS, CPU])}", callback=_checked(choose_gpu), help="Type of GPU, or cpu."
+        ),
+    ] = "4090",
     gpus: Annotated[int, typer.Option(prompt="Number of GPUs", min=1, help="All of this type.")] = 1,
     image_folder: Annotated[Path | None, typer.Option(file_okay=False, help="As of `clinkd data convert`.")] = None,
     template: Annotated[str | None, typer.Option(help="LLaMA-Factory's template. Default: the model's.")] = None,
@@ -113,17 +148,39 @@ def init(
             del keys["kd_epochs"]
             keys |= {"ref_model": "", "kd_method": "none", "clinkd_phases": "correct, predict, evaluate"}
         keys = {key: value for key, value in keys.items() if value != ""}
+        comments = dict(NOTES)
+        if problem := _scorer_problem():
+            keys["sasg_scorer"], comments["sasg_scorer"] = "logprob", f"not the paper's BiomedCLIP: {problem}"
+            notes.append(f"sasg_scorer: logprob, {comments['sasg_scorer']}")
         checked_keys(keys)
         settings, remark = _settings(keys, gpus, card, on_cpu)
+        settings["logging_steps"] = _logging_steps(keys | settings, gpus)
     comment = "### Written by `clinkd init`; all keys: docs/configuration.md and LLaMA-Factory's own\n"
     text = yaml.safe_dump(keys | settings, sort_keys=False, allow_unicode=True)
-    for key, note in NOTES.items():
-        text = re.sub(rf"^{key}: .*", rf"\g<0>  # {note}", text, flags=re.MULTILINE)
+    for key, note in comments.items():
+        text = re.sub(rf"^{key}: .*", lambda line, note=note: f"{line[0]}  # {note}", text, flags=re.MULTILINE)
     write_text(recipe, comment + text)
     place = f"--gpu {gpu}" if on_cpu else f"--gpu {gpu} --gpus {gpus}"
-    notes += [f"Recipe: {recipe}. {remark}", "Next:", f"  clinkd doctor --plan {recipe} {place}"]
+    commands = (f"clinkd doctor --plan {recipe} {place}", f"clinkd doctor --recipe {recipe}")
+    notes += [f"Recipe: {recipe}. {remark}", "Next:", *(f"  {command}" for command in commands)]
     for line in (*notes, f"  llamafactory-cli train {recipe}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _scorer_problem() -> str:
+    """Why the default scorer, BiomedCLIP, is out of reach; empty if it is in the cache or can be downloaded."""
+    try:
+        require_hub_clip(BIOMED_CLIP)
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
+
+
+def _logging_steps(keys: dict[str, Any], gpus: int) -> int:
+    """``logging_steps``, lower in a run so short that its curves would have few points."""
+    rows, most = count_rows(keys, "dataset"), FIXED["logging_steps"]
+    step = keys["per_device_train_batch_size"] * keys["gradient_accumulation_steps"] * gpus
+    return min(most, max(1, rows // step // LOG_POINTS)) if rows else most
 
 
 def type_of(model: str) -> str:
@@ -203,9 +260,10 @@ def _registered(data: str) -> tuple[Path, str] | None:
 def _settings(keys: dict[str, Any], gpus: int, card: Gpu, on_cpu: bool) -> tuple[dict[str, Any], str]:
     """Batch sizes and a quantised teacher, as far as the memory needs them, and a remark."""
     place = "this machine" if on_cpu else "each GPU"
-    for step in [step for step in LADDER if not on_cpu or len(step) == 1]:  # quantisation needs a GPU
+    quantises, fitting = not on_cpu and "ref_model" in keys, []  # quantisation needs a GPU
+    for step in [step for step in LADDER if quantises or len(step) == 1]:
         batch = step["batch"]
-        settings = {key: value for key, value in step.items() if key != "batch" and "ref_model" in keys}
+        settings = {key: value for key, value in step.items() if key != "batch"}
         settings |= {"per_device_train_batch_size": batch, "per_device_eval_batch_size": batch}
         settings["gradient_accumulation_steps"] = max(1, WINDOW // (batch * gpus))
         try:
@@ -215,6 +273,10 @@ def _settings(keys: dict[str, Any], gpus: int, card: Gpu, on_cpu: bool) -> tuple
             one["gradient_accumulation_steps"] = max(1, WINDOW // gpus)
             return one, f"Its memory is not planned, so the batch size is 1: {error}"
         if plan["fits"]:
-            peak = max(parts["peak"] for parts in plan["memory"].values()) / 2**30
-            return settings, f"It needs about {peak:.1f} of {card.gib:.3g} GiB on {place}."
-    return settings, f"It does NOT fit on {place if on_cpu else f'{gpus} GPU(s)'}: {'; '.join(plan['advice'][:2])}."
+            fitting.append((sum(plan["seconds"].values()), settings, plan["memory"]))
+    if not fitting:
+        place = place if on_cpu else count_gpus(gpus)
+        return settings, f"It does NOT fit on {place}: {'; '.join(plan['advice'][:2])}."
+    _, settings, memory = min(fitting, key=lambda each: each[0])
+    peak = max(parts["peak"] for parts in memory.values()) / 2**30
+    return settings, f"It needs about {peak:.1f} of {round(card.gib, 1):g} GiB on {place}."

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Group
 
 from ..utils.console import WholeTable
-from ..utils.gpus import GPUS, UTILISATION, Gpu
+from ..utils.gpus import GPUS, UTILISATION, Gpu, count_gpus
 from .duration import LAUNCH_SECONDS, phase_seconds
 from .memory import COMPONENTS, memory_by_phase, offloaded_bytes, trained_parameters
 from .recipe_spec import RecipeSpec, read_spec
@@ -47,8 +47,8 @@ def make_plan(
     counts = count_work(spec)
     seconds = {} if spec.on_cpu else phase_seconds(spec, counts, gpu, utilisation)
     assumptions = [
-        f"every row has {spec.row_tokens} tokens, an image {spec.image_tokens} of them, an answer "
-        f"{spec.answer_tokens} on average and at most {spec.max_new_tokens}",
+        f"every row has {spec.row_tokens} tokens (--row-tokens), an image {spec.image_tokens} of them, an answer "
+        f"{spec.answer_tokens} on average (--answer-tokens; the data is not read) and at most {spec.max_new_tokens}",
         "every answer is wrong and is corrected (the upper bound)",
     ]
     if spec.rows_are_assumed:
@@ -211,7 +211,7 @@ def plan_table(plan: dict[str, Any]) -> Group:
     table.add_section()
     table.add_row("peak", *(f"{peak:.1f}" for peak in peaks))
     fits = ("[green]fits[/]" if peak <= plan["gib"] else "[red]too much[/]" for peak in peaks)
-    table.add_row(f"of {plan['gib']:g}", *fits)
+    table.add_row(f"of {round(plan['gib'], 1):g}", *fits)
     lines = ["time: not estimated on the CPU"] if on_cpu else []
     if plan["seconds"]:
         times = (f"{phase} {_hours(taken)}" for phase, taken in plan["seconds"].items())
@@ -221,14 +221,15 @@ def plan_table(plan: dict[str, Any]) -> Group:
     lines += [
         f"optimiser steps: {_join_counts(counts['steps'])}",
         f"answers generated: {_join_counts(counts['generations'])}",
-        f"requests to the corrector's server: at most {counts['api_calls_at_most']:,}",
         f"disk: {counts['checkpoint_bytes'] / 2**30:.1f} GiB per checkpoint",
     ]
+    if counts["api_calls_at_most"]:
+        lines.append(f"requests to the corrector's server: at most {counts['api_calls_at_most']:,}")
     if counts["cache_bytes"]:
         lines.append(f"disk: {counts['cache_bytes'] / 2**30:.1f} GiB for the teacher cache")
     lines += [f"assumption: {line}" for line in plan["assumptions"]]
     lines += [f"[yellow]{line}[/]" for line in plan["advice"]] or [
-        "The recipe fits on this machine." if on_cpu else f"The recipe fits on {plan['gpus']} GPU(s)."
+        "The recipe fits on this machine." if on_cpu else f"The recipe fits on {count_gpus(plan['gpus'])}."
     ]
     return Group(table, *lines)
 

@@ -13,7 +13,7 @@ from ..arguments import ClinkdArguments
 from ..data.reader import read_rows
 from ..utils.io import read_json
 from ..utils.value_checks import split_list
-from .model_shape import ModelShape, load_shape
+from .model_shape import ModelShape, load_shape, pixel_limits
 
 
 MED_GRIT_ROWS = (240_000, 30_000)  # training and test rows (section 4.1 of the paper), for data that is not local
@@ -128,9 +128,10 @@ def read_spec(
     clinkd = checked_keys(keys)
     base, adapters = keys["model_name_or_path"], keys.get("ref_model_adapters")
     teacher = keys.get("ref_model") or (base if adapters else None)
-    student = load_shape(base)
+    student, (fewest, most) = load_shape(base), pixel_limits(base)
+    pixels = max(fewest, min(int(keys.get("image_max_pixels", 768 * 768)), most))
     row_tokens = row_tokens or int(keys.get("cutoff_len", 2048))
-    row_counts = [n or _count_rows(keys, key) for n, key in zip(rows, ("dataset", "eval_dataset"), strict=True)]
+    row_counts = [n or count_rows(keys, key) for n, key in zip(rows, ("dataset", "eval_dataset"), strict=True)]
     train_rows, eval_rows = (n or paper for n, paper in zip(row_counts, MED_GRIT_ROWS, strict=True))
     stock = {item.name: item.default for item in fields(RecipeSpec) if item.default is not MISSING}
     return RecipeSpec(
@@ -141,7 +142,7 @@ def read_spec(
         on_cpu=on_cpu,
         teacher_shares_weights=bool(adapters) and keys.get("finetuning_type", "lora") == "lora" and teacher == base,
         row_tokens=row_tokens,
-        image_tokens=min(student.image_tokens(int(keys.get("image_max_pixels", 768 * 768))), row_tokens),
+        image_tokens=min(student.image_tokens(pixels), row_tokens),
         answer_tokens=answer_tokens,
         train_rows=train_rows,
         eval_rows=eval_rows,
@@ -191,7 +192,7 @@ def _sharding(keys: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _count_rows(keys: Mapping[str, Any], key: str) -> int | None:
+def count_rows(keys: Mapping[str, Any], key: str) -> int | None:
     """Rows of ``dataset`` or ``eval_dataset`` in local files and folders; None if one is missing."""
     info = Path(str(keys.get("dataset_dir", "data")), "dataset_info.json")
     entries = read_json(info) if info.is_file() else {}

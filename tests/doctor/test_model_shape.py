@@ -5,11 +5,14 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+import llamafactory_clinkd
 from llamafactory_clinkd.doctor.model_shape import SIZES, known_config, load_shape, shape_of
+from llamafactory_clinkd.doctor.recipe_spec import read_spec
 
 
 TABLE_A2 = {
@@ -50,6 +53,23 @@ def test_counts_are_those_of_the_model(size):
     assert shape.layer_parameters == count(model, inside="language_model.layers.0.")
     linear = [m.weight.numel() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
     assert shape.linear_parameters == sum(linear)
+
+
+def test_an_image_has_the_pixels_that_the_processor_of_the_folder_keeps(tmp_path):
+    """The demo's model: LLaMA-Factory's limit is 262,144 pixels, its processor's 12,544 of 14 x 14 a token."""
+    from llamafactory_clinkd.data.row_check import count_tokens
+
+    base = str(Path(llamafactory_clinkd.__file__).parent / "demo" / "models" / "base")
+    keys = {"use_clinkd": True, "model_name_or_path": base, "ref_model": base, "image_max_pixels": 262144}
+    assert read_spec(keys, gpus=1).image_tokens == 64
+    rows = [[{"role": "user", "content": text}] for text in ("<image>", "")]
+    with_image, without = (
+        count_tokens(base, row, sizes, 262144) for row, sizes in zip(rows, ([(900, 900)], []), strict=True)
+    )
+    assert with_image - without == 64 + 2
+    (tmp_path / "config.json").write_text(Path(base, "config.json").read_text())
+    without_processor = {**keys, "model_name_or_path": str(tmp_path), "ref_model": str(tmp_path)}
+    assert read_spec(without_processor, gpus=1).image_tokens == 262144 // 14**2
 
 
 def test_adapters_are_those_of_peft():

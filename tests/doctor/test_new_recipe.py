@@ -15,12 +15,18 @@ from typer.testing import CliRunner
 
 from llamafactory_clinkd.arguments import ClinkdArguments
 from llamafactory_clinkd.cli import with_all_commands
+from llamafactory_clinkd.doctor import clip_weights, new_recipe
+from llamafactory_clinkd.doctor.new_recipe import FIXED, LADDER, _settings
+from llamafactory_clinkd.doctor.plan import make_plan
+from llamafactory_clinkd.utils.clip import require_hub_clip
+from llamafactory_clinkd.utils.gpus import choose_gpu
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Forty questions about twenty pictures, in a CSV file and beside it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(new_recipe, "require_hub_clip", lambda name: None)  # as if it were in the cache
     lines = ["image,question,answer"]
     for number in range(20):
         Image.new("RGB", (60, 40), (number, 0, 0)).save(tmp_path / f"{number}.png")
@@ -48,6 +54,7 @@ def test_the_recipe_passes_the_check_and_names_data_that_exists(folder):
     keys = yaml.safe_load((folder / "mine.yaml").read_text())
     assert (keys["template"], keys["dataset"], keys["eval_dataset"]) == ("qwen2_vl", "mine_train", "mine_test")
     info = json.loads((folder / keys["dataset_dir"] / "dataset_info.json").read_text())
+    assert keys["logging_steps"] == 1
     parts = [json.loads((folder / keys["dataset_dir"] / info[name]["file_name"]).read_text()) for name in
              (keys["dataset"], keys["eval_dataset"])]  # fmt: skip
     assert sum(map(len, parts)) == 40 and len(parts[1]) >= 4
@@ -65,6 +72,17 @@ def test_six_questions_are_asked_and_each_is_a_flag(folder):
     assert done.output.count("]:") + done.output.count("data set:") == len(flags)
     help_text = init("--help").output
     assert all(flag in help_text for flag in flags)
+
+
+def test_a_prompt_with_a_wrong_answer_is_repeated(folder):
+    done = init(input="./nowhere\n\n\nnofile.parquet\nrows.csv\n\nv100\n\n\n")
+    assert done.exit_code == 0, done.output
+    prompts = ("Model to train", "Teacher:", "Training data", "Test data", "GPU:", "Number of GPUs")
+    assert [done.output.count(prompt) for prompt in prompts] == [2, 1, 2, 1, 2, 1], done.output
+    for found in ("nofile.parquet is neither a file", "no config.json", "--gpu v100"):
+        assert f"Error: {found}" in done.output or found in done.output
+    before = done.output.partition("nofile.parquet is neither")[0]
+    assert "Test data" not in before
 
 
 def test_a_recipe_for_the_cpu_runs_in_fp32_and_has_the_epochs(folder):
@@ -86,6 +104,32 @@ def test_a_recipe_for_the_cpu_runs_in_fp32_and_has_the_epochs(folder):
     assert done.exit_code == 2 and "`--gpus 1`" in done.output
 
 
+@pytest.mark.parametrize("problem", ["", r"it is not in the local hub cache, and C:\1 does not answer."])
+def test_a_default_scorer_out_of_reach_is_replaced_and_the_reason_named(folder, monkeypatch, problem):
+    def look(name):
+        if problem:
+            raise FileNotFoundError(problem)
+
+    monkeypatch.setattr(new_recipe, "require_hub_clip", look)
+    done = init("x.yaml", *ALL, "--data", "rows.csv", "--gpu", "h100", "--gpus", "1")
+    assert done.exit_code == 0 and "  clinkd doctor --recipe x.yaml\n" in done.output, done.output
+    text = (folder / "x.yaml").read_text()
+    assert yaml.safe_load(text).get("sasg_scorer") == ("logprob" if problem else None)
+    assert not problem or f"sasg_scorer: logprob  # not the paper's BiomedCLIP: {problem}\n" in text
+    assert ("sasg_scorer: logprob" in done.output) == bool(problem)
+
+
+def test_a_recipe_written_offline_has_a_scorer_that_runs_offline(folder, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(new_recipe, "require_hub_clip", require_hub_clip)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, name: None)
+    assert init("x.yaml", *ALL, "--data", "rows.csv", "--gpu", "h100", "--gpus", "1").exit_code == 0
+    text = (folder / "x.yaml").read_text()
+    assert "HF_HUB_OFFLINE is set" in text and clip_weights(yaml.safe_load(text)).state == "ok"
+
+
 def test_without_a_terminal_the_missing_flags_are_named(folder):
     done = init("x.yaml", "--teacher", "none", "--gpu=4090", input="")
     assert done.exit_code == 2 and "Aborted" not in done.output
@@ -93,14 +137,45 @@ def test_without_a_terminal_the_missing_flags_are_named(folder):
 
 
 def test_settings_follow_the_memory(folder):
+    """The fastest that fits: on 24 GB a 4-bit teacher with a large batch, else one without quantisation."""
     recipes = {}
-    for gpu in ("3090", "h200"):
+    for gpu in ("4090", "h200"):
         done = init(f"{gpu}.yaml", *ALL, "--data", "rows.csv", "--gpu", gpu, "--gpus", "1")
         assert done.exit_code == 0 and f"of {139 if gpu == 'h200' else 23.5:g} GiB" in done.output, done.output
         recipes[gpu] = yaml.safe_load((folder / f"{gpu}.yaml").read_text())
-    batch = "per_device_train_batch_size"
-    assert recipes["3090"][batch] < recipes["h200"][batch] == 8
+    batch, bits = "per_device_train_batch_size", "ref_model_quantization_bit"
+    assert [keys[batch] for keys in recipes.values()] == [8, 8]
+    assert recipes["4090"][bits] == 4 and bits not in recipes["h200"]
     assert all(keys[batch] * keys["gradient_accumulation_steps"] == 16 for keys in recipes.values())
+
+
+def test_of_the_settings_that_fit_the_one_with_the_fewest_hours_is_taken(folder):
+    """A batch of 4 fits with the whole teacher; 8 with a quantised one has fewer hours."""
+    card = choose_gpu("4090")._replace(gib=26)
+    keys = {**FIXED, "model_name_or_path": ALL[1], "ref_model": ALL[3]}
+    plans = {(step["batch"], len(step)): _plan_of(keys, step, card) for step in LADDER}
+    hours = {step: sum(plan["seconds"].values()) for step, plan in plans.items() if plan["fits"]}
+    assert (4, 1) in hours and (8, 1) not in hours and hours[8, 2] == min(hours.values())
+    settings, _ = _settings(keys, 1, card, False)
+    assert (settings["per_device_train_batch_size"], settings["ref_model_quantization_bit"]) == (8, 4)
+
+
+def _plan_of(keys, step, card):
+    batch = step["batch"]
+    settings = {"per_device_train_batch_size": batch, "per_device_eval_batch_size": batch}
+    settings |= {"gradient_accumulation_steps": 16 // batch} | {k: v for k, v in step.items() if k != "batch"}
+    return make_plan(keys | settings, gpus=1, gib=0.9 * card.gib, gpu=card)
+
+
+@pytest.mark.parametrize(("rows", "gpus", "steps"), [(36, 1, 1), (3200, 1, 10), (3200, 8, 2), (960, 1, 3)])
+def test_a_short_run_logs_often(tmp_path, rows, gpus, steps):
+    (tmp_path / "a.json").write_text(json.dumps([{}] * rows))
+    (tmp_path / "dataset_info.json").write_text('{"a": {"file_name": "a.json"}}')
+    batch = 8 if gpus == 8 else 1
+    keys = {"dataset_dir": str(tmp_path), "dataset": "a", "per_device_train_batch_size": batch}
+    keys["gradient_accumulation_steps"] = 1 if gpus == 8 else 16
+    assert new_recipe._logging_steps(keys, gpus) == steps
+    assert new_recipe._logging_steps({**keys, "dataset": "elsewhere"}, gpus) == 10
 
 
 def test_boxes_are_in_the_convention_of_the_model_and_the_pixels_of_the_recipe(folder):

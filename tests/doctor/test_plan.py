@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
 from llamafactory_clinkd.cli import app
 from llamafactory_clinkd.doctor import memory
 from llamafactory_clinkd.doctor.memory import RUNTIME_BYTES, generation_bytes, memory_by_phase
 from llamafactory_clinkd.doctor.model_shape import load_shape
-from llamafactory_clinkd.doctor.plan import make_plan
+from llamafactory_clinkd.doctor.plan import make_plan, plan_table
 from llamafactory_clinkd.doctor.recipe_spec import PSEUDO_LABEL_BEAMS, read_spec
 from llamafactory_clinkd.kd import fused_linear
 from llamafactory_clinkd.kd import teacher_cache as cache
@@ -292,6 +293,25 @@ def test_what_cannot_be_planned_names_the_reason(changes, message):
 def test_deepspeed_settings_may_be_in_the_recipe():
     settings = json.loads((ROOT / recipe()["deepspeed"]).read_text())
     assert plan(recipe(deepspeed=settings)) == plan(recipe())
+
+
+def test_text_of_the_plan():
+    def text(gib, gpus, **changes):
+        table = plan_table(plan(recipe("table_a3/lora", deepspeed=None, **changes), gpus=gpus, gib=gib))
+        return console_text(table)
+
+    shown = text(139.5406, 1)
+    assert "of 139.5 " in shown and "fits on 1 GPU." in shown and "corrector's server" not in shown
+    assert "--answer-tokens" in shown and "--row-tokens" in shown
+    server = text(139, 2, corrector="openai")
+    assert "fits on 2 GPUs." in server and "corrector's server: at most 240,000" in server and "of 139 " in server
+
+
+def console_text(renderable):
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
 
 
 def test_command_prints_the_plan_and_fails_if_it_does_not_fit():
