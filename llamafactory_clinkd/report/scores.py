@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..evaluate import paper_tables as paper
 from ..evaluate.grounding import CURVE
 from ..evaluate.score_table import UNRECORDED, metric_name
+from ..evaluate.vqa import PARTS
 from ..utils.boxes import MODALITIES, TASKS, VQA, modality_label, sort_modalities
 from . import figures
 from .load import RunData
@@ -22,7 +23,6 @@ TITLES = {
     "VG": "Visual grounding", "ROC": "Referring object classification", "RC": "Referring captioning",
     "MIA": "Medical image analysis", "Average": "Average",
 }  # fmt: skip
-VQA_COLUMNS = {"VQA, closed": "closed_accuracy", "VQA, open": "open_recall"}
 CAPTION_METRICS = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "meteor": "METEOR",
     "rouge_l": "ROUGE-L", "cider": "CIDEr", "mbmr_bird": "mBMR (BiRD)",
@@ -90,7 +90,7 @@ def columns(runs: Sequence[RunData]) -> list[Column]:
     found = {task for each in metrics for task in (each or {}).get("tasks", ())}
     vqa = [
         Column(name, f"Visual question answering{name.removeprefix(VQA)}", key.partition("_")[2])
-        for name, key in VQA_COLUMNS.items()
+        for name, key in PARTS.items()
         if VQA in found
     ]
     if vqa and found.isdisjoint(TASKS):
@@ -229,7 +229,7 @@ def _vqa_scores(entry: Mapping[str, Any]) -> dict[str, Score]:
     counts = (closed, None if closed is None else entry["n"] - closed)
     return {
         name: _score({key: entry.get(key), "ci": (entry.get("intervals") or {}).get(key), "n": count}, key)
-        for (name, key), count in zip(VQA_COLUMNS.items(), counts, strict=True)
+        for (name, key), count in zip(PARTS.items(), counts, strict=True)
     }
 
 

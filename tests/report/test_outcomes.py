@@ -5,7 +5,7 @@
 
 import pytest
 
-from llamafactory_clinkd.evaluate import evaluate_predictions
+from llamafactory_clinkd.evaluate import evaluate_file, evaluate_predictions
 from llamafactory_clinkd.report import build_report
 from llamafactory_clinkd.report.load import load_runs
 from llamafactory_clinkd.report.outcomes import NO_LABEL, OTHER_LABELS, comparisons, confusion, row_quality
@@ -86,6 +86,30 @@ def test_runs_are_compared_with_the_first_and_other_questions_are_named(tmp_path
         and "+100.00" in parsed.text
         and "Not compared" in parsed.text
     )
+
+
+def test_a_page_and_the_terminal_give_the_same_comparison(tmp_path):
+    folders = []
+    for name, right in (("base", 5), ("run", 9), ("third", 12)):
+        rows = [vqa(n, f"Is it a CT? {n}", "yes", "yes" if n < right else "no", "CLOSED") for n in range(14)]
+        rows += [vqa(20 + n, f"Which? {n}", "lung", "lung" if n % 5 < right / 4 else "no", "OPEN") for n in range(14)]
+        folders.append(run_of(tmp_path / name, rows))
+    files = [folder / "clinkd" / "predictions.jsonl" for folder in folders]
+    alone = evaluate_file(files[1])
+    told = evaluate_file(files[1], against=files[0])
+    view = comparisons(load_runs(folders[:2]))[0]
+    assert {key: told["comparison"][key] for key in ("differences", "resamples", "seed", "comparisons")} == {
+        key: view[key] for key in ("differences", "resamples", "seed", "comparisons")
+    }
+    assert [each["task"] for each in view["differences"]] == ["VQA", "VQA, closed", "VQA, open"]
+    closed = view["differences"][1]
+    assert (closed["difference"], closed["n"]) == (pytest.approx(4 / 14), 14)
+    assert closed["ci"][0] < 4 / 14 < closed["ci"][1] and 0 < closed["p"] < 1
+    assert {key: told[key] for key in alone} == alone  # also with all intervals
+    pages = comparisons(load_runs(folders))
+    entries = sorted((each for page in pages for each in page["differences"]), key=lambda each: each["p"])
+    assert [page["comparisons"] for page in pages] == [6, 6]
+    assert entries[0]["p_holm"] == pytest.approx(min(1, 6 * entries[0]["p"]))
 
 
 def test_vqa_selection_and_recall_curve_are_shown(tmp_path):
