@@ -107,30 +107,35 @@ def main_scores(run: RunData, compared: bool) -> dict[str, Score]:
 
 
 def main_baselines(runs: Sequence[RunData]) -> list[list[Baseline]]:
-    """The baselines of each run, without those that an earlier run has too."""
+    """The baselines of each run, the blind answers of all tasks as one; without those that an earlier run has too."""
     found: list[list[Baseline]] = []
     for run in runs:
         metrics = run.metrics or {}
         entries = {name.replace("_", " "): entry for name, entry in (metrics.get("baselines") or {}).items()}
         source = f"from {metrics.get('baselines_from', UNRECORDED)}"
-        mine = [
-            Baseline(
-                name,
-                _vqa_scores(entries[name]) if task == VQA else {task: score},
-                source if name.startswith("blind") else "",
-            )
-            for name, task, score, _ in baselines(run)
-        ]
-        found.append([each for each in mine if all(each not in earlier for earlier in found)])
+        mine: dict[str, Baseline] = {}
+        for name, task, score, _ in baselines(run):
+            is_blind = name.startswith("blind")
+            title = "blind answers" if is_blind else name
+            row = mine.setdefault(title, Baseline(title, {}, source if is_blind else ""))
+            row.scores.update(_vqa_scores(entries[name]) if task == VQA else {task: score})
+        found.append([each for each in mine.values() if all(each not in earlier for earlier in found)])
     return found
 
 
-def stages(run: RunData) -> list[tuple[str, dict[str, Score]]]:
-    """(name, scores by task) of the ``stages`` that ``metrics.json`` has besides the run's own result."""
-    return [
-        (name, {task: _score(entry, "macro") for task, entry in tasks.items()})
-        for name, tasks in ((run.metrics or {}).get("stages") or {}).items()
-    ]
+def stages(runs: Sequence[RunData]) -> list[list[tuple[str, dict[str, Score]]]]:
+    """(name, scores by task) of each run's ``stages`` in ``metrics.json``, which came before its own result.
+
+    Those that an earlier run has too are left out.
+    """
+    found: list[list[tuple[str, dict[str, Score]]]] = []
+    for run in runs:
+        mine = [
+            (name, {task: _score(entry, "macro") for task, entry in tasks.items()})
+            for name, tasks in ((run.metrics or {}).get("stages") or {}).items()
+        ]
+        found.append([each for each in mine if all(each not in earlier for earlier in found)])
+    return found
 
 
 def task_view(runs: Sequence[RunData], task: str, compared: bool) -> dict[str, Any]:

@@ -144,5 +144,17 @@ def test_best_and_worst_answers_are_cards_of_their_own(page):
     assert "right" in answers["best"] and answers["worst"] == {"wrong"}
 
 
+def test_no_answer_is_best_with_a_score_of_0_and_scores_below_the_blind_answers_are_named(tmp_path):
+    rows = [vqa(n, f"Which organ? {n}", "lung", "lung" if n == 0 else "heart", "OPEN") for n in range(20)]
+    rows += [roc("liver", "spleen", n) for n in range(20)]
+    blind = {"blind_VQA": {"macro": 0.3394, "task": "VQA"}, "blind_ROC": {"macro": 0.0, "task": "ROC"}}
+    metrics = evaluate_predictions(rows, resamples=50) | {"baselines": blind}
+    parsed = Page(build_report([run_of(tmp_path / "run", rows, metrics)], tmp_path / "r.html").read_text("utf-8"))
+    assert "Below the blind answers, which use no image: VQA 5.00 < 33.94." in parsed.text
+    assert all(card[0][1]["data-answer"] != "wrong" for card in parsed.cards if card[0][1]["data-choice"] == "best")
+    chosen = {card[0][1]["data-choice"] for card in parsed.cards if card[0][1]["data-task"] == "ROC"}
+    assert chosen == {"sample", "worst"}
+
+
 def test_no_picture_waits_for_the_reader_to_scroll(page):
     assert 'loading="lazy"' not in page
