@@ -50,7 +50,7 @@
   const hint = (frame, line) => {
     const more = document.createElement("span");
     more.className = "more";
-    more.textContent = "Scroll the table sideways for more columns";
+    more.textContent = "Scroll sideways for more columns";
     line.prepend(more);
     const update = () => {
       more.hidden = frame.scrollWidth <= frame.clientWidth + 1;
