@@ -32,7 +32,7 @@ RECIPE = HERE / "clinkd_demo.yaml"
 SELECT_NOTHING = {"sasg_candidates": 1, "sasg_scorer": "logprob"}
 QUICK_CHANGES = {"kd_epochs": 2, "pseudo_label_samples": 300, "correction_rounds": 1, **SELECT_NOTHING}
 FIRST_LAST = ("before (base)", "after selection")
-ONLY_SCORES = ("the teacher", "after correction")  # stages without a run of their own
+RUNS = ("before (base)", "after distillation", "after selection")  # the stages that are runs
 BLIND_ROWS = "1,320 rows of demo_train, with the structure and box of each (facts_train.jsonl)"
 ONLY_PREDICT = {"clinkd_phases": "predict,evaluate", **SELECT_NOTHING}
 ANSWERS = {"pseudo_label": 1320, "predict": 440}  # rows of the data, for the progress bars
@@ -154,13 +154,16 @@ def _draw_attention(models: dict[str, Path], folder: Path) -> None:
 def _report(before: Path, distilled: Path, run: Path, stages: dict[str, dict[str, Any]]) -> Path:
     """Writes what the table has and the runs have not into ``metrics.json``, and the page about all three runs."""
     blind = {f"blind_{task}": stages["blind answers"][task] | {"task": task} for task in TASKS}
-    for folder in (before, distilled, run):
-        path = folder / "clinkd" / "metrics.json"
-        extra = {"baselines": blind, "baselines_from": BLIND_ROWS}
-        if folder == run:
-            extra["stages"] = {name: stages[name] for name in ONLY_SCORES}
-        write_json(path, {**read_json(path), **extra})
-    return build_report([before, distilled, run], run / "clinkd" / "report.html")
+    earlier: dict[str, Any] = {}  # without a run, up to the folder's own
+    for name, entry in stages.items():
+        folder = dict(zip(RUNS, (before, distilled, run), strict=True)).get(name)
+        if folder is not None:
+            path = folder / "clinkd" / "metrics.json"
+            extra = {"baselines": blind, "baselines_from": BLIND_ROWS, "stages": dict(earlier)}
+            write_json(path, {**read_json(path), **extra})
+        elif name != "blind answers":
+            earlier[name] = entry
+    return build_report([before, distilled, run], run / "clinkd" / "report.html", names=RUNS)
 
 
 def _score_table(stages: dict[str, dict[str, Any]]) -> WholeTable:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Column
 
-from ..utils.boxes import sort_modalities
+from ..utils.boxes import VQA, sort_modalities
 from ..utils.console import WholeTable, bars_of_parts
 from .java import Progress
 from .paper_tables import TASK_METRICS
@@ -19,6 +19,7 @@ from .spice import named_with_parser
 
 
 UNRECORDED = "training rows that are not recorded"
+SELECTED_VQA = "VQA: closed accuracy and open recall together, as the mean over the modalities."
 VQA_SCORES = {
     "closed_accuracy": "closed\naccuracy",
     "open_recall": "open\nrecall",
@@ -44,6 +45,17 @@ def metric_name(metrics: Iterable[Mapping[str, Any] | None], task: str) -> str:
     return " / ".join(names) or TASK_METRICS.get(task, "mean of the four tasks")
 
 
+def below_blind(metrics: Mapping[str, Any]) -> str:
+    """A line with the tasks whose score is below that of their blind answers; empty without any."""
+    found = []
+    for task, entry in metrics["tasks"].items():
+        blind = (metrics.get("baselines") or {}).get(f"blind_{task}")
+        scores = entry.get("macro"), blind.get("macro") if isinstance(blind, Mapping) else None
+        if None not in scores and scores[0] < scores[1]:
+            found.append("{} {} < {}".format(task, *map(_percent, scores)))
+    return f"Below the blind answers, which use no image: {', '.join(found)}." if found else ""
+
+
 def metrics_table(metrics: dict[str, Any]) -> WholeTable | Group:
     """Builds the table of ``metrics.json``: a row for each modality, a column for each task, in percent.
 
@@ -60,7 +72,8 @@ def metrics_table(metrics: dict[str, Any]) -> WholeTable | Group:
         malformed = f"{counts['counted_wrong']:,} counted wrong, {counts['left_out']:,} left out"
         captions.append(f"{counts['read']:,} rows: {malformed}")
     captions += _further_scores(metrics)
-    table = WholeTable(caption="\n".join([*captions, *metrics["notes"]]))
+    below = [below_blind(metrics)] if below_blind(metrics) else []
+    table = WholeTable(caption="\n".join([*captions, *metrics["notes"], *below]))
 
     tasks = metrics["tasks"]
     table.add_column("modality")
@@ -99,7 +112,8 @@ def _vqa_table(vqa: dict[str, Any], confidence: float) -> WholeTable:
 
 def _selection_table(selection: dict[str, Any]) -> WholeTable:
     """A column for each task: what the first, a random, the chosen and the best candidate score."""
-    table = WholeTable("selection", *(Column(task, justify="right") for task in selection))
+    caption = SELECTED_VQA if VQA in selection else None
+    table = WholeTable("selection", *(Column(task, justify="right") for task in selection), caption=caption)
     found = selection.values()
     table.add_row("rows", *(f"{each['n']:,}" for each in found))
     for name, title in CHOICES.items():

@@ -16,10 +16,13 @@ from . import released
 from .captions import NO_JAVA, PLAIN
 from .java import Progress, kept_meteor
 from .predictions import LEFT_OUT, WRONG, Reading, read_rows
-from .resampling import MIN_CLUSTERS, Draws, average_draws, cluster_weights, find_clusters, interval
+from .resampling import MIN_CLUSTERS, Draws, average_draws, cluster_weights, find_clusters, interval, part_draws
 from .selection_worth import selection_worth
 from .task_statistics import Protocol, Scored, macro_draws, resample, task_statistics
-from .vqa import vqa_breakdown
+from .vqa import PARTS, vqa_breakdown, vqa_draws
+
+
+RESAMPLES = 1000
 
 
 def evaluate_predictions(
@@ -27,7 +30,7 @@ def evaluate_predictions(
     *,
     protocol: Protocol = "present",
     confidence: float = 0.95,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     spice_jars: str | Path | None = None,
     parser: str = "auto",
@@ -79,9 +82,14 @@ def evaluate_reading(
     seed: int,
     progress: Progress | None,
     with_selection: bool = True,
+    compared: int = 0,
     **spice_options: Any,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Draws]]]:
-    """:func:`evaluate_predictions` of rows that are read, and the draws of each task's and modality's score."""
+    """:func:`evaluate_predictions` of rows that are read, and the draws of each task's and modality's score.
+
+    To be ``compared``, there are so many draws, and :data:`.vqa.PARTS` have theirs. The metrics are of the first
+    ``resamples`` of them.
+    """
     if protocol not in get_args(Protocol):
         raise ValueError(f"Unknown protocol {protocol!r}: expected present or released.")
     if not 0 < confidence < 1 or resamples < 0:
@@ -89,10 +97,13 @@ def evaluate_reading(
     by_release = protocol == "released"
     scored = _score_reading(reading, by_release=by_release, progress=progress, **spice_options)
     clusters = find_clusters(reading.rows)
-    resampled = resample(scored, cluster_weights(clusters, resamples, seed), clusters, resamples)
+    count = max(resamples, compared)
+    resampled = resample(scored, cluster_weights(clusters, count, seed), clusters, count)
     tasks, draws = {}, {}
     for task, each in scored.items():
-        tasks[task], draws[task] = _summary(each, resampled.get(task), protocol, confidence)
+        drawn = resampled.get(task, {})
+        first = {name: part_draws(every.values[:resamples], every.parts[0][1]) for name, every in drawn.items()}
+        tasks[task], draws[task] = _summary(each, first or None, protocol, confidence)
     if by_release:
         released.round_captions(tasks)
     of_task = {task: [row for row in reading.rows if row["task"] == task] for task in (*TASKS, VQA)}
@@ -104,6 +115,10 @@ def evaluate_reading(
         drawn = {"weights": cluster_weights(clusters, resamples, seed), "confidence": confidence}
         of_row = clusters.of_row[scored[VQA].rows]
         tasks[VQA] |= vqa_breakdown(of_task[VQA], scored[VQA].statistics, of_row=of_row, clusters=clusters, **drawn)
+        if compared:
+            drawn = {"weights": cluster_weights(clusters, compared, seed), "of_row": of_row, "clusters": clusters}
+            parts = vqa_draws(scored[VQA].statistics, **drawn)
+            resampled |= {name: {key: parts[key]} for name, key in PARTS.items() if tasks[VQA][key] is not None}
     averaged = [task for task in TASKS if task in tasks and tasks[task]["macro"] is not None]
     outcomes = Counter(problem["outcome"] for problem in reading.problems)
     counts = {"read": len(reading.rows) + outcomes[LEFT_OUT], "evaluated": len(reading.rows)}

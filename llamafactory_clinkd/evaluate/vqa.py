@@ -19,10 +19,12 @@ import numpy as np
 
 from .answer_words import answer_words, has_chinese
 from .grounding import references
-from .resampling import Clusters, cluster_sums, interval, part_draws
+from .resampling import Clusters, Draws, cluster_sums, interval, part_draws
 
 
 CLOSED, OPEN = "CLOSED", "OPEN"
+PARTS = {"VQA, closed": "closed_accuracy", "VQA, open": "open_recall"}
+"""The scores of closed and of open questions, which :mod:`.compare` and the report show by themselves."""
 GROUPINGS = ("answer_type", "content_type", "organ", "modality", "language")
 _TYPES = {"closed": CLOSED, "close": CLOSED, "yes/no": CLOSED, "yesno": CLOSED, "choice": CLOSED, "open": OPEN}
 _VERDICTS = dict.fromkeys(("yes", "是", "是的", "对", "对的"), "yes") | dict.fromkeys(
@@ -116,8 +118,8 @@ def vqa_breakdown(
     places = {("", ""): list(range(len(rows))), **places}
     scores = {key: _scores(table[index].sum(axis=0)) for key, index in places.items()}
     tables = {key: cluster_sums(table[index], of_row[index]) for key, index in places.items()}
-    for key, intervals in _intervals(tables, clusters, weights, confidence).items():
-        scores[key]["intervals"] = intervals
+    for key, draws in _draws(tables, clusters, weights).items():
+        scores[key]["intervals"] = {name: interval(each, confidence) for name, each in draws.items()}
     groups = {
         column: {name: found for (of, name), found in scores.items() if of == column}
         for column in GROUPINGS
@@ -126,13 +128,17 @@ def vqa_breakdown(
     return {**scores["", ""], "by": groups}
 
 
-def _intervals(
-    tables: Mapping[Hashable, tuple[np.ndarray, np.ndarray]],
-    clusters: Clusters,
-    weights: Iterable[np.ndarray],
-    confidence: float,
-) -> dict[Hashable, dict[str, list[float] | None]]:
-    """The intervals of each group's scores, from its clusters and their sums."""
+def vqa_draws(
+    table: np.ndarray, *, of_row: np.ndarray, clusters: Clusters, weights: Iterable[np.ndarray]
+) -> dict[str, Draws]:
+    """The draws of each score of all rows together; arguments as in :func:`vqa_breakdown`."""
+    return _draws({"": cluster_sums(table, of_row)}, clusters, weights)[""]
+
+
+def _draws(
+    tables: Mapping[Hashable, tuple[np.ndarray, np.ndarray]], clusters: Clusters, weights: Iterable[np.ndarray]
+) -> dict[Hashable, dict[str, Draws]]:
+    """The draws of each group's scores, from its clusters and their sums."""
     drawn: dict[Hashable, list[np.ndarray]] = {key: [] for key in tables}
     for weight in weights:
         for key, (present, sums) in tables.items():
@@ -140,7 +146,7 @@ def _intervals(
     stratum = np.zeros(max(int(each.max()) for each in clusters.strata) + 1, dtype=int)
     for number, members in enumerate(clusters.strata):
         stratum[members] = number
-    found: dict[Hashable, dict[str, list[float] | None]] = {}
+    found: dict[Hashable, dict[str, Draws]] = {}
     for key, (present, sums) in tables.items():
         found[key] = {}
         counted = _ratios(sums.T)
@@ -148,7 +154,7 @@ def _intervals(
             sizes = np.unique(stratum[present[counted[name][1] > 0]], return_counts=True)[1]
             values = np.divide(right, count, out=np.full(len(count), np.nan), where=count > 0)
             # The degrees of freedom of a stratified sample: clusters minus strata.
-            found[key][name] = interval(part_draws(values, 1 + int((sizes - 1).sum())), confidence)
+            found[key][name] = part_draws(values, 1 + int((sizes - 1).sum()))
     return found
 
 

@@ -3,6 +3,7 @@
 
 """The HTML report: run folders are loaded, each section becomes a view, and one template renders all views."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from ..evaluate import format_percent
 from ..evaluate import paper_tables as paper
-from ..evaluate.score_table import VQA_SCORES
+from ..evaluate.score_table import SELECTED_VQA, VQA_SCORES, below_blind
 from ..evaluate.selection_worth import CHOICES
 from ..utils.boxes import TASKS, VQA, modality_label
 from ..utils.environment import require_library
@@ -41,18 +42,20 @@ MAX_PROBLEMS = 20
 SEED = 0
 
 
-def build_report(run_dirs: list[Path], out_path: Path, image_dir: Path | None = None) -> Path:
+def build_report(
+    run_dirs: list[Path], out_path: Path, image_dir: Path | None = None, names: Sequence[str] | None = None
+) -> Path:
     """Writes one self-contained HTML page about the run of an ``output_dir``, or about several side by side.
 
-    Images are looked for in ``image_dir`` first. The page lists what a run does not have. It contains images and text
-    of the data, and is written atomically.
+    Images are looked for in ``image_dir`` first. Runs have the ``names``, by default those of their folders. The page
+    lists what a run does not have. It contains images and text of the data, and is written atomically.
 
     Raises:
-        ValueError: If there is no run.
+        ValueError: If there is no run, or another number of names.
         FileNotFoundError: If a folder is not a run's ``output_dir``, or ``image_dir`` is no folder.
         ImportError: If jinja2 or matplotlib is not installed.
     """
-    write_text(out_path, _template().render(_views(load_runs(run_dirs, image_dir))))
+    write_text(out_path, _template().render(_views(load_runs(run_dirs, image_dir, names))))
     return Path(out_path)
 
 
@@ -94,7 +97,7 @@ def _views(runs: list[RunData]) -> dict[str, Any]:
         "titles": {column.name: column.title for column in shown},
         "headlines": [main_scores(run, compared) for run in runs],
         "main_baselines": main_baselines(runs),
-        "stages": [stages(run) for run in runs],
+        "stages": stages(runs),
         "metric_names": {column.name: column.metric for column in shown},
         "approximate": any(is_approximate(run) for run in runs),
         "paper_rows": [
@@ -112,6 +115,8 @@ def _views(runs: list[RunData]) -> dict[str, Any]:
         "vqa_scores": VQA_SCORES,
         "selections": [(run.metrics or {}).get("selection") or {} for run in runs],
         "choices": CHOICES,
+        "selected_vqa": SELECTED_VQA,
+        "below_blind": {run.name: below_blind(run.metrics) if run.metrics else "" for run in runs},
         "confusions": [confusion(run) for run in runs],
         "comparisons": comparisons(runs),
         "captions": [caption_metrics(run) for run in runs],

@@ -71,7 +71,7 @@ class Example(NamedTuple):
 def make_examples(runs: Sequence[RunData], task: str, count: int, seed: int) -> list[Example]:
     """Up to ``count`` examples of one task, a seeded choice over its modalities; only questions that all runs have.
 
-    The best and the worst :data:`EXTREMES` answers of the first run follow.
+    The best and the worst :data:`EXTREMES` answers of the first run follow; none is best with a score of 0.
     """
     answers = {
         index: {_question_key(row): row for row in run.predictions if row["task"] == task}
@@ -86,7 +86,7 @@ def make_examples(runs: Sequence[RunData], task: str, count: int, seed: int) -> 
     order = sort_modalities(row["modality"] for row in chosen)
     picked = [(row, "sample") for row in sorted(chosen, key=lambda row: order.index(row["modality"]))]
     ranked = sorted((row for row in shared if row not in chosen), key=row_quality)
-    picked += [(row, "best") for row in ranked[::-1][:EXTREMES]]
+    picked += [(row, "best") for row in ranked[::-1][:EXTREMES] if row_quality(row) > 0]
     picked += [(row, "worst") for row in ranked[: min(EXTREMES, len(ranked) - EXTREMES)]]
     examples = []
     for row, pick in picked:

@@ -3,7 +3,7 @@
 
 """Reads run folders; a file that is absent or unreadable becomes a sentence in :attr:`RunData.missing`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -73,11 +73,13 @@ class RunData:
             return default
 
 
-def load_runs(run_dirs: list[Path], image_dir: Path | None = None) -> list[RunData]:
-    """Reads run folders.
+def load_runs(
+    run_dirs: list[Path], image_dir: Path | None = None, names: Sequence[str] | None = None
+) -> list[RunData]:
+    """Reads run folders, by default under their own names.
 
     Raises:
-        ValueError: If there is no folder.
+        ValueError: If there is no folder, or not one name for each.
         FileNotFoundError: If a folder is not the ``output_dir`` of a run.
     """
     if not run_dirs:
@@ -85,7 +87,8 @@ def load_runs(run_dirs: list[Path], image_dir: Path | None = None) -> list[RunDa
     if image_dir is not None and not image_dir.is_dir():
         raise FileNotFoundError(f"{image_dir} is no folder: expected that of the images.")
     folders = [Path(folder).resolve() for folder in run_dirs]
-    return [_load(folder, name, image_dir) for folder, name in zip(folders, _short_names(folders), strict=True)]
+    names = _short_names(folders) if names is None else names
+    return [_load(folder, name, image_dir) for folder, name in zip(folders, names, strict=True)]
 
 
 def _short_names(folders: list[Path]) -> list[str]:

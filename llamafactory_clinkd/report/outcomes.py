@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluate import compare_predictions
 from ..evaluate.answer_words import answer_words
+from ..evaluate.compare import add_holm, compare_predictions
 from ..evaluate.grounding import label_found, references
 from ..evaluate.vqa import CLOSED, answer_type, closed_is_right, open_scores
 from ..utils.boxes import VQA, iou_matrix, parse_boxes, strip_boxes
@@ -17,7 +17,6 @@ from .load import RunData
 
 LABELS = 8  # in the confusion table
 OTHER_LABELS, NO_LABEL = "other labels", "none of them"
-RESAMPLES = 2000
 
 
 def row_quality(row: Mapping[str, Any]) -> float:
@@ -62,14 +61,18 @@ def confusion(run: RunData) -> dict[str, Any] | None:
 
 
 def comparisons(runs: Sequence[RunData]) -> list[dict[str, Any]]:
-    """Each further run minus the first, by :func:`~..evaluate.compare_predictions`, or the ``problem``."""
+    """Each further run minus the first, by :func:`~..evaluate.compare_predictions`, or the ``problem``.
+
+    ``p_holm`` is among the comparisons of all runs.
+    """
     found = []
     for run in runs[1:]:
         protocols = {(each.metrics or {}).get("protocol", "present") for each in (runs[0], run)}
         try:
-            options = {"protocol": min(protocols), "resamples": RESAMPLES}
-            view = compare_predictions(run.predictions, runs[0].predictions, **options)[0] | {"problem": None}
+            view = compare_predictions(run.predictions, runs[0].predictions, protocol=min(protocols))[0]
+            view["problem"] = None
         except (ValueError, ImportError) as error:
             view = {"problem": str(error)}
         found.append(view | {"name": f"{run.name} minus {runs[0].name}"})
+    add_holm([view for view in found if not view["problem"]])
     return found

@@ -143,7 +143,7 @@ def _named_only(run: RunData) -> str:
     """The recipe's ``dataset`` of a run without a training phase."""
     names = run.setting("dataset") or []
     text = names if isinstance(names, str) else ", ".join(map(str, names))
-    return f"{text} in the recipe; no phase of this run trained on it" if text else ""
+    return f"{text} in the recipe; this folder has no training phase" if text else ""
 
 
 def _scorers(run: RunData) -> str:

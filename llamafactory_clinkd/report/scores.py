@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..evaluate import paper_tables as paper
 from ..evaluate.grounding import CURVE
 from ..evaluate.score_table import UNRECORDED, metric_name
+from ..evaluate.vqa import PARTS
 from ..utils.boxes import MODALITIES, TASKS, VQA, modality_label, sort_modalities
 from . import figures
 from .load import RunData
@@ -22,7 +23,6 @@ TITLES = {
     "VG": "Visual grounding", "ROC": "Referring object classification", "RC": "Referring captioning",
     "MIA": "Medical image analysis", "Average": "Average",
 }  # fmt: skip
-VQA_COLUMNS = {"VQA, closed": "closed_accuracy", "VQA, open": "open_recall"}
 CAPTION_METRICS = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "meteor": "METEOR",
     "rouge_l": "ROUGE-L", "cider": "CIDEr", "mbmr_bird": "mBMR (BiRD)",
@@ -90,7 +90,7 @@ def columns(runs: Sequence[RunData]) -> list[Column]:
     found = {task for each in metrics for task in (each or {}).get("tasks", ())}
     vqa = [
         Column(name, f"Visual question answering{name.removeprefix(VQA)}", key.partition("_")[2])
-        for name, key in VQA_COLUMNS.items()
+        for name, key in PARTS.items()
         if VQA in found
     ]
     if vqa and found.isdisjoint(TASKS):
@@ -107,30 +107,35 @@ def main_scores(run: RunData, compared: bool) -> dict[str, Score]:
 
 
 def main_baselines(runs: Sequence[RunData]) -> list[list[Baseline]]:
-    """The baselines of each run, without those that an earlier run has too."""
+    """The baselines of each run, the blind answers of all tasks as one; without those that an earlier run has too."""
     found: list[list[Baseline]] = []
     for run in runs:
         metrics = run.metrics or {}
         entries = {name.replace("_", " "): entry for name, entry in (metrics.get("baselines") or {}).items()}
         source = f"from {metrics.get('baselines_from', UNRECORDED)}"
-        mine = [
-            Baseline(
-                name,
-                _vqa_scores(entries[name]) if task == VQA else {task: score},
-                source if name.startswith("blind") else "",
-            )
-            for name, task, score, _ in baselines(run)
-        ]
-        found.append([each for each in mine if all(each not in earlier for earlier in found)])
+        mine: dict[str, Baseline] = {}
+        for name, task, score, _ in baselines(run):
+            is_blind = name.startswith("blind")
+            title = "blind answers" if is_blind else name
+            row = mine.setdefault(title, Baseline(title, {}, source if is_blind else ""))
+            row.scores.update(_vqa_scores(entries[name]) if task == VQA else {task: score})
+        found.append([each for each in mine.values() if all(each not in earlier for earlier in found)])
     return found
 
 
-def stages(run: RunData) -> list[tuple[str, dict[str, Score]]]:
-    """(name, scores by task) of the ``stages`` that ``metrics.json`` has besides the run's own result."""
-    return [
-        (name, {task: _score(entry, "macro") for task, entry in tasks.items()})
-        for name, tasks in ((run.metrics or {}).get("stages") or {}).items()
-    ]
+def stages(runs: Sequence[RunData]) -> list[list[tuple[str, dict[str, Score]]]]:
+    """(name, scores by task) of each run's ``stages`` in ``metrics.json``, which came before its own result.
+
+    Those that an earlier run has too are left out.
+    """
+    found: list[list[tuple[str, dict[str, Score]]]] = []
+    for run in runs:
+        mine = [
+            (name, {task: _score(entry, "macro") for task, entry in tasks.items()})
+            for name, tasks in ((run.metrics or {}).get("stages") or {}).items()
+        ]
+        found.append([each for each in mine if all(each not in earlier for earlier in found)])
+    return found
 
 
 def task_view(runs: Sequence[RunData], task: str, compared: bool) -> dict[str, Any]:
@@ -229,7 +234,7 @@ def _vqa_scores(entry: Mapping[str, Any]) -> dict[str, Score]:
     counts = (closed, None if closed is None else entry["n"] - closed)
     return {
         name: _score({key: entry.get(key), "ci": (entry.get("intervals") or {}).get(key), "n": count}, key)
-        for (name, key), count in zip(VQA_COLUMNS.items(), counts, strict=True)
+        for (name, key), count in zip(PARTS.items(), counts, strict=True)
     }
 
 

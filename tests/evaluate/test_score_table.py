@@ -51,6 +51,14 @@ def metrics():
     return evaluate_predictions(ROWS, parser="rules", resamples=100)
 
 
+def test_scores_below_the_blind_answers_and_what_selection_of_vqa_is_have_a_line(metrics):
+    blind = {"blind_VQA": {"macro": 0.9, "task": "VQA"}, "blind_ROC": {"macro": 0.1, "task": "ROC"}}
+    text = " ".join(printed(metrics_table(metrics | {"baselines": blind})).split())
+    assert "Below the blind answers, which use no image: VQA 50.00 < 90.00." in text
+    assert "VQA: closed accuracy and open recall together" in text
+    assert "Below" not in printed(metrics_table(metrics))
+
+
 def test_scores_selection_and_groups_of_vqa_are_whole(metrics):
     text = printed(metrics_table(metrics))
     words = re.split(r"[\s│┃]+", text)

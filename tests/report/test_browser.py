@@ -10,6 +10,7 @@ import pytest
 from chromium import take_pictures
 
 from llamafactory_clinkd.report import build_report
+from llamafactory_clinkd.utils.io import read_json, write_json
 
 from .page_reader import assert_pdf
 
@@ -57,6 +58,35 @@ def test_page_in_a_browser(chromium, reports, tmp_path, name, scheme):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == LIGHT
     page.set_viewport_size({"width": A4, "height": 1000})
     assert page.evaluate(TABLES_WIDER_THAN_THEIR_FRAME) == []  # what is wider is cut off on paper
+    page.close()
+
+
+def test_the_main_table_has_numbers_on_a_phone_and_what_is_wider_a_hint(chromium, sweep_dirs, tmp_path):
+    folder = tmp_path / "run"
+    metrics = read_json(sweep_dirs[0] / "clinkd" / "metrics.json")
+    blind = {f"blind_{task}": {"macro": 0.5, "task": task} for task in ("VG", "ROC", "RC", "MIA")}
+    source = "1,320 rows of demo_train, with the structure and box of each (facts_train.jsonl)"
+    write_json(folder / "clinkd" / "metrics.json", metrics | {"baselines": blind, "baselines_from": source})
+    report = build_report([folder, sweep_dirs[1]], tmp_path / "r.html", names=["after distillation", "weak"])
+    page = chromium.new_page(viewport={"width": 390, "height": 900})
+    page.goto(report.as_uri())
+    table = page.locator("[aria-label='Scores of all methods']")
+    ends = table.locator("tbody tr").evaluate_all(
+        "rows => rows.map(row => row.cells[2].getBoundingClientRect().right)"
+    )
+    assert max(ends) < 390  # two scores of every row
+    for frame, is_wider, hint in page.evaluate("""[...document.querySelectorAll(".scroll:has(> table)")].filter(
+        frame => frame.clientWidth).map(frame => [frame.ariaLabel, frame.scrollWidth > frame.clientWidth + 1,
+        frame.nextElementSibling.querySelector(".more").getClientRects().length > 0])"""):
+        assert is_wider == hint, frame
+    assert "cut" in table.get_attribute("class")
+    table.evaluate("frame => { frame.scrollLeft = frame.scrollWidth; }")
+    page.wait_for_function("!document.querySelector('.scroll').classList.contains('cut')")
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.wait_for_function("document.querySelector('.more').hidden")
+    below = page.evaluate("""[...document.querySelectorAll(".pair > .downloads")].map(line => [
+        line.getBoundingClientRect().left, line.previousElementSibling.getBoundingClientRect().left])""")
+    assert below and all(line == table for line, table in below)
     page.close()
 
 

@@ -111,9 +111,16 @@ def test_blind_answers_name_their_rows_and_equal_ones_are_there_once(tmp_path):
     for folder, source in zip(folders, sources, strict=True):
         metrics = read_json(folder / "clinkd" / "metrics.json")
         write_json(folder / "clinkd" / "metrics.json", metrics | ({"baselines_from": source} if source else {}))
-    heads = [row[0] for row in main_table(build(folders, tmp_path)) if row[0].startswith("baseline")]
+    heads = [row[0] for row in main_table(build(folders, tmp_path)) if row[0].startswith("blind")]
     named = ("10 rows of a", "20 rows of b", "training rows that are not recorded")
-    assert heads == [f"baseline: blind ROCfrom {each}" for each in named]
+    assert heads == [f"blind answersfrom {each}beside {run}" for each, run in zip(named, "wyz", strict=True)]
+
+
+def test_blind_answers_of_all_tasks_are_one_row(tmp_path):
+    rows = [prediction(n, [""], 0, 1.0) for n in range(8)]
+    blind = {f"blind_{task}": {"macro": number / 8, "task": task} for number, task in enumerate(("VG", "ROC", "RC"))}
+    table = main_table(build([write_run(tmp_path / "run", rows, **blind)], tmp_path))
+    assert [row[1:] for row in table if row[0].startswith("blind")] == [["0.00", "12.50", "25.00", "–", "–"]]
 
 
 def test_bare_run_reports_what_is_missing_and_invents_nothing(tmp_path):
@@ -291,8 +298,8 @@ def test_a_run_of_vqa_alone_has_its_scores_and_nothing_of_other_tasks(tmp_path):
     assert head == ["method", "VQA, closedaccuracy", "VQA, openrecall"]
     assert rows == [
         ["first", "100.00", "100.00"],
-        ["baseline: blind VQAfrom training rows that are not recorded", "25.00", "–"],
         ["second", "0.00", "0.00"],
+        ["blind answersfrom training rows that are not recorded", "25.00", "–"],
     ]
 
 
@@ -311,7 +318,7 @@ def test_training_data_that_only_the_recipe_names(tmp_path):
     folder = tmp_path / "run"
     predict = {"status": "finished", "inputs": {"dataset": ["mine_train"], "data_files": {"mine_test": "ab"}}}
     write_json(folder / "clinkd" / "state.json", {"format": 1, "phases": {"predict": predict}})
-    assert "mine_train in the recipe; no phase of this run trained on it" in build([folder], tmp_path).text
+    assert "mine_train in the recipe; this folder has no training phase" in build([folder], tmp_path).text
 
 
 @pytest.mark.parametrize(

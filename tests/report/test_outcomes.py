@@ -5,7 +5,7 @@
 
 import pytest
 
-from llamafactory_clinkd.evaluate import evaluate_predictions
+from llamafactory_clinkd.evaluate import evaluate_file, evaluate_predictions
 from llamafactory_clinkd.report import build_report
 from llamafactory_clinkd.report.load import load_runs
 from llamafactory_clinkd.report.outcomes import NO_LABEL, OTHER_LABELS, comparisons, confusion, row_quality
@@ -88,6 +88,30 @@ def test_runs_are_compared_with_the_first_and_other_questions_are_named(tmp_path
     )
 
 
+def test_a_page_and_the_terminal_give_the_same_comparison(tmp_path):
+    folders = []
+    for name, right in (("base", 5), ("run", 9), ("third", 12)):
+        rows = [vqa(n, f"Is it a CT? {n}", "yes", "yes" if n < right else "no", "CLOSED") for n in range(14)]
+        rows += [vqa(20 + n, f"Which? {n}", "lung", "lung" if n % 5 < right / 4 else "no", "OPEN") for n in range(14)]
+        folders.append(run_of(tmp_path / name, rows))
+    files = [folder / "clinkd" / "predictions.jsonl" for folder in folders]
+    alone = evaluate_file(files[1])
+    told = evaluate_file(files[1], against=files[0])
+    view = comparisons(load_runs(folders[:2]))[0]
+    assert {key: told["comparison"][key] for key in ("differences", "resamples", "seed", "comparisons")} == {
+        key: view[key] for key in ("differences", "resamples", "seed", "comparisons")
+    }
+    assert [each["task"] for each in view["differences"]] == ["VQA", "VQA, closed", "VQA, open"]
+    closed = view["differences"][1]
+    assert (closed["difference"], closed["n"]) == (pytest.approx(4 / 14), 14)
+    assert closed["ci"][0] < 4 / 14 < closed["ci"][1] and 0 < closed["p"] < 1
+    assert {key: told[key] for key in alone} == alone  # also with all intervals
+    pages = comparisons(load_runs(folders))
+    entries = sorted((each for page in pages for each in page["differences"]), key=lambda each: each["p"])
+    assert [page["comparisons"] for page in pages] == [6, 6]
+    assert entries[0]["p_holm"] == pytest.approx(min(1, 6 * entries[0]["p"]))
+
+
 def test_vqa_selection_and_recall_curve_are_shown(tmp_path):
     rows = [vqa(1, "Is it a CT?", "yes", "no", "CLOSED"), vqa(2, "Which organ?", "lung", "the lung", "OPEN")]
     boxes = [BOX, "<box>(500,500),(600,600)</box>"]
@@ -118,6 +142,18 @@ def test_best_and_worst_answers_are_cards_of_their_own(page):
     }
     # The sample, which is taken first, depends on the pictures' paths, and may leave fewer than three right ones.
     assert "right" in answers["best"] and answers["worst"] == {"wrong"}
+
+
+def test_no_answer_is_best_with_a_score_of_0_and_scores_below_the_blind_answers_are_named(tmp_path):
+    rows = [vqa(n, f"Which organ? {n}", "lung", "lung" if n == 0 else "heart", "OPEN") for n in range(20)]
+    rows += [roc("liver", "spleen", n) for n in range(20)]
+    blind = {"blind_VQA": {"macro": 0.3394, "task": "VQA"}, "blind_ROC": {"macro": 0.0, "task": "ROC"}}
+    metrics = evaluate_predictions(rows, resamples=50) | {"baselines": blind}
+    parsed = Page(build_report([run_of(tmp_path / "run", rows, metrics)], tmp_path / "r.html").read_text("utf-8"))
+    assert "Below the blind answers, which use no image: VQA 5.00 < 33.94." in parsed.text
+    assert all(card[0][1]["data-answer"] != "wrong" for card in parsed.cards if card[0][1]["data-choice"] == "best")
+    chosen = {card[0][1]["data-choice"] for card in parsed.cards if card[0][1]["data-task"] == "ROC"}
+    assert chosen == {"sample", "worst"}
 
 
 def test_no_picture_waits_for_the_reader_to_scroll(page):

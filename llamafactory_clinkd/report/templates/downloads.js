@@ -1,4 +1,4 @@
-// Every table as CSV and LaTeX, every figure as SVG and PDF.
+// Every table as CSV and LaTeX, every figure as SVG and PDF; a hint below a table that is wider than the page.
 (() => {
   const texts = (cell) => {
     const copy = cell.cloneNode(true);
@@ -45,12 +45,27 @@
       line.append(button);
     }
     element.after(line);
+    return line;
+  };
+  const hint = (frame, line) => {
+    const more = document.createElement("span");
+    more.className = "more";
+    more.textContent = "Scroll sideways for more columns";
+    line.prepend(more);
+    const update = () => {
+      more.hidden = frame.scrollWidth <= frame.clientWidth + 1;
+      frame.classList.toggle("cut", frame.scrollLeft + frame.clientWidth < frame.scrollWidth - 1);
+    };
+    frame.addEventListener("scroll", update, { passive: true });
+    new ResizeObserver(update).observe(frame);
+    update();
   };
   document.querySelectorAll(".scroll > table").forEach((element, number) => {
-    offer(element.parentElement, "table", number + 1, [
+    const line = offer(element.parentElement, "table", number + 1, [
       ["CSV", "text/csv", () => csv(table(element))],
       ["LaTeX", "text/x-tex", () => latex(table(element))],
     ]);
+    hint(element.parentElement, line);
   });
   document.querySelectorAll(".chart").forEach((element, number) => {
     element.querySelector("svg").id ||= `figure-${number + 1}`;
