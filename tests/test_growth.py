@@ -9,6 +9,7 @@ import growth_cases
 import pytest
 from datasets import Dataset
 
+from llamafactory_clinkd.correct import correction_round
 from llamafactory_clinkd.data import reader
 from llamafactory_clinkd.phases.distill_served import supervised_tokens
 from llamafactory_clinkd.utils import row_index
@@ -24,7 +25,7 @@ EXPECTED = {
     "describe": lambda n: n,
     "progress": lambda n: [n - growth_cases.MISSING] * 2,
     "generation": lambda n: n - growth_cases.MISSING,
-    "merge": lambda n: 0,
+    "merge": lambda n: n - growth_cases.MISSING,
     "labels": lambda n: (n, n),
     "correction": lambda n: n,
     "selection": lambda n: n,
@@ -36,6 +37,7 @@ EXPECTED = {
 def test_memory_for_each_row(case, tmp_path, monkeypatch):
     monkeypatch.setattr(row_index, "RECENT", 256)
     monkeypatch.setattr(row_index, "CHUNK", 256)
+    monkeypatch.setattr(correction_round, "JUDGE_BLOCK", 256)
     monkeypatch.setattr(reader, "WINDOW", 1 << 14)
     make, works, _ = growth_cases.CASES[case]
     peaks = {}

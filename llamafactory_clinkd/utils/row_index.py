@@ -14,9 +14,9 @@ CHUNK = 8192
 RECENT = 1 << 16
 
 
-def chunks(items: Iterable[Any], size: int = CHUNK) -> Iterator[list[Any]]:
-    """Lists of ``size`` items, the last one shorter."""
-    iterator = iter(items)
+def chunks(items: Iterable[Any], size: int | None = None) -> Iterator[list[Any]]:
+    """Lists of ``size`` items (None: :data:`CHUNK`), the last one shorter."""
+    iterator, size = iter(items), size or CHUNK
     return iter(lambda: list(islice(iterator, size)), [])
 
 

@@ -105,6 +105,7 @@ def check_under_engine(engine: dict[str, Any], **keys: Any) -> None:
         "deepspeed": None,
         "fsdp": [],
         "fp16": False,
+        "device": torch.device("cuda"),
     }
     off = {"clinkd_phases": ["distill"], "kd_method": "pseudo_kd", "kd_teacher_offload": False, "kd_cache": "off"}
     finetuning = SimpleNamespace(**off | keys)

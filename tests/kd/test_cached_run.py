@@ -6,12 +6,14 @@
 import gc
 import json
 import logging
+import re
 import shutil
 import weakref
 from types import SimpleNamespace
 
 import pytest
 from kd_runs import StopAt, distil, history, same_bits, weights
+from safetensors import safe_open
 from transformers import TrainerCallback
 
 from llamafactory_clinkd.kd.teacher import Teacher
@@ -164,14 +166,14 @@ def test_the_estimate_is_what_the_run_writes(small_workspace, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "llamafactory_clinkd"):
         distil(small_workspace, tmp_path, kd_cache="hidden", kd_epochs=1)
     record = next(r for r in caplog.records if "supervised tokens" in r.getMessage())
-    folder, tokens, samples = record.args[:3]
+    content, folder = record.args[:2]
+    tokens, samples = map(int, re.findall(r"\d+", content))
     cache = HiddenCache(folder, teacher=_teacher_of(folder), hidden_size=128)
     assert samples == len(cache) == ROWS
-    assert sum(len(cache.get(key)) for key in cache._index) == tokens
+    shards = [path for path in folder.glob("*.safetensors") if path.name != "head.safetensors"]
+    assert sum(len(cache.get(key)) for path in shards for key in safe_open(path, framework="pt").keys()) == tokens
 
 
 def _teacher_of(folder):
-    from safetensors import safe_open
-
     with safe_open(folder / "head.safetensors", framework="pt") as file:
         return file.metadata()["teacher"]

@@ -8,6 +8,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from small_run import recipe, teacher_with_swapped_tokens
 
 from llamafactory_clinkd.phases.recipe import RecipeArguments
@@ -144,7 +145,7 @@ def test_adapter_below_adapter_folder(tmp_path):
     ],
     ids=str,
 )
-def test_keys_of_phases_that_do_not_run_refuse_nothing(workspace, tmp_path, changes):
+def test_keys_of_phases_that_do_not_run_refuse_nothing(workspace, tmp_path, monkeypatch, changes):
     """A recipe of one phase may keep the keys of the others, whose teacher may be on another machine."""
     from llamafactory.hparams import get_train_args
 
@@ -152,6 +153,7 @@ def test_keys_of_phases_that_do_not_run_refuse_nothing(workspace, tmp_path, chan
     if changes.get("kd_teacher_offload"):
         parsed.training.deepspeed, parsed.training.fp16 = str(tmp_path / "zero2.json"), True
         (tmp_path / "zero2.json").write_text("{}")
+        monkeypatch.setattr(type(parsed.training), "device", torch.device("cuda"))  # fp16 is refused on a CPU
     check_recipe(parsed)
 
 
