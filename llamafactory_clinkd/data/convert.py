@@ -187,7 +187,7 @@ def _write_row(writer: ResumableWriter, number: int, row: Any, source_format: Fo
         raise Reject("wrong_type", f"the row has {', '.join(lost)}, which would be lost")
     conversation = source_format.parse(row)
     in_row = any(isinstance(image, Embedded) for image in conversation.images)
-    prefix = f"{writer.name}-" if in_row else ""  # no file tells the rows of two sets apart
+    prefix = f"{writer.name}-" if in_row else ""  # no file distinguishes the rows of two sets
     conversation.id = conversation.id or f"{prefix}row-{number}"
     conversation.columns |= kept_columns(row)
     conversation.task = conversation.task or row.get("task")

@@ -31,7 +31,6 @@ HERE = Path(__file__).parent
 RECIPE = HERE / "clinkd_demo.yaml"
 SELECT_NOTHING = {"sasg_candidates": 1, "sasg_scorer": "logprob"}
 QUICK_CHANGES = {"kd_epochs": 2, "pseudo_label_samples": 300, "correction_rounds": 1, **SELECT_NOTHING}
-FIRST_LAST = ("before (base)", "after selection")
 RUNS = ("before (base)", "after distillation", "after selection")  # the stages that are runs
 BLIND_ROWS = "1,320 rows of demo_train, with the structure and box of each (facts_train.jsonl)"
 ONLY_PREDICT = {"clinkd_phases": "predict,evaluate", **SELECT_NOTHING}
@@ -70,7 +69,9 @@ def run_demo(directory: Path, *, quick: bool) -> None:
     if not quick:
         _draw_attention({"base": HERE / "models" / "base", "after ClinKD": run}, run / "clinkd" / "attention")
     report = _report(before, distilled, run, stages)
-    first, last = ({task: f"{100 * stages[name][task]['macro']:.1f}" for task in TASKS} for name in FIRST_LAST)
+    first, last = (
+        {task: f"{100 * stages[name][task]['macro']:.1f}" for task in TASKS} for name in (RUNS[0], RUNS[-1])
+    )
     scores = ", ".join(f"{task} {first[task]} -> {last[task]}" for task in TASKS)
     console.print(f"\n{scores} in {time.monotonic() - start:.0f} s. Report: {report.resolve()} (open it in a browser)")
     console.print(f"Talk to the trained model: clinkd demo --chat --directory {directory}", soft_wrap=True)

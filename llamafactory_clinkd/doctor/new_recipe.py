@@ -19,8 +19,8 @@ from ..data.convert import Options, convert
 from ..data.split import write_split
 from ..utils.boxes import UNIT_OF_MODEL
 from ..utils.clip import BIOMED_CLIP, require_hub_clip
-from ..utils.console import console, quiet_libraries
-from ..utils.gpus import CPU, GPUS, Gpu, choose_gpu, count_gpus
+from ..utils.console import console, counted, quiet_libraries
+from ..utils.gpus import CPU, GPUS, Gpu, choose_gpu
 from ..utils.io import read_json, write_text
 from .plan import make_plan
 from .recipe_spec import checked_keys, count_rows
@@ -275,7 +275,7 @@ def _settings(keys: dict[str, Any], gpus: int, card: Gpu, on_cpu: bool) -> tuple
         if plan["fits"]:
             fitting.append((sum(plan["seconds"].values()), settings, plan["memory"]))
     if not fitting:
-        place = place if on_cpu else count_gpus(gpus)
+        place = place if on_cpu else counted(gpus, "GPU")
         return settings, f"It does NOT fit on {place}: {'; '.join(plan['advice'][:2])}."
     _, settings, memory = min(fitting, key=lambda each: each[0])
     peak = max(parts["peak"] for parts in memory.values()) / 2**30

@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Group
 
-from ..utils.console import WholeTable
-from ..utils.gpus import GPUS, UTILISATION, Gpu, count_gpus
+from ..utils.console import WholeTable, counted
+from ..utils.gpus import GPUS, UTILISATION, Gpu
 from .duration import LAUNCH_SECONDS, phase_seconds
 from .memory import COMPONENTS, memory_by_phase, offloaded_bytes, trained_parameters
 from .recipe_spec import RecipeSpec, read_spec
@@ -229,7 +229,7 @@ def plan_table(plan: dict[str, Any]) -> Group:
         lines.append(f"disk: {counts['cache_bytes'] / 2**30:.1f} GiB for the teacher cache")
     lines += [f"assumption: {line}" for line in plan["assumptions"]]
     lines += [f"[yellow]{line}[/]" for line in plan["advice"]] or [
-        "The recipe fits on this machine." if on_cpu else f"The recipe fits on {count_gpus(plan['gpus'])}."
+        "The recipe fits on this machine." if on_cpu else f"The recipe fits on {counted(plan['gpus'], 'GPU')}."
     ]
     return Group(table, *lines)
 

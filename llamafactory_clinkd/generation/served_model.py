@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 the llamafactory-clinkd team
 # SPDX-License-Identifier: Apache-2.0
 
-"""An OpenAI-compatible server that answers in place of a local model, and how it is told which model it serves.
+"""An OpenAI-compatible server that answers in place of a local model, and how its model is recognised.
 
 The identity of a served model is the distribution of the first token of a few fixed rows. It is compared with the
 phase's own model, or with what the same server answered before, at the start and before any answer is kept. With the

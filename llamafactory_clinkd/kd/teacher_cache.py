@@ -11,7 +11,6 @@ the index is rebuilt from the shards' headers and exists in memory only.
 """
 
 import functools
-import hashlib
 import json
 import logging
 import shutil
@@ -23,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..utils.io import atomic_path
-from ..utils.row_index import HashIndex
+from ..utils.row_index import HashIndex, hash_of
 
 
 logger = logging.getLogger(__name__)
@@ -108,7 +107,8 @@ class HiddenCache:
             self._set_dtype(dtype)
         self._pending: dict[str, torch.Tensor] = {}
         self._pending_bytes = self._next_number = 0
-        self._index = HashIndex()  # of :func:`_hash` -> number of the shard in `_shards`
+        # Hash of a key -> number of the shard in `_shards`. A tensor is read by the whole key: never another one's.
+        self._index = HashIndex()
         self._shards: list[Path] = []
         self._known_shards: set[Path] = set()
         self._open = functools.lru_cache(maxsize=32)(functools.partial(safe_open, framework="pt"))
@@ -122,7 +122,7 @@ class HiddenCache:
         return len(self._index) + len(self._pending)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._pending or _hash(key) in self._index
+        return key in self._pending or hash_of(key.encode()) in self._index
 
     def put(self, key: str, hidden: torch.Tensor) -> None:
         """Adds ``hidden`` ``[n, H]`` unless ``key`` is cached; writes a shard when enough is pending.
@@ -146,7 +146,7 @@ class HiddenCache:
         """A copy ``[n, H]`` on the CPU with the bits that were put, or None if the key is unknown."""
         if key in self._pending:
             return self._pending[key].clone()
-        number = self._index.get(_hash(key))
+        number = self._index.get(hash_of(key.encode()))
         # The file is memory-mapped: writing to a view would change the next result for this key.
         return None if number is None else self._open(self._shards[number]).get_tensor(key).clone()
 
@@ -186,7 +186,7 @@ class HiddenCache:
     def _add(self, path: Path, keys: Iterable[str]) -> None:
         self._shards.append(path)
         for key in keys:
-            self._index.put(_hash(key), len(self._shards) - 1)
+            self._index.put(hash_of(key.encode()), len(self._shards) - 1)
 
     def save_head(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Writes the teacher's head, ``[V, H]`` and ``[V]`` or None: a later run needs nothing else of the teacher."""
@@ -222,11 +222,6 @@ class HiddenCache:
                 f"{json.dumps({key: expected[key] for key in different})}. Use another cache folder for another "
                 "teacher or setting, or delete this one."
             )
-
-
-def _hash(key: str) -> int:
-    """64 bits of a key; a tensor is read by the whole key, so that another one's is never returned."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
 def _cpu_copy(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@
 A file is hashed once. Later it is read again only if its size, times or inode differ.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -30,7 +29,7 @@ from ..utils.io import (
     write_jsonl,
     write_text,
 )
-from ..utils.row_index import HashIndex, Texts
+from ..utils.row_index import HashIndex, Texts, hash_of
 from ..utils.value_checks import split_list
 
 
@@ -181,14 +180,14 @@ def _media(files: list[str], entry: dict[str, Any], media_dir: Any, limit: int |
     """The paths of the media that the first ``limit`` rows name, each once, found where stock finds them."""
     columns = [entry.get("columns", {}).get(kind) for kind in MEDIA_COLUMNS]
     columns = [column for column in columns if column]
-    known = HashIndex()  # two paths of 10 million have the same 64 bits with a probability of 3 in a million
+    known = HashIndex()
     for number, row in enumerate(_rows(files, columns)):
         if limit is not None and number >= limit:
             return
         for path in media_paths([row.get(column) for column in columns]):
             local = os.path.join(media_dir, path) if isinstance(media_dir, str) else path
             path = local if os.path.exists(local) else path
-            key = int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest())
+            key = hash_of(os.fsencode(path))
             if key not in known:
                 known.put(key, 0)
                 yield path

@@ -25,6 +25,7 @@ from ..generation.shards import UnfinishedError
 from ..kd.rollouts import ANSWER_FILES
 from ..rope.saved_positions import with_saved_positions
 from ..select import check_scorer
+from ..utils.console import counted
 from ..utils.io import content_hash
 from ..utils.ranks import Ranks, Stopped
 from .checkpoints import last_whole_checkpoint, remove_broken_checkpoints, remove_earlier_run, unsaved_state
@@ -126,19 +127,15 @@ def _outline(arguments: RecipeArguments, phase: str) -> str:
     teacher = settings.ref_model or arguments.model.model_name_or_path
     learns = "cross-entropy alone" if settings.kd_method == "none" else f"{settings.kd_method} from {teacher}"
     tests = ", ".join(data.eval_dataset or data.dataset or [])
-    candidates = _counted(settings.sasg_candidates, "candidate")
+    candidates = counted(settings.sasg_candidates, "candidate")
     rows = f"at most {settings.pseudo_label_samples:,} rows of {', '.join(data.dataset or [])}"
     return {
         "pseudo_label": f"{teacher} answers {rows}",
-        "distill": f"{learns}, {_counted(settings.kd_epochs, 'epoch')}",
-        "correct": f"{_counted(settings.correction_rounds, 'round')}, corrector {settings.corrector}",
+        "distill": f"{learns}, {counted(settings.kd_epochs, 'epoch')}",
+        "correct": f"{counted(settings.correction_rounds, 'round')}, corrector {settings.corrector}",
         "predict": f"{candidates} a row of {tests}, ranked by {settings.sasg_scorer}",
         "evaluate": f"scores of the answers to {tests}",
     }[phase]
-
-
-def _counted(number: float, noun: str) -> str:
-    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def _inputs(run: Run, arguments: RecipeArguments, phase: str, previous: str | None) -> dict[str, Any]:

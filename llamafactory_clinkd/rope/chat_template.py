@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from ..utils.boxes import IMAGE_PLACEHOLDER
 
-IMAGE, VIDEO = "<image>", "<video>"
+
 SHOWN = 8  # tokens of a difference
 _MARK = "\x00"  # the place of a message's text in a template's slots
 _TEXT = (
@@ -42,8 +43,8 @@ def jinja_template(template: Any, tokenizer: Any) -> str:
     for name in ("image", "video"):
         placeholder = _placeholder(template.mm_plugin, f"{name}_token")
         texts = texts.replace(name.upper(), _literal(placeholder) or _refusal(f"It has no {name}s."))
-    asked = _slots(template.format_user.apply(content=_MARK, idx="0"), tokenizer, "text(message['content'])")
-    told = _slots(template.format_assistant.apply(content=_MARK), tokenizer, answer)
+    user = _slots(template.format_user.apply(content=_MARK, idx="0"), tokenizer, "text(message['content'])")
+    assistant = _slots(template.format_assistant.apply(content=_MARK), tokenizer, answer)
     return "".join((
         texts,
         "{% if tools %}", _refusal("It has no tools."), "{% endif %}",
@@ -53,8 +54,8 @@ def jinja_template(template: Any, tokenizer: Any) -> str:
         _slots(template.format_prefix.apply(), tokenizer, ""),
         "{% if system %}", _slots(template.format_system.apply(content=_MARK), tokenizer, "system"), "{% endif %}",
         "{% for message in (messages[1:] if first else messages) %}",
-        "{% if message['role'] == 'user' %}", asked, "{% if loop.last %}", thought, "{% endif %}",
-        "{% elif message['role'] == 'assistant' %}", told,
+        "{% if message['role'] == 'user' %}", user, "{% if loop.last %}", thought, "{% endif %}",
+        "{% elif message['role'] == 'assistant' %}", assistant,
         "{% else %}", _refusal("It has the roles system, user and assistant."), "{% endif %}{% endfor %}",
     ))  # fmt: skip
 
@@ -82,7 +83,8 @@ def training_ids(template: Any, tokenizer: Any, system: str, turns: Sequence[str
     roles = ("user", "assistant")
     placeholder = image_placeholder(template.mm_plugin)
     messages = [
-        {"role": roles[number % 2], "content": turn.replace(IMAGE, placeholder)} for number, turn in enumerate(turns)
+        {"role": roles[number % 2], "content": turn.replace(IMAGE_PLACEHOLDER, placeholder)}
+        for number, turn in enumerate(turns)
     ]
     return template.encode_oneturn(tokenizer, [*messages, {"role": "assistant", "content": ""}], system)[0]
 

@@ -14,9 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..utils.boxes import IMAGE_PLACEHOLDER as IMAGE
 from ..utils.console import quiet_libraries
 from ..utils.io import read_json, write_text
-from .chat_template import IMAGE, first_difference, image_placeholder, jinja_template, training_ids
+from .chat_template import first_difference, image_placeholder, jinja_template, training_ids
 
 
 FILE = "clinkd_chat_template.jinja"

@@ -43,6 +43,11 @@ def exit_on_error(*more: type[Exception]) -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
+def counted(number: float, noun: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
 class WholeTable(Table):
     """A table that breaks a word that is wider than its column; rich's own cuts it off."""
 

@@ -33,11 +33,6 @@ GPUS = {
 CPU = "cpu"
 
 
-def count_gpus(number: int) -> str:
-    """``1 GPU``, ``2 GPUs``."""
-    return f"{number} GPU{'s' * (number != 1)}"
-
-
 def choose_gpu(name: str) -> Gpu:
     """The GPU of this name, in any case, or for ``cpu`` this machine's memory; ValueError for another name."""
     if name.lower() == CPU:

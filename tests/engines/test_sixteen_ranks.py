@@ -90,8 +90,8 @@ def test_all_end_when_the_node_of_rank_0_is_lost(ranks, tmp_path):
 def test_a_signal_to_one_or_all_stops_all(ranks, tmp_path, terminated):
     ended = ranks(tmp_path, "signal", terminated=terminated)
     assert ended["codes"] == [143] * SIZE and max(ended["seconds"]) < BUSY, logs(tmp_path)
-    told = [rank for rank, log in enumerate(logs(tmp_path)) if "SIGTERM: the run stops where it can be" in log]
-    assert told == terminated
+    stopped = [rank for rank, log in enumerate(logs(tmp_path)) if "SIGTERM: the run stops where it can be" in log]
+    assert stopped == terminated
     check_continues(ranks, tmp_path)
 
 

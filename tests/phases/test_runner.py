@@ -14,6 +14,7 @@ from llamafactory_clinkd.phases import runner
 from llamafactory_clinkd.phases.recipe import RecipeArguments
 from llamafactory_clinkd.phases.state import ProcedureState
 from llamafactory_clinkd.phases.stopping import propagate_failure
+from llamafactory_clinkd.utils.console import counted
 from llamafactory_clinkd.utils.io import read_json, write_json
 from llamafactory_clinkd.utils.ranks import Ranks, Stopped
 
@@ -60,7 +61,7 @@ def test_requested_stop_ends_with_its_reason(monkeypatch, arguments, error, capl
 
 @pytest.mark.parametrize(("number", "text"), [(1.0, "1 epoch"), (2.0, "2 epochs"), (0.5, "0.5 epochs")])
 def test_one_epoch_is_singular(number, text):
-    assert runner._counted(number, "epoch") == text
+    assert counted(number, "epoch") == text
 
 
 def test_unfinished_generation_that_nobody_stopped_is_an_error(monkeypatch, arguments, caplog):

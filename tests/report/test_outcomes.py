@@ -96,16 +96,16 @@ def test_a_page_and_the_terminal_give_the_same_comparison(tmp_path):
         folders.append(run_of(tmp_path / name, rows))
     files = [folder / "clinkd" / "predictions.jsonl" for folder in folders]
     alone = evaluate_file(files[1])
-    told = evaluate_file(files[1], against=files[0])
+    printed = evaluate_file(files[1], against=files[0])
     view = comparisons(load_runs(folders[:2]))[0]
-    assert {key: told["comparison"][key] for key in ("differences", "resamples", "seed", "comparisons")} == {
+    assert {key: printed["comparison"][key] for key in ("differences", "resamples", "seed", "comparisons")} == {
         key: view[key] for key in ("differences", "resamples", "seed", "comparisons")
     }
     assert [each["task"] for each in view["differences"]] == ["VQA", "VQA, closed", "VQA, open"]
     closed = view["differences"][1]
     assert (closed["difference"], closed["n"]) == (pytest.approx(4 / 14), 14)
     assert closed["ci"][0] < 4 / 14 < closed["ci"][1] and 0 < closed["p"] < 1
-    assert {key: told[key] for key in alone} == alone  # also with all intervals
+    assert {key: printed[key] for key in alone} == alone  # also with all intervals
     pages = comparisons(load_runs(folders))
     entries = sorted((each for page in pages for each in page["differences"]), key=lambda each: each["p"])
     assert [page["comparisons"] for page in pages] == [6, 6]

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_models import CHAT_TEMPLATE
 from typer.testing import CliRunner
 
-from llamafactory_clinkd.rope.chat_template import IMAGE, collapsed, jinja_template, training_ids
+from llamafactory_clinkd.rope.chat_template import collapsed, jinja_template, training_ids
 from llamafactory_clinkd.rope.serve_template import (
     FILE,
     PROBES,
@@ -21,6 +21,7 @@ from llamafactory_clinkd.rope.serve_template import (
     served_template,
     training_template,
 )
+from llamafactory_clinkd.utils.boxes import IMAGE_PLACEHOLDER as IMAGE
 from llamafactory_clinkd.utils.io import write_json
 
 
