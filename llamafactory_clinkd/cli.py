@@ -44,7 +44,7 @@ def options(
 @app.command(epilog="Example: clinkd demo --directory runs/demo --quick")
 def demo(
     directory: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
-    quick: Annotated[bool, typer.Option(help="Less data and training: 75 seconds instead of 5 minutes.")] = False,
+    quick: Annotated[bool, typer.Option(help="Less data and training: 90 seconds instead of 4 minutes.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Open LLaMA Board's Chat tab with the trained model.")] = False,
 ) -> None:
     """Runs the full pipeline with the small models and the CT questions of this package.

@@ -4,7 +4,7 @@
 """Generates candidates for one batch with ``model.generate``, also in the middle of training.
 
 The log-probability of every candidate is computed without keeping a ``[rows, V]`` tensor per step
-(:class:`_TokenLogprobs`), and the vision tower encodes each image once (:func:`shared_vision_tower`).
+(:class:`_TokenLogprobs`), and the candidates of a row share its prefill (:func:`shared_prefill`).
 """
 
 import math
@@ -24,14 +24,13 @@ from ..rope.binding import token_types
 from ..utils.boxes import TAGS
 from ..utils.models import unwrap_adapters
 from ..utils.patching import patch_instance
+from .shared_prefill import shared_prefill
 
 
 # LLaMA-Factory makes every additional special token an end token; these occur inside an answer and must not end it.
 ANSWER_TOKENS = tuple(tag for tags in TAGS.values() for tag in tags.values())
 # The collator adds these for training; `generate` computes positions itself, with the model's own `get_rope_index`.
 _TRAINING_KEYS = ("labels", "position_ids", "rope_deltas")
-# One tuple of per-image features from `get_image_features`, no per-layer extras (Qwen3-VL's deepstack has them).
-SHARED_VISION_MODELS = ("qwen2_vl", "qwen2_5_vl")
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def decode_batch(
     settings, token_logprobs = dict(settings), _TokenLogprobs()
     stride = settings["num_return_sequences"] if settings.pop("greedy_first", False) else 0
     # Not `inference_mode`: in the middle of training, a cached inference tensor would break the next backward pass.
-    with torch.no_grad(), shared_vision_tower(model, repeats), _greedy_rows(model, stride, token_logprobs):
+    with torch.no_grad(), shared_prefill(base_model(model), repeats), _greedy_rows(model, stride, token_logprobs):
         output = extract_model_from_parallel(model).generate(
             **inputs,
             **settings,
@@ -204,43 +203,6 @@ def _greedy_rows(model: nn.Module, stride: int, record: _TokenLogprobs) -> Itera
 
     with patch_instance(hf_model, "_get_logits_processor", processors):
         yield
-
-
-@contextmanager
-def shared_vision_tower(model: nn.Module, repeats: int) -> Iterator[bool]:
-    """Runs the vision tower once per image inside ``generate``, for ``SHARED_VISION_MODELS``; yields whether it does.
-
-    Stock copies each sample's pixels ``repeats = max(num_beams, num_return_sequences)`` times and encodes every copy.
-    """
-    hf_model = base_model(model)
-    if repeats < 2 or getattr(hf_model.config, "model_type", None) not in SHARED_VISION_MODELS:
-        yield False
-        return
-    expand, encode = hf_model._expand_inputs_for_generation, hf_model.model.get_image_features
-    sources: list[int] = []  # index of the original of each expanded image
-
-    def expand_without_pixels(expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **kwargs):
-        pixels = kwargs.pop("pixel_values", None)
-        if pixels is not None:
-            counts, _ = hf_model._get_image_nums_and_video_nums(input_ids, kwargs.get("inputs_embeds"))
-            images = torch.arange(int(counts.sum())).split(counts.tolist())
-            sources[:] = torch.cat([image.repeat(expand_size) for image in images]).tolist()
-        input_ids, kwargs = expand(expand_size, is_encoder_decoder, input_ids, **kwargs)
-        if pixels is not None:
-            kwargs["pixel_values"] = pixels
-        return input_ids, kwargs
-
-    def encode_once(pixel_values: Tensor, image_grid_thw: Tensor, **kwargs):
-        first = [sources.index(image) for image in range(max(sources) + 1)]
-        output = encode(pixel_values, image_grid_thw[first], **kwargs)
-        output.pooler_output = tuple(output.pooler_output[image] for image in sources)
-        return output
-
-    with (
-        patch_instance(hf_model, "_expand_inputs_for_generation", expand_without_pixels),
-        patch_instance(hf_model.model, "get_image_features", encode_once),
-    ):
-        yield True
 
 
 def base_model(model: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@
 """The HTML report: run folders are loaded, each section becomes a view, and one template renders all views."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,11 @@ def build_report(
         FileNotFoundError: If a folder is not a run's ``output_dir``, or ``image_dir`` is no folder.
         ImportError: If jinja2 or matplotlib is not installed.
     """
-    write_text(out_path, _template().render(_views(load_runs(run_dirs, image_dir, names))))
+    template, runs = _template(), load_runs(run_dirs, image_dir, names)
+    with ThreadPoolExecutor(1) as pool:  # comparisons wait for Java; figures are drawn meanwhile
+        compared = pool.submit(comparisons, runs)
+        views = _views(runs)
+        write_text(out_path, template.render({**views, "comparisons": compared.result()}))
     return Path(out_path)
 
 
@@ -83,7 +88,7 @@ def _template() -> Any:
 
 
 def _views(runs: list[RunData]) -> dict[str, Any]:
-    """The variables of the template."""
+    """The variables of the template, without the comparisons."""
     rounds, shown = round_views(runs, SEED), columns(runs)
     of_paper = any(column.name in TASKS for column in shown)
     compared = of_paper and has_papers_test_data(runs)
@@ -118,7 +123,6 @@ def _views(runs: list[RunData]) -> dict[str, Any]:
         "selected_vqa": SELECTED_VQA,
         "below_blind": {run.name: below_blind(run.metrics) if run.metrics else "" for run in runs},
         "confusions": [confusion(run) for run in runs],
-        "comparisons": comparisons(runs),
         "captions": [caption_metrics(run) for run in runs],
         "sweep": alpha_sweep(runs),
         "curves": curves({run.name: run.logs for run in runs}),

@@ -10,6 +10,7 @@ from typing import Any
 from ..evaluate.answer_words import answer_words
 from ..evaluate.compare import add_holm, compare_predictions
 from ..evaluate.grounding import label_found, references
+from ..evaluate.java import kept_meteor
 from ..evaluate.vqa import CLOSED, answer_type, closed_is_right, open_scores
 from ..utils.boxes import VQA, iou_matrix, parse_boxes, strip_boxes
 from .load import RunData
@@ -60,6 +61,7 @@ def confusion(run: RunData) -> dict[str, Any] | None:
     return {"labels": columns, "rows": [(label, sum(row), row) for label, row in rows]}
 
 
+@kept_meteor()
 def comparisons(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     """Each further run minus the first, by :func:`~..evaluate.compare_predictions`, or the ``problem``.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from llamafactory_clinkd.generation import preserve_training_state, shared_vision_tower
+from llamafactory_clinkd.generation import preserve_training_state
 from llamafactory_clinkd.generation.decode import (
     ANSWER_TOKENS,
     _TokenLogprobs,
@@ -150,43 +150,6 @@ def test_a_greedy_candidates_logprob_is_comparable_with_the_samples(model, token
         assert same == pytest.approx([first["logprob"]] * len(same), abs=1e-5)
         compared += len(same) if first["logprob"] < -0.01 else 0
     assert compared > 5
-
-
-@pytest.mark.parametrize("gen_kwargs", [{"num_beams": 3}, {"do_sample": True}])
-def test_vision_tower_runs_once_per_image(model, tokenizer, gen_kwargs, monkeypatch):
-    encoded = []
-    model.model.visual.register_forward_hook(
-        lambda module, args, kwargs, output: encoded.append(len(kwargs["grid_thw"])), with_kwargs=True
-    )
-    settings = generation_settings(model, tokenizer, {"max_new_tokens": 6, **gen_kwargs}, 3)
-    inputs = model_inputs(model, collated(tokenizer, 6), "cpu")
-    shared = decode_batch(model, tokenizer, inputs, settings, seed=5)
-    assert encoded == [6]  # images of six rows: 1, 1, 2, 0, 1, 1
-
-    encoded.clear()
-    monkeypatch.setattr("llamafactory_clinkd.generation.decode.SHARED_VISION_MODELS", ())
-    plain = decode_batch(model, tokenizer, inputs, settings, seed=5)
-    assert encoded == [18]
-    for one, other in zip(shared, plain, strict=True):
-        assert [c["text"] for c in one["candidates"]] == [c["text"] for c in other["candidates"]]
-        assert [c["logprob"] for c in one["candidates"]] == pytest.approx(
-            [c["logprob"] for c in other["candidates"]], abs=1e-5
-        )
-
-
-def test_shared_vision_tower_leaves_no_trace(model):
-    def own(pixel_values, image_grid_thw, **kwargs):
-        raise AssertionError
-
-    model.model.get_image_features = own
-    with shared_vision_tower(model, 3) as active:
-        assert active and model.model.get_image_features is not own
-    assert model.model.get_image_features is own
-    assert "_expand_inputs_for_generation" not in vars(model)
-    with shared_vision_tower(model, 1) as active:
-        assert not active
-    with shared_vision_tower(torch.nn.Linear(1, 1), 1) as active:
-        assert not active
 
 
 def test_the_cache_is_used_in_training_mode_with_checkpointing(model, tokenizer):

@@ -5,8 +5,8 @@
 
 import pytest
 
-from llamafactory_clinkd.evaluate import evaluate_file, evaluate_predictions
-from llamafactory_clinkd.report import build_report
+from llamafactory_clinkd.evaluate import evaluate_file, evaluate_predictions, java
+from llamafactory_clinkd.report import build_report, outcomes
 from llamafactory_clinkd.report.load import load_runs
 from llamafactory_clinkd.report.outcomes import NO_LABEL, OTHER_LABELS, comparisons, confusion, row_quality
 from llamafactory_clinkd.utils.io import write_json, write_jsonl
@@ -86,6 +86,19 @@ def test_runs_are_compared_with_the_first_and_other_questions_are_named(tmp_path
         and "+100.00" in parsed.text
         and "Not compared" in parsed.text
     )
+
+
+def test_one_meteor_scores_all_comparisons(tmp_path, monkeypatch):
+    outside, users = java._meteor_users, []
+
+    def compare(*_, **__):
+        users.append(java._meteor_users - outside)
+        return ({"differences": []},)
+
+    monkeypatch.setattr(outcomes, "compare_predictions", compare)
+    comparisons(load_runs([run_of(tmp_path / name, [roc("Liver", "liver")]) for name in "abc"]))
+    assert users == [1, 1]
+    assert java._meteor_users == outside
 
 
 def test_a_page_and_the_terminal_give_the_same_comparison(tmp_path):
