@@ -74,6 +74,6 @@ def test_demo_recipe_has_the_keys_of_the_paper_recipe():
     only_paper = {"image_max_pixels", "deepspeed", "preprocessing_num_workers", "save_steps", "warmup_steps", "optim"}
     only_paper |= {"bf16", "ddp_timeout"}
     only_demo = {"save_strategy", "save_total_limit", "report_to", "correction_max_samples"}
-    only_demo |= {"disable_gradient_checkpointing"}
+    only_demo |= {"disable_gradient_checkpointing", "kd_cache"}
     assert set(paper) - set(demo) == only_paper
     assert set(demo) - set(paper) == only_demo

@@ -118,7 +118,7 @@ def test_the_miniature_s_clinkd_is_the_demo():
     demo, row = read_recipe(DEMO / "clinkd_demo.yaml"), plan_run(ROWS["clinkd"], 1, "mini").keys
     different = {key: row[key] for key in row if demo.get(key) != row[key]}
     assert different.keys() - FREE <= {"dataset_dir", "num_beams", "correction_iou", "logging_steps"}
-    assert set(demo) - set(row) <= {"plot_loss", "disable_gradient_checkpointing"}
+    assert set(demo) - set(row) <= {"plot_loss", "disable_gradient_checkpointing", "kd_cache"}
     assert row["correction_iou"] == 0.5 and row["num_beams"] == 3
 
 
