@@ -110,7 +110,7 @@ def phase_row(engine: str, phase: str, spec: RecipeSpec, plan: dict[str, Any]) -
         beams = {"pseudo_label": PSEUDO_LABEL_BEAMS, "predict": spec.keys["sasg_candidates"]}.get(phase, 1)
         share = answers / (spec.keys["sasg_candidates"] if phase == "predict" else 1) / n
         tokens = spec.answer_tokens * token_flops(model, spec)
-        flops += share * beams * (forward_flops(model, spec, head_tokens=1) + tokens)
+        flops += share * (forward_flops(model, spec, head_tokens=1) + beams * tokens)
         forwards = ceil(share / spec.per_device_eval_batch_size) * spec.answer_tokens
         if kind == "zero3":
             token_bytes, token_messages = token_traffic(model.parameters, n), blocks(model) * (n - 1)

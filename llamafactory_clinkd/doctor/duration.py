@@ -61,7 +61,7 @@ def generation_seconds(
     cache = sequences * spec.mean_tokens * shape.layers * 2 * shape.kv_width * spec.dtype_bytes
     rate = GATHER_BANDWIDTH if spec.zero_stage == 3 and spec.gpus > 1 else gpu.bandwidth
     step = max(weights / rate + cache / gpu.bandwidth, shape.layers * LAUNCH_SECONDS)
-    prompts = share * beams * forward_flops(shape, spec, head_tokens=1) / flops
+    prompts = share * forward_flops(shape, spec, head_tokens=1) / flops  # once for all beams
     return prompts + ceil(share / spec.per_device_eval_batch_size) * spec.answer_tokens * step
 
 

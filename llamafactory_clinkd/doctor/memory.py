@@ -214,14 +214,14 @@ def step_bytes(spec: RecipeSpec) -> int:
 def generation_bytes(spec: RecipeSpec, shape: ModelShape, beams: int) -> int:
     """The peak of one ``generate`` call beside the weights, with ``beams`` beams or samples per question.
 
-    The vision tower runs once per image, whatever the beams.
+    Prompt and images of a question run once, whatever the beams; then the cache is repeated.
     """
     rows, e = spec.per_device_eval_batch_size, spec.dtype_bytes
     sequences, prompt = rows * beams, max(1, spec.row_tokens - spec.answer_tokens)
     layer_cache = 2 * shape.kv_width * e  # keys and values of one token
-    prompt_cache = sequences * prompt * shape.layers * layer_cache
+    prompt_cache = rows * prompt * shape.layers * layer_cache
     cache = sequences * (prompt + spec.max_new_tokens) * (shape.layers + 1) * layer_cache  # one layer is reordered
-    forward = sequences * prompt * (6 * e * shape.hidden + 8 * shape.hidden + 3 * e * shape.intermediate)
+    forward = rows * prompt * (6 * e * shape.hidden + 8 * shape.hidden + 3 * e * shape.intermediate)
     scores = SCORE_COPIES * sequences * shape.vocabulary * 4
     vision = _vision_bytes(shape, rows * spec.image_tokens, e)
     return max(prompt_cache + forward, cache + scores, vision) + _gathered_bytes(spec, shape)
