@@ -147,14 +147,14 @@ def test_the_student_samples_without_dropout_and_with_its_cache(small_workspace,
     assert sum(width > 1 for width in widths) == 2 and 1 in widths
 
 
-def check_same_without_features(workspace, folder, monkeypatch, rows):
+def check_same_without_features(workspace, folder, monkeypatch, rows, **changes):
     """Features of a round that some batches lack, against the run that computes them for every reader."""
     write_json(folder / "rows.json", rows)
     entry = dataset_info_entry("rows.json")
     entry["columns"] |= {"videos": "videos"} if "videos" in rows[0] else {}
     write_dataset_info(folder, {"odd": entry})
     keys = KEYS | {"dataset": "odd", "dataset_dir": str(folder), "disable_shuffling": True, "learning_rate": 1e-3}
-    keys |= {"freeze_vision_tower": True, "pseudo_label_samples": 4, "kd_rollout_every": 100}
+    keys |= {"freeze_vision_tower": True, "pseudo_label_samples": 4, "kd_rollout_every": 100, **changes}
     once = distil(workspace, folder / "once", **keys)
     monkeypatch.setattr(on_policy_trainer.TowerFeatures, "of", lambda student, teacher: None)
     apart = distil(workspace, folder / "apart", **keys)
@@ -208,7 +208,9 @@ def test_videos_beside_images(small_workspace, tmp_path, rounds, monkeypatch):
     for row in rows:
         row |= {"images": images[:1], "videos": [images]}
         row["messages"][0]["content"] = "<video>" + row["messages"][0]["content"]
-    check_same_without_features(small_workspace, tmp_path, monkeypatch, rows)
+    # Stock's positions of videos are wrong in transformers 5.3.0 to 5.5.4, and a run with them is refused.
+    positions = {"rope_variant": "mcg", "teacher_rope_variant": "mcg"}
+    check_same_without_features(small_workspace, tmp_path, monkeypatch, rows, **positions)
     assert [len(answer) > 0 for answer in rounds[0][1].answers] == [True] * 4
 
 

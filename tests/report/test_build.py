@@ -53,7 +53,8 @@ def test_every_example_has_the_boxes_of_its_question(page, run_dir):
     paths = {path_of(box) for row in rows for text in ("question", "annotation", "response") for box in
              parse_boxes(row[text])}  # fmt: skip
     parsed = Page(page)
-    assert len(parsed.cards) == 4 * (EXAMPLES_OF_TASK + 2 * EXTREMES)
+    # The sample depends on the paths of the images; where it has the good answers, fewer are left to be best.
+    assert 4 * (EXAMPLES_OF_TASK + EXTREMES) < len(parsed.cards) <= 4 * (EXAMPLES_OF_TASK + 2 * EXTREMES)
     for card in parsed.cards:
         task = card[0][1]["data-task"]
         drawn = [
