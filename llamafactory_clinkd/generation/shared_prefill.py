@@ -59,8 +59,9 @@ def shared_prefill(hf_model: nn.Module, repeats: int) -> Iterator[bool]:
 
     @wraps(forward)
     def forward_once(*args: Any, **kwargs: Any) -> Any:
-        cache = kwargs.get("past_key_values")
-        if images is None or cache is None or cache.get_seq_length() > 0:
+        cache = kwargs.get("past_key_values")  # transformers 5.0 leaves the first one to the model
+        is_prefill = cache.get_seq_length() == 0 if cache is not None else kwargs.get("use_cache") is True
+        if images is None or not is_prefill:
             return forward(*args, **kwargs)
         for key in ("input_ids", *_ROW_KEYS):
             if isinstance(value := kwargs.get(key), Tensor):
