@@ -215,7 +215,19 @@ class Ranks:
             self._store.set("left", location)
 
     def close(self) -> None:
-        """Ends the heartbeat: all ranks are done."""
+        """Ends the heartbeat: this rank is done. Rank 0 leaves last, because its process may host the store.
+
+        It waits for at most ``grace`` seconds, or three heartbeats after a failure.
+        """
+        try:
+            if self.size > 1:
+                self._store.add("closed", 1)
+                limit = 3 * self._beat if self._store.check(["failure"]) else self._grace
+                deadline = time.monotonic() + limit
+                while self.rank == 0 and self._store.add("closed", 0) < self.size and time.monotonic() < deadline:
+                    time.sleep(0.01)
+        except RuntimeError as error:  # the run is over; only the order of leaving is lost
+            logger.info("The store of the process group is gone at the end of rank %d: %s", self.rank, error)
         self._closed.set()
 
     def _get(self, key: str) -> str:

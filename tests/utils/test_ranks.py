@@ -31,7 +31,7 @@ def make(store):
     made_ranks = []
     ranks.ended = made
     yield ranks
-    for each in made_ranks:
+    for each in reversed(made_ranks):
         each.close()
 
 
@@ -62,6 +62,24 @@ def test_nobody_passes_before_the_last(make):
     ranks = make(3)
     assert all_at_once(*(lambda r=r, p=p: go(r, p) for r, p in zip(ranks, (0, 0.1, 0.2), strict=True))) == [None] * 3
     assert reached == ["came"] * 3 + ["passed"] * 3
+
+
+def test_the_rank_that_may_host_the_store_leaves_last(make):
+    ranks = make(3)
+    first = threading.Thread(target=ranks[0].close)
+    first.start()
+    ranks[1].close()
+    first.join(0.3)
+    assert first.is_alive()
+    ranks[2].close()
+    first.join(30)
+    assert not first.is_alive()
+
+
+def test_after_a_failure_it_does_not_wait_for_the_dead(make):
+    ranks = make(2)
+    ranks[0].fail("no memory")
+    ranks[0].close()
 
 
 def test_missing_rank_is_named_with_its_place(make):
