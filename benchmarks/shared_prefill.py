@@ -10,10 +10,6 @@ medians count. The answers of both are compared.
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +17,9 @@ import torch
 from kd_step_methods import SHAPES, VOCABULARY
 from memory import measure
 from qwen2vl import qwen2vl_config
-from rich.console import Console
-from rich.table import Table
 from shared_tower import IMAGE, VIDEO, VISION
 from transformers import Qwen2VLForConditionalGeneration
+from ways import report
 
 from llamafactory_clinkd.generation import shared_prefill
 
@@ -100,31 +95,8 @@ def main() -> None:
             if repeat:
                 measured[name].append(found)
     same = torch.equal(*answers.values())
-
-    rows = {
-        name: {
-            key: statistics.median(getattr(each, key) for each in found)
-            for key in ("seconds", "cpu_seconds", "peak_mib")
-        }
-        for name, found in measured.items()
-    }
-    first = next(iter(rows.values()))
-    table = Table(title=f"{options.rows} rows of {len(batch['input_ids'][0])} tokens, {options.beams} beams")
-    for column in ("prefills", "s", "CPU s", "peak GiB", "time / stock"):
-        table.add_column(column, justify="left" if column == "prefills" else "right")
-    for name, row in rows.items():
-        cells = row["seconds"], row["cpu_seconds"], row["peak_mib"] / 1024, row["seconds"] / first["seconds"]
-        table.add_row(name, *(f"{value:.2f}" for value in cells))
-    Console(width=110).print(table, f"The answers are {'equal' if same else 'NOT equal'}.")
-    if options.json:
-        written = {
-            "settings": {key: value for key, value in vars(options).items() if key != "json"},
-            "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "torch": torch.__version__},
-            "device_name": torch.cuda.get_device_name() if options.device == "cuda" else None,
-            "equal": same,
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    title = f"{options.rows} rows of {len(batch['input_ids'][0])} tokens, {options.beams} beams"
+    report(measured, options, heads=(title, "prefills", "stock"), equal="The answers" if same else "")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,6 @@ count. Losses and gradients of both are compared.
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +20,8 @@ from kd_step_methods import ALPHA, SHAPES, TEMPERATURE, VOCABULARY
 from memory import measure
 from peft import LoraConfig, get_peft_model
 from qwen2vl import qwen2vl_config
-from rich.console import Console
-from rich.table import Table
 from transformers import Qwen2VLForConditionalGeneration
+from ways import report
 
 from llamafactory_clinkd.kd.adapter_teacher import AdapterTeacher
 from llamafactory_clinkd.kd.loss import distill_loss
@@ -128,33 +123,8 @@ def main() -> None:
                 measured[name].append(found)
     (loss, expected), (other, grads) = (results[name] for name in ways)
     same = loss == other and all(torch.equal(a, b) for a, b in zip(expected, grads, strict=True))
-
-    rows = {
-        name: {
-            key: statistics.median(getattr(each, key) for each in found)
-            for key in ("seconds", "cpu_seconds", "peak_mib")
-        }
-        for name, found in measured.items()
-    }
-    table = Table(title=f"{len(batch[0]['input_ids'][0])} tokens, {len(batch[0]['pixel_values'])} patches")
-    for column in ("vision tower", "s", "CPU s", "peak GiB", "time / apart"):
-        table.add_column(column, justify="left" if column == "vision tower" else "right")
-    for name, row in rows.items():
-        ratio = row["seconds"] / rows["once for each"]["seconds"]
-        cells = row["seconds"], row["cpu_seconds"], row["peak_mib"] / 1024, ratio
-        table.add_row(name, *(f"{value:.2f}" for value in cells))
-    Console(width=110).print(
-        table, f"Loss and gradients of both are {'equal to the last bit' if same else 'NOT equal'}."
-    )
-    if options.json:
-        told = {
-            "settings": {key: value for key, value in vars(options).items() if key != "json"},
-            "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "torch": torch.__version__},
-            "device_name": torch.cuda.get_device_name() if options.device == "cuda" else None,
-            "equal": same,
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    title = f"{len(batch[0]['input_ids'][0])} tokens, {len(batch[0]['pixel_values'])} patches"
+    report(measured, options, heads=(title, "vision tower", "apart"), equal="Loss and gradients" if same else "")
 
 
 if __name__ == "__main__":

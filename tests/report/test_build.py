@@ -7,14 +7,17 @@ import json
 import re
 import shutil
 import time
+from collections import Counter
 
 import pytest
 
 from llamafactory_clinkd.evaluate import evaluate_predictions
 from llamafactory_clinkd.report import build_report
-from llamafactory_clinkd.report.build import EXAMPLES_OF_TASK, duration
+from llamafactory_clinkd.report.build import EXAMPLES_OF_TASK, SEED, duration
 from llamafactory_clinkd.report.examples import EXTREMES
-from llamafactory_clinkd.utils.boxes import parse_boxes
+from llamafactory_clinkd.report.excerpts import sample_rows
+from llamafactory_clinkd.report.outcomes import row_quality
+from llamafactory_clinkd.utils.boxes import TASKS, parse_boxes
 from llamafactory_clinkd.utils.io import read_json, read_jsonl, write_json, write_jsonl
 
 from .page_reader import Page
@@ -53,8 +56,19 @@ def test_every_example_has_the_boxes_of_its_question(page, run_dir):
     paths = {path_of(box) for row in rows for text in ("question", "annotation", "response") for box in
              parse_boxes(row[text])}  # fmt: skip
     parsed = Page(page)
-    # The sample depends on the paths of the images; where it has the good answers, fewer are left to be best.
-    assert 4 * (EXAMPLES_OF_TASK + EXTREMES) < len(parsed.cards) <= 4 * (EXAMPLES_OF_TASK + 2 * EXTREMES)
+    rest = [row for task in TASKS for row in without_sample([row for row in rows if row["task"] == task], task)]
+    good = Counter(row["task"] for row in rest if row_quality(row) > 0)  # the others are no best answers
+    assert Counter((card[0][1]["data-task"], card[0][1]["data-choice"]) for card in parsed.cards) == Counter(
+        {
+            (task, choice): count
+            for task in TASKS
+            for choice, count in (
+                ("sample", EXAMPLES_OF_TASK),
+                ("best", min(EXTREMES, good[task])),
+                ("worst", EXTREMES),
+            )
+        }
+    )
     for card in parsed.cards:
         task = card[0][1]["data-task"]
         drawn = [
@@ -65,6 +79,12 @@ def test_every_example_has_the_boxes_of_its_question(page, run_dir):
         assert {path for _, path in drawn} <= paths
         assert sum(attrs.get("class") == "halo" for _, attrs in card) == len(drawn)
         assert sum(tag == "img" for tag, _ in card) == 1
+
+
+def without_sample(rows, task):
+    """The rows of a task that are left for the best and worst; the sample depends on the images' paths."""
+    chosen = sample_rows(rows, EXAMPLES_OF_TASK, group=lambda row: row["modality"], seed=f"{SEED} {task}")
+    return [row for row in rows if row not in chosen]
 
 
 def path_of(box) -> str:
